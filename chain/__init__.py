@@ -1,0 +1,1 @@
+"""Blocks, ledger, rules and store."""

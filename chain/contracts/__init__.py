@@ -1,0 +1,1 @@
+"""One file per transaction kind, each a pure rule."""

@@ -1,0 +1,1 @@
+"""Stake-weighted Simplex as a pure state machine."""

@@ -1,0 +1,1 @@
+"""Parameters, presets and the first state of a network."""

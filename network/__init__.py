@@ -1,0 +1,1 @@
+"""Authenticated transport, streams and gossip on trio."""

@@ -1,0 +1,1 @@
+"""JSON-RPC, explorer and inference endpoints on aiohttp."""

@@ -1,0 +1,1 @@
+"""Assembly of a node: services and effect drivers."""

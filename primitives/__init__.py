@@ -1,0 +1,1 @@
+"""Building blocks without opinions: codec, hashes, keys, Merkle trees."""

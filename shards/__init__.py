@@ -1,0 +1,1 @@
+"""State shards by layer range: layout, chunks, packets."""

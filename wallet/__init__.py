@@ -1,0 +1,1 @@
+"""Keys, keystores, transactions and paying by voucher."""
