@@ -1,0 +1,287 @@
+"""
+A node's home folder: everything that one node keeps.
+
+    config.toml             settings that a person may edit
+    genesis.json            the network's first state
+    keystore/account.json   EIP-2335: the wallet's Ed25519 seed
+    keystore/validator.json EIP-2335: the validator's BLS secret, validators only
+    node_key                network identity: Ed25519 seed, hex, 0600
+    passphrase              optional, 0600: opens both keystores without a question
+    api_token               0600: bearer token of spending methods and API key
+    data/                   LevelDB: chain and books
+    wal/                    consensus votes, append-only
+    node.json               written while the node runs: pid and bound addresses
+
+One process owns a home at a time; a lock file says which.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from p2pchain.errors import ConfigError, HomeError
+from primitives.keys import SecretKey
+
+DEFAULT_HOME = Path("~/.p2pchain")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of config.toml; command line options replace single ones."""
+
+    name: str
+    """What people call this node: 1 to 32 letters, digits, '-' or '_'."""
+    p2p_host: str = "127.0.0.1"
+    p2p_port: int = 0
+    """Where peers reach us; 0 takes any free port."""
+    advertise: tuple[str, ...] = ()
+    """Endpoints that we let others know; empty: the bound one."""
+    rpc_host: str = "127.0.0.1"
+    rpc_port: int = 0
+    peers: tuple[str, ...] = ()
+    """Endpoints p2p://KEY@host:port that we keep a connection to."""
+    model: str = "bundled"
+    """Hugging Face directory of the model, or `bundled`."""
+    layers: str = ""
+    """Layers that we host, `start:end`, or empty for none."""
+    validator: bool = False
+    gateway: bool = False
+    """Whether /v1 answers here, with a requester worker of our own."""
+    bls: str = "native"
+    """`native`, or `reference` for the slow py_ecc."""
+    torch_threads: int = 1
+    """Per worker; more than the machine's idle cores makes everything slower."""
+    input_price: int = 40
+    """Atoms per layer and token of a prompt."""
+    output_price: int = 160
+    """Atoms per layer and token of an answer."""
+
+    @property
+    def layer_range(self) -> tuple[int, int] | None:
+        """The half-open range [start, end) of hosted layers, or None."""
+        return parse_layers(self.layers) if self.layers else None
+
+
+def parse_layers(text: str) -> tuple[int, int]:
+    """Return the half-open layer range that `start:end` names.
+
+    Raises:
+        ConfigError: Not two ascending non-negative integers.
+    """
+    start, separator, end = text.partition(":")
+    if not (separator and start.isdecimal() and end.isdecimal()):
+        raise ConfigError(f"layers {text!r}: expected start:end, as in 0:2")
+    if not int(start) < int(end):
+        raise ConfigError(f"layers {text!r}: the end must be above the start")
+    return int(start), int(end)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths of a home folder and what is kept in plain files there."""
+
+    path: Path
+    genesis: Path = field(init=False)
+    account_keystore: Path = field(init=False)
+    validator_keystore: Path = field(init=False)
+    data: Path = field(init=False)
+    wal: Path = field(init=False)
+    runtime: Path = field(init=False)
+    """node.json: pid and bound addresses while the node runs."""
+
+    def __post_init__(self) -> None:
+        path = Path(self.path).expanduser().absolute()
+        for name, value in {
+            "path": path,
+            "genesis": path / "genesis.json",
+            "account_keystore": path / "keystore" / "account.json",
+            "validator_keystore": path / "keystore" / "validator.json",
+            "data": path / "data",
+            "wal": path / "wal",
+            "runtime": path / "node.json",
+        }.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def open(cls, path: Path) -> "Home":
+        """Return the existing home at `path`.
+
+        Raises:
+            HomeError: It is missing or no home.
+        """
+        home = cls(path)
+        for needed in (home.path / "config.toml", home.genesis):
+            if not needed.is_file():
+                raise HomeError(
+                    f"{home.path} is not a node's home: {needed.name} is missing; "
+                    "make one with `p2pchain init --genesis` or choose another "
+                    "with --home"
+                )
+        return home
+
+    def create(self, config: Config) -> None:
+        """Make the folders, a fresh node key, an API token and config.toml.
+
+        Raises:
+            HomeError: Something is there already.
+        """
+        if self.path.exists() and any(self.path.iterdir()):
+            raise HomeError(f"{self.path} exists and is not empty; nothing was changed")
+        for folder in (self.path, self.account_keystore.parent, self.data, self.wal):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+        write_secret(self.path / "node_key", secrets.token_hex(32))
+        write_secret(self.path / "api_token", "sk-" + secrets.token_urlsafe(32))
+        self.save_config(config)
+
+    def load_config(self) -> Config:
+        """Return the settings of config.toml.
+
+        Raises:
+            ConfigError: Not TOML, an unknown setting or a value of the wrong kind.
+        """
+        path = self.path / "config.toml"
+        try:
+            values = tomllib.loads(path.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+        return build_config(values, str(path))
+
+    def save_config(self, config: Config) -> None:
+        """Write config.toml anew."""
+        lines = ["# Settings of this node; every one has an option of `start` too."]
+        for name in config.__dataclass_fields__:
+            value = getattr(config, name)
+            lines.append(
+                f"{name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}"
+            )
+        write_atomically(self.path / "config.toml", "\n".join(lines) + "\n", 0o644)
+
+    def load_node_key(self) -> SecretKey:
+        """Return the network identity.
+
+        Raises:
+            HomeError: The file is missing or damaged.
+        """
+        path = self.path / "node_key"
+        try:
+            seed = bytes.fromhex(path.read_text().strip())
+        except (OSError, ValueError) as error:
+            raise HomeError(f"{path} is missing or damaged: {error}") from error
+        if len(seed) != 32:
+            raise HomeError(f"{path} is damaged: {len(seed)} bytes instead of 32")
+        return SecretKey(seed)
+
+    def load_api_token(self) -> str:
+        """Return the bearer token of spending methods; also the API key.
+
+        Raises:
+            HomeError: The file is missing or empty.
+        """
+        path = self.path / "api_token"
+        try:
+            token = path.read_text().strip()
+        except OSError as error:
+            raise HomeError(f"{path}: {error}") from error
+        if not token:
+            raise HomeError(f"{path} is empty; put a secret of your own in it")
+        return token
+
+    def load_passphrase(self) -> str | None:
+        """Return the stored passphrase, or None where a person has to give it."""
+        path = self.path / "passphrase"
+        return path.read_text().rstrip("\n") if path.is_file() else None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Own the home while the context lasts.
+
+        Raises:
+            HomeError: Another process runs with it.
+        """
+        path = self.path / "lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                owner = os.read(descriptor, 32).decode(errors="replace").strip()
+                raise HomeError(
+                    f"{self.path} is in use by process {owner or 'unknown'}; "
+                    "stop it first, or choose another home with --home"
+                ) from error
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def build_config(values: dict[str, object], source: str) -> Config:
+    """Return the Config of parsed TOML `values`.
+
+    Raises:
+        ConfigError: An unknown setting or a value of the wrong kind; names it.
+    """
+    fields = Config.__dataclass_fields__
+    checked: dict[str, object] = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise ConfigError(f"{source}: unknown setting {name!r}")
+        if isinstance(value, list):
+            if not all(isinstance(item, str) for item in value):
+                raise ConfigError(f"{source}: {name} must be a list of strings")
+            value = tuple(value)
+        default = fields[name].default
+        expected = type(default) if name != "name" else str
+        if type(value) is not expected:
+            raise ConfigError(
+                f"{source}: {name} must be {expected.__name__}, "
+                f"not {type(value).__name__}"
+            )
+        checked[name] = value
+    if "name" not in checked:
+        raise ConfigError(f"{source}: the setting `name` is missing")
+    config = Config(**checked)  # type: ignore[arg-type]
+    _validate(config, source)
+    return config
+
+
+def _validate(config: Config, source: str) -> None:
+    name = config.name.replace("-", "").replace("_", "")
+    if not (name.isalnum() and name.isascii() and len(config.name) <= 32):
+        raise ConfigError(f"{source}: name must be 1 to 32 letters, digits, - or _")
+    for setting in ("p2p_port", "rpc_port"):
+        if not 0 <= getattr(config, setting) <= 65535:
+            raise ConfigError(f"{source}: {setting} must be from 0 to 65535")
+    if config.bls not in ("native", "reference"):
+        raise ConfigError(f"{source}: bls must be native or reference")
+    if not 1 <= config.torch_threads <= 256:
+        raise ConfigError(f"{source}: torch_threads must be from 1 to 256")
+    for setting in ("input_price", "output_price"):
+        if not 1 <= getattr(config, setting) <= 10**12:
+            raise ConfigError(f"{source}: {setting} must be from 1 to 10^12 atoms")
+    if config.layers:
+        parse_layers(config.layers)
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    write_atomically(path, text + "\n", 0o600)
+
+
+def write_atomically(path: Path, text: str, mode: int) -> None:
+    """Replace `path` by `text`; a crash leaves the old file or the new one."""
+    temporary = path.with_name(path.name + ".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
