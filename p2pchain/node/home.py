@@ -157,10 +157,8 @@ class Home:
         """Write config.toml anew."""
         lines = ["# Settings of this node; every one has an option of `start` too."]
         for name in config.__dataclass_fields__:
-            value = getattr(config, name)
-            lines.append(
-                f"{name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}"
-            )
+            # JSON's strings, numbers, booleans and lists of strings are TOML's too.
+            lines.append(f"{name} = {json.dumps(getattr(config, name))}")
         write_atomically(self.path / "config.toml", "\n".join(lines) + "\n", 0o644)
 
     def load_node_key(self) -> SecretKey:
