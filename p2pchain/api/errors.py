@@ -1,0 +1,192 @@
+"""
+Errors of the api.
+
+    LocalError
+    |- BindFailed            we cannot listen
+    |  |- PortInUse          somebody else listens there; names the setting to change
+    |- BridgeClosed          the node is shutting down
+    RemoteError
+    |- RequestRefused        the caller's request cannot be done; has a status and a code
+       |- InvalidParams          400  malformed, missing or out of range
+       |- Unauthorized           401  missing or wrong token
+       |- InsufficientFunds      402  the wallet holds too little
+       |- NotFound               404  no such block, transaction, channel...
+       |- MethodNotFound         404  no such method
+       |- BodyTooLarge           413  more bytes than we read
+       |- TransactionRejected    422  the chain's rules refuse it
+       |- Timeout                504  it may still happen, but not while the caller waits
+       |- UnknownModel           404  no such model
+       |- PromptTooLong          400  more tokens than the model's context
+       |- Unsupported            400  a known parameter that we do not do
+       |- Overloaded             429  every worker is busy
+       |- NoRoute                503  some layers have no provider now
+       |- StageLost              502  a hop was lost in mid-answer
+       |- ShuttingDown           503  the node stops
+
+A refusal carries what every surface needs: the HTTP status, the JSON-RPC code
+(EIP-1474, or EIP-1193's 4100 for a missing token), and a stable word for programs.
+"""
+
+from typing import ClassVar
+
+from primitives.errors import LocalError, RemoteError
+
+
+class BindFailed(LocalError):
+    """The HTTP server cannot listen where it was told to."""
+
+    def __init__(self, host: str, port: int, reason: str) -> None:
+        super().__init__(f"cannot listen on {host}:{port}: {reason}")
+        self.host = host
+        self.port = port
+
+
+class PortInUse(BindFailed):
+    """Another process listens on the RPC port."""
+
+    def __init__(self, host: str, port: int, setting: str) -> None:
+        super().__init__(
+            host, port, f"the port is in use; change {setting} (0 picks a free one)"
+        )
+        self.setting = setting
+
+
+class BridgeClosed(LocalError):
+    """The node side no longer takes requests."""
+
+
+class RequestRefused(RemoteError):
+    """A request that cannot be done, with what each surface shows of it."""
+
+    status: ClassVar[int] = 400
+    """HTTP status on REST surfaces."""
+    rpc_code: ClassVar[int] = -32000
+    """JSON-RPC error code."""
+    word: ClassVar[str] = "invalid_request"
+    """Stable, for programs."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidParams(RequestRefused):
+    """A parameter is missing, unknown, malformed or out of range."""
+
+    rpc_code = -32602
+    word = "invalid_params"
+
+
+class Unauthorized(RequestRefused):
+    """No token, or not ours."""
+
+    status = 401
+    rpc_code = 4100
+    word = "unauthorized"
+
+
+class InsufficientFunds(RequestRefused):
+    """The wallet holds too little in all shards together."""
+
+    status = 402
+    rpc_code = -32003
+    word = "insufficient_funds"
+
+
+class NotFound(RequestRefused):
+    """The chain has no such thing (yet)."""
+
+    status = 404
+    rpc_code = -32001
+    word = "not_found"
+
+
+class MethodNotFound(RequestRefused):
+    """No such method."""
+
+    status = 404
+    rpc_code = -32601
+    word = "method_not_found"
+
+
+class BodyTooLarge(RequestRefused):
+    """More bytes than a request may have."""
+
+    status = 413
+    rpc_code = -32005
+    word = "body_too_large"
+
+
+class TransactionRejected(RequestRefused):
+    """The chain's rules refuse the transaction."""
+
+    status = 422
+    rpc_code = -32003
+    word = "transaction_rejected"
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """Name of the rule, for programs: "nonce_too_low", ..."""
+
+
+class Timeout(RequestRefused):
+    """Not final while the caller waited; it may still become so."""
+
+    status = 504
+    rpc_code = -32002
+    word = "timeout"
+
+
+class UnknownModel(RequestRefused):
+    """The chain has no such model, or this node cannot ask for it."""
+
+    status = 404
+    rpc_code = -32001
+    word = "model_not_found"
+
+
+class PromptTooLong(RequestRefused):
+    """Prompt and answer do not fit the model's context."""
+
+    word = "context_length_exceeded"
+
+
+class Unsupported(RequestRefused):
+    """A parameter that others offer and we do not."""
+
+    rpc_code = -32004
+    word = "unsupported_parameter"
+
+
+class Overloaded(RequestRefused):
+    """Every slot is taken; try again."""
+
+    status = 429
+    rpc_code = -32005
+    word = "overloaded"
+
+
+class NoRoute(RequestRefused):
+    """Some layers have no active, reachable provider."""
+
+    status = 503
+    rpc_code = -32002
+    word = "no_route"
+
+
+class StageLost(RequestRefused):
+    """A hop died or broke the protocol; what it did not deliver is not paid."""
+
+    status = 502
+    rpc_code = -32002
+    word = "stage_lost"
+
+
+class ShuttingDown(RequestRefused):
+    """The node is stopping."""
+
+    status = 503
+    rpc_code = -32002
+    word = "shutting_down"
