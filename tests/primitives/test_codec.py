@@ -1,3 +1,5 @@
+import contextlib
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -55,10 +57,8 @@ def test_a_changed_byte_never_decodes_to_the_same_value(value, data) -> None:
     encoded = bytearray(encode(value))
     index = data.draw(st.integers(0, len(encoded) - 1))
     encoded[index] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(DecodeError):
         assert decode(Outer, bytes(encoded)) != value
-    except DecodeError:
-        pass
 
 
 GOOD = Outer(number=5, small=6, text="x", inner=())
