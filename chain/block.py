@@ -1,0 +1,95 @@
+"""
+Blocks: a header, and a body of chunks and attendance.
+
+Spec: docs/protocol/03-blocks-and-state.md
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from msgspec import Meta
+
+from chain.errors import InvalidBlock
+from chain.header import Header
+from primitives.codec import Record, decode, encode
+from primitives.errors import DecodeError
+from primitives.hashing import compute_hash
+from primitives.merkle import compute_list_root, compute_path
+from primitives.types import ShardId
+from shards.chunk import Chunk, ChunkHeader
+
+MAX_BLOCK_BYTES = 1024 * 1024
+"""A block crosses a 100 Mbit link in 0.1 s, well below the network delay bound."""
+
+MAX_BITMAP_BYTES = 16
+"""128 validators at most."""
+
+
+class Attendance(Record):
+    """All Notarize votes for the parent that the leader holds, as one signature."""
+
+    bitmap: Annotated[bytes, Meta(max_length=MAX_BITMAP_BYTES)]
+    """Bit i: validator i voted; as in certificates."""
+    signature: Annotated[bytes, Meta(max_length=96)]
+    """BLS aggregate; empty, as the bitmap, in children of genesis."""
+
+
+NO_ATTENDANCE = Attendance(b"", b"")
+"""Stands in children of genesis, for which nobody voted."""
+
+
+class Body(Record):
+    """What the header commits to."""
+
+    chunks: tuple[Chunk, ...]
+    """In ascending order of shards; shards with nothing to do are absent."""
+    attendance: Attendance
+    evidence: Annotated[tuple[bytes, ...], Meta(max_length=0)]
+    """Empty until slashing exists."""
+
+
+class Block(Record):
+    """A block as it travels and is stored."""
+
+    header: Header
+    body: Body
+
+
+def decode_block(data: bytes) -> Block:
+    """Return the block that the bytes encode.
+
+    Raises:
+        InvalidBlock: Too long, or not the canonical encoding of a block.
+    """
+    try:
+        return decode(Block, data, MAX_BLOCK_BYTES)
+    except DecodeError as error:
+        raise InvalidBlock(f"not a block: {error}") from error
+
+
+def compute_chunks_root(headers: Sequence[ChunkHeader]) -> bytes:
+    """Return the Merkle root over the chunk headers of a block."""
+    return compute_list_root([encode(header) for header in headers])
+
+
+def compute_roots_root(roots: Mapping[ShardId, bytes]) -> bytes:
+    """Return the Merkle root over every shard's state root."""
+    return compute_list_root(encode_roots(roots))
+
+
+def compute_root_path(
+    roots: Mapping[ShardId, bytes], shard: ShardId
+) -> tuple[int, tuple[bytes, ...]]:
+    """Return leaf number and path of one shard's root under `roots_root`."""
+    index = sorted(roots).index(shard)
+    return index, compute_path(encode_roots(roots), index)
+
+
+def encode_roots(roots: Mapping[ShardId, bytes]) -> list[bytes]:
+    """Return the leaves under `roots_root`: (shard, root), ascending."""
+    return [encode((shard, roots[shard])) for shard in sorted(roots)]
+
+
+def compute_attendance_root(attendance: Attendance) -> bytes:
+    """Return the hash under which the header binds the attendance."""
+    return compute_hash("attendance", encode(attendance))

@@ -1,0 +1,169 @@
+"""
+What can be wrong with a block, a transaction or the store.
+
+    InvalidBlock        a correct leader never sends this (RemoteError)
+    |- BodyMismatch     the bytes are not the block that the hash names
+    MissingParent       the parent is not held; fetch it first (MissingError)
+    UnknownBlock        a block that is not held (MissingError)
+    InvalidTransaction  cannot stand in a block at all (RemoteError)
+    RuleError           stands in a block, pays its fee, has no other effect
+    StoreError          the database is not what we wrote (LocalError)
+    |- ConflictingFinal a second, different block is called final
+
+`InvalidTransaction` and `RuleError` carry a stable `code` for programs; the message
+is for people and may change.
+"""
+
+from primitives.errors import LocalError, MissingError, P2PChainError, RemoteError
+
+
+class InvalidBlock(RemoteError):
+    """The block breaks a rule of block validity."""
+
+
+class BodyMismatch(InvalidBlock):
+    """The bytes are not the block that its hash names; another copy may be good."""
+
+
+class MissingParent(MissingError):
+    """The parent of a block is not held."""
+
+    def __init__(self, parent_hash: bytes) -> None:
+        super().__init__(f"parent {parent_hash.hex()} is not held")
+        self.parent_hash = parent_hash
+
+
+class UnknownBlock(MissingError):
+    """A block that is neither final nor pending here."""
+
+    def __init__(self, block_hash: bytes) -> None:
+        super().__init__(f"block {block_hash.hex()} is not held")
+        self.block_hash = block_hash
+
+
+class StoreError(LocalError):
+    """The database holds something that we never wrote."""
+
+
+class ConflictingFinal(StoreError):
+    """A certificate finalises a block beside the final chain: more than W/3 cheat."""
+
+
+class TooManyPending(LocalError):
+    """More unfinalised blocks than we hold, all of them needed."""
+
+
+class InvalidTransaction(RemoteError):
+    """A transaction that no valid block contains; `code` says why."""
+
+    code = "invalid_transaction"
+
+
+class MalformedTransaction(InvalidTransaction):
+    """Bytes that are not the canonical form of a transaction."""
+
+    code = "malformed"
+
+
+class OversizedTransaction(InvalidTransaction):
+    """Longer than any chunk takes."""
+
+    code = "too_large"
+
+
+class WrongVersion(InvalidTransaction):
+    """A version of the envelope that this chain does not know."""
+
+    code = "wrong_version"
+
+
+class WrongChain(InvalidTransaction):
+    """Signed for another chain."""
+
+    code = "wrong_chain"
+
+
+class WrongShard(InvalidTransaction):
+    """Signed for another shard, or for one that does not exist."""
+
+    code = "wrong_shard"
+
+
+class BadSignature(InvalidTransaction):
+    """The sender did not sign these bytes."""
+
+    code = "bad_signature"
+
+
+class WrongNonce(InvalidTransaction):
+    """The nonce is not the sender's next one in this shard."""
+
+    code = "wrong_nonce"
+
+
+class NonceGap(WrongNonce):
+    """The nonce is too far ahead of the sender's next one."""
+
+    code = "nonce_gap"
+
+
+class DoubleSpend(WrongNonce):
+    """Another transaction with this nonce is already waiting."""
+
+    code = "double_spend"
+
+
+class AlreadyKnown(InvalidTransaction):
+    """This very transaction is already waiting."""
+
+    code = "already_known"
+
+
+class Expired(InvalidTransaction):
+    """The chain is past the transaction's last height."""
+
+    code = "expired"
+
+
+class FeeAboveLimit(InvalidTransaction):
+    """The fee is more than the sender allows."""
+
+    code = "fee_above_limit"
+
+
+class CannotPay(InvalidTransaction):
+    """The balance in this shard covers neither fee nor outflow."""
+
+    code = "insufficient_funds"
+
+
+class PoolFull(InvalidTransaction):
+    """The mempool is full; nobody's fault, try again."""
+
+    code = "pool_full"
+
+
+class SenderFull(InvalidTransaction):
+    """The sender has too many transactions waiting."""
+
+    code = "sender_full"
+
+
+class CongestedShard(InvalidTransaction):
+    """The destination shard is behind; the transaction would add to its backlog."""
+
+    code = "congested"
+
+
+class RuleError(P2PChainError):
+    """A rule refused; the transaction pays its fee and changes nothing else.
+
+    Args:
+        code: Stable word for programs, one of those in docs/protocol/02-transactions.
+        message: What is wrong, with the numbers.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
