@@ -94,15 +94,14 @@ class NodeStatus:
     mempool_bytes: int
     validator: ValidatorStatus | None
     stages: tuple[StageStatus, ...]
+    waiting_for: str
+    """What must still happen before the node is READY; empty when it is: workers
+    loaded and self-tested, blocks final, not behind, and (gateway) a route there."""
 
     @property
     def ready(self) -> bool:
-        """True when blocks are final, we are not behind and every worker is READY."""
-        return (
-            self.height > 0
-            and not self.syncing
-            and all(stage.state is StageState.READY for stage in self.stages)
-        )
+        """True when the node can do everything it is there for."""
+        return not self.waiting_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

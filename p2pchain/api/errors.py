@@ -2,11 +2,10 @@
 Errors of the api.
 
     LocalError
-    |- BindFailed            we cannot listen
-    |  |- PortInUse          somebody else listens there; names the setting to change
+    |- BindFailed            we cannot listen (a taken port: p2pchain.errors.PortInUse)
     |- BridgeClosed          the node is shutting down
     RemoteError
-    |- RequestRefused        the caller's request cannot be done; has a status and a code
+    |- RequestRefused        cannot be done; has a status and a code
        |- InvalidParams          400  malformed, missing or out of range
        |- Unauthorized           401  missing or wrong token
        |- InsufficientFunds      402  the wallet holds too little
@@ -14,7 +13,7 @@ Errors of the api.
        |- MethodNotFound         404  no such method
        |- BodyTooLarge           413  more bytes than we read
        |- TransactionRejected    422  the chain's rules refuse it
-       |- Timeout                504  it may still happen, but not while the caller waits
+       |- Timeout                504  it may still happen, after the caller's wait
        |- UnknownModel           404  no such model
        |- PromptTooLong          400  more tokens than the model's context
        |- Unsupported            400  a known parameter that we do not do
@@ -39,16 +38,6 @@ class BindFailed(LocalError):
         super().__init__(f"cannot listen on {host}:{port}: {reason}")
         self.host = host
         self.port = port
-
-
-class PortInUse(BindFailed):
-    """Another process listens on the RPC port."""
-
-    def __init__(self, host: str, port: int, setting: str) -> None:
-        super().__init__(
-            host, port, f"the port is in use; change {setting} (0 picks a free one)"
-        )
-        self.setting = setting
 
 
 class BridgeClosed(LocalError):
