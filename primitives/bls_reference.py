@@ -1,0 +1,97 @@
+"""
+BLS12-381 by py_ecc: the slow reference.
+
+About a second per verification, and it holds the interpreter all the while: for tests
+and for checking one thing by hand, never for a validator.  Same functions and same
+errors as `primitives.bls_native`.
+"""
+
+from collections.abc import Sequence
+
+from py_ecc.bls import G2ProofOfPossession as Scheme
+from py_ecc.bls.g2_primitives import (
+    G1_to_pubkey,
+    G2_to_signature,
+    is_inf,
+    pubkey_to_G1,
+    signature_to_G2,
+    subgroup_check,
+)
+
+
+def compute_public_key(secret: int) -> bytes:
+    """Return the 48-byte public key of a secret in [1, r)."""
+    return bytes(Scheme.SkToPk(secret))
+
+
+def sign(secret: int, message: bytes) -> bytes:
+    """Return the 96-byte signature of `message`."""
+    return bytes(Scheme.Sign(secret, message))
+
+
+def prove_possession(secret: int) -> bytes:
+    """Return the signature of the own public key under the possession tag."""
+    return bytes(Scheme.PopProve(secret))
+
+
+def verify_possession(public_key: bytes, proof: bytes) -> bool:
+    """Tell whether `proof` is of the owner of `public_key`."""
+    decode_public_key(public_key)
+    decode_signature(proof)
+    return bool(Scheme.PopVerify(public_key, proof))
+
+
+def aggregate(signatures: Sequence[bytes]) -> bytes:
+    """Return the sum of `signatures`, at least one."""
+    for signature in signatures:
+        decode_signature(signature)
+    return bytes(Scheme.Aggregate(list(signatures)))
+
+
+def fast_aggregate_verify(
+    public_keys: Sequence[bytes], message: bytes, signature: bytes
+) -> bool:
+    """Tell whether all `public_keys`, at least one, signed the one `message`."""
+    for public_key in public_keys:
+        decode_public_key(public_key)
+    decode_signature(signature)
+    return bool(Scheme.FastAggregateVerify(list(public_keys), message, signature))
+
+
+def aggregate_verify(
+    public_keys: Sequence[bytes], messages: Sequence[bytes], signature: bytes
+) -> bool:
+    """Tell whether key i signed message i, for each i, at least one."""
+    for public_key in public_keys:
+        decode_public_key(public_key)
+    decode_signature(signature)
+    return bool(
+        Scheme._CoreAggregateVerify(
+            list(public_keys), list(messages), signature, Scheme.DST
+        )
+    )
+
+
+def verify_batch(items: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
+    """Tell whether every (public key, message, signature) is valid, one by one."""
+    return all(fast_aggregate_verify([key], text, sig) for key, text, sig in items)
+
+
+def decode_public_key(data: bytes) -> object:
+    """Return the point of a public key: canonical, in the subgroup, not infinity."""
+    if len(data) != 48:
+        raise ValueError("a public key has 48 bytes")
+    point = pubkey_to_G1(data)
+    if is_inf(point) or not subgroup_check(point) or G1_to_pubkey(point) != data:
+        raise ValueError("not a public key in its one encoding")
+    return point
+
+
+def decode_signature(data: bytes) -> object:
+    """Return the point of a signature: canonical and in the subgroup."""
+    if len(data) != 96:
+        raise ValueError("a signature has 96 bytes")
+    point = signature_to_G2(data)
+    if not subgroup_check(point) or G2_to_signature(point) != data:
+        raise ValueError("not a signature in its one encoding")
+    return point
