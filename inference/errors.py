@@ -1,0 +1,117 @@
+"""
+Errors of this package, by whose fault they are.
+
+    LocalError
+    |- ModelError            the model directory cannot be served
+    |  |- BadWeights         files missing, damaged, or not what was announced
+    |  |- UnsupportedModel   a model that cannot be split exactly; says why
+    |- WorkerError
+       |- WorkerLost         the worker died or is not running; the call may be repeated
+       |- WorkerFailed       the worker cannot start; says why
+    RemoteError
+    |- BadRequest            the caller asked for something that makes no sense
+    |  |- UnknownSession     no session of that name is open
+    |  |- WrongPosition      a gap before this step, or beyond the session's end
+    |- BadAnswer             hidden states of a wrong length, or not finite numbers
+    |- BadPrompt             text or messages that cannot be turned into tokens
+    MissingError
+    |- Busy                  no room now; try later or elsewhere
+
+Errors cross the socket between a worker and the node as their `code` and text.
+"""
+
+from typing import ClassVar
+
+from primitives.errors import LocalError, MissingError, P2PChainError, RemoteError
+
+
+class ModelError(LocalError):
+    """The model directory cannot be served."""
+
+    code: ClassVar[int] = 1
+
+
+class BadWeights(ModelError):
+    """Files are missing, damaged, or not what the manifest says."""
+
+    code: ClassVar[int] = 2
+
+
+class UnsupportedModel(ModelError):
+    """This model cannot be split exactly; the text says why."""
+
+    code: ClassVar[int] = 3
+
+
+class WorkerError(LocalError):
+    """Something went wrong in a worker process."""
+
+    code: ClassVar[int] = 4
+
+
+class WorkerLost(WorkerError):
+    """The worker died during the call or is not running now."""
+
+    code: ClassVar[int] = 5
+
+
+class WorkerFailed(WorkerError):
+    """The worker cannot start, and trying again will not help."""
+
+    code: ClassVar[int] = 6
+
+
+class BadRequest(RemoteError):
+    """The caller asked for something that makes no sense."""
+
+    code: ClassVar[int] = 7
+
+
+class UnknownSession(BadRequest):
+    """No session of that name is open here."""
+
+    code: ClassVar[int] = 8
+
+
+class WrongPosition(BadRequest):
+    """The step leaves a gap, or ends beyond the session's last position."""
+
+    code: ClassVar[int] = 9
+
+
+class BadAnswer(RemoteError):
+    """Hidden states came back with a wrong length or with NaN or infinity."""
+
+    code: ClassVar[int] = 10
+
+
+class BadPrompt(RemoteError):
+    """Text or messages that this model cannot turn into tokens."""
+
+    code: ClassVar[int] = 11
+
+
+class Busy(MissingError):
+    """No room for another session or call now."""
+
+    code: ClassVar[int] = 12
+
+
+type_of_code: dict[int, type[P2PChainError]] = {
+    kind.code: kind
+    for kind in (
+        ModelError,
+        BadWeights,
+        UnsupportedModel,
+        WorkerError,
+        WorkerLost,
+        WorkerFailed,
+        BadRequest,
+        UnknownSession,
+        WrongPosition,
+        BadAnswer,
+        BadPrompt,
+        Busy,
+    )
+}
+"""Which error a code on the worker's socket stands for."""

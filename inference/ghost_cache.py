@@ -1,0 +1,172 @@
+"""
+A key-value cache for some layers of a model that believes it has all of them.
+
+Theory of operation
+-------------------
+transformers asks the cache how long the sequence is and how large the mask must be,
+mostly of layer 0, also in a stage that does not hold layer 0.  So each layer that
+others hold has a ghost in the cache: it stores nothing and answers from the session's
+own token counter.  The layers of this stage have real entries, of our own classes,
+which keep every position until the session ends, so that a session can be rolled back
+to any earlier position, also behind a sliding window.
+
+`truncate` sets real entries and ghosts to an absolute length; it also mends the cache
+after a forward pass that failed half way.
+"""
+
+import torch
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import (
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
+
+from inference.errors import UnsupportedModel
+
+_GROWTH = 256
+"""Positions added to a full buffer: the past is copied once per so many tokens."""
+
+
+class GhostLayer(DynamicLayer):
+    """Stands for a full-attention layer that another stage holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.length = 0
+
+    def get_seq_length(self) -> int:
+        """Return the session's token count."""
+        return self.length
+
+    def set_length(self, length: int) -> None:
+        """Follow the session's token counter."""
+        self.length = length
+
+
+class GhostSlidingLayer(DynamicSlidingWindowLayer):
+    """Stands for a sliding-window layer that another stage holds."""
+
+    def set_length(self, length: int) -> None:
+        """Follow the session's token counter."""
+        self.cumulative_length = length
+
+
+class KeptLayer(DynamicLayer):
+    """A full-attention layer of this stage; keys and values in buffers that grow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.length = 0
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        *args: object,
+        **kwargs: object,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append (1, heads, new, width) and return (1, heads, all, width)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys = _append(self.keys, key_states, self.length)
+        self.values = _append(self.values, value_states, self.length)
+        self.length += key_states.shape[-2]
+        return self.keys[..., : self.length, :], self.values[..., : self.length, :]
+
+    def get_seq_length(self) -> int:
+        """Return the number of positions held."""
+        return self.length
+
+    def set_length(self, length: int) -> None:
+        """Forget every position from `length` on."""
+        self.length = min(self.length, length)
+
+
+class KeptSlidingLayer(DynamicSlidingWindowLayer):
+    """A sliding-window layer of this stage that keeps what is behind the window."""
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        *args: object,
+        **kwargs: object,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append (1, heads, new, width) and return what the mask will cover."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        length = self.cumulative_length
+        start = max(0, length - self.sliding_window + 1)
+        self.keys = _append(self.keys, key_states, length)
+        self.values = _append(self.values, value_states, length)
+        self.cumulative_length = end = length + key_states.shape[-2]
+        return self.keys[..., start:end, :], self.values[..., start:end, :]
+
+    def set_length(self, length: int) -> None:
+        """Forget every position from `length` on."""
+        self.cumulative_length = min(self.cumulative_length, length)
+
+
+class GhostCache(DynamicCache):
+    """One session's cache in a stage that holds the layers of `own`."""
+
+    def __init__(self, config: PreTrainedConfig, own: range) -> None:
+        """Build an empty cache.
+
+        Raises:
+            UnsupportedModel: A layer keeps a state that cannot be rolled back.
+        """
+        super().__init__(config=config)
+        self.layers = [
+            _replace(layer, index in own) for index, layer in enumerate(self.layers)
+        ]
+        self.own = own
+        self.length = 0
+
+    def advance(self, tokens: int) -> None:
+        """Count the tokens of a forward pass that has succeeded."""
+        self.length += tokens
+        for index, layer in enumerate(self.layers):
+            if index not in self.own:
+                layer.set_length(self.length)
+
+    def truncate(self, length: int) -> None:
+        """Go back to the first `length` positions, in every layer."""
+        assert length <= self.length
+        self.length = length
+        for layer in self.layers:
+            layer.set_length(length)
+
+    def measure_position_bytes(self) -> int:
+        """Return the bytes that one position takes in this stage's layers."""
+        return sum(
+            tensor.nbytes // tensor.shape[-2]
+            for index in self.own
+            for tensor in (self.layers[index].keys, self.layers[index].values)
+        )
+
+
+def _append(buffer: torch.Tensor, states: torch.Tensor, length: int) -> torch.Tensor:
+    """Write `states` behind the first `length` positions; return the buffer to keep."""
+    end = length + states.shape[-2]
+    if buffer.numel() == 0 or buffer.shape[-2] < end:
+        batch, heads, _, width = states.shape
+        capacity = -(-end // _GROWTH) * _GROWTH
+        grown = states.new_empty(batch, heads, capacity, width)
+        if length:
+            grown[..., :length, :] = buffer[..., :length, :]
+        buffer = grown
+    buffer[..., length:end, :] = states
+    return buffer
+
+
+def _replace(layer: object, is_own: bool) -> DynamicLayer:
+    # Exact types: subclasses keep further state that we would not roll back.
+    if type(layer) is DynamicLayer:
+        return KeptLayer() if is_own else GhostLayer()
+    if type(layer) is DynamicSlidingWindowLayer:
+        kind = KeptSlidingLayer if is_own else GhostSlidingLayer
+        return kind(sliding_window=layer.sliding_window)
+    raise UnsupportedModel(
+        f"a {type(layer).__name__} keeps a state that cannot be rolled back"
+    )

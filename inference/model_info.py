@@ -1,0 +1,199 @@
+"""
+What the rest of the program knows of a model: numbers and hashes, no torch.
+
+Architectures spell their sizes differently (`n_embd`, `d_model`, `hidden_size`); the
+names are looked up here once, and a worker that has built the real model confirms
+them when it reports READY.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from inference.errors import BadWeights, UnsupportedModel
+from inference.weights import CONFIG_FILE, Manifest, Weights, open_weights, read_json
+from primitives.codec import Record, encode
+from primitives.merkle import compute_list_root
+from primitives.types import U16, U32, Hash32
+
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_HIDDEN_SIZE = ("hidden_size", "n_embd", "n_embed", "d_model")
+_VOCAB_SIZE = ("vocab_size",)
+_MAX_POSITIONS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+    "n_ctx",
+)
+
+UNBOUNDED_POSITIONS = 32_768
+"""Positions of a model whose configuration names no end (ALiBi: BLOOM, MPT)."""
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Dtypes that stages compute in and hidden states travel in."""
+_DTYPE_OF_SAFETENSORS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+"""Files that decide which text becomes which tokens, in order of name."""
+
+_REFUSED_ARCHITECTURES = {
+    "zamba2": "its layers share one attention block",
+    "recurrent_gemma": "its recurrent state cannot be rolled back",
+    "rwkv": "its recurrent state cannot be rolled back",
+    "minimax": "its linear attention state cannot be rolled back",
+    "gemma3n": "every layer needs embeddings of its own",
+    "gemma4": "every layer needs embeddings of its own",
+    "t5": "encoder and decoder are not one list of layers",
+    "bart": "encoder and decoder are not one list of layers",
+}
+"""Models that are known not to split exactly, by config.json's `model_type`."""
+
+
+class ModelInfo(Record):
+    """A model as the chain, the routes and the gateway see it."""
+
+    name: str
+    """For people; the weights root is what counts."""
+    architecture: str
+    """The class that config.json names, as LlamaForCausalLM."""
+    layers: U16
+    hidden_size: U32
+    """Numbers per token in the hidden states between layers."""
+    vocab_size: U32
+    max_positions: U32
+    """Prompt and answer together, in tokens."""
+    dtype: str
+    """What stages compute in and hidden states travel in; one of `DTYPE_BYTES`."""
+    weights_root: Hash32
+    """Root of the manifest: the model's id."""
+    tokenizer_hash: Hash32
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token's hidden state on the wire."""
+        return self.hidden_size * DTYPE_BYTES[self.dtype]
+
+
+class Model(Record):
+    """A model directory that has been read and hashed once."""
+
+    info: ModelInfo
+    manifest: Manifest
+
+
+def load_model_info(directory: Path, name: str | None = None) -> ModelInfo:
+    """Read and hash a model directory; every weight is read once.
+
+    Args:
+        directory: Hugging Face layout, safetensors only.
+        name: What people call it; the directory's name where not given.
+
+    Raises:
+        BadWeights: Something is missing or damaged.
+        UnsupportedModel: It cannot be split; says why.
+    """
+    return load_model(directory, name).info
+
+
+def load_model(directory: Path, name: str | None = None) -> Model:
+    """Like `load_model_info`, and keep the manifest to check workers against."""
+    config = read_json(directory / CONFIG_FILE)
+    validate_config(config)
+    weights = open_weights(directory)
+    manifest = weights.compute_manifest()
+    info = ModelInfo(
+        name=name or directory.resolve().name,
+        architecture=_read_architecture(config),
+        layers=_read_size(config, _LAYERS, 2**16 - 1),
+        hidden_size=_read_size(config, _HIDDEN_SIZE, 2**20),
+        vocab_size=_read_size(config, _VOCAB_SIZE, 2**28),
+        max_positions=_read_max_positions(config),
+        dtype=get_compute_dtype(config, weights),
+        weights_root=manifest.compute_root(),
+        tokenizer_hash=compute_tokenizer_hash(directory),
+    )
+    return Model(info, manifest)
+
+
+def validate_config(config: dict[str, Any]) -> None:
+    """Refuse what is known not to work, from config.json alone.
+
+    Raises:
+        UnsupportedModel: Says why.
+    """
+    model_type = str(config.get("model_type", ""))
+    if reason := _REFUSED_ARCHITECTURES.get(model_type):
+        raise UnsupportedModel(f"{model_type} cannot be split: {reason}")
+    if config.get("is_encoder_decoder"):
+        raise UnsupportedModel(f"{model_type} is an encoder with a decoder")
+    if "text_config" in config:
+        raise UnsupportedModel(f"{model_type} is multimodal; give its text model")
+    if "quantization_config" in config:
+        raise UnsupportedModel("quantised checkpoints are not supported yet")
+
+
+def get_compute_dtype(config: dict[str, Any], weights: Weights) -> str:
+    """Return the model's own dtype: config.json's, else that of its first weights.
+
+    Raises:
+        UnsupportedModel: A dtype in which stages do not compute.
+    """
+    dtype = config.get("dtype") or config.get("torch_dtype")
+    if dtype is None:
+        kinds = (entry.dtype for entry in weights.entries.values())
+        dtype = next(
+            (_DTYPE_OF_SAFETENSORS[k] for k in kinds if k in _DTYPE_OF_SAFETENSORS),
+            None,
+        )
+    if dtype not in DTYPE_BYTES:
+        raise UnsupportedModel(f"stages do not compute in {dtype}")
+    return str(dtype)
+
+
+def compute_tokenizer_hash(directory: Path) -> bytes:
+    """Return one hash over all the files that decide how text becomes tokens."""
+    leaves = []
+    for file_name in TOKENIZER_FILES:
+        path = directory / file_name
+        if path.is_file():
+            try:
+                leaves.append(encode((file_name, blake3(path.read_bytes()).digest())))
+            except OSError as error:
+                raise BadWeights(f"{file_name}: {error.strerror}") from error
+    return compute_list_root(leaves)
+
+
+def _read_architecture(config: dict[str, Any]) -> str:
+    match config.get("architectures"):
+        case [str(architecture), *_]:
+            return architecture
+    raise BadWeights(f"{CONFIG_FILE}: no architectures")
+
+
+def _read_max_positions(config: dict[str, Any]) -> int:
+    if any(name in config for name in _MAX_POSITIONS):
+        return _read_size(config, _MAX_POSITIONS, 2**31)
+    return UNBOUNDED_POSITIONS
+
+
+def _read_size(config: dict[str, Any], names: tuple[str, ...], bound: int) -> int:
+    for name in names:
+        value = config.get(name)
+        if value is not None:
+            if type(value) is not int or not 0 < value <= bound:
+                raise BadWeights(f"{CONFIG_FILE}: {name} is not a size")
+            return value
+    raise BadWeights(f"{CONFIG_FILE}: no {names[0]}")

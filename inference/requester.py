@@ -1,0 +1,222 @@
+"""
+The requester engine: all of a model but its layers, and the choice of tokens.
+
+    prompt -> token ids -> embed -> ... stages ... -> finish -> choose -> text
+
+Providers see hidden states, never logits or text; the first of them can, however,
+look tokens up by their embeddings (docs/security.md).  What comes back from the last
+stage is judged here before anybody is paid for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from inference.detokenizer import Detokenizer, StopScanner
+from inference.errors import (
+    BadAnswer,
+    BadPrompt,
+    BadRequest,
+    Busy,
+    UnknownSession,
+    UnsupportedModel,
+)
+from inference.ghost_cache import GhostCache
+from inference.sampler import choose_token
+from inference.sampling import ChatMessage, SampledToken, SamplingParams
+from inference.split import Part, load_ends
+from inference.tokenizer import Tokenizer
+
+MAX_SESSIONS = 1024
+"""A session holds token ids only; the gateway's own limit is lower."""
+_CONTEXT_TOKENS = 8
+"""Tokens of the prompt that are decoded along with the first ones of the answer."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One session: what was asked, and what has been said so far."""
+
+    params: SamplingParams
+    prompt: list[int]
+    detokenizer: Detokenizer
+    scanner: StopScanner
+    tokens: list[int] = field(default_factory=list)
+    is_finished: bool = False
+
+
+class RequesterEngine:
+    """Tokenizer, embedding, final norm, head and sampler of one model."""
+
+    def __init__(self, part: Part, tokenizer: Tokenizer, max_positions: int) -> None:
+        """Take the loaded ends of a model and test them.
+
+        Raises:
+            UnsupportedModel: The test did not give what it must.
+        """
+        self.part = part
+        self.tokenizer = tokenizer
+        self.max_positions = max_positions
+        self.hidden_size: int = part.config.hidden_size
+        self._answers: dict[bytes, _Answer] = {}
+        # All its layers are ghosts: it only tells the library the position.
+        self._cache = GhostCache(part.config, range(0))
+        self.self_test()
+
+    @classmethod
+    def load(cls, directory: Path, max_positions: int) -> "RequesterEngine":
+        """Load everything but the layers from a model directory.
+
+        Raises:
+            BadWeights, UnsupportedModel: Says why.
+        """
+        return cls(load_ends(directory), Tokenizer(directory), max_positions)
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Return the token ids of a conversation; raises BadPrompt."""
+        return self.tokenizer.encode_chat(messages)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the token ids of plain text; raises BadPrompt."""
+        return self.tokenizer.encode_text(text)
+
+    def open_session(
+        self, session_id: bytes, params: SamplingParams, prompt: Sequence[int]
+    ) -> None:
+        """Begin an answer to `prompt`.
+
+        Raises:
+            BadPrompt: Empty, too long for the model, or ids it does not have.
+            BadRequest: The name is in use.
+            Busy: Too many sessions.
+        """
+        if session_id in self._answers:
+            raise BadRequest("a session of that name is open")
+        if len(self._answers) >= MAX_SESSIONS:
+            raise Busy(f"{MAX_SESSIONS} sessions are open")
+        if not 0 < len(prompt) < self.max_positions:
+            raise BadPrompt(
+                f"a prompt of {len(prompt)} tokens; the model holds "
+                f"{self.max_positions} with the answer"
+            )
+        self._validate_ids(prompt)
+        self._answers[session_id] = _Answer(
+            params=params,
+            prompt=list(prompt),
+            detokenizer=Detokenizer(self.tokenizer.decode, prompt[-_CONTEXT_TOKENS:]),
+            scanner=StopScanner(params.stop),
+        )
+
+    def close_session(self, session_id: bytes) -> None:
+        """Forget a session; closing one that is not open does nothing."""
+        self._answers.pop(session_id, None)
+
+    def embed(
+        self, session_id: bytes, position: int, token_ids: Sequence[int]
+    ) -> torch.Tensor:
+        """Return what enters layer 0 for T tokens from `position` on, (1, T, H).
+
+        Raises:
+            UnknownSession, BadPrompt: No such session; ids the model does not have.
+        """
+        self._find(session_id)
+        self._validate_ids(token_ids)
+        if not token_ids or not 0 <= position <= self.max_positions - len(token_ids):
+            raise BadRequest(
+                f"{len(token_ids)} tokens at {position}; the model holds "
+                f"{self.max_positions}"
+            )
+        return self._run_front(position, torch.tensor([list(token_ids)]))
+
+    def finish(self, hidden: torch.Tensor, position: int) -> torch.Tensor:
+        """Return the logits (V,) for what left the last layer, (1, 1, H)."""
+        self._cache.truncate(0)
+        self._cache.advance(position)
+        position_ids = torch.tensor([[position]])
+        with torch.inference_mode():
+            logits = self.part.run_back(
+                hidden, position_ids=position_ids, past_key_values=self._cache
+            )
+        return logits[0, -1].float()
+
+    def sample(self, session_id: bytes, hidden: torch.Tensor) -> SampledToken:
+        """Choose the next token from the last stage's answer, (1, T, H).
+
+        Raises:
+            UnknownSession: No such session.
+            BadRequest: The answer is finished.
+            BadAnswer: Not (1, T, H), or NaN or infinity in it: nobody is paid for it.
+        """
+        answer = self._find(session_id)
+        if answer.is_finished:
+            raise BadRequest("this answer is finished")
+        if hidden.ndim != 3 or hidden.shape != (1, hidden.shape[1], self.hidden_size):
+            raise BadAnswer(f"hidden states of shape {tuple(hidden.shape)}")
+        if not hidden.shape[1] or not bool(torch.isfinite(hidden).all()):
+            raise BadAnswer("hidden states with NaN or infinity")
+        position = len(answer.prompt) + len(answer.tokens) - 1
+        logits = self.finish(hidden[:, -1:], position)
+        if not bool(torch.isfinite(logits).all()):
+            raise BadAnswer("hidden states that give NaN or infinity as logits")
+        token_id = choose_token(
+            logits.numpy(), answer.params, answer.prompt, answer.tokens
+        )
+        return self._accept(answer, token_id)
+
+    def self_test(self) -> None:
+        """Embed a token and take it through the head.
+
+        Raises:
+            UnsupportedModel: A wrong shape, or not finite.
+        """
+        try:
+            hidden = self._run_front(0, torch.zeros(1, 1, dtype=torch.long))
+            logits = self.finish(hidden, 0)
+        except Exception as error:
+            # Whatever the model's own code raises, it is not fit to serve.
+            raise UnsupportedModel(f"the self-test failed: {error}") from error
+        if hidden.shape != (1, 1, self.hidden_size):
+            raise UnsupportedModel(f"embeddings of shape {tuple(hidden.shape)}")
+        if logits.shape != (self.part.config.vocab_size,):
+            raise UnsupportedModel(f"logits of shape {tuple(logits.shape)}")
+        if not bool(torch.isfinite(logits).all()):
+            raise UnsupportedModel("the head gives NaN or infinity")
+
+    def _accept(self, answer: _Answer, token_id: int) -> SampledToken:
+        answer.tokens.append(token_id)
+        params = answer.params
+        is_eos = token_id in self.tokenizer.eos_ids and not params.ignore_eos
+        text = "" if is_eos else answer.scanner.push(answer.detokenizer.push(token_id))
+        total = len(answer.prompt) + len(answer.tokens)
+        is_full = len(answer.tokens) >= params.max_tokens or total >= self.max_positions
+        if (is_eos or is_full) and not answer.scanner.is_stopped:
+            text += answer.scanner.push(answer.detokenizer.flush())
+        is_stop = is_eos or answer.scanner.is_stopped
+        answer.is_finished = is_stop or is_full
+        if answer.is_finished:
+            text += answer.scanner.flush()
+        reason = "stop" if is_stop else "length" if is_full else None
+        return SampledToken(token_id, text, reason)
+
+    def _run_front(self, position: int, token_ids: torch.Tensor) -> torch.Tensor:
+        self._cache.truncate(0)
+        self._cache.advance(position)
+        tokens = token_ids.shape[1]
+        position_ids = torch.arange(position, position + tokens).unsqueeze(0)
+        with torch.inference_mode():
+            return self.part.run_front(
+                token_ids, position_ids=position_ids, past_key_values=self._cache
+            )
+
+    def _find(self, session_id: bytes) -> _Answer:
+        answer = self._answers.get(session_id)
+        if answer is None:
+            raise UnknownSession("no such session is open at this requester")
+        return answer
+
+    def _validate_ids(self, token_ids: Sequence[int]) -> None:
+        vocab_size = self.part.config.vocab_size
+        if not all(0 <= token_id < vocab_size for token_id in token_ids):
+            raise BadPrompt(f"token ids outside the model's {vocab_size}")
