@@ -7,16 +7,14 @@ errors as `primitives.bls_native`.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from py_ecc.bls import G2ProofOfPossession as Scheme
-from py_ecc.bls.g2_primitives import (
-    G1_to_pubkey,
-    G2_to_signature,
-    is_inf,
-    pubkey_to_G1,
-    signature_to_G2,
-    subgroup_check,
-)
+from py_ecc.bls import g2_primitives
+from py_ecc.bls.ciphersuites import G2ProofOfPossession
+
+Scheme: Any = G2ProofOfPossession
+"""Any: py_ecc has its own names for bytes."""
+points: Any = g2_primitives
 
 
 def compute_public_key(secret: int) -> bytes:
@@ -77,21 +75,25 @@ def verify_batch(items: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
     return all(fast_aggregate_verify([key], text, sig) for key, text, sig in items)
 
 
-def decode_public_key(data: bytes) -> object:
+def decode_public_key(data: bytes) -> Any:
     """Return the point of a public key: canonical, in the subgroup, not infinity."""
     if len(data) != 48:
         raise ValueError("a public key has 48 bytes")
-    point = pubkey_to_G1(data)
-    if is_inf(point) or not subgroup_check(point) or G1_to_pubkey(point) != data:
+    point = points.pubkey_to_G1(data)
+    if (
+        points.is_inf(point)
+        or not points.subgroup_check(point)
+        or points.G1_to_pubkey(point) != data
+    ):
         raise ValueError("not a public key in its one encoding")
     return point
 
 
-def decode_signature(data: bytes) -> object:
+def decode_signature(data: bytes) -> Any:
     """Return the point of a signature: canonical and in the subgroup."""
     if len(data) != 96:
         raise ValueError("a signature has 96 bytes")
-    point = signature_to_G2(data)
-    if not subgroup_check(point) or G2_to_signature(point) != data:
+    point = points.signature_to_G2(data)
+    if not points.subgroup_check(point) or points.G2_to_signature(point) != data:
         raise ValueError("not a signature in its one encoding")
     return point
