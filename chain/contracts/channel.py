@@ -1,7 +1,11 @@
-"""
+r"""
 Payment channels: one payer, one payee, one deposit, one direction.
 
-Plain data and the check of a claim; the rules are in `channel_rules`.
+Plain data and its hashes; the rules stand one per file beside this one.
+
+    OPEN --Close (payee)-----------------------> gone
+     | \--RequestClose (payer)--> CLOSING --Withdraw, after the grace window--^
+     +--TopUp, Settle--+            (TopUp returns to OPEN; Settle, Close still work)
 
 A voucher promises `cumulative` atoms plus up to `units` units of `unit_price`, of
 which the payer releases one by one by giving preimages of a hash chain: who holds x
@@ -85,6 +89,17 @@ class Claim(Record):
     """H^used(preimage) = chain_root; with 0 units the root itself."""
 
 
+class Payment(Record):
+    """What the payer hands to the payee for a step; never on chain."""
+
+    voucher: Voucher | None
+    """Present when it is new: it folds everything paid so far and this payment."""
+    used: Units
+    """Units of the newest voucher that are released now, not an increment."""
+    preimage: Hash32
+    """H^used(preimage) = the newest voucher's chain_root."""
+
+
 class TopUp(Record, tag=4):
     """The payer adds to the deposit; a pending close is cancelled."""
 
@@ -150,6 +165,12 @@ class Channel(Record):
     opened_height: Height
     settlements: U63
     """How often the payee has settled."""
+
+
+class OpenPair(Record):
+    """Names the one open channel of a payer and a payee in a shard."""
+
+    channel_id: Hash32
 
 
 def compute_channel_id(

@@ -1,0 +1,41 @@
+"""Credit packets: money that arrives from another shard, and its way back."""
+
+from chain.context import Context
+from chain.ledger import Ledger, credit
+from chain.outcome import Event
+from primitives.codec import Record, decode
+from primitives.types import Address
+from shards.packet import Packet
+
+
+class Credit(Record):
+    """Payload of a CREDIT packet."""
+
+    recipient: Address
+    sender: Address
+    """Gets the amount back, in the source shard, if it cannot be credited."""
+
+
+class Bounce(Record):
+    """Payload of a BOUNCE packet."""
+
+    recipient: Address
+
+
+def apply_credit(ledger: Ledger, context: Context, packet: Packet) -> None:
+    """Add the packet's amount to the recipient's balance.
+
+    Raises:
+        RuleError: The balance would overflow; the amount then bounces.
+    """
+    payload = decode(Credit, packet.payload)
+    credit(ledger, context, payload.recipient, packet.amount)
+    parties = (payload.recipient, payload.sender)
+    ledger.note(Event("credited", b"", parties, packet.amount))
+
+
+def apply_bounce(ledger: Ledger, context: Context, packet: Packet) -> None:
+    """Give an amount back that could not be credited elsewhere."""
+    payload = decode(Bounce, packet.payload)
+    credit(ledger, context, payload.recipient, packet.amount)
+    ledger.note(Event("bounced", b"", (payload.recipient,), packet.amount))

@@ -1,0 +1,143 @@
+"""
+The table of transaction kinds and packet kinds: what applies, what it costs.
+
+A kind that is not in the table cannot be decoded, so there is no default.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from chain.context import Call, Context
+from chain.contracts.channel import (
+    Close,
+    OpenChannels,
+    RequestClose,
+    Settle,
+    TopUp,
+    Withdraw,
+)
+from chain.contracts.close import (
+    apply_close,
+    compute_close_outflow,
+    compute_close_work,
+)
+from chain.contracts.credit import apply_bounce, apply_credit
+from chain.contracts.mirror import (
+    apply_mirror,
+    apply_mirror_answer,
+    apply_mirror_remove,
+)
+from chain.contracts.open_channels import (
+    apply_open,
+    compute_open_outflow,
+    compute_open_work,
+)
+from chain.contracts.register import (
+    apply_register,
+    compute_register_outflow,
+    compute_register_work,
+)
+from chain.contracts.registration import Register
+from chain.contracts.request_close import (
+    apply_request_close,
+    compute_request_close_outflow,
+    compute_request_close_work,
+)
+from chain.contracts.settle import (
+    apply_settle,
+    compute_settle_outflow,
+    compute_settle_work,
+)
+from chain.contracts.top_up import (
+    apply_top_up,
+    compute_top_up_outflow,
+    compute_top_up_work,
+)
+from chain.contracts.transfer import (
+    Transfer,
+    apply_transfer,
+    compute_transfer_outflow,
+    compute_transfer_work,
+)
+from chain.contracts.withdraw import (
+    apply_withdraw,
+    compute_withdraw_outflow,
+    compute_withdraw_work,
+)
+from chain.ledger import Ledger
+from chain.params import ChainParams
+from chain.transaction import Payload
+from shards.packet import Packet, PacketKind
+
+BASE_WORK = 200
+"""Signature, decoding, fee and nonce of any transaction."""
+PACKET_WORK = 150
+"""Proof, decoding and effect of any packet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One transaction kind."""
+
+    name: str
+    """For people and queries."""
+    apply: Callable[[Ledger, Context, Call, Any], None]
+    compute_work: Callable[[Any], int]
+    """Work units besides `BASE_WORK`."""
+    compute_outflow: Callable[[Ledger, bytes, Any], int]
+    """Atoms that leave the sender's balance besides the fee, if the rule succeeds."""
+
+
+RULES: dict[type, Rule] = {
+    Transfer: Rule(
+        "transfer", apply_transfer, compute_transfer_work, compute_transfer_outflow
+    ),
+    Register: Rule(
+        "register", apply_register, compute_register_work, compute_register_outflow
+    ),
+    OpenChannels: Rule(
+        "open_channels", apply_open, compute_open_work, compute_open_outflow
+    ),
+    TopUp: Rule("top_up", apply_top_up, compute_top_up_work, compute_top_up_outflow),
+    Settle: Rule("settle", apply_settle, compute_settle_work, compute_settle_outflow),
+    Close: Rule("close", apply_close, compute_close_work, compute_close_outflow),
+    RequestClose: Rule(
+        "request_close",
+        apply_request_close,
+        compute_request_close_work,
+        compute_request_close_outflow,
+    ),
+    Withdraw: Rule(
+        "withdraw", apply_withdraw, compute_withdraw_work, compute_withdraw_outflow
+    ),
+}
+
+PACKET_RULES: dict[int, Callable[[Ledger, Context, Packet], None]] = {
+    PacketKind.CREDIT: apply_credit,
+    PacketKind.BOUNCE: apply_bounce,
+    PacketKind.MIRROR: apply_mirror,
+    PacketKind.MIRROR_ANSWER: apply_mirror_answer,
+    PacketKind.MIRROR_REMOVE: apply_mirror_remove,
+}
+
+
+def compute_work(payload: Payload) -> int:
+    """Return the work units of a transaction with this payload."""
+    return BASE_WORK + RULES[type(payload)].compute_work(payload)
+
+
+def compute_fee(params: ChainParams, payload: Payload, signed_length: int) -> int:
+    """Return the atoms that a transaction burns, whether its rule succeeds or not.
+
+    Args:
+        params: The chain's.
+        payload: What the transaction does.
+        signed_length: Bytes of the signed transaction.
+    """
+    return params.base_fee * (signed_length + compute_work(payload))
+
+
+def get_kind_name(payload: Payload) -> str:
+    """Return the payload's kind in a word."""
+    return RULES[type(payload)].name

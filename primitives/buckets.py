@@ -1,0 +1,182 @@
+"""
+Bucket trees: a state root over a flat key-value map, with proofs both ways.
+
+Theory of operation
+-------------------
+A key's hash names its bucket, one of 4^levels.  A bucket is the sorted list of its
+pairs, stored and hashed as one value.  Above the bucket hashes stands a complete 4-ary
+tree that lives in memory only:
+
+    node 0 = root;  children of node n: 4n+1 .. 4n+4;  leaves = bucket hashes
+
+Changing a key costs one bucket hash and one inner hash per level, shared by all
+changes of a block.  One proof is a whole bucket and three siblings per level: since
+the bucket is complete, it shows presence and absence alike.
+
+Nothing here stores anything.  The caller owns buckets and nodes and may keep them as
+overlays: `compute_update` reads nodes through a callable and returns only what changed.
+
+Spec: docs/protocol/03-blocks-and-state.md
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from primitives.codec import Record, encode
+from primitives.errors import LocalError
+from primitives.hashing import compute_hash
+from primitives.types import Hash32
+
+ARITY = 4
+MAX_LEVELS = 9
+"""4^9 = 2^18 buckets, 11 MB of hashes in memory per shard."""
+
+Pair = tuple[bytes, bytes]
+Bucket = Mapping[bytes, bytes]
+
+EMPTY_BUCKET: Bucket = {}
+
+_bucket_decoder = msgspec.msgpack.Decoder(tuple[tuple[bytes, bytes], ...])
+
+
+class CorruptBucket(LocalError):
+    """Stored bytes that are not a bucket."""
+
+
+class BucketProof(Record):
+    """A whole bucket and its way up to the root."""
+
+    pairs: tuple[tuple[bytes, bytes], ...]
+    """All pairs of the bucket, ascending by key."""
+    siblings: Annotated[tuple[Hash32, ...], Meta(max_length=3 * MAX_LEVELS)]
+    """Three per level from the leaves up, each group in order of position."""
+
+
+def compute_bucket_count(levels: int) -> int:
+    """Return how many buckets a tree of `levels` has."""
+    return 1 << (2 * levels)
+
+
+def compute_bucket_index(key: bytes, levels: int) -> int:
+    """Return the number of the bucket that holds `key`."""
+    head = int.from_bytes(compute_hash("bucket-key", key)[:4], "big")
+    return head >> (32 - 2 * levels)
+
+
+def encode_bucket(bucket: Bucket) -> bytes:
+    """Return the bytes of a bucket: what is stored and hashed."""
+    return encode(tuple(sorted(bucket.items())))
+
+
+def decode_bucket(data: bytes) -> dict[bytes, bytes]:
+    """Return the bucket that we stored as `data`.
+
+    Raises:
+        CorruptBucket: It is not one.
+    """
+    try:
+        return dict(_bucket_decoder.decode(data))
+    except msgspec.DecodeError as error:
+        raise CorruptBucket(f"not a bucket: {error}") from error
+
+
+def compute_bucket_hash(bucket_bytes: bytes) -> bytes:
+    """Return the leaf hash of an encoded bucket."""
+    return compute_hash("bucket", bucket_bytes)
+
+
+EMPTY_BUCKET_HASH = compute_bucket_hash(encode_bucket(EMPTY_BUCKET))
+
+
+def compute_leaf_node(index: int, levels: int) -> int:
+    """Return the node number of bucket `index`."""
+    return (ARITY**levels - 1) // (ARITY - 1) + index
+
+
+def compute_tree(leaves: Iterable[bytes], levels: int) -> list[bytes]:
+    """Return all nodes over the given bucket hashes, by node number."""
+    level = list(leaves)
+    assert len(level) == compute_bucket_count(levels)
+    rows = [level]
+    while len(level) > 1:
+        level = [_hash_node(level[i : i + ARITY]) for i in range(0, len(level), ARITY)]
+        rows.append(level)
+    return [node for row in reversed(rows) for node in row]
+
+
+def compute_empty_tree(levels: int) -> list[bytes]:
+    """Return all nodes of a tree without any key."""
+    rows = [[EMPTY_BUCKET_HASH] * compute_bucket_count(levels)]
+    while len(rows[-1]) > 1:
+        rows.append([_hash_node(rows[-1][:ARITY])] * (len(rows[-1]) // ARITY))
+    return [node for row in reversed(rows) for node in row]
+
+
+def compute_update(
+    get_node: Callable[[int], bytes], dirty: Mapping[int, bytes], levels: int
+) -> dict[int, bytes]:
+    """Return every node that changes when buckets change.
+
+    Args:
+        get_node: Hash of a node before the change, by node number.
+        dirty: New hash by bucket number.
+        levels: Of the tree.
+    """
+    changed = {compute_leaf_node(i, levels): leaf for i, leaf in dirty.items()}
+    row = set(changed)
+    for _ in range(levels):
+        row = {(node - 1) // ARITY for node in row}
+        for node in row:
+            first = ARITY * node + 1
+            changed[node] = _hash_node(
+                [
+                    changed[child] if child in changed else get_node(child)
+                    for child in range(first, first + ARITY)
+                ]
+            )
+    return changed
+
+
+def build_proof(
+    get_node: Callable[[int], bytes], index: int, bucket: Bucket, levels: int
+) -> BucketProof:
+    """Return the proof of bucket `index`, good for every key that belongs in it."""
+    siblings = []
+    node = compute_leaf_node(index, levels)
+    for _ in range(levels):
+        parent = (node - 1) // ARITY
+        first = ARITY * parent + 1
+        siblings += [
+            get_node(other) for other in range(first, first + ARITY) if other != node
+        ]
+        node = parent
+    return BucketProof(tuple(sorted(bucket.items())), tuple(siblings))
+
+
+def verify_proof(
+    root: bytes, levels: int, key: bytes, value: bytes | None, proof: BucketProof
+) -> bool:
+    """Tell whether `key` has `value` under `root`; None means it is absent."""
+    if not 0 <= levels <= MAX_LEVELS or len(proof.siblings) != 3 * levels:
+        return False
+    if any(left[0] >= right[0] for left, right in pairwise(proof.pairs)):
+        return False
+    bucket = dict(proof.pairs)
+    if bucket.get(key) != value:
+        return False
+    index = compute_bucket_index(key, levels)
+    node = compute_bucket_hash(encode_bucket(bucket))
+    for level in range(levels):
+        group = list(proof.siblings[3 * level : 3 * level + 3])
+        group.insert(index % ARITY, node)
+        node = _hash_node(group)
+        index //= ARITY
+    return node == root
+
+
+def _hash_node(children: Sequence[bytes]) -> bytes:
+    return compute_hash("bucket-node", *children)
