@@ -64,9 +64,9 @@ def validate_certificate(
         raise InvalidCertificate(f"unknown kind {certificate.kind}")
     if (proposal is None) != (certificate.kind == Kind.NULLIFICATION):
         raise InvalidCertificate("a subject that does not fit the kind")
-    if proposal is not None:
-        if (proposal.epoch, proposal.view) != (certificate.epoch, certificate.view):
-            raise InvalidCertificate("a subject of another view")
+    place = certificate.epoch, certificate.view
+    if proposal is not None and (proposal.epoch, proposal.view) != place:
+        raise InvalidCertificate("a subject of another view")
     signers = decode_bitmap(certificate.bitmap, len(validators))
     if signers is None:
         raise InvalidCertificate("a bitmap that does not fit the validator set")

@@ -12,7 +12,7 @@ their declared range, and input longer than the caller's bound.
 Spec: docs/protocol/01-encoding.md
 """
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -24,6 +24,7 @@ MAX_DECODE_BYTES = 4 * 1024 * 1024
 """Default bound of one encoded value: a full block, the largest thing we decode."""
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Record(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False
 ):
