@@ -1,0 +1,325 @@
+"""
+What requester and hops say to each other, and its bytes.
+
+Theory of operation
+-------------------
+A requester holds one stream "hop/1" to every hop of its route; each hop holds one
+stream "push/1" to the next.  Data makes one lap: requester, first hop, ..., last hop,
+requester.  Everything else goes over the requester's own stream to each hop, so no hop
+can hold back or strip what is meant for another.
+
+    requester --Open--> hop            hop --Accept | Refuse--> requester
+    requester --Data--> hop 0 --Data--> hop 1 --Data--> ... --Data--> requester
+    requester --Pay--> every hop       every hop --Note(receipt)--> requester
+    requester --Finish--> hop 0 --Finish--> ... --Finish--> requester
+    either --Abort--> other            requester --Probe--> hop --Progress--> requester
+
+A frame is a 4-byte big-endian length, that many bytes of a canonical message, and a
+body, which only Data has: hidden states `(tokens, hidden)` as they are, never encoded.
+
+Spec: docs/protocol/07-inference.md
+"""
+
+from enum import IntEnum
+from typing import Annotated
+
+from msgspec import Meta
+
+from chain.contracts.channel import Payment
+from chain.contracts.proof import Receipt
+from inference.session_errors import BadMessage
+from primitives.codec import Record, decode, encode
+from primitives.errors import DecodeError
+from primitives.hashing import compute_hash
+from primitives.keys import verify_signature
+from primitives.types import (
+    U8,
+    U16,
+    U32,
+    U63,
+    Address,
+    Amount,
+    Hash32,
+    PublicKey,
+    Signature,
+)
+
+VERSION = 1
+
+HOP_PROTOCOL = "hop/1"
+PUSH_PROTOCOL = "push/1"
+
+MAX_HOPS = 64
+"""More stages than layers of today's large models make no sense."""
+MAX_TEXT = 200
+"""Characters of an explanation for people."""
+MAX_PAYMENTS = 16
+"""Payments of one step: 16 vouchers of 1,024 units, far above any prefill step."""
+MAX_HEADER_BYTES = 16 * 1024
+"""Open with sixteen payments or Data with a receipt and sixty-four timings, twice."""
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""128 tokens of 32,768 numbers in float32."""
+MAX_FRAME_BYTES = 4 + MAX_HEADER_BYTES + MAX_BODY_BYTES
+
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Payments = Annotated[tuple[Payment, ...], Meta(max_length=MAX_PAYMENTS)]
+
+
+class RefuseCode(IntEnum):
+    """Why a hop does not open a session."""
+
+    BUSY = 1
+    """No room now."""
+    NOT_SERVED = 2
+    """These layers in this profile are not served here (any more, or yet)."""
+    TERMS = 3
+    """Prices below ours, or bounds above ours."""
+    CHANNEL = 4
+    """No such open channel to us from this client."""
+    UNPAID = 5
+    """An earlier step on this channel was never paid; `owed_units` says how much."""
+    DEPOSIT = 6
+    """What is left in the channel does not pay the first step."""
+    UNREACHABLE = 7
+    """We cannot reach the next hop."""
+    INVALID = 8
+    """The message contradicts itself, or its signature is wrong."""
+
+
+class AbortCode(IntEnum):
+    """Why an open session ends before its answer is complete."""
+
+    CANCELLED = 1
+    """The requester does not want more."""
+    PEER_LOST = 2
+    """A connection of the route ended."""
+    STAGE_LOST = 3
+    """The process that holds the layers died."""
+    UNPAID = 4
+    """The payment for an earlier step did not come in time."""
+    BAD_PAYMENT = 5
+    BAD_DATA = 6
+    """Wrong step, shape, length or numbers."""
+    BAD_RECEIPT = 7
+    """The receipt that came along is about other bytes."""
+    TIMEOUT = 8
+    """Nothing happened for too long."""
+    STOPPING = 9
+    """The node shuts down."""
+    INTERNAL = 10
+    PROTOCOL = 11
+    """A message that has no place in this state."""
+
+
+class Activity(IntEnum):
+    """How far a hop is with a step that the requester asks about."""
+
+    NO_DATA = 1
+    NO_PAYMENT = 2
+    COMPUTING = 3
+    DONE = 4
+
+
+class SessionTerms(Record):
+    """What the requester asks one hop for; signed with the channel's signer key."""
+
+    version: U8
+    chain_id: Hash32
+    session: Hash32
+    """Random; the same at all hops of the route."""
+    attempt: U16
+    """Counts the routes of this session; data of older attempts is ignored."""
+    provider: PublicKey
+    """Node key of the hop, so that no hop can open a session in another's name."""
+    profile: Hash32
+    start: U16
+    end: U16
+    client: Address
+    """Account that opened the channel."""
+    signer: PublicKey
+    """The channel's signer; signs these terms and the inputs of every range."""
+    channel_id: Hash32
+    unit_price: Amount
+    input_price: Amount
+    """Atoms per layer and prompt token."""
+    output_price: Amount
+    """Atoms per layer and decoded token."""
+    prompt_tokens: U32
+    max_positions: U32
+    """Prompt and answer together, in tokens; a bound, not a promise."""
+    hidden_size: U32
+    dtype: U8
+    """A value of `inference.activations.Dtype`."""
+    previous: PublicKey | None
+    """Node key of the hop before; None when data comes from the requester."""
+    next: PublicKey | None
+    """Node key of the hop after; None when data goes back to the requester."""
+
+
+class Open(Record, tag=1):
+    """Begin a session at one hop."""
+
+    terms: SessionTerms
+    arrears: Payments
+    """Pays what an earlier session left unpaid on this channel."""
+    signature: Signature
+
+
+class Accept(Record, tag=2):
+    """The hop has room and is ready for step 0."""
+
+    session: Hash32
+    prepaid_steps: U32
+    """Steps at the beginning that are paid before they are computed."""
+    queue_us: U32
+    """The hop's estimate of how long a step waits for its turn now."""
+
+
+class Refuse(Record, tag=3):
+    """The hop does not open the session; the stream ends."""
+
+    session: Hash32
+    code: U16
+    text: Text
+    owed_units: U63
+    """Units to pay first when the code is UNPAID, else 0."""
+
+
+class SignedInput(Record):
+    """The requester's word about what it fed to the first hop in one range."""
+
+    chain_id: Hash32
+    session: Hash32
+    first_position: U32
+    tokens: U32
+    in_hash: Hash32
+    signer: PublicKey
+    signature: Signature
+
+
+class HopTiming(Record):
+    """Where one hop's time went in one step."""
+
+    queue_us: U32
+    """From the data's arrival to the start of the computation."""
+    compute_us: U32
+
+
+class Data(Record, tag=4):
+    """Hidden states of one step on their way; the body follows."""
+
+    session: Hash32
+    attempt: U16
+    step: U32
+    position: U32
+    tokens: U16
+    hidden_size: U32
+    dtype: U8
+    timings: Annotated[tuple[HopTiming, ...], Meta(max_length=MAX_HOPS)]
+    """Of the hops passed so far, in order."""
+    signed_input: SignedInput | None
+    """To the first hop, in the step that closes a range."""
+    receipt: Receipt | None
+    """From the hop before, in the step that closes a range."""
+
+
+class Pay(Record, tag=5):
+    """Pays one step."""
+
+    session: Hash32
+    step: U32
+    units: U32
+    """The step's price.  Payments are cumulative in a channel that several sessions may
+    use, so the sum of what they bring is told apart by this."""
+    payments: Payments
+
+
+class Note(Record, tag=6):
+    """A hop's receipt, to the requester."""
+
+    receipt: Receipt
+
+
+class Finish(Record, tag=7):
+    """The requester wants no more steps; makes the lap to collect last receipts."""
+
+    session: Hash32
+    attempt: U16
+    steps: U32
+    """Steps that were made in all."""
+    signed_input: SignedInput | None
+    """As in Data, when a range is open."""
+    receipt: Receipt | None
+
+
+class Abort(Record, tag=8):
+    """The session ends here and now; every stage frees its memory."""
+
+    session: Hash32
+    code: U16
+    text: Text
+    culprit: PublicKey | None
+    """Node key of whoever is to blame in the sender's view."""
+
+
+class Probe(Record, tag=9):
+    """How far are you with this step?"""
+
+    session: Hash32
+    step: U32
+
+
+class Progress(Record, tag=10):
+    """Answer to Probe."""
+
+    session: Hash32
+    step: U32
+    activity: U8
+    """A value of `Activity`."""
+
+
+Message = Open | Accept | Refuse | Data | Pay | Note | Finish | Abort | Probe | Progress
+
+
+def encode_frame(message: Message, body: bytes | memoryview = b"") -> bytes:
+    """Return the frame of `message`; only Data has a body."""
+    header = encode(message)
+    assert len(header) <= MAX_HEADER_BYTES
+    return b"".join((len(header).to_bytes(4, "big"), header, body))
+
+
+def decode_frame(frame: bytes) -> tuple[Message, bytes]:
+    """Return message and body of an untrusted frame.
+
+    Raises:
+        BadMessage: Too long, too short, not canonical, or a body where none belongs.
+    """
+    if len(frame) < 4 or len(frame) > MAX_FRAME_BYTES:
+        raise BadMessage(f"a frame of {len(frame)} bytes")
+    size = int.from_bytes(frame[:4], "big")
+    if size > MAX_HEADER_BYTES or 4 + size > len(frame):
+        raise BadMessage(f"a header of {size} bytes in a frame of {len(frame)}")
+    try:
+        message: Message = decode(Message, frame[4 : 4 + size])  # type: ignore[arg-type]
+    except DecodeError as error:
+        raise BadMessage(str(error)) from error
+    body = frame[4 + size :]
+    if body and not isinstance(message, Data):
+        raise BadMessage(f"{type(message).__name__} with a body")
+    return message, body
+
+
+def compute_open_message(terms: SessionTerms) -> bytes:
+    """Return the bytes that the channel's signer signs to open a session."""
+    return compute_hash("hop-open", encode(terms))
+
+
+def verify_open(message: Open) -> bool:
+    """Tell whether the terms are signed by the signer that they name."""
+    signed = compute_open_message(message.terms)
+    return verify_signature(message.terms.signer, signed, message.signature)
+
+
+def clip_text(text: str) -> str:
+    """Return `text` short enough for a message."""
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"

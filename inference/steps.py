@@ -1,0 +1,85 @@
+"""
+Which step carries which positions, what it costs, and when a receipt is due.
+
+A session's schedule follows from the prompt's length alone, so both sides know every
+step in advance and none is negotiated:
+
+    prompt of 300 tokens   |-- 128 --|-- 128 --|- 44 -|1|1|1|1|...
+    step                        0         1        2   3 4 5 6
+    price                     input     input    input output ...
+    a range closes              ^         ^        ^   after 16 decode steps, and
+                                                       at FINISH for the remainder
+
+Prefill steps are always full: were their size free, a client could send its decode
+steps as tiny prefill steps at the input price.
+"""
+
+from dataclasses import dataclass
+
+from inference.session_errors import BadMessage
+
+PREFILL_TOKENS = 128
+"""Most tokens of a prefill step: what a client or provider can lose in one step."""
+
+RANGE_TOKENS = 16
+"""Decode tokens per receipt: a signature costs 0.1 ms, so 6 microseconds per token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One visit of every hop."""
+
+    number: int
+    position: int
+    """Position of its first token in the sequence."""
+    tokens: int
+    is_prefill: bool
+    closes_range: bool
+    """A receipt is due when it has been computed."""
+
+
+def compute_step(prompt_tokens: int, number: int) -> Step:
+    """Return step `number` of a session whose prompt has `prompt_tokens` tokens."""
+    prefill_steps = -(-prompt_tokens // PREFILL_TOKENS)
+    if number < prefill_steps:
+        position = number * PREFILL_TOKENS
+        tokens = min(PREFILL_TOKENS, prompt_tokens - position)
+        return Step(number, position, tokens, is_prefill=True, closes_range=True)
+    decoded = number - prefill_steps
+    return Step(
+        number,
+        prompt_tokens + decoded,
+        tokens=1,
+        is_prefill=False,
+        closes_range=decoded % RANGE_TOKENS == RANGE_TOKENS - 1,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """What one hop charges."""
+
+    layers: int
+    input_price: int
+    """Atoms per layer and prompt token."""
+    output_price: int
+    """Atoms per layer and decoded token."""
+    unit_price: int
+    """Atoms per unit of the payment channel."""
+
+    def compute_units(self, step: Step) -> int:
+        """Return the whole units that `step` costs, rounded up, for the provider."""
+        price = self.input_price if step.is_prefill else self.output_price
+        return -(-step.tokens * self.layers * price // self.unit_price)
+
+
+def validate_prices(prices: Prices) -> None:
+    """Refuse prices that could not be computed with.
+
+    Raises:
+        BadMessage: A price or a range that makes no sense.
+    """
+    if prices.unit_price <= 0:
+        raise BadMessage("the unit price must be positive")
+    if prices.layers <= 0:
+        raise BadMessage("a hop has at least one layer")
