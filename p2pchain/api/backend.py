@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from inference.sampling import ChatMessage, SamplingParams
+
 if TYPE_CHECKING:
     from chain.contracts.channel import Channel
     from chain.contracts.proof import Receipt
@@ -245,33 +247,19 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One turn of a chat."""
-
-    role: str
-    """"system", "user" or "assistant"."""
-    content: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
     """A prompt with its sampling, checked by the api."""
 
     model: str
-    messages: tuple[Message, ...] = ()
+    """Name or hex id, as the caller gave it."""
+    messages: tuple[ChatMessage, ...] = ()
     """A chat, to be put through the model's chat template; empty for a plain prompt."""
     prompt: str | tuple[int, ...] = ""
     """Plain text or token ids; used when there are no messages."""
     max_tokens: int | None = None
     """None: as many as the context holds."""
-    temperature: float = 1.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    seed: int | None = None
-    """None: the node draws one."""
-    stop: tuple[str, ...] = ()
-    """The api cuts the text itself; the node may use them to end sooner."""
-    ignore_eos: bool = False
+    sampling: SamplingParams
+    """With seed and stop strings; its own `max_tokens` is to be replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

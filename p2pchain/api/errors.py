@@ -20,15 +20,22 @@ Errors of the api.
        |- Overloaded             429  every worker is busy
        |- NoRoute                503  some layers have no provider now
        |- StageLost              502  a hop was lost in mid-answer
+       |- NotReady               503  not yet; try again
        |- ShuttingDown           503  the node stops
+       |- InternalError          500  our own fault; the log has it
 
 A refusal carries what every surface needs: the HTTP status, the JSON-RPC code
 (EIP-1474, or EIP-1193's 4100 for a missing token), and a stable word for programs.
 """
 
+import logging
 from typing import ClassVar
 
-from primitives.errors import LocalError, RemoteError
+import chain.errors
+import wallet.errors
+from primitives.errors import LocalError, MissingError, RemoteError
+
+_log = logging.getLogger(__name__)
 
 
 class BindFailed(LocalError):
@@ -179,3 +186,42 @@ class ShuttingDown(RequestRefused):
     status = 503
     rpc_code = -32002
     word = "shutting_down"
+
+
+class NotReady(RequestRefused):
+    """The node cannot do this yet; try again in a moment."""
+
+    status = 503
+    rpc_code = -32002
+    word = "not_ready"
+
+
+class InternalError(RequestRefused):
+    """Our own fault; the caller learns no more than that."""
+
+    status = 500
+    rpc_code = -32603
+    word = "internal_error"
+
+
+def explain(error: BaseException) -> RequestRefused:
+    """Return what the caller is told of `error`; logs what is our own fault."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # a nursery's wrapping of one task's error
+    match error:
+        case RequestRefused():
+            return error
+        case chain.errors.InvalidTransaction():
+            return TransactionRejected(str(error), reason=error.code)
+        case wallet.errors.InsufficientFunds():
+            return InsufficientFunds(str(error))
+        case wallet.errors.UnknownChannel():
+            return NotFound(str(error))
+        case wallet.errors.WalletError() | RemoteError():
+            return InvalidParams(str(error))
+        case MissingError():
+            return NotReady(str(error))
+        case BridgeClosed():
+            return ShuttingDown(str(error))
+    _log.error("a request failed: %r", error, exc_info=error)
+    return InternalError("the node failed on this request; its log says why")

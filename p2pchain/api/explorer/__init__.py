@@ -1,0 +1,1 @@
+"""Explorer REST under /api/v1 and its page at /."""
