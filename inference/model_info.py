@@ -6,6 +6,7 @@ names are looked up here once, and a worker that has built the real model confir
 them when it reports READY.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ _REFUSED_ARCHITECTURES = {
 """Models that are known not to split exactly, by config.json's `model_type`."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of a model, from its headers alone: nothing is hashed for them."""
+
+    architecture: str
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    max_positions: int
+    dtype: str
+
+
 class ModelInfo(Record):
     """A model as the chain, the routes and the gateway see it."""
 
@@ -110,22 +123,38 @@ def load_model_info(directory: Path, name: str | None = None) -> ModelInfo:
 
 def load_model(directory: Path, name: str | None = None) -> Model:
     """Like `load_model_info`, and keep the manifest to check workers against."""
-    config = read_json(directory / CONFIG_FILE)
-    validate_config(config)
-    weights = open_weights(directory)
-    manifest = weights.compute_manifest()
+    shape = read_model_shape(directory)
+    manifest = open_weights(directory).compute_manifest()
     info = ModelInfo(
         name=name or directory.resolve().name,
+        architecture=shape.architecture,
+        layers=shape.layers,
+        hidden_size=shape.hidden_size,
+        vocab_size=shape.vocab_size,
+        max_positions=shape.max_positions,
+        dtype=shape.dtype,
+        weights_root=manifest.compute_root(),
+        tokenizer_hash=compute_tokenizer_hash(directory),
+    )
+    return Model(info, manifest)
+
+
+def read_model_shape(directory: Path) -> ModelShape:
+    """Return a model's sizes from config.json and the headers of its files.
+
+    Raises:
+        BadWeights, UnsupportedModel: As `load_model_info`.
+    """
+    config = read_json(directory / CONFIG_FILE)
+    validate_config(config)
+    return ModelShape(
         architecture=_read_architecture(config),
         layers=_read_size(config, _LAYERS, 2**16 - 1),
         hidden_size=_read_size(config, _HIDDEN_SIZE, 2**20),
         vocab_size=_read_size(config, _VOCAB_SIZE, 2**28),
         max_positions=_read_max_positions(config),
-        dtype=get_compute_dtype(config, weights),
-        weights_root=manifest.compute_root(),
-        tokenizer_hash=compute_tokenizer_hash(directory),
+        dtype=get_compute_dtype(config, open_weights(directory)),
     )
-    return Model(info, manifest)
 
 
 def validate_config(config: dict[str, Any]) -> None:

@@ -1,0 +1,411 @@
+"""
+Worker processes as the node sees them: start, readiness, restart, end.  No torch.
+
+Theory of operation
+-------------------
+Layers run in processes of their own, so that a forward pass never delays a vote and a
+crash or the kernel's out-of-memory killer never stops a validator.  A worker object
+lives as long as the node; the process behind it may die and be started again:
+
+    STARTING --first frame: loaded and self-tested--> READY
+     |   ^                                              |
+     |   +--- after a pause that doubles up to 30 s ----+  (died)
+     +--- refuses its model: not mended by a restart ---> FAILED
+
+Calls made while no process is READY raise at once: WorkerLost, or WorkerFailed with
+the reason.  Sessions live in the process; after a restart they are unknown, and
+whoever holds them replays or gives up.
+
+The worker is told to end by closing its socket and SIGTERM, and after a grace by
+SIGKILL; it is always reaped before `run` returns.  The hashes of what it read are
+compared with the manifest before it is READY.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from inference.errors import (
+    BadWeights,
+    ModelError,
+    WorkerError,
+    WorkerFailed,
+    WorkerLost,
+)
+from inference.model_info import Model, ModelInfo
+from inference.sampling import ChatMessage, SampledToken, SamplingParams
+from inference.worker import DEFAULT_KV_BUDGET_BYTES, ENVIRONMENT
+from inference.worker_link import BuildRequest, WorkerLink, open_pair
+from inference.worker_wire import (
+    Answer,
+    CloseSession,
+    Done,
+    Embed,
+    EncodeChat,
+    EncodeText,
+    Forward,
+    HiddenStates,
+    OpenAnswer,
+    OpenSession,
+    Ready,
+    Sample,
+    Sampled,
+    TokenIds,
+)
+
+FIRST_PAUSE_S = 0.25
+LONGEST_PAUSE_S = 30.0
+"""Between restarts: soon after the first death, rarely when it keeps dying."""
+STABLE_S = 60.0
+"""Alive so long, the next death counts as a first one again."""
+GRACE_S = 2.0
+"""A worker has nothing to save; SIGTERM ends it at once unless it is stuck."""
+
+log = logging.getLogger(__name__)
+A = TypeVar("A", bound=Answer)
+
+
+class WorkerState(StrEnum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """What the node tells about a worker."""
+
+    state: WorkerState
+    reason: str
+    """Why it failed or was last lost; empty where nothing went wrong."""
+    pid: int | None
+    restarts: int
+    layers: tuple[int, int] | None
+    """None for a requester."""
+    bytes_read: int
+    """Weights that the running process read from disk."""
+    position_bytes: int
+    """Bytes of cache per position of a session."""
+
+
+class SupervisedWorker:
+    """One worker of any role; `run` is its life."""
+
+    def __init__(
+        self, directory: Path, model: Model, *, role: Sequence[str], threads: int = 1
+    ) -> None:
+        """Describe the worker; nothing is started yet.
+
+        Args:
+            directory: The model's directory.
+            model: What `load_model` found there; the worker is held to it.
+            role: Its arguments before the common ones.
+            threads: Of torch; more than 1 only where it has the cores to itself.
+        """
+        self.info: ModelInfo = model.info
+        self.layers: tuple[int, int] | None = None
+        self.ready = trio.Event()
+        """Set while the worker is READY; another event after each loss."""
+        self._hashes = {piece.name: piece.blob_hash for piece in model.manifest.pieces}
+        self._command = [
+            *(sys.executable, "-m", "inference.worker", *role),
+            *("--model", str(directory), "--threads", str(threads)),
+        ]
+        self._threads = threads
+        self._link: WorkerLink | None = None
+        self._process: trio.Process | None = None
+        self._report: Ready | None = None
+        self._state = WorkerState.STARTING
+        self._reason = ""
+        self._restarts = 0
+        self._changed = trio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def status(self) -> WorkerStatus:
+        """What to tell about it now."""
+        report = self._report
+        return WorkerStatus(
+            state=self._state,
+            reason=self._reason,
+            pid=self.pid,
+            restarts=self._restarts,
+            layers=self.layers,
+            bytes_read=0 if report is None else report.bytes_read,
+            position_bytes=0 if report is None else report.position_bytes,
+        )
+
+    async def wait_ready(self) -> None:
+        """Wait until the worker is READY.
+
+        Raises:
+            WorkerFailed: It never will be.
+        """
+        while self._state is not WorkerState.READY:
+            if self._state is WorkerState.FAILED:
+                raise WorkerFailed(self._reason)
+            await self._changed.wait()
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Keep the worker running until cancelled; returns only when FAILED."""
+        task_status.started()
+        pause_s = FIRST_PAUSE_S
+        while True:
+            started = trio.current_time()
+            try:
+                await self._run_process()
+            except ModelError as error:
+                log.error("worker cannot start: %s", error)
+                self._set_state(WorkerState.FAILED, str(error))
+                return
+            except WorkerError as error:
+                self._set_state(WorkerState.STARTING, str(error))
+            if trio.current_time() - started >= STABLE_S:
+                pause_s = FIRST_PAUSE_S
+            log.warning("worker lost (%s); next try in %g s", self._reason, pause_s)
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            self._restarts += 1
+
+    async def _run_process(self) -> None:
+        """Start one process and stay until it dies; it is gone afterwards."""
+        ours, theirs = open_pair()
+        link = WorkerLink(ours)
+        try:
+            with theirs:
+                self._process = await trio.lowlevel.open_process(
+                    [*self._command, "--fd", str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    env={
+                        **os.environ,
+                        **ENVIRONMENT,
+                        "OMP_NUM_THREADS": str(self._threads),
+                    },
+                    # Ctrl-C goes to the node, which ends its workers itself.
+                    start_new_session=True,
+                )
+            self._report = await link.receive_ready()
+            self._validate(self._report)
+            self._link = link
+            self._set_state(WorkerState.READY)
+            await link.run()
+        except OSError as error:
+            raise WorkerLost(f"cannot start a process: {error}") from error
+        finally:
+            self._link = self._report = None
+            link.close()
+            await self._end_process()
+
+    async def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        # Shielded: a cancelled node still reaps its workers, within the grace.
+        with trio.CancelScope(shield=True):
+            process.terminate()
+            with trio.move_on_after(GRACE_S):
+                await process.wait()
+            process.kill()
+            await process.wait()
+
+    def _validate(self, report: Ready) -> None:
+        info = self.info
+        for name, found, expected in (
+            ("hidden size", report.hidden_size, info.hidden_size),
+            ("vocabulary", report.vocab_size, info.vocab_size),
+            ("layers", report.layers, info.layers),
+            ("dtype", report.dtype, info.dtype),
+        ):
+            if found != expected:
+                raise BadWeights(f"{name} is {found}; {info.name} has {expected}")
+        for piece in report.pieces:
+            if self._hashes.get(piece.name) != piece.blob_hash:
+                raise BadWeights(f"{piece.name} is not what the manifest says")
+
+    def _set_state(self, state: WorkerState, reason: str = "") -> None:
+        self._state, self._reason = state, reason
+        if state is WorkerState.READY:
+            self.ready.set()
+        elif self.ready.is_set():
+            self.ready = trio.Event()
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _call(
+        self,
+        kind: type[A],
+        build: BuildRequest,
+        payload: bytes | memoryview = b"",
+    ) -> tuple[A, bytes]:
+        if self._link is None:
+            if self._state is WorkerState.FAILED:
+                raise WorkerFailed(self._reason)
+            raise WorkerLost(self._reason or "the worker is starting")
+        answer, answer_payload = await self._link.call(build, payload)
+        if not isinstance(answer, kind):
+            raise WorkerError(f"{type(answer).__name__} instead of {kind.__name__}")
+        return answer, answer_payload
+
+
+class StageWorker(SupervisedWorker):
+    """A worker that holds the layers [start, end)."""
+
+    layers: tuple[int, int]
+
+    def __init__(
+        self,
+        directory: Path,
+        model: Model,
+        layers: tuple[int, int],
+        *,
+        threads: int = 1,
+        kv_budget_bytes: int = DEFAULT_KV_BUDGET_BYTES,
+        null: bool = False,
+    ) -> None:
+        """Describe the stage; `run` starts it.
+
+        Args:
+            directory: The model's directory.
+            model: What `load_model` found there.
+            layers: First layer, and the one after the last.
+            threads: Of torch.
+            kv_budget_bytes: Memory for the caches of all sessions.
+            null: Compute nothing and return the input, to measure the rest.
+        """
+        role = ["stage", "--layers", f"{layers[0]}:{layers[1]}"]
+        role += ["--kv-bytes", str(kv_budget_bytes), *(["--null"] if null else [])]
+        super().__init__(directory, model, role=role, threads=threads)
+        self.layers = layers
+
+    async def open(self, session_id: bytes, max_positions: int) -> None:
+        """Admit a session of at most `max_positions` tokens.
+
+        Raises:
+            Busy: No memory for it now.
+            BadRequest: The name is in use.
+            WorkerLost, WorkerFailed: No worker now, or none ever.
+        """
+        await self._call(Done, lambda n: OpenSession(n, session_id, max_positions))
+
+    async def forward(
+        self,
+        session_id: bytes,
+        position: int,
+        hidden: bytes | memoryview,
+        tokens: int,
+    ) -> bytes:
+        """Run hidden states of `tokens` tokens from `position` on.
+
+        Args:
+            session_id: An open session.
+            position: Of the first token; an earlier one rolls the session back.
+            hidden: (tokens, hidden_size) in the model's dtype, as it lies in memory.
+            tokens: At least 1.
+
+        Returns:
+            The same shape, on the way to the next stage.
+
+        Raises:
+            UnknownSession, WrongPosition, BadAnswer: The step cannot be taken.
+            Busy, WorkerLost, WorkerFailed: Not now; died during it; never.
+        """
+        _, payload = await self._call(
+            HiddenStates, lambda n: Forward(n, session_id, position, tokens), hidden
+        )
+        return payload
+
+    async def close(self, session_id: bytes) -> None:
+        """Forget a session; nothing happens where it is not open."""
+        await self._call(Done, lambda n: CloseSession(n, session_id))
+
+
+class RequesterWorker(SupervisedWorker):
+    """A worker that holds all of a model but its layers."""
+
+    def __init__(self, directory: Path, model: Model, *, threads: int = 1) -> None:
+        """Describe the requester; `run` starts it."""
+        super().__init__(directory, model, role=["requester"], threads=threads)
+
+    async def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Return the token ids of a conversation; raises BadPrompt."""
+        answer, _ = await self._call(TokenIds, lambda n: EncodeChat(n, tuple(messages)))
+        return list(answer.token_ids)
+
+    async def encode_text(self, text: str) -> list[int]:
+        """Return the token ids of plain text; raises BadPrompt."""
+        answer, _ = await self._call(TokenIds, lambda n: EncodeText(n, text))
+        return list(answer.token_ids)
+
+    async def open(
+        self, session_id: bytes, sampling: SamplingParams, prompt_tokens: Sequence[int]
+    ) -> None:
+        """Begin an answer to `prompt_tokens`.
+
+        Raises:
+            BadPrompt: Empty, or too long for the model.
+            Busy, BadRequest: Too many sessions; the name is in use.
+        """
+        prompt = tuple(prompt_tokens)
+        await self._call(Done, lambda n: OpenAnswer(n, session_id, sampling, prompt))
+
+    async def embed(
+        self, session_id: bytes, position: int, token_ids: Sequence[int]
+    ) -> bytes:
+        """Return what enters layer 0, (tokens, hidden_size) in the model's dtype."""
+        ids = tuple(token_ids)
+        _, payload = await self._call(
+            HiddenStates, lambda n: Embed(n, session_id, position, ids)
+        )
+        return payload
+
+    async def sample(
+        self, session_id: bytes, hidden: bytes | memoryview, tokens: int
+    ) -> SampledToken:
+        """Judge the last stage's answer and choose the next token from its last row.
+
+        Raises:
+            BadAnswer: A wrong length, or NaN or infinity: nobody is paid for it.
+        """
+        answer, _ = await self._call(
+            Sampled, lambda n: Sample(n, session_id, tokens), hidden
+        )
+        return answer.token
+
+    async def close(self, session_id: bytes) -> None:
+        """Forget a session; nothing happens where it is not open."""
+        await self._call(Done, lambda n: CloseSession(n, session_id))
+
+
+W = TypeVar("W", bound=SupervisedWorker)
+
+
+@asynccontextmanager
+async def supervise(worker: W) -> AsyncIterator[W]:
+    """Run `worker` inside the block; afterwards its process is gone.
+
+    The block begins at once; `worker.wait_ready()` waits for the model.
+    """
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        try:
+            yield worker
+        finally:
+            nursery.cancel_scope.cancel()

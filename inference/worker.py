@@ -1,0 +1,193 @@
+"""
+A worker process: one engine, one socket to the node, one request at a time.
+
+    python -m inference.worker stage --model DIR --layers A:B --fd N
+    python -m inference.worker requester --model DIR --fd N
+
+The node starts it with its end of a socket pair (worker_wire.py).  It is niced below
+the node, so that a vote never waits for a matrix product.  When the node's end closes,
+for whatever reason, the process ends at once, also in the middle of a forward pass:
+a thread watches the socket for the hang-up.  (PR_SET_PDEATHSIG would do the same for
+the death of the thread that started us, which is not the death of the node.)
+"""
+
+import argparse
+import logging
+import os
+import select
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from inference.errors import ModelError, WorkerError
+from inference.worker_service import (
+    Buffer,
+    NullService,
+    RequesterService,
+    Service,
+    StageService,
+)
+from inference.worker_wire import (
+    PREFIX_BYTES,
+    Answer,
+    Refused,
+    Request,
+    decode_prefix,
+    decode_request,
+    encode_frame,
+)
+from primitives.errors import P2PChainError
+
+NICENESS = 5
+"""Below the node, above batch jobs."""
+
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
+"""Set in every worker: no spinning threads, nothing from the network."""
+
+DEFAULT_KV_BUDGET_BYTES = 512 * 1024 * 1024
+"""Four stages of a devnet with all caches full stay well below its 6 GiB."""
+
+log = logging.getLogger("inference.worker")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a worker until its socket closes; return the exit status."""
+    options = _parse(arguments)
+    link = socket.socket(fileno=options.fd)
+    _watch_for_hangup(link)
+    os.nice(NICENESS)
+    # Before torch is imported, which the services do: it reads them once.
+    os.environ.update(ENVIRONMENT, OMP_NUM_THREADS=str(options.threads))
+    logging.basicConfig(format=f"worker {os.getpid()} %(levelname)s %(message)s")
+    return _run(link, options)
+
+
+def _run(link: socket.socket, options: argparse.Namespace) -> int:
+    try:
+        service = _build_service(options)
+        _write_frame(link, service.build_ready(), b"")
+    except P2PChainError as error:
+        code = getattr(error, "code", ModelError.code)
+        _write_frame(link, Refused(0, code, str(error)), b"")
+        return 1
+    while (frame := _read_frame(link)) is not None:
+        header, payload = frame
+        request = decode_request(header)
+        answer, body = _answer(service, request, payload)
+        _write_frame(link, answer, body)
+    return 0
+
+
+def _answer(
+    service: Service, request: Request, payload: bytearray
+) -> tuple[Answer, Buffer]:
+    try:
+        return service.handle(request, payload)
+    except Exception as error:
+        return _build_refusal(request.call, error), b""
+
+
+def _build_refusal(call: int, error: Exception) -> Refused:
+    code = getattr(error, "code", None)
+    if isinstance(code, int):
+        return Refused(call, code, str(error))
+    # Not of our tree: the model's own code, or memory.  The session pays, not the
+    # worker; the text goes to the log whole and to the caller short.
+    log.error("request failed", exc_info=error)
+    return Refused(call, WorkerError.code, f"{type(error).__name__}: {error}"[:500])
+
+
+def _build_service(options: argparse.Namespace) -> Service:
+    if options.role == "requester":
+        _set_threads(options.threads)
+        return RequesterService(options.model)
+    if options.null:
+        return NullService(options.model)
+    _set_threads(options.threads)
+    return StageService(options.model, options.layers, options.kv_bytes)
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_num_interop_threads(1)
+
+
+def _read_frame(link: socket.socket) -> tuple[bytearray, bytearray] | None:
+    """Return header and payload of the next frame, None when the node is gone."""
+    prefix = _read_exactly(link, PREFIX_BYTES)
+    if prefix is None:
+        return None
+    header_bytes, payload_bytes = decode_prefix(prefix)
+    header = _read_exactly(link, header_bytes)
+    payload = _read_exactly(link, payload_bytes)
+    return None if header is None or payload is None else (header, payload)
+
+
+def _read_exactly(link: socket.socket, length: int) -> bytearray | None:
+    buffer = bytearray(length)
+    view = memoryview(buffer)
+    done = 0
+    while done < length:
+        try:
+            count = link.recv_into(view[done:])
+        except ConnectionError:
+            return None
+        if count == 0:
+            return None
+        done += count
+    return buffer
+
+
+def _write_frame(link: socket.socket, message: Answer, payload: Buffer) -> None:
+    try:
+        link.sendall(encode_frame(message, len(payload)))
+        if payload:
+            link.sendall(payload)
+    except ConnectionError:
+        # The node is gone; the next read says so and the loop ends.
+        log.info("the node closed its end")
+
+
+def _watch_for_hangup(link: socket.socket) -> None:
+    def watch() -> None:
+        poll = select.poll()
+        # Not POLLIN: waiting data must not wake this thread.
+        poll.register(link, select.POLLRDHUP)
+        poll.poll()
+        os._exit(0)
+
+    threading.Thread(target=watch, name="hangup", daemon=True).start()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="inference.worker")
+    roles = parser.add_subparsers(dest="role", required=True)
+    for role in ("stage", "requester"):
+        sub = roles.add_parser(role)
+        sub.add_argument("--model", type=Path, required=True, metavar="DIR")
+        sub.add_argument("--fd", type=int, required=True, metavar="N")
+        sub.add_argument("--threads", type=int, default=1, metavar="N")
+        if role == "stage":
+            sub.add_argument("--layers", type=_parse_layers, required=True)
+            sub.add_argument("--kv-bytes", type=int, default=DEFAULT_KV_BUDGET_BYTES)
+            sub.add_argument("--null", action="store_true", help="compute nothing")
+    return parser.parse_args(arguments)
+
+
+def _parse_layers(text: str) -> range:
+    start, _, end = text.partition(":")
+    return range(int(start), int(end))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
