@@ -94,7 +94,7 @@ EMPTY_BUCKET_HASH = compute_bucket_hash(encode_bucket(EMPTY_BUCKET))
 
 def compute_leaf_node(index: int, levels: int) -> int:
     """Return the node number of bucket `index`."""
-    return (ARITY**levels - 1) // (ARITY - 1) + index
+    return (compute_bucket_count(levels) - 1) // (ARITY - 1) + index
 
 
 def compute_tree(leaves: Iterable[bytes], levels: int) -> list[bytes]:
