@@ -1,0 +1,72 @@
+"""`p2pchain status` and `peers`: where a node stands."""
+
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from p2pchain.cli.options import add_command
+from p2pchain.cli.output import Output, format_table
+from p2pchain.cli.session import open_client
+
+if TYPE_CHECKING:
+    from p2pchain.cli.options import Commands
+
+
+def add_parser(commands: "Commands") -> None:
+    """Add `status` and `peers`."""
+    add_command(commands, "status", run, "show where the node stands")
+    add_command(commands, "peers", run_peers, "list the node's connections")
+
+
+def run(args: Namespace, output: Output) -> None:
+    """Show the node's status."""
+    client = open_client(args)
+    status = client.call("status")
+    output.show(status, f"rpc        {client.url}\n{_describe(status)}")
+
+
+def run_peers(args: Namespace, output: Output) -> None:
+    """List the node's peers."""
+    info = open_client(args).call("net_info")
+    rows = (
+        (
+            peer["node_id"][2:18],
+            peer["address"],
+            "out" if peer["outbound"] else "in",
+            "-" if peer["rtt_us"] is None else f"{peer['rtt_us'] / 1000:.2f}",
+            peer["height"] or "-",
+            peer["score"],
+        )
+        for peer in info["peers"]
+    )
+    header = ("node", "address", "way", "rtt ms", "height", "score")
+    output.show(info, format_table(header, rows))
+
+
+def _describe(status: dict[str, Any]) -> str:
+    ready = "READY" if status["ready"] else f"waiting for {status['waiting_for']}"
+    lines = [
+        f"node       {status['name']} ({status['node_id'][2:18]}), {status['version']}",
+        f"network    {status['network']} ({status['chain_id'][:18]}...)",
+        f"state      {ready}",
+        f"height     {status['height']} at {status['time']}"
+        + (f", syncing to {status['best_known_height']}" if status["syncing"] else ""),
+        f"block      {status['block_hash']}",
+        f"address    {status['address']}",
+        f"peers      {status['peers']}",
+        f"mempool    {status['mempool']['transactions']} transactions",
+    ]
+    if validator := status["validator"]:
+        lines.append(
+            f"validator  {validator['index']}, power {validator['power']} "
+            f"of {validator['total_power']}"
+        )
+    for stage in status["stages"]:
+        layers = (
+            f" [{stage['start']}, {stage['end']})" if stage["role"] == "stage" else ""
+        )
+        detail = f": {stage['detail']}" if stage["detail"] else ""
+        lines.append(
+            f"worker     {stage['role']}{layers} {stage['state']}{detail}, "
+            f"process {stage['pid']}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,192 @@
+"""`p2pchain wallet`: keys on disk, and the money of a running node's wallet."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from p2pchain.cli.options import add_command, add_group, amount, positive
+from p2pchain.cli.output import Output, format_amount, format_table
+from p2pchain.cli.session import get_home_path, open_client, read_passphrase
+from p2pchain.errors import HomeError
+from p2pchain.node.home import Home
+from primitives.address import encode_address
+from wallet.derivation import derive_account_key, get_account_path
+from wallet.errors import CorruptKeystore
+from wallet.keystore import (
+    DEFAULT_COST,
+    LIGHT_COST,
+    encrypt_account_key,
+    load_keystore,
+    save_keystore,
+)
+from wallet.mnemonic import build_mnemonic, compute_seed, parse_mnemonic
+
+if TYPE_CHECKING:
+    from p2pchain.cli.options import Commands
+
+WAIT_TIMEOUT_S = 60.0
+"""A payment from several shards is final after a few blocks of a second."""
+
+
+def add_parser(commands: "Commands") -> None:
+    """Add `wallet`."""
+    group = add_group(commands, "wallet", "make keys, show and send money")
+    new = add_command(group, "new", run_new, "make a key, or restore one from 24 words")
+    new.add_argument("--light", action="store_true", help="weak and quick, for devnets")
+    new.add_argument(
+        "--restore",
+        metavar="FILE",
+        help="take the 24 words in FILE instead of new ones",
+    )
+    new.add_argument("--account", type=int, default=0, help="number of the account")
+    add_command(group, "address", run_address, "show the home's address")
+    add_command(group, "list", run_list, "list the home's keystores")
+    balance = add_command(group, "balance", run_balance, "show a balance by shard")
+    balance.add_argument("address", nargs="?", help="default: the node's wallet")
+    send = add_command(group, "send", run_send, "pay; gathers funds from other shards")
+    send.add_argument("recipient", metavar="ADDRESS")
+    send.add_argument("amount", type=amount, help="2.5 (coins) or 2500atoms")
+    send.add_argument("--shard", type=int, default=0, help="where to deliver (root: 0)")
+    send.add_argument("--no-wait", action="store_true", help="do not wait for finality")
+    history = add_command(group, "history", run_history, "list transactions")
+    history.add_argument("address", nargs="?", help="default: the node's wallet")
+    history.add_argument("--limit", type=positive, default=25)
+    history.add_argument("--after", metavar="CURSOR", help="continue a list")
+
+
+def run_new(args: Namespace, output: Output) -> None:
+    """Write a keystore; the words are shown once."""
+    home = Home(get_home_path(args))
+    words = _load_words(Path(args.restore)) if args.restore else build_mnemonic()
+    key = derive_account_key(compute_seed(words), args.account)
+    passphrase = read_passphrase(args, home, confirm=True)
+    for folder in (home.path, home.account_keystore.parent):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keystore = encrypt_account_key(
+        key,
+        passphrase,
+        path=get_account_path(args.account),
+        cost=LIGHT_COST if args.light else DEFAULT_COST,
+    )
+    save_keystore(home.account_keystore, keystore)
+    address = encode_address(key.public_key)
+    shown: dict[str, Any] = {"address": address, "file": str(home.account_keystore)}
+    text = f"address   {address}\nkeystore  {home.account_keystore}"
+    if not args.restore:
+        shown["mnemonic"] = words
+        text += (
+            "\n\nWrite these 24 words down; they restore the key and are shown only"
+            f" now:\n\n{_wrap(words)}"
+        )
+    output.show(shown, text)
+
+
+def run_address(args: Namespace, output: Output) -> None:
+    """Show the address of the home's account; works without a node."""
+    path = Home(get_home_path(args)).account_keystore
+    if not path.is_file():
+        raise HomeError(f"{path} is missing; make a key with `p2pchain wallet new`")
+    address = encode_address(load_keystore(path).public_key)
+    output.show({"address": address}, address)
+
+
+def run_list(args: Namespace, output: Output) -> None:
+    """List the keystores of the home."""
+    folder = Home(get_home_path(args)).account_keystore.parent
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            keystore = load_keystore(path)
+        except CorruptKeystore as error:
+            output.say(f"{path}: {error}")
+            continue
+        key = keystore.public_key
+        name = encode_address(key) if len(key) == 32 else "0x" + key.hex()
+        found.append(
+            {"file": path.name, "key": name, "description": keystore.description}
+        )
+    rows = ((row["file"], row["key"], row["description"]) for row in found)
+    output.show({"keystores": found}, format_table(("file", "key", "what"), rows))
+
+
+def run_balance(args: Namespace, output: Output) -> None:
+    """Show what an address holds in each shard."""
+    client = open_client(args)
+    if args.address:
+        account = client.call("account", address=args.address)
+    else:
+        account = client.call("wallet_balance")
+    rows = (
+        (
+            shard["shard"],
+            format_amount(shard["balance"]),
+            format_amount(shard["maturing"]),
+            shard["nonce"],
+        )
+        for shard in account["shards"]
+    )
+    text = (
+        f"{account['address']}\ntotal     {format_amount(account['total'])}\n"
+        + (
+            f"channels  {format_amount(account['in_channels'])}\n"
+            if int(account.get("in_channels", 0))
+            else ""
+        )
+        + format_table(("shard", "balance", "maturing", "nonce"), rows)
+    )
+    output.show(account, text)
+
+
+def run_send(args: Namespace, output: Output) -> None:
+    """Pay, and wait until it is final."""
+    client = open_client(args, WAIT_TIMEOUT_S + 10)
+    result = client.call(
+        "wallet_send",
+        recipient=args.recipient,
+        amount=str(args.amount),
+        shard=args.shard,
+        wait=not args.no_wait,
+    )
+    final = result["final"]
+    text = "\n".join(f"transaction  {tx_id}" for tx_id in result["tx_ids"])
+    text += f"\nfinal in block {result['height']}" if final else "\nnot final yet"
+    output.show(result, text)
+
+
+def run_history(args: Namespace, output: Output) -> None:
+    """List an address's transactions, newest first."""
+    client = open_client(args)
+    address = args.address or client.call("wallet_address")["address"]
+    params = {"address": address, "limit": args.limit}
+    if args.after:
+        params["after"] = args.after
+    history = client.call("account_txs", **params)
+    rows = (
+        (
+            tx["height"],
+            tx["shard"],
+            tx["kind"],
+            "ok" if tx["ok"] else tx["code"],
+            format_amount(tx["fee"]),
+            tx["tx_id"],
+        )
+        for tx in history["txs"]
+    )
+    header = ("height", "shard", "kind", "outcome", "fee", "transaction")
+    text = format_table(header, rows)
+    if history["next"]:
+        text += f"\nmore: --after {history['next']}"
+    output.show(history, text)
+
+
+def _load_words(path: Path) -> str:
+    try:
+        return parse_mnemonic(path.expanduser().read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise HomeError(f"--restore {path}: {error}") from error
+
+
+def _wrap(words: str) -> str:
+    parts = words.split()
+    rows = (parts[i : i + 6] for i in range(0, len(parts), 6))
+    return "\n".join("  " + " ".join(f"{word:9}" for word in row) for row in rows)
