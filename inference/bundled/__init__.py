@@ -1,0 +1,1 @@
+"""The bundled model: its corpus, its training script and its weights as data."""
