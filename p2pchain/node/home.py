@@ -57,9 +57,9 @@ class Config:
     """`native`, or `reference` for the slow py_ecc."""
     torch_threads: int = 1
     """Per worker; more than the machine's idle cores makes everything slower."""
-    input_price: int = 40
+    input_price: int = 400
     """Atoms per layer and token of a prompt."""
-    output_price: int = 160
+    output_price: int = 1600
     """Atoms per layer and token of an answer."""
 
     @property
@@ -125,8 +125,8 @@ class Home:
                 )
         return home
 
-    def create(self, config: Config) -> None:
-        """Make the folders, a fresh node key, an API token and config.toml.
+    def create(self, config: Config, node_key: SecretKey) -> None:
+        """Make the folders, the node key's file, an API token and config.toml.
 
         Raises:
             HomeError: Something is there already.
@@ -136,7 +136,7 @@ class Home:
         for folder in (self.path, self.account_keystore.parent, self.data, self.wal):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
-        write_secret(self.path / "node_key", secrets.token_hex(32))
+        write_secret(self.path / "node_key", node_key.seed.hex())
         write_secret(self.path / "api_token", "sk-" + secrets.token_urlsafe(32))
         self.save_config(config)
 
