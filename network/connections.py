@@ -123,6 +123,11 @@ class Connections:
             if self._nursery is not None:
                 self._nursery.start_soon(self._keep, endpoint.peer_id)
 
+    def get_link(self, peer_id: PeerId) -> Link | None:
+        """Return the link to a peer if there is one and it is not ending."""
+        link = self.links.get(peer_id)
+        return link if link is not None and link.reason is None else None
+
     async def connect(self, peer_id: PeerId) -> Link:
         """Return the link to a peer, dialling when there is none.
 
@@ -130,13 +135,13 @@ class Connections:
             PeerUnreachable: With the reason of the last attempt.
             NetworkStopped: The network is not running.
         """
-        if (link := self.links.get(peer_id)) is not None:
+        if (link := self.get_link(peer_id)) is not None:
             return link
         dial = self._dials.get(peer_id)
         if dial is None:
             dial = self._start_dial(peer_id)
         await dial.done.wait()
-        if (link := self.links.get(peer_id)) is not None:
+        if (link := self.get_link(peer_id)) is not None:
             return link
         raise PeerUnreachable(peer_id, dial.error)
 
@@ -198,13 +203,22 @@ class Connections:
                 try:
                     await self._dial_endpoint(endpoint)
                 except (HandshakeFailed, OSError, trio.TooSlowError) as error:
-                    dial.error = str(error) or type(error).__name__
+                    dial.error = str(error) or "no answer in time"
                     log.debug("dialling %s: %s", endpoint, dial.error)
-                if peer_id in self.links:
+                    if _is_duplicate(error):
+                        await self._wait_for_twin(peer_id)
+                if self.get_link(peer_id) is not None:
                     return
         finally:
             del self._dials[peer_id]
             dial.done.set()
+
+    async def _wait_for_twin(self, peer_id: PeerId) -> None:
+        # The peer already believes in the connection that it dialled; our side of it
+        # may be a moment behind.
+        with trio.move_on_after(self._params.duplicate_grace_s):
+            while self.get_link(peer_id) is None:
+                await self._changed.wait()
 
     async def _dial_endpoint(self, endpoint: Endpoint) -> None:
         with trio.fail_after(self._params.dial_timeout_s):
@@ -217,10 +231,9 @@ class Connections:
             remote, records = await shake_hands(
                 transport, handshake, None, self._params.handshake_timeout_s
             )
-            if self._nursery is None:
-                raise Refused(GoodbyeCode.SHUTDOWN)
             address = endpoint.host
             link = self._adopt(transport, records, remote, endpoint, address, True)
+            assert self._nursery is not None
             self._nursery.start_soon(self._run_link, link)
         finally:
             if link is None:
@@ -228,14 +241,17 @@ class Connections:
 
     async def _keep(self, peer_id: PeerId) -> None:
         wait_s = self._params.redial_min_s
+        last_error = ""
         while True:
             while peer_id in self.links:
-                wait_s = self._params.redial_min_s
+                wait_s, last_error = self._params.redial_min_s, ""
                 await self._changed.wait()
             try:
                 await self.connect(peer_id)
             except PeerUnreachable as error:
-                log.debug("%s; next attempt in %.1f s", error, wait_s)
+                if str(error) != last_error:
+                    log.info("%s; trying again", error)
+                    last_error = str(error)
                 # Two nodes that restart together must not dial in step.
                 with trio.move_on_after(wait_s * self._random.uniform(0.75, 1.25)):
                     while peer_id not in self.links:
@@ -250,7 +266,7 @@ class Connections:
             return GoodbyeCode.SHUTDOWN
         if self._scores.is_banned(peer_id, trio.current_time()):
             return GoodbyeCode.BANNED
-        existing = self.links.get(peer_id)
+        existing = self.get_link(peer_id)
         if existing is not None:
             wins = self._wins(existing, remote, is_dialled=False)
             return None if wins else GoodbyeCode.DUPLICATE
@@ -271,7 +287,7 @@ class Connections:
         if existing.remote.boot_id != remote.boot_id:
             return True
         if existing.is_dialled == is_dialled:
-            return True
+            return True  # the dialler would not dial if the old one still worked
         return is_dialled == (self.identity.peer_id < remote.peer_id)
 
     def _adopt(
@@ -283,6 +299,8 @@ class Connections:
         address: str,
         is_dialled: bool,
     ) -> Link:
+        if self._nursery is None:
+            raise Refused(GoodbyeCode.SHUTDOWN)
         mux = Mux(
             remote.peer_id,
             initiator=is_dialled,
@@ -306,18 +324,24 @@ class Connections:
         if existing is None:
             self.links[remote.peer_id] = link
             self._announce(remote.peer_id, True)
+        elif not self._is_twin(existing, link):
+            existing.end("the peer has connected anew")
+            self._announce(remote.peer_id, False)
+            self.links[remote.peer_id] = link
+            self._announce(remote.peer_id, True)
         elif self._wins(existing, remote, is_dialled=is_dialled):
             self.links[remote.peer_id] = link
-            self._retire(existing, is_dead=existing.remote.boot_id != remote.boot_id)
-        else:
-            self._retire(link, is_dead=False)
-        return link
-
-    def _retire(self, link: Link, *, is_dead: bool) -> None:
-        if is_dead or self._nursery is None:
-            link.end("the peer has restarted")
+            self._nursery.start_soon(self._drain, existing)
         else:
             self._nursery.start_soon(self._drain, link)
+        return link
+
+    def _is_twin(self, existing: Link, link: Link) -> bool:
+        return (
+            existing.reason is None
+            and existing.remote.boot_id == link.remote.boot_id
+            and existing.is_dialled != link.is_dialled
+        )
 
     async def _drain(self, link: Link) -> None:
         # The other side learns of the twin a moment later than we do.
@@ -351,6 +375,10 @@ class Connections:
         endpoint = Endpoint(remote.peer_id, address, remote.listen_port)
         self._addresses.learn(endpoint)
         return endpoint
+
+
+def _is_duplicate(error: Exception) -> bool:
+    return isinstance(error, Refused) and error.code is GoodbyeCode.DUPLICATE
 
 
 def _unmap(address: str) -> str:

@@ -101,6 +101,7 @@ class Link:
         self._wanted = trio.Event()
         self._scope = trio.CancelScope()
         self._is_leaving = False
+        self._writing_since: float | None = None
         self._pings: dict[int, float] = {}
         self._ping_count = 0
 
@@ -222,20 +223,18 @@ class Link:
                 self._wanted = trio.Event()
                 await self._wanted.wait()
                 continue
-            with trio.move_on_after(self._params.write_timeout_s) as timeout:
-                try:
-                    if unwaited >= WAIT_BYTES:
-                        await self._transport.wait_send_all_might_not_block()
-                        unwaited = 0
-                    batch, progressed = self._mux.take_batch()
-                    data = self._records.seal(batch) if batch else b""
-                    await self._transport.send_all(data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    self.end("the connection broke")
-                    return
-            if timeout.cancelled_caught:
-                self.end("the peer does not read")
+            self._writing_since = trio.current_time()
+            try:
+                if unwaited >= WAIT_BYTES:
+                    await self._transport.wait_send_all_might_not_block()
+                    unwaited = 0
+                batch, progressed = self._mux.take_batch()
+                data = self._records.seal(batch) if batch else b""
+                await self._transport.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self.end("the connection broke")
                 return
+            self._writing_since = None
             unwaited += len(data)
             self.bytes_out += len(data)
             for state in progressed:
@@ -246,13 +245,19 @@ class Link:
 
     async def _watch(self) -> None:
         while True:
-            if len(self._pings) >= self._params.max_missed_pings:
-                self.end(f"{len(self._pings)} pings went unanswered")
-                return
+            now = trio.current_time()
+            since = self._writing_since
+            missed = len(self._pings)
+            if since is not None and now - since > self._params.write_timeout_s:
+                self.end("the peer does not read")
+                self._scope.cancel()  # even when it is ending: goodbye cannot pass
+            elif missed >= self._params.max_missed_pings:
+                self.end(f"{missed} pings went unanswered")
+                self._scope.cancel()
             self._ping_count += 1
-            self._pings[self._ping_count] = trio.current_time()
+            self._pings[self._ping_count] = now
             self._mux.ping(self._ping_count)
-            for state in self._mux.reset_stalled(trio.current_time()):
+            for state in self._mux.reset_stalled(now):
                 state.on_change()
             self.poke()
             await trio.sleep(self._params.ping_interval_s)

@@ -41,9 +41,12 @@ from network.news import NewsReader, TopicQueue
 from network.params import NetworkParams
 from network.reservations import ReservationPool
 from network.scheduler import Scheduler
-from network.streams import StreamBounds, StreamState
+from network.streams import StreamState
 from network.topics import ProtocolParams, Topic
 
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Longest message of any stream, part of the protocol: hidden states of a long
+prompt."""
 CONTROL_PER_S = 10_000
 """Control frames a peer may send per second: thousands of requests, 3 % of a core."""
 CONTROL_BURST = 40_000
@@ -230,6 +233,9 @@ class Mux:
                 message = self._news.read(frame)
                 return MessageArrived(*message) if message else None
             case Data() | DataMore():
+                if isinstance(frame, Data) and frame.total > MAX_MESSAGE_BYTES:
+                    text = f"a message of {frame.total} bytes"
+                    raise ProtocolViolation(text, Fault.OVERSIZE)
                 stream = self._find(frame.stream_id, now)
                 if stream is not None and stream.on_data(frame):
                     return StreamChanged(stream)
@@ -300,11 +306,15 @@ class Mux:
     def _build(
         self, stream_id: int, protocol: str, bounds: ProtocolParams
     ) -> StreamState:
+        limit = self._params.max_message_bytes
+        if bounds.max_message_bytes is not None:
+            limit = min(limit, bounds.max_message_bytes)
         stream = StreamState(
             stream_id,
             protocol,
             bounds.priority,
-            StreamBounds.build(self._peer_id, self._params, bounds.max_message_bytes),
+            self._peer_id,
+            limit,
             self._pool,
             self,
         )

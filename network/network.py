@@ -167,7 +167,7 @@ class Network:
             MessageTooBig: Longer than the topic allows.
         """
         self._gossip.validate_size(topic, payload)
-        link = self._connections.links.get(peer_id)
+        link = self._connections.get_link(peer_id)
         return link is not None and link.publish(topic, payload, direct=True)
 
     async def request(

@@ -42,19 +42,17 @@ class NetworkParams:
 
     # Streams
     max_message_bytes: int = 64 * MIB
-    """One message of a stream: hidden states of a long prompt."""
+    """Longest message of a stream that we take or send; at most MAX_MESSAGE_BYTES."""
     max_streams: int = 256
     """Streams that each side may have open in one connection."""
     max_handlers: int = 256
     """Handlers that one peer may keep running here, over all its connections."""
-    window_bytes: int = 256 * KIB
-    """Bytes that a stream may have on the way unread, beyond reserved messages."""
     reserve_bytes: int = 512 * MIB
     """Memory for long messages on the way in, all peers together."""
     reserve_bytes_per_peer: int = 128 * MIB
     """Two of the longest messages at once from one peer."""
     stall_s: float = 30.0
-    min_message_rate: int = 64 * KIB
+    min_message_rate: int = 256 * KIB
     """A message must arrive within `stall_s` plus its size at this rate per second,
     or a peer could hold reserved memory for ever."""
 

@@ -22,6 +22,8 @@ from typing import Protocol
 from network.frames import MAX_DATA
 from network.topics import Priority
 
+_CLASSES = tuple(Priority)
+
 GUARANTEE = 16
 """A waiting class gets at least one byte for so many of each class above it."""
 BATCH_BYTES = MAX_DATA
@@ -49,8 +51,8 @@ class Scheduler:
 
     def __init__(self) -> None:
         self._control: deque[bytes] = deque()
-        self._rings: tuple[deque[Source], ...] = tuple(deque() for _ in Priority)
-        self._owed = [0] * len(Priority)
+        self._rings: tuple[deque[Source], ...] = tuple(deque() for _ in _CLASSES)
+        self._owed = [0] * len(_CLASSES)
         self._scheduled: set[Source] = set()
 
     def add_control(self, frame: bytes) -> None:
@@ -99,14 +101,17 @@ class Scheduler:
         return None
 
     def _choose_class(self) -> Priority | None:
-        waiting = [priority for priority in Priority if self._rings[priority]]
-        for priority in waiting:
-            if self._owed[priority] >= MAX_DATA:
-                return priority
-        return waiting[0] if waiting else None
+        first = None
+        for priority in _CLASSES:
+            if self._rings[priority]:
+                if self._owed[priority] >= MAX_DATA:
+                    return priority
+                if first is None:
+                    first = priority
+        return first
 
     def _account(self, sent: Priority, size: int) -> None:
         self._owed[sent] = max(0, self._owed[sent] - size)
-        for priority in Priority:
-            if priority > sent and self._rings[priority]:
+        for priority in _CLASSES[sent + 1 :]:
+            if self._rings[priority]:
                 self._owed[priority] += -(-size // GUARANTEE)

@@ -34,7 +34,6 @@ from network.errors import (
     StreamClosed,
     StreamReset,
 )
-from network.faults import Fault
 from network.frames import (
     MAX_DATA,
     Credit,
@@ -49,6 +48,10 @@ from network.params import NetworkParams
 from network.reservations import Reservation, ReservationPool
 from network.topics import Priority
 
+WINDOW_BYTES = 256 * 1024
+"""Lent at the start of every stream, by both sides: part of the protocol.  Five MiB a
+second over a round trip of 50 ms, and 64 MiB at most for all streams of a peer."""
+
 
 @dataclass(eq=False, slots=True)
 class Outgoing:
@@ -60,27 +63,6 @@ class Outgoing:
     is_begun: bool = False
     is_taken: bool = False
     """Whether the last frame was handed to the connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamBounds:
-    """What one stream may use here."""
-
-    owner: bytes
-    """Peer id at the other end."""
-    max_message_bytes: int
-    """Longest message we take on this stream."""
-    window_bytes: int
-
-    @classmethod
-    def build(
-        cls, owner: bytes, params: NetworkParams, max_message_bytes: int | None
-    ) -> "StreamBounds":
-        """Return the bounds that `params` and a protocol's own limit give."""
-        limit = params.max_message_bytes
-        if max_message_bytes is not None:
-            limit = min(limit, max_message_bytes)
-        return cls(owner, limit, params.window_bytes)
 
 
 class StreamOwner(Protocol):
@@ -103,7 +85,8 @@ class StreamState:
         stream_id: Number within the connection.
         protocol: Name that it was opened for.
         priority: Class of what we send on it.
-        bounds: What it may use.
+        peer_id: The node at the other end, who pays for memory.
+        max_message_bytes: Longest message we take on this stream.
         pool: Where long messages reserve memory.
         owner: Whom it tells what happens.
     """
@@ -113,7 +96,8 @@ class StreamState:
         stream_id: int,
         protocol: str,
         priority: Priority,
-        bounds: StreamBounds,
+        peer_id: bytes,
+        max_message_bytes: int,
         pool: ReservationPool,
         owner: "StreamOwner",
     ) -> None:
@@ -124,13 +108,14 @@ class StreamState:
         """Why the stream is over; None while it lives."""
         self.on_change: Callable[[], None] = _do_nothing
         """Called by the connection when a message came or went, or the end."""
-        self._bounds = bounds
+        self._peer_id = peer_id
+        self._max_message_bytes = max_message_bytes
         self._pool = pool
         self._owner = owner
         self._outgoing: deque[Outgoing] = deque()
-        self._credit = bounds.window_bytes
+        self._credit = WINDOW_BYTES
         self._is_ending = False
-        self._window = bounds.window_bytes
+        self._window = WINDOW_BYTES
         self._unreturned = 0
         self._inbox: deque[tuple[bytes, Reservation | None]] = deque()
         self._assembly: Assembly | None = None
@@ -212,13 +197,13 @@ class StreamState:
             self._pool.release(reservation)
         else:
             self._unreturned += len(message)
-            if self._unreturned >= self._bounds.window_bytes // 4:
+            if self._unreturned >= WINDOW_BYTES // 4:
                 self._lend(self._unreturned)
                 self._unreturned = 0
         return message
 
     def on_data(self, frame: Data | DataMore) -> bool:
-        """Take a piece of a message; True when it completes one.
+        """Take a piece of a message; True when it completes one, or ends the stream.
 
         Raises:
             ProtocolViolation: More than was lent, or pieces out of order.
@@ -229,7 +214,8 @@ class StreamState:
         if self._is_ending:
             return False
         if isinstance(frame, Data):
-            self._begin(frame)
+            if not self._begin(frame):
+                return True
         elif self._assembly is None:
             raise ProtocolViolation("a message continues that never began")
         else:
@@ -279,17 +265,19 @@ class StreamState:
         allowed_s = params.stall_s + self._assembly.total / params.min_message_rate
         return now - self._granted_at > allowed_s
 
-    def _begin(self, frame: Data) -> None:
+    def _begin(self, frame: Data) -> bool:
         if self._assembly is not None:
             raise ProtocolViolation("a message begins before the last one ended")
-        if frame.total > self._bounds.max_message_bytes:
-            text = f"a message of {frame.total} bytes for {self.protocol}"
-            raise ProtocolViolation(text, Fault.OVERSIZE)
+        if frame.total > self._max_message_bytes:
+            # Not a fault: a bound of one protocol may differ between versions.
+            self.reset(ResetCode.TOO_BIG)
+            return False
         self._assembly = Assembly(frame.total, frame.data)
-        if frame.total > self._bounds.window_bytes // 2:
-            claim = Reservation(self._bounds.owner, frame.total, self._on_grant)
+        if frame.total > WINDOW_BYTES // 2:
+            claim = Reservation(self._peer_id, frame.total, self._on_grant)
             self._reservation = claim
             self._pool.reserve(claim)
+        return True
 
     def _on_grant(self) -> None:
         assert self._assembly is not None
