@@ -17,7 +17,7 @@ believes in a connection that the other side has refused.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import trio
@@ -41,6 +41,7 @@ from network.records import RecordLayer
 from network.reservations import ReservationPool
 from network.scores import ScoreBook
 from network.topics import ProtocolParams
+from network.transport import Transport
 
 DRAIN_S = 30.0
 """How long a replaced connection may finish its streams."""
@@ -69,6 +70,7 @@ class Connections:
         protocols: What peers may open streams for.
         on_peer: Called with a peer id and whether the peer is connected now.
         random: Spreads attempts to reconnect.
+        transport: Where to dial.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Connections:
         protocols: dict[str, ProtocolParams],
         on_peer: Callable[[PeerId, bool], None],
         random: Random,
+        transport: Transport,
     ) -> None:
         self.identity = identity
         self.links: dict[PeerId, Link] = {}
@@ -90,6 +93,7 @@ class Connections:
         self._protocols = protocols
         self._on_peer = on_peer
         self._random = random
+        self._transport = transport
         self._addresses = AddressBook(params)
         self._admission = Admission(params)
         self._pool = ReservationPool(
@@ -103,9 +107,10 @@ class Connections:
 
     # Service
 
-    def start(self, nursery: trio.Nursery) -> None:
+    def start(self, nursery: trio.Nursery, listen_port: int) -> None:
         """Begin to keep persistent peers, with tasks in `nursery`."""
         self._nursery = nursery
+        self.identity = replace(self.identity, listen_port=listen_port)
         for peer_id in sorted(self._persistent):
             nursery.start_soon(self._keep, peer_id)
 
@@ -145,13 +150,8 @@ class Connections:
             return link
         raise PeerUnreachable(peer_id, dial.error)
 
-    async def accept(self, transport: trio.SocketStream) -> None:
+    async def accept(self, transport: trio.abc.Stream, address: str) -> None:
         """Serve a connection that somebody made to us, until it ends."""
-        try:
-            address = _unmap(transport.socket.getpeername()[0])
-        except OSError:
-            await trio.aclose_forcefully(transport)
-            return
         if not self._admission.enter(address, trio.current_time()):
             await trio.aclose_forcefully(transport)
             return
@@ -222,7 +222,7 @@ class Connections:
 
     async def _dial_endpoint(self, endpoint: Endpoint) -> None:
         with trio.fail_after(self._params.dial_timeout_s):
-            transport = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+            transport = await self._transport.dial(endpoint.host, endpoint.port)
         link = None
         try:
             handshake = Handshake(
@@ -292,7 +292,7 @@ class Connections:
 
     def _adopt(
         self,
-        transport: trio.SocketStream,
+        transport: trio.abc.Stream,
         records: RecordLayer,
         remote: RemoteIdentity,
         endpoint: Endpoint | None,
@@ -379,8 +379,3 @@ class Connections:
 
 def _is_duplicate(error: Exception) -> bool:
     return isinstance(error, Refused) and error.code is GoodbyeCode.DUPLICATE
-
-
-def _unmap(address: str) -> str:
-    # Sockets that serve both families show IPv4 peers as ::ffff:1.2.3.4.
-    return address.removeprefix("::ffff:") if "." in address else address

@@ -10,7 +10,7 @@ Spec: docs/protocol/09-network.md
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 import trio
@@ -19,7 +19,6 @@ from network.connections import Connections
 from network.endpoint import Endpoint, PeerId
 from network.errors import (
     GoodbyeCode,
-    ListenFailed,
     NetworkStopped,
     ProtocolViolation,
     RequestTimeout,
@@ -34,6 +33,7 @@ from network.scores import ScoreBook
 from network.serving import Handler, RequestHandler, Serving
 from network.stream import Stream
 from network.topics import Priority, ProtocolParams, Topic
+from network.transport import TcpTransport, Transport
 from primitives.keys import SecretKey
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class Network:
         chain_id: Only nodes with the same one can connect.
         params: Bounds and intervals.
         random: Spreads attempts to reconnect; only simulations pass one.
+        transport: Where byte streams come from, TCP unless a simulation passes one.
     """
 
     def __init__(
@@ -75,11 +76,13 @@ class Network:
         chain_id: bytes,
         params: NetworkParams | None = None,
         random: Random | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self._params = params or NetworkParams()
         self._scores = ScoreBook()
         self._serving = Serving(self._params, self._charge)
         self._gossip = Gossip(self._params, self._get_links, self._charge)
+        self._transport = transport or TcpTransport()
         self._watchers: list[Callable[[PeerId, bool], None]] = []
         self._nursery: trio.Nursery | None = None
         self._connections = Connections(
@@ -90,6 +93,7 @@ class Network:
             self._serving.protocols,
             self._on_peer,
             random or Random(node_key.public_key),
+            self._transport,
         )
 
     @property
@@ -265,23 +269,15 @@ class Network:
         """
         if self._nursery is not None:
             raise NetworkStopped("the network is running already")
-        try:
-            listeners = await trio.open_tcp_listeners(port, host=host)
-        except OSError as error:
-            raise ListenFailed(f"cannot listen at {host}:{port}: {error}") from error
-        bound_port = listeners[0].socket.getsockname()[1]
-        identity = replace(self._connections.identity, listen_port=bound_port)
-        self._connections.identity = identity
+        listening = await self._transport.listen(host, port)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._connections.start(nursery)
+                self._connections.start(nursery, listening.port)
                 for topic in self._params.topics:
                     nursery.start_soon(self._gossip.run, topic)
-                task_status.started(Endpoint(self.peer_id, host, bound_port))
-                await trio.serve_listeners(
-                    self._connections.accept, listeners, handler_nursery=nursery
-                )
+                task_status.started(Endpoint(self.peer_id, host, listening.port))
+                await listening.serve(self._connections.accept, nursery)
         finally:
             self._connections.stop()
             self._nursery = None
