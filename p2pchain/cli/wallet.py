@@ -1,12 +1,12 @@
 """`p2pchain wallet`: keys on disk, and the money of a running node's wallet."""
 
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2pchain.cli.options import add_command, add_group, amount, positive
 from p2pchain.cli.output import Output, format_amount, format_table
 from p2pchain.cli.session import get_home_path, open_client, read_passphrase
+from p2pchain.cli.words import load_words, wrap_words
 from p2pchain.errors import HomeError
 from p2pchain.node.home import Home
 from primitives.address import encode_address
@@ -19,7 +19,7 @@ from wallet.keystore import (
     load_keystore,
     save_keystore,
 )
-from wallet.mnemonic import build_mnemonic, compute_seed, parse_mnemonic
+from wallet.mnemonic import build_mnemonic, compute_seed
 
 if TYPE_CHECKING:
     from p2pchain.cli.options import Commands
@@ -57,7 +57,7 @@ def add_parser(commands: "Commands") -> None:
 def run_new(args: Namespace, output: Output) -> None:
     """Write a keystore; the words are shown once."""
     home = Home(get_home_path(args))
-    words = _load_words(Path(args.restore)) if args.restore else build_mnemonic()
+    words = load_words(args.restore) if args.restore else build_mnemonic()
     key = derive_account_key(compute_seed(words), args.account)
     passphrase = read_passphrase(args, home, confirm=True)
     for folder in (home.path, home.account_keystore.parent):
@@ -76,7 +76,7 @@ def run_new(args: Namespace, output: Output) -> None:
         shown["mnemonic"] = words
         text += (
             "\n\nWrite these 24 words down; they restore the key and are shown only"
-            f" now:\n\n{_wrap(words)}"
+            f" now:\n\n{wrap_words(words)}"
         )
     output.show(shown, text)
 
@@ -177,16 +177,3 @@ def run_history(args: Namespace, output: Output) -> None:
     if history["next"]:
         text += f"\nmore: --after {history['next']}"
     output.show(history, text)
-
-
-def _load_words(path: Path) -> str:
-    try:
-        return parse_mnemonic(path.expanduser().read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise HomeError(f"--restore {path}: {error}") from error
-
-
-def _wrap(words: str) -> str:
-    parts = words.split()
-    rows = (parts[i : i + 6] for i in range(0, len(parts), 6))
-    return "\n".join("  " + " ".join(f"{word:9}" for word in row) for row in rows)
