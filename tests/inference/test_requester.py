@@ -1,0 +1,279 @@
+"""Prompt to text through four stages in one process, against `generate`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import (
+    HIDDEN,
+    LAYERS,
+    MUST_BE_EXACT,
+    POSITIONS,
+    VOCAB,
+    load_reference,
+    save_model,
+)
+
+from inference.errors import (
+    BadAnswer,
+    BadPrompt,
+    BadRequest,
+    BadWeights,
+    Busy,
+    UnknownSession,
+)
+from inference.requester import MAX_SESSIONS, RequesterEngine
+from inference.sampling import ChatMessage, SampledToken, SamplingParams
+from inference.stage import StageEngine
+from inference.tokenizer import Tokenizer, build_transcript
+
+GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+
+
+class Swarm:
+    """A requester and one stage per layer."""
+
+    def __init__(self, directory: Path) -> None:
+        self.requester = RequesterEngine.load(directory, POSITIONS)
+        self.stages = [
+            StageEngine.load(directory, range(i, i + 1)) for i in range(LAYERS)
+        ]
+
+    def answer(self, prompt: list[int], params: SamplingParams) -> list[SampledToken]:
+        """Return all steps of an answer."""
+        self.requester.open_session(b"s", params, prompt)
+        for stage in self.stages:
+            stage.open_session(b"s", POSITIONS)
+        steps: list[SampledToken] = []
+        position, ids = 0, prompt
+        while not steps or steps[-1].finish_reason is None:
+            hidden = self.requester.embed(b"s", position, ids)
+            for stage in self.stages:
+                hidden = stage.forward(b"s", position, hidden)
+            steps.append(self.requester.sample(b"s", hidden))
+            position, ids = position + len(ids), [steps[-1].token_id]
+        for engine in (self.requester, *self.stages):
+            engine.close_session(b"s")
+        return steps
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("llama"), tokenizer=True)
+
+
+@pytest.fixture(scope="module")
+def swarm(directory: Path) -> Swarm:
+    return Swarm(directory)
+
+
+@pytest.fixture
+def requester(swarm: Swarm) -> RequesterEngine:
+    swarm.requester.close_session(b"s")
+    return swarm.requester
+
+
+@pytest.mark.parametrize("family", MUST_BE_EXACT)
+def test_greedy_tokens_equal_generate(tmp_path: Path, family: str) -> None:
+    directory = save_model(tmp_path, family, tokenizer=True)
+    swarm = Swarm(directory)
+    prompt = swarm.requester.encode_text("the layers of a model")
+    model = load_reference(directory)
+    expected = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt)),
+        max_new_tokens=GREEDY.max_tokens,
+        min_new_tokens=GREEDY.max_tokens,
+        do_sample=False,
+        eos_token_id=None,
+    )[0, len(prompt) :].tolist()
+    assert [step.token_id for step in swarm.answer(prompt, GREEDY)] == expected
+
+
+def test_pieces_of_text_are_the_decoded_answer(swarm: Swarm) -> None:
+    prompt = swarm.requester.encode_text("nodes")
+    steps = swarm.answer(prompt, GREEDY)
+    ids = [step.token_id for step in steps]
+    decode = swarm.requester.tokenizer.decode
+    assert decode(prompt) + "".join(s.text for s in steps) == decode(prompt + ids)
+    assert steps[-1].finish_reason == "length"
+    assert len(steps) == 24
+
+
+def test_same_seed_same_answer(swarm: Swarm) -> None:
+    prompt = swarm.requester.encode_text("nodes")
+    params = SamplingParams(temperature=1.5, seed=3, max_tokens=12, ignore_eos=True)
+    first = swarm.answer(prompt, params)
+    assert swarm.answer(prompt, params) == first
+    other = SamplingParams(temperature=1.5, seed=4, max_tokens=12, ignore_eos=True)
+    assert swarm.answer(prompt, other) != first
+
+
+def test_a_stop_string_ends_the_answer_before_it(swarm: Swarm) -> None:
+    prompt = swarm.requester.encode_text("nodes")
+    whole = "".join(step.text for step in swarm.answer(prompt, GREEDY))
+    stop = whole[3:6]
+    params = SamplingParams(
+        temperature=0, max_tokens=24, ignore_eos=True, stop=("never!", stop)
+    )
+    steps = swarm.answer(prompt, params)
+    assert "".join(step.text for step in steps) == whole[: whole.index(stop)]
+    assert steps[-1].finish_reason == "stop"
+    assert all(step.finish_reason is None for step in steps[:-1])
+
+
+def test_end_of_text_ends_the_answer_and_is_not_shown(
+    directory: Path, swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = swarm.requester.encode_text("nodes")
+    ids = [step.token_id for step in swarm.answer(prompt, GREEDY)]
+    monkeypatch.setattr(swarm.requester.tokenizer, "eos_ids", frozenset({ids[4]}))
+    end = ids.index(ids[4])
+    params = SamplingParams(temperature=0, max_tokens=24)
+    steps = swarm.answer(prompt, params)
+    assert [step.token_id for step in steps] == ids[: end + 1]
+    assert steps[-1].finish_reason == "stop"
+    assert len(swarm.answer(prompt, GREEDY)) == 24
+
+
+def test_the_context_ends_the_answer(swarm: Swarm) -> None:
+    params = SamplingParams(temperature=0, max_tokens=10_000, ignore_eos=True)
+    prompt = [5] * (POSITIONS - 3)
+    steps = swarm.answer(prompt, params)
+    assert len(prompt) + len(steps) == POSITIONS
+    assert steps[-1].finish_reason == "length"
+
+
+def test_nothing_follows_the_end(requester: RequesterEngine) -> None:
+    requester.open_session(b"s", SamplingParams(max_tokens=1), [5])
+    assert requester.sample(b"s", torch.zeros(1, 1, HIDDEN)).finish_reason
+    with pytest.raises(BadRequest, match="finished"):
+        requester.sample(b"s", torch.zeros(1, 1, HIDDEN))
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        torch.full((1, 1, HIDDEN), float("nan")),
+        torch.full((1, 1, HIDDEN), float("inf")),
+        torch.full((1, 2, HIDDEN), float("nan")),
+        torch.zeros(1, 0, HIDDEN),
+        torch.zeros(1, 1, HIDDEN - 1),
+        torch.zeros(1, HIDDEN),
+    ],
+)
+def test_bad_answers_are_refused_and_the_session_goes_on(
+    requester: RequesterEngine, hidden: torch.Tensor
+) -> None:
+    requester.open_session(b"s", GREEDY, [5, 6])
+    with pytest.raises(BadAnswer):
+        requester.sample(b"s", hidden)
+    assert requester.sample(b"s", torch.ones(1, 1, HIDDEN)).finish_reason is None
+
+
+@pytest.mark.parametrize("prompt", [[], [5] * POSITIONS, [-1], [VOCAB]])
+def test_impossible_prompts_are_refused(
+    requester: RequesterEngine, prompt: list[int]
+) -> None:
+    with pytest.raises(BadPrompt):
+        requester.open_session(b"s", GREEDY, prompt)
+
+
+@pytest.mark.parametrize(
+    ("position", "ids", "error"),
+    [
+        (0, [], BadRequest),
+        (-1, [5], BadRequest),
+        (POSITIONS, [5], BadRequest),
+        (POSITIONS - 1, [5, 5], BadRequest),
+        (0, [VOCAB], BadPrompt),
+    ],
+)
+def test_impossible_embeddings_are_refused(
+    requester: RequesterEngine, position: int, ids: list[int], error: type[Exception]
+) -> None:
+    requester.open_session(b"s", GREEDY, [5])
+    with pytest.raises(error):
+        requester.embed(b"s", position, ids)
+
+
+def test_unknown_sessions_are_refused(requester: RequesterEngine) -> None:
+    with pytest.raises(UnknownSession):
+        requester.embed(b"s", 0, [5])
+    with pytest.raises(UnknownSession):
+        requester.sample(b"s", torch.zeros(1, 1, HIDDEN))
+    requester.open_session(b"s", GREEDY, [5])
+    with pytest.raises(BadRequest, match="is open"):
+        requester.open_session(b"s", GREEDY, [5])
+
+
+def test_the_number_of_sessions_is_bounded(requester: RequesterEngine) -> None:
+    names = [index.to_bytes(2, "big") for index in range(MAX_SESSIONS)]
+    for name in names:
+        requester.open_session(name, GREEDY, [5])
+    with pytest.raises(Busy):
+        requester.open_session(b"one more", GREEDY, [5])
+    for name in names:
+        requester.close_session(name)
+
+
+def test_chat_follows_the_models_template(requester: RequesterEngine) -> None:
+    messages = [ChatMessage("user", "hé <b>"), ChatMessage("assistant", "a")]
+    ids = requester.encode_chat([*messages, ChatMessage("user", "{{ x }}")])
+    inner = requester.tokenizer._tokenizer
+    assert inner.decode(ids) == (
+        "<|user|>hé <b><|end|><|assistant|>a<|end|><|user|>{{ x }}<|end|><|assistant|>"
+    )
+    with pytest.raises(BadPrompt):
+        requester.encode_chat([])
+    with pytest.raises(BadPrompt):
+        requester.encode_text("")
+    with pytest.raises(BadPrompt, match="characters"):
+        requester.encode_text("x" * (2**20 + 1))
+
+
+def edit_tokenizer(directory: Path, template: str | None) -> Tokenizer:
+    save_model(directory, tokenizer=True)
+    (directory / "chat_template.jinja").unlink(missing_ok=True)
+    path = directory / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config.pop("chat_template", None)
+    if template is not None:
+        config["chat_template"] = template
+    path.write_text(json.dumps(config))
+    return Tokenizer(directory)
+
+
+def test_a_model_without_template_gets_a_transcript(tmp_path: Path) -> None:
+    tokenizer = edit_tokenizer(tmp_path, None)
+    messages = [ChatMessage("system", "be brief"), ChatMessage("user", "hi")]
+    text = "system: be brief\nuser: hi\nassistant:"
+    assert build_transcript(messages) == text
+    assert tokenizer.decode(tokenizer.encode_chat(messages)) == text
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('roles must alternate') }}",
+        "{{ messages[0].content.__class__.__mro__ }}",
+        "{% for",
+        "{{ 1 // 0 }}",
+    ],
+)
+def test_templates_that_refuse_or_misbehave_are_bad_prompts(
+    tmp_path: Path, template: str
+) -> None:
+    tokenizer = edit_tokenizer(tmp_path, template)
+    with pytest.raises(BadPrompt, match="template"):
+        tokenizer.encode_chat([ChatMessage("user", "hi")])
+
+
+def test_missing_and_damaged_tokenizers_are_refused(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    with pytest.raises(BadWeights, match="tokenizer"):
+        Tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(BadWeights, match="tokenizer"):
+        Tokenizer(tmp_path)
