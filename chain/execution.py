@@ -67,6 +67,9 @@ from shards.chunk import Counter
 from shards.errors import InvalidPacket
 from shards.packet import Packet, PacketKind, PacketProof
 
+FRAMING_BYTES = 3
+"""What the encoding of a chunk adds to a transaction of up to 64 KiB."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkLimits:
@@ -83,6 +86,8 @@ class ChunkResult:
     """Everything that executing a chunk brought about."""
 
     transactions: tuple[bytes, ...]
+    senders: tuple[bytes, ...]
+    """One per transaction."""
     consumed: tuple[PacketProof, ...]
     outcomes: tuple[Outcome, ...]
     """One per transaction."""
@@ -125,6 +130,7 @@ class ChunkRun:
         self._limits = limits
         self._verified = verified
         self._transactions: list[bytes] = []
+        self._senders: list[bytes] = []
         self._consumed: list[PacketProof] = []
         self._outcomes: list[Outcome] = []
         self._packet_events: list[tuple[Event, ...]] = []
@@ -188,10 +194,11 @@ class ChunkRun:
         verify_once(self._verified, tx_id, signed)
         if len(self._transactions) >= self._limits.transactions:
             raise ChunkFull("transactions")
-        self._take(len(signed_bytes), work)
+        self._take(len(signed_bytes) + FRAMING_BYTES, work)
         outcome = self._apply(signed, tx_id, fee, work)
         self.fees += fee
         self._transactions.append(signed_bytes)
+        self._senders.append(transaction.sender)
         self._outcomes.append(outcome)
         return outcome
 
@@ -200,6 +207,7 @@ class ChunkRun:
         shards = self._context.layout.shard_ids
         return ChunkResult(
             transactions=tuple(self._transactions),
+            senders=tuple(self._senders),
             consumed=tuple(self._consumed),
             outcomes=tuple(self._outcomes),
             packet_events=tuple(self._packet_events),

@@ -74,6 +74,7 @@ class FinalState:
         Raises:
             StoreError: A bucket beyond the tree.
         """
+        self._cache.clear()
         count = compute_bucket_count(self.levels)
         for shard in self.shards:
             leaves = compute_empty_tree(self.levels)[-count:]
@@ -101,22 +102,24 @@ class FinalState:
         """Return the hash of a tree node."""
         return self._trees[shard][node]
 
-    def fold(self, view: "StateView") -> dict[bytes, bytes | None]:
-        """Take over a view that stands on this state; return the bucket writes.
+    def compute_changes(self, view: "StateView") -> dict[bytes, bytes | None]:
+        """Return the bucket writes of a view, for the batch that makes it final."""
+        return {
+            build_bucket_key(shard, index): encode_bucket(bucket) if bucket else None
+            for (shard, index), bucket in view.buckets.items()
+        }
 
-        The caller writes them in the batch that makes the block final.
+    def fold(self, view: "StateView") -> None:
+        """Take a view over, after its changes were written.
+
+        Views are folded in order of height, each one's parent before it.
         """
-        assert view.parent is self
-        changes: dict[bytes, bytes | None] = {}
-        for (shard, index), bucket in view.buckets.items():
-            data = encode_bucket(bucket) if bucket else None
-            changes[build_bucket_key(shard, index)] = data
-            self._remember((shard, index), bucket)
+        for place, bucket in view.buckets.items():
+            self._remember(place, bucket)
         for shard, nodes in view.nodes.items():
             tree = self._trees[shard]
             for node, digest in nodes.items():
                 tree[node] = digest
-        return changes
 
     def _remember(self, place: tuple[ShardId, int], bucket: Bucket) -> None:
         self._cache[place] = bucket

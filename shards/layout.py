@@ -16,8 +16,8 @@ from primitives.types import U16, Hash32, ShardId
 from shards.errors import InvalidLayout, UnknownLayers
 
 ROOT_SHARD: ShardId = 0
-MAX_SHARDS = 256
-"""A block's header of every shard is at most a few hundred bytes: 128 KiB in all."""
+MAX_SHARDS = 64
+"""Chunk headers grow with the number of shards: 64 of 2 KiB are an eighth of a block."""
 
 
 class ShardSpec(Record):

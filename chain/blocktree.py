@@ -1,0 +1,510 @@
+"""
+The block tree: the final chain, and every block above it that may still become final.
+
+Theory of operation
+-------------------
+    genesis -- ... -- final --+-- a1 -- a2          pending: held in memory, executed
+                              +-- b1                (bytes on disk once saved)
+
+`add` judges a block and executes it on its parent's state; `build` makes one and holds
+it at once, so no block is executed twice.  `finalize` takes a certificate, writes the
+certified block and all its ancestors in one synchronous batch (state, index, blocks,
+tip), folds their state into the final one and forgets every branch beside them.  After
+a crash `open` finds either all of that or none.
+
+`save_pending` makes a block survive a crash before it is final: a validator calls it
+before it votes Finalize, and for every block that it knows to be certified, so that
+the whole network may lose power at once without losing a block that was final for
+somebody.  Saved blocks are never evicted.
+
+The tree never asks a clock: `now_ms` comes as an argument.  It is not thread-safe.
+
+Spec: docs/protocol/03-blocks-and-state.md
+"""
+
+from collections.abc import Iterator, Sequence
+
+from chain.block import Attendance, Block, compute_roots_root, decode_block
+from chain.building import Picker, build_block, build_chunks
+from chain.errors import (
+    BodyMismatch,
+    ConflictingFinal,
+    InvalidBlock,
+    MissingParent,
+    StoreError,
+    TooManyPending,
+    UnknownBlock,
+)
+from chain.header import compute_block_hash
+from chain.held import HeldBlock
+from chain.index import Changes, compute_index_changes
+from chain.opening import create_chain, load_final
+from chain.processing import Processed, compute_emitted, process_body
+from chain.spec import ChainSpec
+from chain.state import FinalState, StateView
+from chain.store import TIP_KEY, ChainStore, build_key, encode_tip
+from chain.validity import validate_body, validate_header, validate_proposal
+from chain.verified import VerifiedCache
+from consensus.messages import Certificate, Proposal
+from consensus.scheme import SignatureScheme
+from primitives.codec import encode
+from primitives.kv import KeyValueStore
+from primitives.types import Height, ShardId, TimeMs
+from shards.chunk import ChunkHeader, get_count
+from shards.packet import PacketProof
+
+MAX_PENDING = 64
+"""Unfinalised blocks in memory: a minute of views, at most 64 MiB of bytes."""
+
+
+class BlockTree:
+    """All blocks that a node holds; see the top of the file."""
+
+    def __init__(
+        self,
+        spec: ChainSpec,
+        store: ChainStore,
+        scheme: SignatureScheme,
+        state: FinalState,
+        final: HeldBlock,
+        verified: VerifiedCache,
+    ) -> None:
+        """Use `open_tree`."""
+        self.spec = spec
+        self.store = store
+        self.verified = verified
+        """Shared with the mempool, so that each signature is checked once."""
+        self._scheme = scheme
+        self._state = state
+        self._final = final
+        self._pending: dict[bytes, HeldBlock] = {}
+        self._saved: set[bytes] = set()
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def final(self) -> HeldBlock:
+        """The last final block."""
+        return self._final
+
+    @property
+    def final_height(self) -> Height:
+        """Its height; 0 for genesis."""
+        return self._final.height
+
+    @property
+    def final_hash(self) -> bytes:
+        """Its hash."""
+        return self._final.block_hash
+
+    @property
+    def final_view(self) -> int:
+        """The view in which it was proposed; 0 for genesis."""
+        return self._final.header.view
+
+    @property
+    def final_certificate(self) -> Certificate | None:
+        """The certificate that made it final; None for genesis."""
+        return self.store.get_certificate(self.final_height)
+
+    @property
+    def pending(self) -> tuple[HeldBlock, ...]:
+        """Blocks above the final one, parents before children."""
+        return tuple(sorted(self._pending.values(), key=lambda held: held.height))
+
+    def has(self, block_hash: bytes) -> bool:
+        """Tell whether a block is final or pending here."""
+        return (
+            block_hash in self._pending or self.store.get_height(block_hash) is not None
+        )
+
+    def get(self, block_hash: bytes) -> HeldBlock:
+        """Return a block that others can follow: pending, or the last final one.
+
+        Raises:
+            UnknownBlock: It is neither.
+        """
+        if block_hash == self.final_hash:
+            return self._final
+        held = self._pending.get(block_hash)
+        if held is None:
+            raise UnknownBlock(block_hash)
+        return held
+
+    def get_block_bytes(self, block_hash: bytes) -> bytes | None:
+        """Return the bytes of a pending or final block."""
+        held = self._pending.get(block_hash)
+        if held is not None:
+            return held.block_bytes
+        height = self.store.get_height(block_hash)
+        return None if height is None else self.store.get_block_bytes(height)
+
+    def get_block(self, block_hash: bytes) -> Block:
+        """Return a pending or final block.
+
+        Raises:
+            UnknownBlock: Neither.
+        """
+        held = self._pending.get(block_hash)
+        if held is not None:
+            return held.block
+        height = self.store.get_height(block_hash)
+        block = None if height is None else self.store.get_block(height)
+        if block is None:
+            raise UnknownBlock(block_hash)
+        return block
+
+    def get_time_ms(self, block_hash: bytes) -> TimeMs:
+        """Return the time of a held block.
+
+        Raises:
+            UnknownBlock: It is not held.
+        """
+        return self.get_block(block_hash).header.time_ms
+
+    def get_final(self, height: Height) -> tuple[bytes, Certificate] | None:
+        """Return a final block's bytes and the certificate that made it final.
+
+        The certificate may be a descendant's: the blocks between, which the caller
+        gets by asking for their heights, link the two by parent hashes.
+        """
+        block_bytes = self.store.get_block_bytes(height)
+        certificate = self.store.get_certificate(height)
+        if block_bytes is None or certificate is None:
+            return None
+        return block_bytes, certificate
+
+    # ----------------------------------------------------------------- changing
+
+    def build(
+        self,
+        *,
+        parent_hash: bytes,
+        view: int,
+        proposer: int,
+        reveal: bytes,
+        attendance: Attendance,
+        time_ms: TimeMs,
+        picker: Picker,
+    ) -> HeldBlock:
+        """Build a block on a held parent and hold it.
+
+        Args:
+            parent_hash: The block to follow.
+            view: Of the new block.
+            proposer: Index of its leader.
+            reveal: The leader's signature over epoch and view.
+            attendance: Votes for the parent; `NO_ATTENDANCE` on genesis.
+            time_ms: Now; raised to one above the parent's if it is not later.
+            picker: Where transactions come from.
+
+        Raises:
+            UnknownBlock: The parent is not held.
+            TooManyPending: No room and nothing to evict.
+        """
+        parent = self.get(parent_hash)
+        processed = build_chunks(
+            self.spec,
+            parent,
+            picker,
+            lambda shard: self._get_inbox(parent, shard),
+            view,
+            proposer,
+            self.verified,
+        )
+        block = build_block(
+            self.spec,
+            parent,
+            processed,
+            view_number=view,
+            proposer=proposer,
+            reveal=reveal,
+            attendance=attendance,
+            time_ms=max(time_ms, parent.header.time_ms + 1),
+        )
+        return self._hold(block, encode(block), processed)
+
+    def add(
+        self, block_bytes: bytes, now_ms: TimeMs, proposal: Proposal | None = None
+    ) -> bytes:
+        """Judge a block, hold it and return its hash; held blocks are not judged again.
+
+        Args:
+            block_bytes: Untrusted.
+            now_ms: Our clock, for the bound on the block's time.
+            proposal: What was voted on, if there was a vote: the block has to be the
+                one that it names.
+
+        Raises:
+            BodyMismatch: Not the block that the proposal or its header names.
+            InvalidBlock: A block that no correct leader builds.
+            MissingParent: The parent is not held.
+            TooManyPending: No room and nothing to evict.
+        """
+        block = decode_block(block_bytes)
+        block_hash = compute_block_hash(block.header)
+        if proposal is not None and proposal.block_hash != block_hash:
+            raise BodyMismatch(
+                f"block {block_hash.hex()} where {proposal.block_hash.hex()} was named"
+            )
+        if len(block_bytes) > self.spec.params.block_bytes:
+            raise InvalidBlock(f"{len(block_bytes)} bytes")
+        validate_body(block)
+        if proposal is not None:
+            validate_proposal(block.header, block_hash, proposal)
+        if self.has(block_hash):
+            return block_hash
+        parent = self._get_parent(block)
+        validate_header(
+            self.spec,
+            parent,
+            block.header,
+            block.body.attendance,
+            now_ms,
+            self._scheme,
+        )
+        self._hold(block, block_bytes, self._process(parent, block))
+        return block_hash
+
+    def save_pending(self, block_hash: bytes) -> None:
+        """Make a pending block and its pending ancestors survive a crash.
+
+        Returns when they are on disk.  A final block is on disk already.
+
+        Raises:
+            UnknownBlock: It is neither pending nor final.
+        """
+        if block_hash not in self._pending:
+            if self.store.get_height(block_hash) is None:
+                raise UnknownBlock(block_hash)
+            return
+        unsaved = [
+            held
+            for held in self._walk(self._pending[block_hash])
+            if held.block_hash not in self._saved
+        ]
+        if unsaved:
+            self.store.kv.write(
+                {
+                    build_key(b"U", held.block_hash): held.block_bytes
+                    for held in unsaved
+                },
+                sync=True,
+            )
+            self._saved.update(held.block_hash for held in unsaved)
+
+    def finalize(self, certificate: Certificate) -> tuple[HeldBlock, ...]:
+        """Make a block and its ancestors final; return them, oldest first.
+
+        Args:
+            certificate: A finalization that consensus has verified.
+
+        Raises:
+            UnknownBlock: The block is not held.
+            ConflictingFinal: It is not on the final chain and never can be.
+        """
+        assert certificate.proposal is not None
+        block_hash = certificate.proposal.block_hash
+        target = self._pending.get(block_hash)
+        if target is None:
+            self._validate_old_final(certificate.proposal)
+            return ()
+        chain = tuple(reversed(list(self._walk(target))))
+        kept = self._find_descendants(target)
+        self.store.kv.write(
+            self._compute_final_changes(chain, kept, certificate), sync=True
+        )
+        self._fold(chain, kept)
+        return chain
+
+    # ------------------------------------------------------------------- inside
+
+    def load_pending(self) -> None:
+        """Hold again what `save_pending` saved; called once, by `open_tree`.
+
+        Raises:
+            StoreError: A saved block that is not valid.
+        """
+        blocks = [decode_block(data) for data in self.store.iterate_pending()]
+        for block in sorted(blocks, key=lambda block: block.header.height):
+            block_hash = compute_block_hash(block.header)
+            try:
+                parent = self._get_parent(block)
+                held = self._hold(block, encode(block), self._process(parent, block))
+            except MissingParent:
+                continue
+            except InvalidBlock as error:
+                raise StoreError(
+                    f"saved block {block_hash.hex()} is not valid: {error}"
+                ) from error
+            self._saved.add(held.block_hash)
+
+    def _get_parent(self, block: Block) -> HeldBlock:
+        parent_hash = block.header.parent_hash
+        try:
+            return self.get(parent_hash)
+        except UnknownBlock as error:
+            is_below = block.header.height <= self.final_height
+            if is_below or self.store.get_height(parent_hash) is not None:
+                raise InvalidBlock(
+                    f"height {block.header.height} on {parent_hash.hex()[:16]} is "
+                    f"beside the final chain, which is at {self.final_height}"
+                ) from error
+            raise MissingParent(parent_hash) from error
+
+    def _process(self, parent: HeldBlock, block: Block) -> Processed:
+        processed = process_body(
+            self.spec,
+            parent,
+            block.body,
+            block.header.view,
+            block.header.proposer,
+            lambda shard, height: self._find_chunk(parent, shard, height),
+            self.verified,
+        )
+        roots_root = compute_roots_root(processed.view.get_roots())
+        if roots_root != block.header.roots_root:
+            raise InvalidBlock("roots_root is not that of the shards' roots")
+        return processed
+
+    def _hold(
+        self, block: Block, block_bytes: bytes, processed: Processed
+    ) -> HeldBlock:
+        held = HeldBlock(
+            block_hash=compute_block_hash(block.header),
+            block=block,
+            block_bytes=block_bytes,
+            view=processed.view,
+            heads=processed.heads,
+            results=processed.results,
+            emitted=compute_emitted(processed, block.header.height),
+        )
+        if len(self._pending) >= MAX_PENDING:
+            self._evict(held.parent_hash)
+        self._pending[held.block_hash] = held
+        return held
+
+    def _evict(self, needed: bytes) -> None:
+        """Drop the leaf of the lowest view that nobody asked to keep."""
+        parents = {held.parent_hash for held in self._pending.values()} | {needed}
+        leaves = [
+            held
+            for held in self._pending.values()
+            if held.block_hash not in parents and held.block_hash not in self._saved
+        ]
+        if not leaves:
+            raise TooManyPending(f"{len(self._pending)} blocks, all of them saved")
+        del self._pending[min(leaves, key=lambda held: held.header.view).block_hash]
+
+    def _walk(self, held: HeldBlock) -> Iterator[HeldBlock]:
+        """Yield a pending block and its pending ancestors, newest first."""
+        block: HeldBlock | None = held
+        while block is not None and block.height > self.final_height:
+            yield block
+            block = self._pending.get(block.parent_hash)
+
+    def _find_descendants(self, target: HeldBlock) -> dict[bytes, HeldBlock]:
+        """Return every pending block above `target`."""
+        found: dict[bytes, HeldBlock] = {}
+        for held in self.pending:
+            if held.parent_hash == target.block_hash or held.parent_hash in found:
+                found[held.block_hash] = held
+        return found
+
+    def _find_chunk(
+        self, parent: HeldBlock, shard: ShardId, height: Height
+    ) -> ChunkHeader | None:
+        """Return the header of a shard's chunk at a height of `parent`'s branch."""
+        if height <= self.final_height:
+            return self.store.get_chunk_header(shard, height)
+        for held in self._walk(parent):
+            if held.height == height:
+                return held.heads[shard] if shard in held.results else None
+        return None
+
+    def _get_inbox(self, parent: HeldBlock, shard: ShardId) -> Sequence[PacketProof]:
+        """Return the packets that wait for a shard, per source in order."""
+        branch = list(reversed(list(self._walk(parent))))
+        limit = self.spec.params.chunk_packets
+        inbox: list[PacketProof] = []
+        for src, head in parent.heads.items():
+            first = get_count(parent.heads[shard].in_cursor, src)
+            last = min(get_count(head.out_count, shard), first + limit)
+            for seq in range(first, last):
+                stored = self.store.get_packet(src, shard, seq)
+                if stored is None:
+                    break
+                inbox.append(stored.proof)
+            for held in branch:
+                inbox += [
+                    proof
+                    for proof in held.emitted.get((src, shard), ())
+                    if first <= proof.packet.seq < last
+                ]
+        return inbox
+
+    def _validate_old_final(self, proposal: Proposal) -> None:
+        if proposal.block_hash == self.final_hash:
+            return
+        if self.store.get_height(proposal.block_hash) is not None:
+            return
+        if proposal.height <= self.final_height:
+            raise ConflictingFinal(
+                f"block {proposal.block_hash.hex()} at height {proposal.height} is "
+                f"certified final, but our final chain has another one"
+            )
+        raise UnknownBlock(proposal.block_hash)
+
+    def _compute_final_changes(
+        self,
+        chain: Sequence[HeldBlock],
+        kept: dict[bytes, HeldBlock],
+        certificate: Certificate,
+    ) -> Changes:
+        """Return the one batch that makes a chain of blocks final."""
+        target = chain[-1]
+        changes: Changes = {}
+        for held in chain:
+            changes.update(compute_index_changes(held))
+            changes.update(self._state.compute_changes(held.view))
+        changes[build_key(b"F", (target.height, 8))] = encode(certificate)
+        changes[TIP_KEY] = encode_tip(target.height, target.block_hash)
+        for block_hash in self._saved - kept.keys():
+            changes[build_key(b"U", block_hash)] = None
+        return changes
+
+    def _fold(self, chain: Sequence[HeldBlock], kept: dict[bytes, HeldBlock]) -> None:
+        """Take the new final state over in memory, after it is on disk."""
+        for held in chain:
+            self._state.fold(held.view)
+        target = chain[-1]
+        for held in kept.values():
+            if held.parent_hash == target.block_hash:
+                held.view.parent = self._state
+        self._final = HeldBlock(
+            block_hash=target.block_hash,
+            block=target.block,
+            block_bytes=target.block_bytes,
+            view=StateView.from_final(self._state),
+            heads=target.heads,
+            results={},
+            emitted={},
+        )
+        self._pending = kept
+        self._saved &= kept.keys()
+
+
+def open_tree(spec: ChainSpec, kv: KeyValueStore, scheme: SignatureScheme) -> BlockTree:
+    """Return the tree over a database, which is created if it is empty.
+
+    Raises:
+        StoreError: The database is of another chain or format, or damaged.
+    """
+    store = ChainStore(kv)
+    state = FinalState(kv, spec.layout.shard_ids, spec.params.bucket_levels)
+    if store.get_tip() is None:
+        create_chain(spec, store, state)
+    final = load_final(spec, store, state)
+    tree = BlockTree(spec, store, scheme, state, final, VerifiedCache())
+    tree.load_pending()
+    return tree

@@ -1,0 +1,180 @@
+"""Building a block: which packets and transactions go in, in which order."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from chain.block import (
+    Attendance,
+    Block,
+    Body,
+    compute_attendance_root,
+    compute_chunks_root,
+    compute_roots_root,
+)
+from chain.errors import InvalidTransaction
+from chain.execution import ChunkFull, ChunkLimits, ChunkResult, ChunkRun
+from chain.header import HEADER_VERSION, Header
+from chain.held import HeldBlock
+from chain.processing import (
+    Processed,
+    combine_chunks,
+    compute_block_limits,
+    reduce_limits,
+    start_chunk,
+)
+from chain.spec import ChainSpec
+from chain.transaction import SignedTransaction
+from chain.verified import VerifiedCache
+from consensus.randao import compute_mix
+from primitives.merkle import EMPTY_ROOT
+from primitives.types import ShardId
+from shards.packet import PacketProof
+
+ReadState = Callable[[bytes], bytes | None]
+
+
+class Picker(Protocol):
+    """Where a leader finds transactions; the mempool fits as it is."""
+
+    def get_waiting(self, shard: ShardId) -> int:
+        """Return about how many transactions wait for the shard."""
+
+    def pick(
+        self, shard: ShardId, read: ReadState
+    ) -> Iterator[tuple[bytes, SignedTransaction]]:
+        """Yield candidates in the order of preference, per sender by nonce.
+
+        Args:
+            shard: Where they run.
+            read: The shard's state at the parent block.
+        """
+
+
+class NothingWaits:
+    """A picker for blocks without transactions."""
+
+    def get_waiting(self, shard: ShardId) -> int:
+        """Return 0."""
+        return 0
+
+    def pick(
+        self, shard: ShardId, read: ReadState
+    ) -> Iterator[tuple[bytes, SignedTransaction]]:
+        """Yield nothing."""
+        return iter(())
+
+
+def build_chunks(
+    spec: ChainSpec,
+    parent: HeldBlock,
+    picker: Picker,
+    get_inbox: Callable[[ShardId], Sequence[PacketProof]],
+    view_number: int,
+    proposer: int,
+    verified: VerifiedCache,
+) -> Processed:
+    """Fill the chunks of a block.
+
+    Shards with little to do come first, and each may take all that is left divided by
+    the shards that are left: so none is starved, and what one leaves the next can use.
+
+    Args:
+        spec: The chain.
+        parent: The block to follow.
+        picker: Candidates.
+        get_inbox: Packets that wait for a shard, in order per source.
+        view_number: Of the new block.
+        proposer: Its leader.
+        verified: Signatures checked before.
+    """
+    inboxes = {shard: get_inbox(shard) for shard in parent.heads}
+    order = sorted(
+        parent.heads,
+        key=lambda shard: (len(inboxes[shard]) + picker.get_waiting(shard), shard),
+    )
+    left = compute_block_limits(spec.params, len(order))
+    results: dict[ShardId, ChunkResult] = {}
+    for position, shard in enumerate(order):
+        share = _compute_share(left, len(order) - position)
+        run = start_chunk(spec, parent, shard, share, verified)
+        _fill(run, parent, shard, share, inboxes[shard], picker)
+        if not run.is_empty:
+            results[shard] = run.finish()
+            left = reduce_limits(left, run)
+    return combine_chunks(parent, results, view_number, proposer)
+
+
+def build_block(
+    spec: ChainSpec,
+    parent: HeldBlock,
+    processed: Processed,
+    *,
+    view_number: int,
+    proposer: int,
+    reveal: bytes,
+    attendance: Attendance,
+    time_ms: int,
+) -> Block:
+    """Return the block around processed chunks."""
+    header = Header(
+        version=HEADER_VERSION,
+        chain_id=spec.chain_id,
+        epoch=parent.header.epoch,
+        view=view_number,
+        height=parent.height + 1,
+        parent_hash=parent.block_hash,
+        parent_view=parent.header.view,
+        time_ms=time_ms,
+        proposer=proposer,
+        reveal=reveal,
+        mix=compute_mix(parent.header.mix, reveal),
+        chunks_root=compute_chunks_root([chunk.header for chunk in processed.chunks]),
+        roots_root=compute_roots_root(processed.view.get_roots()),
+        attendance_root=compute_attendance_root(attendance),
+        evidence_root=EMPTY_ROOT,
+        valset_root=spec.valset_root,
+        next_valset_root=spec.valset_root,
+        layout_root=spec.layout_root,
+    )
+    return Block(header, Body(processed.chunks, attendance, ()))
+
+
+def _compute_share(left: ChunkLimits, shards_left: int) -> ChunkLimits:
+    """Return an equal part of what is left, rounded down."""
+    return ChunkLimits(
+        bytes=left.bytes // shards_left,
+        work=left.work // shards_left,
+        transactions=left.transactions,
+        packets=left.packets,
+    )
+
+
+def _fill(
+    run: ChunkRun,
+    parent: HeldBlock,
+    shard: ShardId,
+    share: ChunkLimits,
+    inbox: Sequence[PacketProof],
+    picker: Picker,
+) -> None:
+    """Take packets up to half of the share, then transactions.
+
+    Half, so that neither a flood of packets nor one of transactions stops the other.
+    """
+    for proof in inbox:
+        if run.work * 2 >= share.work or run.bytes * 2 >= share.bytes:
+            break
+        try:
+            run.consume(proof)
+        except ChunkFull:
+            break
+    view = parent.view
+    for signed_bytes, signed in picker.pick(shard, lambda key: view.get(shard, key)):
+        try:
+            run.execute(signed_bytes, signed)
+        except InvalidTransaction:
+            # It was good at the final state and is not here; it stays in the pool
+            # until the next final block shows whether it is good again.
+            continue
+        except ChunkFull:
+            break

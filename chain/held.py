@@ -1,0 +1,50 @@
+"""A block that a node holds with its consequences, on top of the final state."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from chain.block import Block
+from chain.execution import ChunkResult
+from chain.header import Header, build_proposal
+from chain.state import StateView
+from consensus.messages import Proposal
+from primitives.types import Height, ShardId
+from shards.chunk import ChunkHeader
+from shards.packet import PacketProof
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBlock:
+    """A block, executed."""
+
+    block_hash: bytes
+    block: Block
+    block_bytes: bytes
+    view: StateView
+    """The state after it."""
+    heads: Mapping[ShardId, ChunkHeader]
+    """Every shard's newest chunk header, in this block or before."""
+    results: Mapping[ShardId, ChunkResult]
+    """By shard with a chunk in this block; empty once the block is final."""
+    emitted: Mapping[tuple[ShardId, ShardId], tuple[PacketProof, ...]]
+    """Packets that this block's chunks sent, by (source, destination), in order."""
+
+    @property
+    def header(self) -> Header:
+        """The block's header."""
+        return self.block.header
+
+    @property
+    def height(self) -> Height:
+        """The block's height."""
+        return self.block.header.height
+
+    @property
+    def parent_hash(self) -> bytes:
+        """The block before."""
+        return self.block.header.parent_hash
+
+    @property
+    def proposal(self) -> Proposal:
+        """What validators voted on."""
+        return build_proposal(self.block.header, self.block_hash)

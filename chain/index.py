@@ -1,0 +1,104 @@
+"""
+Index entries of a final block: what lookups and histories need.
+
+Pure: a block goes in, database changes come out, and the caller writes them in the
+batch that makes the block final.
+"""
+
+from chain.contracts.channel import Channel
+from chain.contracts.proof import WorkEntry
+from chain.execution import ChunkResult
+from chain.held import HeldBlock
+from chain.keys import build_channel_key, build_mirror_key, build_registration_key
+from chain.ledger import Archived
+from chain.store import Place, build_key
+from primitives.codec import decode, encode
+from primitives.types import Height, ShardId
+from shards.chunk import Chunk
+
+Changes = dict[bytes, bytes | None]
+
+CHANNEL_PREFIX = build_channel_key(b"")
+REGISTRATION_PREFIX = build_registration_key(b"")
+MIRROR_PREFIX = build_mirror_key(0, b"")[:1]
+
+
+def compute_index_changes(held: HeldBlock) -> Changes:
+    """Return everything but the state that a final block leaves in the database."""
+    height = held.height
+    changes: Changes = {
+        build_key(b"B", (height, 8)): held.block_bytes,
+        build_key(b"H", held.block_hash): height.to_bytes(8, "big"),
+    }
+    for chunk in held.block.body.chunks:
+        result = held.results[chunk.header.shard]
+        _index_chunk(changes, height, chunk)
+        _index_transactions(changes, height, chunk.header.shard, result)
+        _index_objects(changes, chunk.header.shard, result)
+        _index_archive(changes, height, chunk.header.shard, result.archived)
+    for (src, dst), proofs in held.emitted.items():
+        for proof in proofs:
+            place = ((src, 2), (dst, 2), (proof.packet.seq, 8))
+            changes[build_key(b"P", *place)] = encode(proof)
+    return changes
+
+
+def _index_chunk(changes: Changes, height: Height, chunk: Chunk) -> None:
+    header = chunk.header
+    at = height.to_bytes(8, "big")
+    changes[build_key(b"K", (header.shard, 2), (height, 8))] = encode(header)
+    changes[build_key(b"C", (header.shard, 2), (header.seq, 8))] = at
+    for proof in chunk.packets:
+        packet = proof.packet
+        place = ((packet.src, 2), (packet.dst, 2), (packet.seq, 8))
+        changes[build_key(b"Q", *place)] = at
+
+
+def _index_transactions(
+    changes: Changes, height: Height, shard: ShardId, result: ChunkResult
+) -> None:
+    outcomes = result.outcomes
+    changes[build_key(b"O", (height, 8), (shard, 2))] = encode(outcomes)
+    for index, outcome in enumerate(outcomes):
+        place = Place(height, shard, index)
+        changes[build_key(b"T", outcome.tx_id)] = encode(place)
+        parties = {result.senders[index]}
+        for event in outcome.events:
+            parties.update(event.addresses)
+        for address in parties:
+            key = build_key(b"A", address, (height, 8), (shard, 2), (index, 4))
+            changes[key] = outcome.tx_id
+
+
+def _index_objects(changes: Changes, shard: ShardId, result: ChunkResult) -> None:
+    """Copy channels, registrations and mirrors to where they can be listed."""
+    for key, value in result.writes.items():
+        letter, name = key[:1], key[1:]
+        if letter == CHANNEL_PREFIX and value is not None:
+            changes[build_key(b"Z", name)] = value
+            _index_parties(changes, decode(Channel, value))
+        elif letter == REGISTRATION_PREFIX:
+            changes[build_key(b"R", (shard, 2), name)] = value
+        elif letter == MIRROR_PREFIX:
+            changes[build_key(b"G", (shard, 2), name)] = value
+
+
+def _index_archive(
+    changes: Changes, height: Height, shard: ShardId, archived: tuple[Archived, ...]
+) -> None:
+    """Keep closed channels and work records; runs after `_index_objects`."""
+    for index, record in enumerate(archived):
+        match record:
+            case Channel():
+                changes[build_key(b"Z", record.channel_id)] = encode(record)
+                _index_parties(changes, record)
+            case WorkEntry():
+                place = ((height, 8), (shard, 2), (index, 4))
+                changes[build_key(b"W", *place)] = encode(record)
+                changes[build_key(b"V", record.payee, *place)] = b""
+
+
+def _index_parties(changes: Changes, channel: Channel) -> None:
+    for party in (channel.payer, channel.payee):
+        opened = (channel.opened_height, 8)
+        changes[build_key(b"Y", party, opened, channel.channel_id)] = b""

@@ -1,0 +1,93 @@
+"""The key-value store on disk: LevelDB through plyvel, in this file only."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import plyvel
+
+from chain.errors import StoreError
+
+WRITE_BUFFER_BYTES = 8 * 1024 * 1024
+"""Several blocks' batches before LevelDB sorts them into files."""
+
+
+class LevelStore:
+    """LevelDB behind the `KeyValueStore` protocol.
+
+    One process opens a database at a time: LevelDB's own lock sees to that.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database in the folder `path`.
+
+        Raises:
+            StoreError: Locked by another process, unreadable or damaged.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._db = plyvel.DB(
+                str(path), create_if_missing=True, write_buffer_size=WRITE_BUFFER_BYTES
+            )
+        except (plyvel.Error, OSError) as error:
+            raise StoreError(f"cannot open the database in {path}: {error}") from error
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value under `key`, or None."""
+        try:
+            value: bytes | None = self._db.get(key)
+        except plyvel.Error as error:
+            raise StoreError(f"cannot read the database: {error}") from error
+        return value
+
+    def write(self, changes: Mapping[bytes, bytes | None], *, sync: bool) -> None:
+        """Apply all `changes` in one atomic batch; None deletes."""
+        try:
+            with self._db.write_batch(transaction=True, sync=sync) as batch:
+                for key, value in changes.items():
+                    if value is None:
+                        batch.delete(key)
+                    else:
+                        batch.put(key, value)
+        except (plyvel.Error, OSError) as error:
+            raise StoreError(f"cannot write the database: {error}") from error
+
+    def iterate(
+        self, prefix: bytes, *, start: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the pairs under `prefix` in key order, from `start` on."""
+        lower, upper = prefix, _compute_upper(prefix)
+        if start is not None:
+            if reverse and (upper is None or start < upper):
+                # Inclusive, as the bound itself is not.
+                upper = start + b"\0"
+            elif not reverse:
+                lower = max(lower, start)
+        if upper is not None and upper <= lower:
+            return
+        with self._db.iterator(start=lower, stop=upper, reverse=reverse) as pairs:
+            yield from pairs
+
+    def close(self) -> None:
+        """Flush and release the database."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _compute_upper(prefix: bytes) -> bytes | None:
+    """Return the first key after all that start with `prefix`; None: there is none."""
+    stripped = prefix.rstrip(b"\xff")
+    if not stripped:
+        return None
+    return stripped[:-1] + bytes([stripped[-1] + 1])

@@ -1,0 +1,69 @@
+"""Creating the database of a chain, and finding the final block in one."""
+
+from chain.block import NO_ATTENDANCE, Block, Body, compute_roots_root
+from chain.errors import StoreError
+from chain.header import compute_block_hash
+from chain.held import HeldBlock
+from chain.spec import ChainSpec, build_genesis_chunk, build_genesis_header
+from chain.state import FinalState, StateView
+from chain.store import (
+    CHAIN_ID_KEY,
+    FORMAT,
+    FORMAT_KEY,
+    TIP_KEY,
+    ChainStore,
+    build_key,
+    encode_tip,
+)
+from primitives.codec import encode
+
+
+def create_chain(spec: ChainSpec, store: ChainStore, state: FinalState) -> None:
+    """Write block 0 and its state into an empty database, in one batch."""
+    view = StateView.from_final(state).compute_child(spec.state)
+    roots = view.get_roots()
+    header = build_genesis_header(spec, roots)
+    block_hash = compute_block_hash(header)
+    block = Block(header, Body((), NO_ATTENDANCE, ()))
+    changes = state.compute_changes(view)
+    changes[build_key(b"B", (0, 8))] = encode(block)
+    changes[build_key(b"H", block_hash)] = bytes(8)
+    for shard, root in roots.items():
+        chunk = build_genesis_chunk(shard, root)
+        changes[build_key(b"K", (shard, 2), (0, 8))] = encode(chunk)
+    changes[CHAIN_ID_KEY] = spec.chain_id
+    changes[FORMAT_KEY] = FORMAT
+    changes[TIP_KEY] = encode_tip(0, block_hash)
+    store.kv.write(changes, sync=True)
+
+
+def load_final(spec: ChainSpec, store: ChainStore, state: FinalState) -> HeldBlock:
+    """Return the last final block; its state is read and compared with its header.
+
+    Raises:
+        StoreError: Another chain, another format, or a damaged database.
+    """
+    if store.kv.get(FORMAT_KEY) != FORMAT:
+        raise StoreError("the database has another format; sync it again")
+    if store.kv.get(CHAIN_ID_KEY) != spec.chain_id:
+        raise StoreError("the database belongs to another chain")
+    tip = store.get_tip()
+    block_bytes = None if tip is None else store.get_block_bytes(tip.height)
+    block = None if tip is None else store.get_block(tip.height)
+    if tip is None or block is None or block_bytes is None:
+        raise StoreError("the last final block is not in the database")
+    if compute_block_hash(block.header) != tip.block_hash:
+        raise StoreError(f"the block at height {tip.height} is not the final one")
+    state.load()
+    view = StateView.from_final(state)
+    if compute_roots_root(view.get_roots()) != block.header.roots_root:
+        raise StoreError("the stored state is not the one of the last final block")
+    return HeldBlock(
+        block_hash=tip.block_hash,
+        block=block,
+        block_bytes=block_bytes,
+        view=view,
+        heads={shard: store.get_last_chunk(shard) for shard in state.shards},
+        results={},
+        emitted={},
+    )

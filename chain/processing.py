@@ -1,0 +1,249 @@
+"""
+What a block's chunks do to the state: one code for leader and validators.
+
+A chunk header is computed from what executing the chunk brought about.  The leader
+puts it into the block; a validator computes it too and wants the very same.
+
+Spec: docs/protocol/03-blocks-and-state.md
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from chain.block import Body
+from chain.context import Context
+from chain.errors import InvalidBlock, InvalidTransaction
+from chain.execution import ChunkFull, ChunkLimits, ChunkResult, ChunkRun
+from chain.held import HeldBlock
+from chain.params import ChainParams
+from chain.spec import ChainSpec
+from chain.state import StateView
+from chain.verified import VerifiedCache
+from primitives.codec import encode
+from primitives.merkle import compute_list_root
+from primitives.types import Height, ShardId
+from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash, get_count
+from shards.errors import InvalidPacket
+from shards.packet import (
+    PacketProof,
+    build_packet_proofs,
+    compute_out_root,
+    verify_packet_proof,
+)
+
+HEADER_BYTES = 2048
+"""Room for a block's header and attendance."""
+CHUNK_HEADER_BYTES = 768
+"""Room for a chunk's header without counters."""
+COUNTERS_BYTES = 16
+"""Room for one shard's two counters in a chunk header."""
+
+FindChunk = Callable[[ShardId, Height], ChunkHeader | None]
+"""Header of a shard's chunk at a height of this branch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processed:
+    """What the chunks of a block brought about."""
+
+    results: Mapping[ShardId, ChunkResult]
+    chunks: tuple[Chunk, ...]
+    view: StateView
+    heads: Mapping[ShardId, ChunkHeader]
+
+
+def build_context(spec: ChainSpec, parent: HeldBlock, shard: ShardId) -> Context:
+    """Return what the rules may know in a chunk that follows `parent`."""
+    return Context(
+        chain_id=spec.chain_id,
+        shard=shard,
+        epoch=parent.header.epoch,
+        height=parent.height,
+        time_ms=parent.header.time_ms,
+        layout=spec.layout,
+        models=spec.models,
+        params=spec.params,
+        consumed={
+            other: get_count(head.in_cursor, shard)
+            for other, head in parent.heads.items()
+        },
+    )
+
+
+def compute_block_limits(params: ChainParams, shards: int) -> ChunkLimits:
+    """Return what all chunks of a block may hold together; counts are per chunk."""
+    counters = COUNTERS_BYTES * shards
+    overhead = HEADER_BYTES + shards * (CHUNK_HEADER_BYTES + counters)
+    return ChunkLimits(
+        bytes=params.block_bytes - overhead,
+        work=params.block_work,
+        transactions=params.chunk_transactions,
+        packets=params.chunk_packets,
+    )
+
+
+def start_chunk(
+    spec: ChainSpec,
+    parent: HeldBlock,
+    shard: ShardId,
+    limits: ChunkLimits,
+    verified: VerifiedCache,
+) -> ChunkRun:
+    """Return the run of the shard's chunk after `parent`."""
+    context = build_context(spec, parent, shard)
+    view = parent.view
+    return ChunkRun(context, lambda key: view.get(shard, key), limits, verified)
+
+
+def combine_chunks(
+    parent: HeldBlock,
+    results: Mapping[ShardId, ChunkResult],
+    view_number: int,
+    proposer: int,
+) -> Processed:
+    """Return chunks and state of executed shards, in ascending order of shards."""
+    view = parent.view.compute_child(
+        {shard: result.writes for shard, result in results.items()}
+    )
+    heads = dict(parent.heads)
+    chunks = []
+    for shard in sorted(results):
+        result = results[shard]
+        header = _compute_chunk_header(
+            parent, shard, result, view, view_number, proposer
+        )
+        heads[shard] = header
+        chunks.append(Chunk(header, result.transactions, result.consumed))
+    return Processed(results, tuple(chunks), view, heads)
+
+
+def process_body(
+    spec: ChainSpec,
+    parent: HeldBlock,
+    body: Body,
+    view_number: int,
+    proposer: int,
+    find_chunk: FindChunk,
+    verified: VerifiedCache,
+) -> Processed:
+    """Execute a block's chunks and compare with what their headers say.
+
+    Raises:
+        InvalidBlock: A chunk that does not follow, does not fit or does otherwise.
+    """
+    limits = compute_block_limits(spec.params, len(parent.heads))
+    results: dict[ShardId, ChunkResult] = {}
+    last = -1
+    for chunk in body.chunks:
+        shard = chunk.header.shard
+        if shard <= last or shard not in parent.heads:
+            raise InvalidBlock(f"a chunk of shard {shard} after one of shard {last}")
+        last = shard
+        run = start_chunk(spec, parent, shard, limits, verified)
+        _run_chunk(run, chunk, find_chunk)
+        results[shard] = run.finish()
+        limits = reduce_limits(limits, run)
+    processed = combine_chunks(parent, results, view_number, proposer)
+    for given, computed in zip(body.chunks, processed.chunks, strict=True):
+        _compare(given.header, computed.header)
+    return processed
+
+
+def compute_emitted(
+    processed: Processed, height: Height
+) -> dict[tuple[ShardId, ShardId], tuple[PacketProof, ...]]:
+    """Return the packets of a block's chunks with their proofs."""
+    emitted: dict[tuple[ShardId, ShardId], list[PacketProof]] = {}
+    for src, result in processed.results.items():
+        for proof in build_packet_proofs(result.emitted, height):
+            emitted.setdefault((src, proof.packet.dst), []).append(proof)
+    return {place: tuple(proofs) for place, proofs in emitted.items()}
+
+
+def _run_chunk(run: ChunkRun, chunk: Chunk, find_chunk: FindChunk) -> None:
+    shard = chunk.header.shard
+    try:
+        for proof in chunk.packets:
+            _verify_source(proof, find_chunk)
+            run.consume(proof)
+        for index, signed_bytes in enumerate(chunk.transactions):
+            try:
+                run.execute(signed_bytes)
+            except InvalidTransaction as error:
+                raise InvalidBlock(
+                    f"transaction {index} of shard {shard}: {error.code}: {error}"
+                ) from error
+    except InvalidPacket as error:
+        raise InvalidBlock(f"packet in shard {shard}: {error}") from error
+    except ChunkFull as error:
+        raise InvalidBlock(
+            f"the chunk of shard {shard} has too many {error}"
+        ) from error
+    if run.is_empty:
+        raise InvalidBlock(f"an empty chunk of shard {shard}")
+
+
+def _verify_source(proof: PacketProof, find_chunk: FindChunk) -> None:
+    source = find_chunk(proof.packet.src, proof.source_height)
+    if source is None or not verify_packet_proof(proof, source.out_root):
+        raise InvalidPacket(
+            f"no packet {proof.packet.seq} of shard {proof.packet.src} "
+            f"at height {proof.source_height}"
+        )
+
+
+def reduce_limits(limits: ChunkLimits, run: ChunkRun) -> ChunkLimits:
+    """Return what is left of a block's limits after a chunk."""
+    return ChunkLimits(
+        bytes=limits.bytes - run.bytes,
+        work=limits.work - run.work,
+        transactions=limits.transactions,
+        packets=limits.packets,
+    )
+
+
+def _compute_chunk_header(
+    parent: HeldBlock,
+    shard: ShardId,
+    result: ChunkResult,
+    view: StateView,
+    view_number: int,
+    proposer: int,
+) -> ChunkHeader:
+    previous = parent.heads[shard]
+    return ChunkHeader(
+        shard=shard,
+        epoch=parent.header.epoch,
+        created_view=view_number,
+        seq=previous.seq + 1,
+        prev_chunk=compute_chunk_hash(previous),
+        anchor=parent.block_hash,
+        producer=proposer,
+        pre_root=previous.post_root,
+        post_root=view.get_root(shard),
+        tx_root=compute_list_root(result.transactions),
+        tx_count=len(result.transactions),
+        in_root=compute_list_root([encode(proof) for proof in result.consumed]),
+        in_cursor=result.in_cursor,
+        out_count=result.out_count,
+        out_root=compute_out_root(result.emitted),
+        fees=result.fees,
+        work=result.work,
+        bytes=result.bytes,
+    )
+
+
+def _compare(given: ChunkHeader, computed: ChunkHeader) -> None:
+    if given == computed:
+        return
+    for name in ChunkHeader.__struct_fields__:
+        mine, theirs = getattr(computed, name), getattr(given, name)
+        if mine != theirs:
+            raise InvalidBlock(
+                f"chunk of shard {given.shard}: {name} is {_show(theirs)}, "
+                f"executing it gives {_show(mine)}"
+            )
+
+
+def _show(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else repr(value)

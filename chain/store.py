@@ -1,0 +1,190 @@
+"""
+The database: what is stored under which key, and typed reads of it.
+
+    S shard index              bucket of the final state (chain/state.py)
+    B height                   block
+    H block_hash               height
+    F height                   finalization certificate, where a block has its own
+    K shard height             header of the shard's chunk in that block
+    C shard seq                height of the block that holds the chunk
+    O height shard             outcomes of the chunk's transactions
+    T tx_id                    place: height, shard, index
+    A address height shard i   tx_id; an address's history
+    P src dst seq              packet with its proof
+    Q src dst seq              height of the block that consumed the packet
+    R shard account            registration
+    G shard home account       mirror
+    Z channel_id               channel as it is, or as it was at its end
+    Y address height id        a party's channels, by height of opening
+    W height shard i           work record
+    V payee height shard i     a payee's work records
+    U block_hash               pending block that must survive a crash
+    M name                     meta: chain_id, format, tip
+
+Everything of a block arrives in one batch when it becomes final, so the tip says how
+far all of it is.  Numbers in keys are big-endian, so iteration is in order.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from chain.block import Block
+from chain.errors import StoreError
+from chain.outcome import Outcome
+from consensus.messages import Certificate
+from primitives.codec import Record, decode, encode
+from primitives.errors import DecodeError
+from primitives.kv import KeyValueStore
+from primitives.types import U32, Hash32, Height, ShardId
+from shards.chunk import ChunkHeader
+from shards.packet import PacketProof
+
+FORMAT = b"1"
+"""Raised when keys or values change; another format is refused, never guessed."""
+
+CHAIN_ID_KEY = b"Mchain_id"
+FORMAT_KEY = b"Mformat"
+TIP_KEY = b"Mtip"
+
+R = TypeVar("R")
+
+
+class Tip(Record):
+    """The last final block."""
+
+    height: Height
+    block_hash: Hash32
+
+
+class Place(Record):
+    """Where a transaction stands."""
+
+    height: Height
+    shard: ShardId
+    index: U32
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPacket:
+    """A final packet and what became of it."""
+
+    proof: PacketProof
+    consumed_height: Height | None
+    """Height of the block that consumed it; None while it waits."""
+
+
+def build_key(letter: bytes, *parts: bytes | tuple[int, int]) -> bytes:
+    """Return a key of a letter and parts: bytes, or (number, width in bytes)."""
+    return letter + b"".join(
+        part if isinstance(part, bytes) else part[0].to_bytes(part[1], "big")
+        for part in parts
+    )
+
+
+class ChainStore:
+    """Typed reads of what final blocks left behind."""
+
+    def __init__(self, store: KeyValueStore) -> None:
+        self.kv = store
+
+    def get_tip(self) -> Tip | None:
+        """Return the last final block, or None in an empty database."""
+        return self._get(TIP_KEY, Tip)
+
+    def get_height(self, block_hash: bytes) -> Height | None:
+        """Return the height of a final block."""
+        data = self.kv.get(build_key(b"H", block_hash))
+        return None if data is None else int.from_bytes(data, "big")
+
+    def get_block_bytes(self, height: Height) -> bytes | None:
+        """Return the bytes of the final block at `height`."""
+        return self.kv.get(build_key(b"B", (height, 8)))
+
+    def get_block(self, height: Height) -> Block | None:
+        """Return the final block at `height`."""
+        return self._get(build_key(b"B", (height, 8)), Block)
+
+    def get_certificate(self, height: Height) -> Certificate | None:
+        """Return the certificate that made the block at `height` final.
+
+        A block that became final with a later one shares that one's.
+        """
+        for _, data in self.kv.iterate(b"F", start=build_key(b"F", (height, 8))):
+            return self._decode(Certificate, data)
+        return None
+
+    def get_chunk_header(self, shard: ShardId, height: Height) -> ChunkHeader | None:
+        """Return the header of the shard's chunk in the block at `height`."""
+        return self._get(build_key(b"K", (shard, 2), (height, 8)), ChunkHeader)
+
+    def get_chunk_height(self, shard: ShardId, seq: int) -> Height | None:
+        """Return the height of the block that holds chunk `seq` of the shard."""
+        data = self.kv.get(build_key(b"C", (shard, 2), (seq, 8)))
+        return None if data is None else int.from_bytes(data, "big")
+
+    def get_last_chunk(self, shard: ShardId) -> ChunkHeader:
+        """Return the shard's newest chunk header, the genesis one at least.
+
+        Raises:
+            StoreError: There is none.
+        """
+        prefix = build_key(b"K", (shard, 2))
+        for _, data in self.kv.iterate(prefix, reverse=True):
+            return self._decode(ChunkHeader, data)
+        raise StoreError(f"no chunk of shard {shard} in the database")
+
+    def get_outcomes(self, height: Height, shard: ShardId) -> tuple[Outcome, ...]:
+        """Return the outcomes of the shard's transactions in the block."""
+        data = self.kv.get(build_key(b"O", (height, 8), (shard, 2)))
+        return () if data is None else self._decode(tuple[Outcome, ...], data)
+
+    def get_place(self, tx_id: bytes) -> Place | None:
+        """Return where a final transaction stands."""
+        return self._get(build_key(b"T", tx_id), Place)
+
+    def get_packet(self, src: ShardId, dst: ShardId, seq: int) -> StoredPacket | None:
+        """Return a final packet."""
+        place = ((src, 2), (dst, 2), (seq, 8))
+        proof = self._get(build_key(b"P", *place), PacketProof)
+        if proof is None:
+            return None
+        consumed = self.kv.get(build_key(b"Q", *place))
+        height = None if consumed is None else int.from_bytes(consumed, "big")
+        return StoredPacket(proof, height)
+
+    def iterate_pending(self) -> Iterator[bytes]:
+        """Yield the bytes of blocks that were saved before they were final."""
+        for _, data in self.kv.iterate(b"U"):
+            yield data
+
+    def read(self, key: bytes, kind: type[R]) -> R | None:
+        """Return the decoded value under a key built by `build_key`."""
+        return self._get(key, kind)
+
+    def iterate(
+        self,
+        prefix: bytes,
+        kind: type[R],
+        *,
+        start: bytes | None = None,
+        reverse: bool = False,
+    ) -> Iterator[tuple[bytes, R]]:
+        """Yield decoded values under a prefix, in key order."""
+        for key, data in self.kv.iterate(prefix, start=start, reverse=reverse):
+            yield key, self._decode(kind, data)
+
+    def _get(self, key: bytes, kind: type[R]) -> R | None:
+        data = self.kv.get(key)
+        return None if data is None else self._decode(kind, data)
+
+    def _decode(self, kind: type[R], data: bytes) -> R:
+        try:
+            return decode(kind, data)
+        except DecodeError as error:
+            raise StoreError(f"damaged {kind} in the database: {error}") from error
+
+
+def encode_tip(height: Height, block_hash: bytes) -> bytes:
+    """Return the value under the tip's key."""
+    return encode(Tip(height, block_hash))

@@ -1,0 +1,139 @@
+"""
+Block validity, all of it that does not need execution.
+
+Checks come in the order of their cost: fields, then two BLS verifications.
+
+Spec: docs/protocol/03-blocks-and-state.md
+"""
+
+from chain.block import (
+    NO_ATTENDANCE,
+    Attendance,
+    Block,
+    compute_attendance_root,
+    compute_chunks_root,
+)
+from chain.errors import BodyMismatch, InvalidBlock
+from chain.header import HEADER_VERSION, Header, build_proposal
+from chain.held import HeldBlock
+from chain.spec import ChainSpec
+from consensus.certificates import verify_attendance
+from consensus.leader import compute_leader
+from consensus.messages import Proposal
+from consensus.randao import compute_mix, compute_reveal_bytes
+from consensus.scheme import SignatureScheme
+from primitives.codec import encode
+from primitives.merkle import EMPTY_ROOT, compute_list_root
+from primitives.types import TimeMs
+
+
+def validate_body(block: Block) -> None:
+    """Check that the body is the one that the header commits to.
+
+    Raises:
+        BodyMismatch: It is another one; the block of that hash may still be good.
+    """
+    header, body = block.header, block.body
+    chunks = body.chunks
+    if compute_chunks_root([chunk.header for chunk in chunks]) != header.chunks_root:
+        raise BodyMismatch("the chunks are not those of chunks_root")
+    if compute_attendance_root(body.attendance) != header.attendance_root:
+        raise BodyMismatch("the attendance is not that of attendance_root")
+    for chunk in chunks:
+        if compute_list_root(chunk.transactions) != chunk.header.tx_root:
+            raise BodyMismatch(f"shard {chunk.header.shard}: other transactions")
+        packets = [encode(proof) for proof in chunk.packets]
+        if compute_list_root(packets) != chunk.header.in_root:
+            raise BodyMismatch(f"shard {chunk.header.shard}: other packets")
+
+
+def validate_proposal(header: Header, block_hash: bytes, proposal: Proposal) -> None:
+    """Check that a header says what was voted on.
+
+    Raises:
+        InvalidBlock: It says something else.
+    """
+    own = build_proposal(header, block_hash)
+    for name in Proposal.__struct_fields__:
+        if getattr(own, name) != getattr(proposal, name):
+            raise InvalidBlock(
+                f"{name} is {getattr(own, name)!r}, "
+                f"the proposal says {getattr(proposal, name)!r}"
+            )
+
+
+def validate_header(
+    spec: ChainSpec,
+    parent: HeldBlock,
+    header: Header,
+    attendance: Attendance,
+    now_ms: TimeMs,
+    scheme: SignatureScheme,
+) -> None:
+    """Check a header against its parent, the chain and the clock.
+
+    Raises:
+        InvalidBlock: The first thing that is wrong.
+    """
+    _validate_fields(spec, parent, header, now_ms)
+    leader = compute_leader(spec.seed, header.view, spec.validators)
+    if header.proposer != leader:
+        raise InvalidBlock(
+            f"validator {header.proposer} leads view {header.view}, it is {leader}'s"
+        )
+    message = compute_reveal_bytes(spec.chain_id, header.epoch, header.view)
+    public_key = spec.validators.validators[leader].public_key
+    if not scheme.verify(public_key, message, header.reveal):
+        raise InvalidBlock("the reveal is not the leader's")
+    if header.mix != compute_mix(parent.header.mix, header.reveal):
+        raise InvalidBlock("the mix is not the hash of parent mix and reveal")
+    _validate_attendance(spec, parent, attendance, scheme)
+
+
+def _validate_fields(
+    spec: ChainSpec, parent: HeldBlock, header: Header, now_ms: TimeMs
+) -> None:
+    expected = {
+        "version": HEADER_VERSION,
+        "chain_id": spec.chain_id,
+        "epoch": parent.header.epoch,
+        "height": parent.height + 1,
+        "parent_hash": parent.block_hash,
+        "parent_view": parent.header.view,
+        "evidence_root": EMPTY_ROOT,
+        "valset_root": spec.valset_root,
+        "next_valset_root": spec.valset_root,
+        "layout_root": spec.layout_root,
+    }
+    for name, value in expected.items():
+        if getattr(header, name) != value:
+            raise InvalidBlock(f"{name} is {getattr(header, name)!r}, not {value!r}")
+    if header.view <= parent.header.view:
+        raise InvalidBlock(f"view {header.view} after view {parent.header.view}")
+    if header.time_ms <= parent.header.time_ms:
+        raise InvalidBlock(
+            f"time {header.time_ms} ms, the parent's is {parent.header.time_ms}"
+        )
+    if header.time_ms > now_ms + spec.params.max_drift_ms:
+        raise InvalidBlock(f"time {header.time_ms} ms, now it is {now_ms}")
+
+
+def _validate_attendance(
+    spec: ChainSpec,
+    parent: HeldBlock,
+    attendance: Attendance,
+    scheme: SignatureScheme,
+) -> None:
+    if parent.height == 0:
+        if attendance != NO_ATTENDANCE:
+            raise InvalidBlock("attendance for genesis, for which nobody voted")
+        return
+    if not verify_attendance(
+        parent.proposal,
+        attendance.bitmap,
+        attendance.signature,
+        spec.validators,
+        spec.chain_id,
+        scheme,
+    ):
+        raise InvalidBlock("the attendance is not a quorum's votes for the parent")

@@ -1,0 +1,219 @@
+"""A small real world: four validators with real keys, a toy model, some accounts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from chain.block import NO_ATTENDANCE, Attendance
+from chain.blocktree import BlockTree, open_tree
+from chain.building import NothingWaits, Picker
+from chain.contracts.model import ModelRecord, compute_model_id
+from chain.held import HeldBlock
+from chain.spec import ChainSpec
+from chain.transaction import (
+    Payload,
+    SignedTransaction,
+    Transaction,
+    decode_transaction,
+    sign_transaction,
+)
+from consensus.leader import compute_leader
+from consensus.messages import (
+    Certificate,
+    Kind,
+    compute_finalize_bytes,
+    compute_notarize_bytes,
+)
+from consensus.randao import compute_reveal_bytes
+from consensus.validators import encode_bitmap
+from genesis.genesis import Genesis, GenesisParams, GenesisValidator
+from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
+from genesis.state import build_chain_spec
+from primitives import bls
+from primitives.bls import BlsSecretKey
+from primitives.codec import encode
+from primitives.keys import SecretKey
+from primitives.kv import KeyValueStore, MemoryStore
+
+COIN = 10**9
+START_MS = 1_700_000_000_000
+VALIDATORS = 4
+
+BLS_KEYS = [BlsSecretKey((i + 1).to_bytes(32, "big")) for i in range(VALIDATORS)]
+STAKERS = [SecretKey(bytes([100 + i]) * 32) for i in range(VALIDATORS)]
+ALICE, BOB, CAROL, DAVE = (SecretKey(bytes([i]) * 32) for i in range(1, 5))
+SIGNER = SecretKey(bytes([9]) * 32)
+"""Signs vouchers."""
+
+MODEL = ModelRecord(
+    model_id=compute_model_id(bytes([1]) * 32, bytes([2]) * 32),
+    name="toy",
+    architecture="llama",
+    layers=8,
+    hidden_size=128,
+    vocab_size=1024,
+    dtype="float32",
+    weights_root=bytes([1]) * 32,
+    tokenizer_hash=bytes([2]) * 32,
+    min_collateral=COIN,
+)
+
+
+def build_genesis(**changes: int) -> Genesis:
+    """Return a genesis with a hundred coins per account and shard."""
+    validators = [
+        GenesisValidator(
+            name=f"validator-{i}",
+            account=STAKERS[i].public_key,
+            public_key=BLS_KEYS[i].public_key,
+            proof_of_possession=BLS_KEYS[i].prove_possession(),
+            power=1000 * COIN,
+        )
+        for i in range(VALIDATORS)
+    ]
+    people = (ALICE, BOB, CAROL)
+    chain = msgspec.structs.replace(DEVNET_PARAMS.chain, **changes)
+    return build_devnet_genesis(
+        validators=validators,
+        models=[MODEL],
+        balances={person.public_key: 100 * COIN for person in people},
+        shard_balances={
+            (person.public_key, shard): 100 * COIN
+            for person in people
+            for shard in (1, 2)
+        },
+        time_ms=START_MS,
+        params=GenesisParams(chain=chain, consensus=DEVNET_PARAMS.consensus),
+    )
+
+
+GENESIS = build_genesis()
+SPEC = build_chain_spec(GENESIS)
+
+
+@dataclass
+class ListPicker:
+    """Offers the given transactions in the given order."""
+
+    transactions: Sequence[SignedTransaction] = ()
+
+    def get_waiting(self, shard):
+        return sum(1 for t in self.transactions if t.transaction.shard == shard)
+
+    def pick(self, shard, read):
+        for signed in self.transactions:
+            if signed.transaction.shard == shard:
+                yield encode(signed), signed
+
+
+@dataclass
+class World:
+    """A tree, and the validators' keys to drive it."""
+
+    spec: ChainSpec = SPEC
+    store: KeyValueStore = field(default_factory=MemoryStore)
+    tree: BlockTree = field(init=False)
+    now_ms: int = START_MS
+    nonces: dict[tuple[bytes, int], int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.reopen()
+
+    def reopen(self, store: KeyValueStore | None = None) -> BlockTree:
+        """Open the database again, as after a crash."""
+        self.store = store or self.store
+        self.tree = open_tree(self.spec, self.store, bls)
+        return self.tree
+
+    def sign(
+        self, sender: SecretKey, payload: Payload, shard: int = 0, **changes
+    ) -> SignedTransaction:
+        """Return the sender's next transaction in the shard; counts its nonce."""
+        nonce = self.nonces.get((sender.public_key, shard), 0)
+        if "nonce" not in changes:
+            self.nonces[sender.public_key, shard] = nonce + 1
+        fields = {
+            "version": 1,
+            "chain_id": self.spec.chain_id,
+            "shard": shard,
+            "sender": sender.public_key,
+            "nonce": nonce,
+            "fee_limit": COIN,
+            "valid_until_height": 1000,
+            "payload": payload,
+        } | changes
+        return sign_transaction(Transaction(**fields), sender)
+
+    def leader(self, view: int) -> int:
+        return compute_leader(self.spec.seed, view, self.spec.validators)
+
+    def reveal(self, view: int) -> bytes:
+        message = compute_reveal_bytes(self.spec.chain_id, 0, view)
+        return BLS_KEYS[self.leader(view)].sign(message)
+
+    def attend(self, held: HeldBlock, signers=range(VALIDATORS)) -> Attendance:
+        """Return the validators' votes for a block."""
+        if held.height == 0:
+            return NO_ATTENDANCE
+        message = compute_notarize_bytes(self.spec.chain_id, held.proposal)
+        return Attendance(
+            encode_bitmap(signers, VALIDATORS),
+            bls.aggregate([BLS_KEYS[i].sign(message) for i in signers]),
+        )
+
+    def build(
+        self,
+        *transactions: SignedTransaction,
+        parent: HeldBlock | None = None,
+        view: int | None = None,
+        picker: Picker | None = None,
+    ) -> HeldBlock:
+        """Return a new block by the right leader, held by the tree."""
+        parent = parent or self.tip
+        view = view or parent.header.view + 1
+        self.now_ms = max(self.now_ms, parent.header.time_ms) + 1000
+        return self.tree.build(
+            parent_hash=parent.block_hash,
+            view=view,
+            proposer=self.leader(view),
+            reveal=self.reveal(view),
+            attendance=self.attend(parent),
+            time_ms=self.now_ms,
+            picker=picker
+            or (ListPicker(transactions) if transactions else NothingWaits()),
+        )
+
+    def certify(self, held: HeldBlock) -> Certificate:
+        """Return the certificate that makes a block final."""
+        message = compute_finalize_bytes(self.spec.chain_id, held.proposal)
+        signers = range(VALIDATORS)
+        return Certificate(
+            kind=Kind.FINALIZATION,
+            proposal=held.proposal,
+            epoch=0,
+            view=held.header.view,
+            bitmap=encode_bitmap(signers, VALIDATORS),
+            signature=bls.aggregate([BLS_KEYS[i].sign(message) for i in signers]),
+        )
+
+    def finalize(self, held: HeldBlock) -> HeldBlock:
+        self.tree.finalize(self.certify(held))
+        return held
+
+    def advance(self, *transactions: SignedTransaction, blocks: int = 1) -> HeldBlock:
+        """Build and finalize a block with the transactions, then empty ones."""
+        held = self.finalize(self.build(*transactions))
+        for _ in range(blocks - 1):
+            self.finalize(self.build())
+        return held
+
+    @property
+    def tip(self) -> HeldBlock:
+        """The highest block that the tree holds."""
+        return max((self.tree.final, *self.tree.pending), key=lambda held: held.height)
+
+
+def resign(world: World, signed_bytes: bytes) -> SignedTransaction:
+    """Return the decoded form of a block's transaction."""
+    return decode_transaction(signed_bytes)
