@@ -210,7 +210,10 @@ class SupervisedWorker:
         except OSError as error:
             raise WorkerLost(f"cannot start a process: {error}") from error
         finally:
+            # At once: a call between the death and the next start must not wait.
             self._link = self._report = None
+            if self._state is WorkerState.READY:
+                self._set_state(WorkerState.STARTING, "the worker died")
             link.close()
             await self._end_process()
 

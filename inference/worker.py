@@ -107,19 +107,15 @@ def _build_refusal(call: int, error: Exception) -> Refused:
 
 def _build_service(options: argparse.Namespace) -> Service:
     if options.role == "requester":
-        _set_threads(options.threads)
-        return RequesterService(options.model)
+        return RequesterService(options.model, threads=options.threads)
     if options.null:
         return NullService(options.model)
-    _set_threads(options.threads)
-    return StageService(options.model, options.layers, options.kv_bytes)
-
-
-def _set_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.set_num_interop_threads(1)
+    return StageService(
+        options.model,
+        options.layers,
+        threads=options.threads,
+        kv_budget_bytes=options.kv_bytes,
+    )
 
 
 def _read_frame(link: socket.socket) -> tuple[bytearray, bytearray] | None:

@@ -5,14 +5,14 @@ A service takes a request and its payload and returns an answer and its payload.
 raises typed errors only for what the caller did; the loop in worker.py turns every
 other exception into an answer as well, so that one session never ends the worker.
 
-Torch is imported when a service needs it, not with this file: the null stage and the
-worker's own start do without.
+Torch is imported when a service needs it, not with this file: it takes two seconds,
+and the null stage, and a model that is refused by its headers, do without.
 """
 
 from pathlib import Path
 from typing import Any, Protocol
 
-from inference.errors import BadAnswer, BadRequest
+from inference.errors import BadAnswer, BadRequest, UnsupportedModel
 from inference.model_info import (
     DTYPE_BYTES,
     ModelShape,
@@ -75,11 +75,19 @@ class NullService:
 class StageService:
     """A stage engine behind the wire."""
 
-    def __init__(self, directory: Path, layers: range, kv_budget_bytes: int) -> None:
+    def __init__(
+        self, directory: Path, layers: range, *, threads: int, kv_budget_bytes: int
+    ) -> None:
         """Load and test the layers; raises BadWeights or UnsupportedModel."""
+        self._shape = read_model_shape(directory)
+        if not 0 <= layers.start < layers.stop <= self._shape.layers:
+            raise UnsupportedModel(
+                f"layers {layers.start}:{layers.stop} of a model of "
+                f"{self._shape.layers}"
+            )
+        import_torch(threads)
         from inference.stage import StageEngine
 
-        self._shape = read_model_shape(directory)
         self._engine = StageEngine.load(
             directory, layers, kv_budget_bytes=kv_budget_bytes
         )
@@ -107,11 +115,12 @@ class StageService:
 class RequesterService:
     """A requester engine behind the wire."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, threads: int) -> None:
         """Load and test the ends; raises BadWeights or UnsupportedModel."""
+        self._shape = read_model_shape(directory)
+        import_torch(threads)
         from inference.requester import RequesterEngine
 
-        self._shape = read_model_shape(directory)
         self._engine = RequesterEngine.load(directory, self._shape.max_positions)
 
     def build_ready(self) -> Ready:
@@ -139,6 +148,14 @@ class RequesterService:
                 engine.close_session(session_id)
                 return Done(call), b""
         raise BadRequest(f"a requester does not answer {type(request).__name__}")
+
+
+def import_torch(threads: int) -> None:
+    """Import torch for so many threads; spinning ones were ruled out before."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_num_interop_threads(1)
 
 
 def build_ready(shape: ModelShape, part: Any = None, position_bytes: int = 0) -> Ready:
