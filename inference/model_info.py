@@ -12,6 +12,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from chain.contracts.model import compute_model_id
 from inference.errors import BadWeights, UnsupportedModel
 from inference.weights import CONFIG_FILE, Manifest, Weights, open_weights, read_json
 from primitives.codec import Record, encode
@@ -36,6 +37,9 @@ UNBOUNDED_POSITIONS = 32_768
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Dtypes that stages compute in and hidden states travel in."""
 _DTYPE_OF_SAFETENSORS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+MAX_NAME_CHARACTERS = 64
+"""What the chain stores of a name."""
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -79,7 +83,7 @@ class ModelInfo(Record):
     """A model as the chain, the routes and the gateway see it."""
 
     name: str
-    """For people; the weights root is what counts."""
+    """For people, at most 64 characters; the weights root is what counts."""
     architecture: str
     """The class that config.json names, as LlamaForCausalLM."""
     layers: U16
@@ -91,8 +95,13 @@ class ModelInfo(Record):
     dtype: str
     """What stages compute in and hidden states travel in; one of `DTYPE_BYTES`."""
     weights_root: Hash32
-    """Root of the manifest: the model's id."""
+    """Root of the manifest."""
     tokenizer_hash: Hash32
+
+    @property
+    def model_id(self) -> bytes:
+        """The model's name on the chain, 32 bytes."""
+        return compute_model_id(self.weights_root, self.tokenizer_hash)
 
     @property
     def token_bytes(self) -> int:
@@ -126,7 +135,7 @@ def load_model(directory: Path, name: str | None = None) -> Model:
     shape = read_model_shape(directory)
     manifest = open_weights(directory).compute_manifest()
     info = ModelInfo(
-        name=name or directory.resolve().name,
+        name=(name or directory.resolve().name)[:MAX_NAME_CHARACTERS],
         architecture=shape.architecture,
         layers=shape.layers,
         hidden_size=shape.hidden_size,

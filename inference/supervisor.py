@@ -21,12 +21,12 @@ SIGKILL; it is always reaped before `run` returns.  The hashes of what it read a
 compared with the manifest before it is READY.
 """
 
+import contextlib
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -252,6 +252,17 @@ class SupervisedWorker:
         self._changed.set()
         self._changed = trio.Event()
 
+    async def close(self, session_id: bytes) -> None:
+        """Forget a session; nothing happens where it, or the worker, is not there.
+
+        The request is on its way before the first checkpoint, so a caller that is
+        being cancelled closes its session as well.  It is never refused as Busy.
+        """
+        if self._link is not None:
+            with contextlib.suppress(WorkerLost):
+                self._link.post(lambda n: CloseSession(n, session_id))
+        await trio.lowlevel.checkpoint()
+
     async def _call(
         self,
         kind: type[A],
@@ -335,10 +346,6 @@ class StageWorker(SupervisedWorker):
         )
         return payload
 
-    async def close(self, session_id: bytes) -> None:
-        """Forget a session; nothing happens where it is not open."""
-        await self._call(Done, lambda n: CloseSession(n, session_id))
-
 
 class RequesterWorker(SupervisedWorker):
     """A worker that holds all of a model but its layers."""
@@ -392,15 +399,11 @@ class RequesterWorker(SupervisedWorker):
         )
         return answer.token
 
-    async def close(self, session_id: bytes) -> None:
-        """Forget a session; nothing happens where it is not open."""
-        await self._call(Done, lambda n: CloseSession(n, session_id))
-
 
 W = TypeVar("W", bound=SupervisedWorker)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def supervise(worker: W) -> AsyncIterator[W]:
     """Run `worker` inside the block; afterwards its process is gone.
 

@@ -7,8 +7,8 @@ A Hugging Face directory spreads its tensors over one or several safetensors fil
 The manifest forgets the files: it lists each tensor by name with dtype, shape and the
 BLAKE3 hash of its bytes, and config.json as one more piece, because the same weights
 under another configuration are another model.  Its Merkle root is the weights root,
-the model id.  Sharding the files differently leaves the id as it is; one changed bit
-anywhere changes it.
+which names the model, together with the tokenizer's hash.  Sharding the files
+differently leaves it as it is; one changed bit anywhere changes it.
 
 A worker that reads only some tensors hashes exactly those and reports the hashes, and
 the node compares them with its manifest: nobody reads what it does not serve.  BLAKE3
@@ -60,7 +60,7 @@ class Manifest(Record):
     pieces: tuple[Piece, ...]
 
     def compute_root(self) -> bytes:
-        """Return the weights root: the model's id, 32 bytes."""
+        """Return the weights root, 32 bytes."""
         return compute_list_root([encode(piece) for piece in self.pieces])
 
 

@@ -6,6 +6,7 @@ caller that is cancelled leaves its number behind and the late answer is dropped
 the stream stays in step.  When the worker goes, every waiting call gets WorkerLost.
 """
 
+import math
 import socket
 from collections.abc import Callable
 from itertools import count
@@ -55,7 +56,8 @@ class WorkerLink:
         self._socket = trio.socket.from_stdlib_socket(end)
         self._waiters: dict[int, _Waiter] = {}
         self._numbers = count(1)
-        frames = trio.open_memory_channel[tuple[bytes, bytes | memoryview]](MAX_CALLS)
+        # Bounded by `call`, so that `post` always finds room.
+        frames = trio.open_memory_channel[tuple[bytes, bytes | memoryview]](math.inf)
         self._frame_sender, self._frame_receiver = frames
         self._is_open = True
 
@@ -101,19 +103,14 @@ class WorkerLink:
             WorkerLost: The worker went before it answered.
             The typed error with which the worker refuses.
         """
-        if not self._is_open:
-            raise WorkerLost("the worker is not running")
-        if len(self._waiters) >= MAX_CALLS:
+        unsent = self._frame_sender.statistics().current_buffer_used
+        # Cancelled calls wait for nothing, but are still to be sent.
+        if max(len(self._waiters), unsent) >= MAX_CALLS:
             raise Busy(f"{MAX_CALLS} calls are waiting for this worker")
-        number = next(self._numbers) % 2**32
+        number = self.post(build, payload)
         waiter = self._waiters[number] = _Waiter()
         try:
-            frame = encode_frame(build(number), len(payload))
-            self._frame_sender.send_nowait((frame, payload))
             await waiter.done.wait()
-        except trio.WouldBlock:
-            # Cancelled calls still wait to be sent.
-            raise Busy(f"{MAX_CALLS} calls are waiting for this worker") from None
         finally:
             del self._waiters[number]
         if waiter.answer is None:
@@ -121,6 +118,21 @@ class WorkerLink:
         if isinstance(waiter.answer, Refused):
             raise build_error(waiter.answer)
         return waiter.answer, waiter.payload
+
+    def post(self, build: BuildRequest, payload: bytes | memoryview = b"") -> int:
+        """Send a request whose answer nobody waits for; return its number.
+
+        It is never refused as Busy: this is how room is made.
+
+        Raises:
+            WorkerLost: The worker is not running.
+        """
+        if not self._is_open:
+            raise WorkerLost("the worker is not running")
+        number = next(self._numbers) % 2**32
+        frame = encode_frame(build(number), len(payload))
+        self._frame_sender.send_nowait((frame, payload))
+        return number
 
     def close(self) -> None:
         """Close the socket, which also ends the worker."""

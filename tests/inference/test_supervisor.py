@@ -158,6 +158,7 @@ async def test_calls_before_ready_are_refused_at_once(
     worker = build_null(directory, model)
     with pytest.raises(WorkerLost):
         await worker.open(b"s", 1)
+    await worker.close(b"s")
     assert worker.status.state is WorkerState.STARTING
     assert worker.pid is None
 
@@ -245,8 +246,25 @@ async def test_calls_are_bounded(directory: Path, model: Model) -> None:
             await trio.testing.wait_all_tasks_blocked(0.01)
             with pytest.raises(Busy):
                 await worker.forward(b"s", 0, bytes(TOKEN_BYTES), 1)
+            # Closing makes room and is never refused.
+            await worker.close(b"s")
             os.kill(worker.pid, signal.SIGCONT)
         assert done == MAX_CALLS
+
+
+@trio_test
+async def test_a_cancelled_caller_closes_its_session(
+    directory: Path, model: Model
+) -> None:
+    worker = StageWorker(directory, model, (0, 1))
+    async with supervise(worker):
+        await worker.wait_ready()
+        await worker.open(b"s", 4)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await worker.close(b"s")
+        with pytest.raises(UnknownSession):
+            await worker.forward(b"s", 0, bytes(TOKEN_BYTES), 1)
 
 
 @trio_test
