@@ -27,7 +27,7 @@ from network.params import NetworkParams
 from network.records import RecordLayer
 from network.stream import Stream
 from network.streams import StreamState
-from network.topics import ProtocolParams, Topic
+from network.topics import Priority, ProtocolParams, Topic
 
 RECEIVE_BYTES = 64 * 1024
 WAIT_BYTES = 32 * 1024
@@ -146,7 +146,8 @@ class Link:
         if self.reason is not None:
             return False
         stood_s = self._mux.publish(topic, payload, direct, trio.current_time())
-        if stood_s > self._params.queue_age_s:
+        is_urgent = self._params.topics[topic].priority <= Priority.BLOCKS
+        if is_urgent and stood_s > self._params.queue_age_s:
             self.end(f"its queue stood for {stood_s:.0f} s")
         self.poke()
         return True

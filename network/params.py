@@ -38,7 +38,8 @@ class NetworkParams:
     write_timeout_s: float = 10.0
     """For one batch of at most 48 KiB: slower than 5 KiB/s is of no use to anyone."""
     queue_age_s: float = 10.0
-    """A peer whose full queue begins with a message this old is dropped."""
+    """A peer whose full queue of votes or blocks begins with one this old is dropped;
+    the full queues of other topics only lose."""
 
     # Streams
     max_message_bytes: int = 64 * MIB
