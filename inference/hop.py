@@ -60,6 +60,7 @@ from inference.hop_events import (
     Stopping,
     Violated,
 )
+from inference.hop_ports import HopLimits
 from inference.messages import (
     MAX_HOPS,
     Abort,
@@ -69,14 +70,12 @@ from inference.messages import (
     Finish,
     HopTiming,
     Note,
-    Probe,
     Progress,
     SessionTerms,
     SignedInput,
     clip_text,
 )
 from inference.receipts import (
-    Contribution,
     Range,
     ReceiptTrail,
     Sign,
@@ -88,24 +87,11 @@ from inference.receipts import (
 from inference.session_account import SessionAccount
 from inference.session_errors import BadMessage, ReceiptMismatch
 from inference.steps import Prices, Step, compute_step
+from inference.terms import get_contribution, get_prices
 from primitives.types import EMPTY_HASH
 
 MAX_US = 2**32 - 1
 """What a 32-bit field of microseconds can say: 71 minutes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HopDeadlines:
-    """How long a hop waits, in seconds."""
-
-    idle_s: float = 120.0
-    """For the next step: a reader may think, but memory is not held for ever."""
-    payment_s: float = 10.0
-    """For a payment that should travel at the same time as the data."""
-    compute_s: float = 60.0
-    """For the stage worker: a full prefill step on a slow CPU."""
-    settle_s: float = 5.0
-    """For the last payment after Finish."""
 
 
 class Phase(Enum):
@@ -140,7 +126,7 @@ class HopSession:
         requester: Peer id at the other end of the requester's stream.
         sign: Signs with the node key, `terms.provider`.
         get_expiry: Height after which a receipt signed now is void.
-        deadlines: How long it waits for what.
+        limits: How long it waits for what.
         now_us: Time of the acceptance, in the caller's monotonic microseconds.
     """
 
@@ -150,7 +136,7 @@ class HopSession:
     requester: bytes
     sign: Sign
     get_expiry: Callable[[], int]
-    deadlines: HopDeadlines
+    limits: HopLimits
     now_us: int
     phase: Phase = Phase.WAITING
     steps: int = 0
@@ -171,8 +157,7 @@ class HopSession:
 
     def __post_init__(self) -> None:
         self._prices = get_prices(self.terms)
-        self.account.sessions += 1
-        self._set_deadline(self.deadlines.idle_s)
+        self._set_deadline(self.limits.idle_s)
 
     # Events
 
@@ -237,7 +222,7 @@ class HopSession:
             return self._refuse_input(AbortCode.BAD_RECEIPT, str(error), event.side)
         self._held = held
         self.phase = Phase.HELD
-        self._set_deadline(self.deadlines.payment_s)
+        self._set_deadline(self.limits.payment_s)
         return self._on_pool()
 
     def _check_data(self, data: Data, body: bytes) -> Held:
@@ -294,7 +279,7 @@ class HopSession:
         assert self._held is not None
         self.phase = Phase.COMPUTING
         self._started_us = self.now_us
-        self._set_deadline(self.deadlines.compute_s)
+        self._set_deadline(self.limits.compute_s)
         step = self._held.step
         return [Compute(step.position, step.tokens, self._held.body)]
 
@@ -327,13 +312,13 @@ class HopSession:
         self.billed += units
         self.account.bill(units)
         if not step.is_prefill:
-            self._decode_us.append(event.compute_us)
+            self._decode_us.append(min(event.compute_us, MAX_US))
         receipt = None
         if step.closes_range:
             receipt = self._sign_range(held.data.signed_input, held.data.receipt)
         self._held = None
         self.phase = Phase.WAITING
-        self._set_deadline(self.deadlines.idle_s)
+        self._set_deadline(self.limits.idle_s)
         timing = HopTiming(
             queue_us=min(self._started_us - held.arrived_us, MAX_US),
             compute_us=min(event.compute_us, MAX_US),
@@ -401,7 +386,7 @@ class HopSession:
                 return self._refuse_input(AbortCode.BAD_RECEIPT, str(error), event.side)
             receipt = self._sign_range(finish.signed_input, finish.receipt)
         self.phase = Phase.FINISHED
-        self._set_deadline(self.deadlines.settle_s)
+        self._set_deadline(self.limits.settle_s)
         onward = Finish(
             session=finish.session,
             attempt=finish.attempt,
@@ -473,7 +458,6 @@ class HopSession:
         else:
             self.account.give_back(-missing)
             self.account.count_paid_steps(self.steps)
-        self.account.sessions -= 1
         if self.phase is not Phase.FINISHED:
             effects.append(Release())
         self.phase = Phase.ENDED
@@ -536,27 +520,3 @@ class HopSession:
 
     def _set_deadline(self, seconds: float) -> None:
         self.deadline_us = self.now_us + int(seconds * 1_000_000)
-
-
-def get_prices(terms: SessionTerms) -> Prices:
-    """Return the prices that both sides compute with."""
-    return Prices(
-        layers=terms.end - terms.start,
-        input_price=terms.input_price,
-        output_price=terms.output_price,
-        unit_price=terms.unit_price,
-    )
-
-
-def get_contribution(terms: SessionTerms) -> Contribution:
-    """Return what all receipts of a hop under these terms have in common."""
-    return Contribution(
-        chain_id=terms.chain_id,
-        session=terms.session,
-        channel_id=terms.channel_id,
-        client=terms.client,
-        node=terms.provider,
-        profile=terms.profile,
-        start=terms.start,
-        end=terms.end,
-    )

@@ -53,16 +53,13 @@ MAX_HOPS = 64
 """More stages than layers of today's large models make no sense."""
 MAX_TEXT = 200
 """Characters of an explanation for people."""
-MAX_PAYMENTS = 16
-"""Payments of one step: 16 vouchers of 1,024 units, far above any prefill step."""
-MAX_HEADER_BYTES = 16 * 1024
-"""Open with sixteen payments or Data with a receipt and sixty-four timings, twice."""
+MAX_HEADER_BYTES = 4 * 1024
+"""Data with a receipt and sixty-four timings is the longest, about 2 KiB."""
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """128 tokens of 32,768 numbers in float32."""
 MAX_FRAME_BYTES = 4 + MAX_HEADER_BYTES + MAX_BODY_BYTES
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
-Payments = Annotated[tuple[Payment, ...], Meta(max_length=MAX_PAYMENTS)]
 
 
 class RefuseCode(IntEnum):
@@ -160,7 +157,7 @@ class Open(Record, tag=1):
     """Begin a session at one hop."""
 
     terms: SessionTerms
-    arrears: Payments
+    arrears: Payment | None
     """Pays what an earlier session left unpaid on this channel."""
     signature: Signature
 
@@ -171,8 +168,6 @@ class Accept(Record, tag=2):
     session: Hash32
     prepaid_steps: U32
     """Steps at the beginning that are paid before they are computed."""
-    queue_us: U32
-    """The hop's estimate of how long a step waits for its turn now."""
 
 
 class Refuse(Record, tag=3):
@@ -230,8 +225,8 @@ class Pay(Record, tag=5):
     step: U32
     units: U32
     """The step's price.  Payments are cumulative in a channel that several sessions may
-    use, so the sum of what they bring is told apart by this."""
-    payments: Payments
+    use, so what they bring is told apart by this."""
+    payment: Payment
 
 
 class Note(Record, tag=6):
@@ -288,13 +283,17 @@ def encode_frame(message: Message, body: bytes | memoryview = b"") -> bytes:
     return b"".join((len(header).to_bytes(4, "big"), header, body))
 
 
-def decode_frame(frame: bytes) -> tuple[Message, bytes]:
+def decode_frame(frame: bytes, max_body: int = MAX_BODY_BYTES) -> tuple[Message, bytes]:
     """Return message and body of an untrusted frame.
+
+    Args:
+        frame: What a stream gave.
+        max_body: Longest body that the session's steps have.
 
     Raises:
         BadMessage: Too long, too short, not canonical, or a body where none belongs.
     """
-    if len(frame) < 4 or len(frame) > MAX_FRAME_BYTES:
+    if len(frame) < 4 or len(frame) > 4 + MAX_HEADER_BYTES + max_body:
         raise BadMessage(f"a frame of {len(frame)} bytes")
     size = int.from_bytes(frame[:4], "big")
     if size > MAX_HEADER_BYTES or 4 + size > len(frame):

@@ -1,34 +1,34 @@
 """What a provider has in hand when a session is over, and the work record of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median_low
 
 from chain.contracts.proof import Receipt, WorkRecord, compute_work_root
+from primitives.codec import Record
+from primitives.types import U16, U32, U63, Address, Amount, Hash32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionAccount:
+class SessionAccount(Record):
     """One finished session at one hop, kept until its work is settled."""
 
-    session: bytes
-    channel_id: bytes
-    client: bytes
-    start: int
-    end: int
-    unit_price: int
+    session: Hash32
+    channel_id: Hash32
+    client: Address
+    start: U16
+    end: U16
+    unit_price: Amount
     """Atoms."""
     receipts: tuple[Receipt, ...]
     """In order; together they cover every step that was delivered and attested."""
-    tokens_in: int
-    tokens_out: int
-    billed_units: int
+    tokens_in: U63
+    tokens_out: U63
+    billed_units: U63
     """Price of the steps that were delivered."""
-    claimed_units: int
+    claimed_units: U63
     """What was paid for them; less than billed leaves arrears on the channel."""
-    decode_us: tuple[int, ...]
+    decode_us: tuple[U32, ...]
     """Computation time of each decode step, microseconds."""
-    code: int
+    code: U16
     """0 when it ended in order, else the `AbortCode`."""
 
 

@@ -1,0 +1,320 @@
+"""
+Drives one `HopSession`: frames in, effects out.
+
+    requester's stream --+
+    previous hop's     --+--> inbox --> HopSession.handle --> effects
+    next hop's         --+      ^
+    stage (own task)   ---------+
+
+The loop below is the only task that touches the state machine.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+import trio
+
+from inference.errors import WorkerError
+from inference.hop import HopSession, Phase
+from inference.hop_events import (
+    AbortArrived,
+    Blame,
+    Compute,
+    Computed,
+    ComputeFailed,
+    DataArrived,
+    Effect,
+    End,
+    Event,
+    Expired,
+    FinishArrived,
+    KeepReceipt,
+    Lost,
+    PayArrived,
+    PoolChanged,
+    ProbeArrived,
+    Release,
+    SaveStanding,
+    Send,
+    Side,
+    Stopping,
+    Violated,
+)
+from inference.hop_ports import HopLimits, HopPorts, Stream
+from inference.messages import (
+    Abort,
+    AbortCode,
+    Accept,
+    Data,
+    Finish,
+    Message,
+    Pay,
+    Probe,
+    decode_frame,
+    encode_frame,
+)
+from inference.session_errors import BadMessage
+from primitives.errors import P2PChainError, RemoteError
+
+log = logging.getLogger(__name__)
+
+INBOX_EVENTS = 4
+"""One step is here at a time; the rest of a neighbour's frames wait in its stream."""
+CLEANUP_S = 5.0
+"""For the last words of a session whose handler is cancelled."""
+
+
+def compute_now_us() -> int:
+    """Return trio's clock in microseconds; it is virtual in tests."""
+    return int(trio.current_time() * 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A decoded frame and where it came from."""
+
+    side: Side
+    message: Message
+    body: bytes
+
+
+class HopDriver:
+    """One session's streams, stage and state machine.
+
+    Args:
+        ports: What the node provides.
+        limits: How long to wait for a neighbour to take a message.
+        session: The state machine.
+        requester: Stream that the requester opened.
+        following: Stream to the next hop; None at the last one.
+        max_body: Longest hidden states of a step, bytes.
+        on_pool: Called when a payment has reached the channel's account.
+    """
+
+    def __init__(
+        self,
+        ports: HopPorts,
+        limits: HopLimits,
+        session: HopSession,
+        requester: Stream,
+        following: Stream | None,
+        max_body: int,
+        on_pool: Callable[["HopDriver"], None],
+    ) -> None:
+        self.session = session
+        self._ports = ports
+        self._limits = limits
+        self._max_body = max_body
+        self._on_pool = on_pool
+        self._streams: dict[Side, Stream] = {Side.REQUESTER: requester}
+        if following is not None:
+            self._streams[Side.NEXT] = following
+        self._sender, self._receiver = trio.open_memory_channel[Event | Arrival](
+            INBOX_EVENTS
+        )
+        self._computing = trio.CancelScope()
+        self._is_released = False
+        self._nursery: trio.Nursery
+
+    async def run(self) -> None:
+        """Serve the session to its end."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for side, stream in list(self._streams.items()):
+                    nursery.start_soon(self.pump, stream, side)
+                await self._accept_session()
+                while self.session.phase is not Phase.ENDED:
+                    await self._apply(await self._receive())
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(
+                shield=True, deadline=trio.current_time() + CLEANUP_S
+            ):
+                await self._apply(Stopping())
+                self._receiver.close()
+                await self._release()
+
+    async def _accept_session(self) -> None:
+        session = self.session
+        accept = Accept(session.terms.session, session.prepaid_steps)
+        lost = await self._send(Side.REQUESTER, accept, b"")
+        if lost is not None:
+            await self._apply(lost)
+
+    async def close_streams(self) -> None:
+        """End all streams in order; what was sent goes out first."""
+        async with trio.open_nursery() as nursery:
+            for stream in self._streams.values():
+                nursery.start_soon(stream.close)
+
+    def attach_previous(self, stream: Stream) -> bool:
+        """Take the previous hop's stream; False when it is not its or not the first."""
+        is_expected = stream.peer_id == self.session.terms.previous
+        if not is_expected or Side.PREVIOUS in self._streams:
+            return False
+        self._streams[Side.PREVIOUS] = stream
+        return True
+
+    def post(self, event: PoolChanged | Stopping) -> None:
+        """Hand in an event from outside; it may be dropped when the inbox is full.
+
+        A full inbox means that events are being handled, and each of them looks at
+        the pool again.
+        """
+        try:
+            self._sender.send_nowait(event)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            log.debug("inbox of session %s is full", self._name)
+
+    # In
+
+    async def pump(
+        self, stream: Stream, side: Side, first: bytes | None = None
+    ) -> None:
+        """Turn a stream's frames into arrivals until it ends.
+
+        Args:
+            stream: Whose frames.
+            side: Who is at its other end.
+            first: A frame that was received already.
+        """
+        try:
+            frame = first
+            while True:
+                if frame is None:
+                    frame = await stream.receive()
+                message, body = decode_frame(frame, self._max_body)
+                await self._post(Arrival(side, message, body))
+                frame = None
+        except BadMessage as error:
+            await self._post(Violated(side, AbortCode.PROTOCOL, str(error)))
+        except P2PChainError:
+            await self._post(Lost(side))
+
+    async def _post(self, item: Event | Arrival) -> None:
+        try:
+            await self._sender.send(item)
+        except trio.BrokenResourceError:
+            return  # The session is over; nobody reads any more.
+
+    async def _receive(self) -> Event:
+        with trio.move_on_at(self.session.deadline_us / 1_000_000):
+            item = await self._receiver.receive()
+            return self._build_event(item) if isinstance(item, Arrival) else item
+        return Expired()
+
+    def _build_event(self, arrival: Arrival) -> Event:
+        side, message = arrival.side, arrival.message
+        text = f"{type(message).__name__} from the {side.name.lower()}"
+        wrong = Violated(side, AbortCode.PROTOCOL, text)
+        if getattr(message, "session", b"") != self.session.terms.session:
+            return wrong
+        match message:
+            case Data():
+                return DataArrived(message, arrival.body, side)
+            case Finish():
+                return FinishArrived(message, side)
+            case Abort():
+                return AbortArrived(message, side)
+            case Pay() if side is Side.REQUESTER:
+                return self._take_payments(message)
+            case Probe() if side is Side.REQUESTER:
+                return ProbeArrived(message)
+            case _:
+                return wrong
+
+    def _take_payments(self, message: Pay) -> Event:
+        """Put the message's payment into the book and the pool."""
+        account, payee = self.session.account, self._ports.payee
+        try:
+            account.credit(payee.accept_payment(account.channel_id, message.payment))
+        except RemoteError as error:
+            # Streams of two sessions may overtake each other; then the later payment
+            # has paid for both, and the earlier one brings nothing.
+            if account.sessions == 1:
+                return Violated(Side.REQUESTER, AbortCode.BAD_PAYMENT, str(error))
+            log.debug("session %s: overtaken payment: %s", self._name, error)
+        return PayArrived(message.units)
+
+    # Out
+
+    async def _apply(self, event: Event) -> None:
+        """Do what the state machine asks for, until it asks for nothing more."""
+        # Another session's payment may have come while the inbox was full.
+        pending: deque[Event] = deque([event, PoolChanged()])
+        while pending:
+            for effect in self.session.handle(pending.popleft(), compute_now_us()):
+                follow_up = await self._do(effect)
+                if follow_up is not None:
+                    pending.append(follow_up)
+        if isinstance(event, PayArrived) or self.session.phase is Phase.ENDED:
+            self._on_pool(self)
+
+    async def _do(self, effect: Effect) -> Event | None:
+        match effect:
+            case Send(side, message, body):
+                return await self._send(side, message, body)
+            case Compute():
+                self._nursery.start_soon(self._compute, effect)
+            case SaveStanding():
+                account = self.session.account
+                self._ports.payee.save_standing(account.channel_id, account.standing)
+            case KeepReceipt(receipt):
+                self._ports.publish(receipt)
+            case Release():
+                await self._release()
+            case Blame(peer_id, text):
+                log.info("session %s: %s", self._name, text)
+                self._ports.on_fault(peer_id, text)
+            case End(account=closed):
+                log.info("session %s ended with code %d", self._name, closed.code)
+                self._ports.payee.on_session_closed(closed)
+            case _:
+                assert_never(effect)
+        return None
+
+    async def _send(self, side: Side, message: Message, body: bytes) -> Event | None:
+        stream = self._streams.get(side)
+        if stream is None:
+            return None
+        try:
+            with trio.fail_after(self._limits.send_s):
+                await stream.send(encode_frame(message, body))
+        except (P2PChainError, trio.TooSlowError):
+            return Lost(side)
+        return None
+
+    async def _compute(self, effect: Compute) -> None:
+        session_id = self.session.terms.session
+        started_us = compute_now_us()
+        event: Event
+        with trio.CancelScope() as self._computing:
+            try:
+                body = await self._ports.worker.forward(
+                    session_id, effect.position, effect.body, effect.tokens
+                )
+                event = Computed(body, compute_now_us() - started_us)
+            except WorkerError as error:
+                event = ComputeFailed(AbortCode.STAGE_LOST, str(error))
+            except P2PChainError as error:
+                event = ComputeFailed(AbortCode.INTERNAL, str(error))
+            await self._post(event)
+
+    async def _release(self) -> None:
+        if self._is_released:
+            return
+        self._is_released = True
+        self._computing.cancel()
+        try:
+            await self._ports.worker.close(self.session.terms.session)
+        except P2PChainError as error:
+            # A lost worker has lost the session's memory as well.
+            log.info("session %s: %s", self._name, error)
+
+    @property
+    def _name(self) -> str:
+        return self.session.terms.session.hex()[:8]

@@ -1,0 +1,273 @@
+"""
+A provider's service: admits sessions and runs one driver for each.
+
+Two handlers are registered with the network: `serve_hop` for streams that requesters
+open, `serve_push` for those that previous hops open.  A session lives in the task of
+its requester's stream.  What a peer does wrong never raises out of a handler: it costs
+the peer (`on_fault`) and ends the session.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import trio
+
+from inference.activations import compute_size
+from inference.channel_account import ChannelAccount
+from inference.errors import Busy
+from inference.hop import HopSession, Phase
+from inference.hop_admission import (
+    Refusal,
+    validate_channel,
+    validate_funds,
+    validate_open,
+)
+from inference.hop_driver import CLEANUP_S, HopDriver, compute_now_us
+from inference.hop_events import PoolChanged, Side, Stopping
+from inference.hop_ports import HopLimits, HopPorts, Stream
+from inference.messages import (
+    PUSH_PROTOCOL,
+    Abort,
+    Data,
+    Finish,
+    Message,
+    Open,
+    Refuse,
+    RefuseCode,
+    SessionTerms,
+    clip_text,
+    decode_frame,
+    encode_frame,
+)
+from inference.session_errors import BadMessage
+from inference.steps import PREFILL_TOKENS
+from primitives.errors import P2PChainError, RemoteError
+
+log = logging.getLogger(__name__)
+
+
+class HopService:
+    """All sessions of this provider."""
+
+    def __init__(self, ports: HopPorts, limits: HopLimits | None = None) -> None:
+        self._ports = ports
+        self._limits = limits or HopLimits()
+        self._is_stopping = False
+        self._drivers: dict[bytes, HopDriver] = {}
+        self._admitting: set[bytes] = set()
+        self._accounts: dict[bytes, ChannelAccount] = {}
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that are open or being opened."""
+        return len(self._drivers) + len(self._admitting)
+
+    def stop(self) -> None:
+        """Take no new sessions and end the open ones; their handlers return soon."""
+        self._is_stopping = True
+        for driver in self._drivers.values():
+            driver.post(Stopping())
+
+    # Handlers
+
+    async def serve_hop(self, stream: Stream) -> None:
+        """Serve a stream that a requester opened; returns when it is over."""
+        first = await self._receive_first(stream, self._limits.open_s, Open)
+        if first is None:
+            return
+        message, _ = first
+        assert isinstance(message, Open)
+        try:
+            await self._serve_session(message, stream)
+        except Refusal as refusal:
+            session_id = message.terms.session
+            log.info("session %s refused: %s", session_id.hex()[:8], refusal)
+            text = clip_text(str(refusal))
+            refuse = Refuse(session_id, refusal.code, text, refusal.owed_units)
+            try:
+                await stream.send(encode_frame(refuse))
+                await stream.close()
+            except P2PChainError:
+                stream.abort()
+
+    async def serve_push(self, stream: Stream) -> None:
+        """Serve a stream that a previous hop opened; returns when it is over.
+
+        The first frame, which names the session, comes with the requester's first
+        step; by then every hop has accepted.
+        """
+        wait_s = self._limits.idle_s
+        first = await self._receive_first(stream, wait_s, Data | Finish | Abort)
+        if first is None:
+            return
+        message, frame = first
+        assert isinstance(message, Data | Finish | Abort)
+        driver = self._drivers.get(message.session)
+        if driver is None or not driver.attach_previous(stream):
+            # Nobody's fault: the session may just have ended here.
+            stream.abort()
+            return
+        await driver.pump(stream, Side.PREVIOUS, first=frame)
+
+    async def _receive_first(
+        self, stream: Stream, wait_s: float, kinds: type | object
+    ) -> tuple[Message, bytes] | None:
+        """Return the first message and its frame, or None when the stream is over."""
+        try:
+            with trio.fail_after(wait_s):
+                frame = await stream.receive()
+            message, _ = decode_frame(frame, self._get_max_body())
+            if not isinstance(message, kinds):  # type: ignore[arg-type]
+                raise BadMessage(f"{type(message).__name__} as the first message")
+        except RemoteError as error:
+            self._ports.on_fault(stream.peer_id, str(error))
+            stream.abort()
+            return None
+        except (P2PChainError, trio.TooSlowError):
+            stream.abort()
+            return None
+        return message, frame
+
+    # One session
+
+    async def _serve_session(self, message: Open, stream: Stream) -> None:
+        """Admit a session and serve it; raises Refusal before anything was promised."""
+        terms = message.terms
+        self._validate(message)
+        with self._hold_place(terms), self._hold_account(message) as account:
+            async with self._hold_stage(terms), self._hold_next(terms) as following:
+                trusted = account.standing.paid_steps
+                session = HopSession(
+                    terms=terms,
+                    account=account,
+                    prepaid_steps=max(0, self._limits.trust_after - trusted),
+                    requester=stream.peer_id,
+                    sign=self._ports.key.sign,
+                    get_expiry=self._ports.get_expiry,
+                    limits=self._limits,
+                    now_us=compute_now_us(),
+                )
+                driver = HopDriver(
+                    self._ports,
+                    self._limits,
+                    session,
+                    stream,
+                    following,
+                    self._get_max_body(),
+                    self._on_pool,
+                )
+                self._drivers[terms.session] = driver
+                self._admitting.discard(terms.session)
+                try:
+                    await driver.run()
+                finally:
+                    del self._drivers[terms.session]
+        await driver.close_streams()
+
+    def _validate(self, message: Open) -> None:
+        terms = message.terms
+        if self._is_stopping:
+            raise Refusal(RefuseCode.BUSY, "the node shuts down")
+        validate_open(
+            message,
+            self._ports.get_offer(),
+            chain_id=self._ports.chain_id,
+            node_key=self._ports.key.public_key,
+        )
+        if terms.session in self._drivers or terms.session in self._admitting:
+            raise Refusal(RefuseCode.INVALID, "the session is open already")
+        if self.sessions >= self._limits.max_sessions:
+            raise Refusal(RefuseCode.BUSY, f"{self.sessions} sessions are open")
+
+    @contextmanager
+    def _hold_place(self, terms: SessionTerms) -> Iterator[None]:
+        """Count a session that is being admitted."""
+        self._admitting.add(terms.session)
+        try:
+            yield
+        finally:
+            self._admitting.discard(terms.session)
+
+    @contextmanager
+    def _hold_account(self, message: Open) -> Iterator[ChannelAccount]:
+        """Yield the channel's account with all arrears paid."""
+        terms, payee = message.terms, self._ports.payee
+        channel = validate_channel(terms, payee.get_channel(terms.channel_id))
+        account = self._accounts.get(terms.channel_id)
+        if account is None:
+            account = ChannelAccount.load(
+                terms.channel_id, channel.standing, channel.paid_units
+            )
+        if account.sessions >= self._limits.max_sessions_per_channel:
+            text = f"{account.sessions} sessions are open on the channel"
+            raise Refusal(RefuseCode.BUSY, text)
+        self._accounts[terms.channel_id] = account
+        account.sessions += 1
+        try:
+            try:
+                if message.arrears is not None:
+                    paid = payee.accept_payment(terms.channel_id, message.arrears)
+                    account.credit(paid)
+            except RemoteError as error:
+                raise Refusal(RefuseCode.INVALID, str(error)) from error
+            validate_funds(terms, account, channel.remaining_units)
+            yield account
+        finally:
+            account.sessions -= 1
+            if account.sessions == 0:
+                # Standing and book say everything that is needed to load it again.
+                del self._accounts[terms.channel_id]
+
+    @asynccontextmanager
+    async def _hold_stage(self, terms: SessionTerms) -> AsyncIterator[None]:
+        """Make room in the stage; the driver frees it, unless it never came to run."""
+        worker = self._ports.worker
+        try:
+            await worker.open(terms.session, terms.max_positions)
+        except Busy as error:
+            raise Refusal(RefuseCode.BUSY, str(error)) from error
+        except P2PChainError as error:
+            raise Refusal(RefuseCode.NOT_SERVED, str(error)) from error
+        try:
+            yield
+        except BaseException:
+            with trio.CancelScope(
+                shield=True, deadline=trio.current_time() + CLEANUP_S
+            ):
+                await worker.close(terms.session)
+            raise
+
+    @asynccontextmanager
+    async def _hold_next(self, terms: SessionTerms) -> AsyncIterator[Stream | None]:
+        """Open the stream to the next hop, before anything is promised."""
+        if terms.next is None:
+            yield None
+            return
+        try:
+            with trio.fail_after(self._limits.dial_s):
+                stream = await self._ports.dialer.open_stream(terms.next, PUSH_PROTOCOL)
+        except (P2PChainError, trio.TooSlowError) as error:
+            text = f"the next hop is out of reach: {error}"
+            raise Refusal(RefuseCode.UNREACHABLE, text) from error
+        try:
+            yield stream
+        except BaseException:
+            stream.abort()
+            raise
+
+    def _on_pool(self, source: HopDriver) -> None:
+        """Tell the channel's other sessions that wait for a payment."""
+        channel_id = source.session.account.channel_id
+        for driver in self._drivers.values():
+            session = driver.session
+            if driver is source or session.account.channel_id != channel_id:
+                continue
+            if session.phase is Phase.HELD:
+                driver.post(PoolChanged())
+
+    def _get_max_body(self) -> int:
+        offer = self._ports.get_offer()
+        if offer is None:
+            return 0
+        return compute_size(PREFILL_TOKENS, offer.hidden_size, offer.dtype)

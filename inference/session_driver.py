@@ -1,0 +1,411 @@
+"""
+Drives one requester session: a route's streams, our own worker, and the reader.
+
+    hop 0 stream --+
+    hop n stream --+--> inbox --> RequesterMachine.handle --> effects
+    worker tasks --+
+
+`RequesterSession.run` is shielded: a reader that goes away or a caller that is
+cancelled turns into the event Cancelled, so the step under way is still paid and every
+stage freed, within `close_s`; only then does the cancellation go on its way.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import assert_never
+
+import trio
+
+from chain.contracts.channel import Payment
+from inference.activations import compute_size
+from inference.errors import BadAnswer
+from inference.hop_driver import compute_now_us
+from inference.hop_ports import Stream
+from inference.messages import (
+    HOP_PROTOCOL,
+    Message,
+    Open,
+    Pay,
+    compute_open_message,
+    decode_frame,
+    encode_frame,
+)
+from inference.sampling import SamplingParams
+from inference.session import Phase, RequesterMachine
+from inference.session_errors import BadMessage, PaymentFailed, StepTimeout
+from inference.session_events import (
+    AnswerRejected,
+    Blame,
+    Cancelled,
+    Effect,
+    Embed,
+    Embedded,
+    Emit,
+    End,
+    Event,
+    Expired,
+    HopGone,
+    LocalFailed,
+    OpenHop,
+    PayHop,
+    Received,
+    Sample,
+    Sampled,
+    SendTo,
+)
+from inference.session_plan import (
+    HopSummary,
+    SessionPlan,
+    SessionSummary,
+    SessionTimeouts,
+    TokenEvent,
+)
+from inference.session_ports import RequesterPorts
+from inference.steps import PREFILL_TOKENS
+from primitives.errors import P2PChainError
+
+log = logging.getLogger(__name__)
+
+INBOX_EVENTS = 16
+"""Each hop has at most a receipt and an answer to say per step."""
+CLEANUP_S = 5.0
+"""For our own worker to forget the session."""
+READER_TOKENS = 16
+"""Tokens that wait for a slow reader before the session does."""
+
+
+class RequesterSession:
+    """One answer, from prompt to settlement of the last step.
+
+    Args:
+        ports: What the node provides.
+        plan: Route, prompt and bounds.
+        sampling: How tokens are chosen; the requester worker reads it.
+        timeouts: How long to wait for what.
+    """
+
+    def __init__(
+        self,
+        ports: RequesterPorts,
+        plan: SessionPlan,
+        sampling: SamplingParams,
+        timeouts: SessionTimeouts | None = None,
+    ) -> None:
+        self.plan = plan
+        self.summary: SessionSummary | None = None
+        """Set when `run` is over, also when it raised."""
+        self._ports = ports
+        self._sampling = sampling
+        self._timeouts = timeouts or SessionTimeouts()
+        self._streams: dict[int, Stream] = {}
+        self._vouchers = [0] * len(plan.hops)
+        self._arrears = [0] * len(plan.hops)
+        self._max_body = compute_size(PREFILL_TOKENS, plan.hidden_size, plan.dtype)
+        self._sender, self._receiver = trio.open_memory_channel[Event](INBOX_EVENTS)
+        self._tokens, self._unread = trio.open_memory_channel[TokenEvent](READER_TOKENS)
+        self._reading = trio.CancelScope()
+        self._waiting = trio.CancelScope()
+        self._openings: list[trio.CancelScope] = []
+        self._driving = trio.CancelScope(shield=True)
+        self._is_cancelled = False
+        self._is_told = False
+        self._reader_error: Exception | None = None
+        self._end: End | None = None
+        self._machine: RequesterMachine
+        self._nursery: trio.Nursery
+        self._emit: Callable[[TokenEvent], Awaitable[None]]
+
+    async def run(
+        self, emit: Callable[[TokenEvent], Awaitable[None]]
+    ) -> SessionSummary:
+        """Produce the answer and return what it took.
+
+        Args:
+            emit: Takes the tokens in order.  While it waits, at most
+                `READER_TOKENS` more are computed.  When it raises, the session is
+                closed in order and the exception goes on.
+
+        Raises:
+            SessionError: The answer is incomplete, by a hop's fault or loss.
+            P2PChainError: The answer is incomplete, by our own worker or payer.
+        """
+        self._emit = emit
+        self._machine = RequesterMachine(
+            self.plan,
+            self._timeouts,
+            self._ports.signer.public_key,
+            self._ports.signer.sign,
+            compute_now_us(),
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_cancellation)
+            with self._driving:
+                await self._drive()
+            nursery.cancel_scope.cancel()
+        if self._reader_error is not None:
+            raise self._reader_error
+        assert self.summary is not None
+        if self.summary.finish_reason == "error" and self.summary.fault is not None:
+            raise self.summary.fault
+        return self.summary
+
+    def cancel(self) -> None:
+        """Ask for an orderly end: pay what was delivered, free every stage."""
+        if self._is_cancelled:
+            return
+        self._is_cancelled = True
+        self._driving.deadline = trio.current_time() + self._timeouts.close_s
+        self._reading.cancel()
+        self._waiting.cancel()
+
+    async def _watch_cancellation(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.cancel()
+
+    # The loop
+
+    async def _drive(self) -> None:
+        worker = self._ports.worker
+        try:
+            await worker.open(self.plan.session_id, self._sampling, self.plan.prompt)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._serve_reader)
+                await self._do_all(self._machine.open())
+                while self._machine.phase is not Phase.ENDED:
+                    await self._apply(await self._receive())
+                await self._close(nursery)
+        except P2PChainError as error:
+            # Only `worker.open` gets here: everything later is an event.
+            self._end = End("error", error)
+        finally:
+            with trio.move_on_after(CLEANUP_S, shield=True):
+                await self._clean_up()
+
+    async def _close(self, nursery: trio.Nursery) -> None:
+        """Let everything that was sent go out and the reader take what is left."""
+        nursery.cancel_scope.deadline = trio.current_time() + self._timeouts.close_s
+        for opening in self._openings:
+            opening.cancel()
+        self._receiver.close()
+        self._tokens.close()
+        for stream in self._streams.values():
+            nursery.start_soon(stream.close)
+
+    async def _clean_up(self) -> None:
+        for stream in self._streams.values():
+            stream.abort()
+        self.summary = self._build_summary()
+        self._ports.payer.forget(self.plan.session_id)
+        try:
+            await self._ports.worker.close(self.plan.session_id)
+        except P2PChainError as error:
+            log.info("session %s: %s", self._name, error)
+
+    async def _receive(self) -> Event:
+        if not self._must_tell():
+            try:
+                return self._receiver.receive_nowait()
+            except trio.WouldBlock:
+                deadline = self._machine.deadline_us / 1_000_000
+                with trio.CancelScope(deadline=deadline) as self._waiting:
+                    return await self._receiver.receive()
+        if self._must_tell():
+            self._is_told = True
+            return Cancelled()
+        return Expired()
+
+    def _must_tell(self) -> bool:
+        """Tell whether the machine does not know yet that the reader has left."""
+        return self._is_cancelled and not self._is_told
+
+    async def _apply(self, event: Event) -> None:
+        """Do what the state machine asks for, until it asks for nothing more."""
+        pending: deque[Event] = deque([event])
+        while pending:
+            effects = self._machine.handle(pending.popleft(), compute_now_us())
+            pending.extend(await self._do_all(effects))
+
+    async def _do_all(self, effects: list[Effect]) -> list[Event]:
+        events = [await self._do(effect) for effect in effects]
+        return [event for event in events if event is not None]
+
+    async def _do(self, effect: Effect) -> Event | None:
+        match effect:
+            case SendTo(hop, message, body):
+                return await self._send(hop, message, body)
+            case PayHop():
+                return await self._pay(effect)
+            case Embed():
+                self._nursery.start_soon(self._embed, effect)
+            case Sample():
+                self._nursery.start_soon(self._sample, effect)
+            case Emit(token):
+                await self._show(token)
+            case OpenHop():
+                self._nursery.start_soon(self._open_hop, effect)
+            case Blame(peer_id, text):
+                log.info("session %s: %s", self._name, text)
+                self._ports.on_fault(peer_id, text)
+            case End():
+                self._end = effect
+            case _:
+                assert_never(effect)
+        return None
+
+    async def _post(self, event: Event) -> None:
+        try:
+            await self._sender.send(event)
+        except trio.BrokenResourceError:
+            return  # The session is over; nobody reads any more.
+
+    # Hops
+
+    async def _open_hop(self, effect: OpenHop) -> None:
+        """Dial a hop and send it the signed terms, with arrears if we owe any."""
+        hop, terms = effect.hop, effect.terms
+        with trio.CancelScope() as opening:
+            self._openings.append(opening)
+            try:
+                stream = await self._ports.dialer.open_stream(
+                    terms.provider, HOP_PROTOCOL
+                )
+                self._streams[hop] = stream
+                arrears = None
+                if effect.arrears_units:
+                    arrears = self._release_units(hop, effect.arrears_units)
+                    self._arrears[hop] = effect.arrears_units
+                signature = self._ports.signer.sign(compute_open_message(terms))
+                await stream.send(encode_frame(Open(terms, arrears, signature)))
+            except PaymentFailed as error:
+                await self._post(LocalFailed(error))
+            except P2PChainError as error:
+                await self._post(HopGone(hop, str(error)))
+            else:
+                self._nursery.start_soon(self._pump, hop, stream)
+
+    async def _send(self, hop: int, message: Message, body: bytes) -> Event | None:
+        stream = self._streams.get(hop)
+        if stream is None:
+            return None
+        try:
+            with trio.fail_after(self._timeouts.step_s):
+                await stream.send(encode_frame(message, body))
+        except (P2PChainError, trio.TooSlowError) as error:
+            return HopGone(hop, str(error) or "it does not read")
+        return None
+
+    async def _pay(self, effect: PayHop) -> Event | None:
+        if effect.units == 0:
+            return None
+        try:
+            payment = self._release_units(effect.hop, effect.units)
+        except P2PChainError as error:
+            return LocalFailed(error)
+        pay = Pay(self.plan.session_id, effect.step, effect.units, payment)
+        return await self._send(effect.hop, pay, b"")
+
+    def _release_units(self, hop: int, units: int) -> Payment:
+        plan = self.plan.hops[hop]
+        try:
+            payment = self._ports.payer.pay(
+                self.plan.session_id, plan.channel_id, units
+            )
+        except P2PChainError as error:
+            raise PaymentFailed(f"cannot pay {plan.node_name}: {error}") from error
+        self._vouchers[hop] += payment.voucher is not None
+        return payment
+
+    async def _pump(self, hop: int, stream: Stream) -> None:
+        """Turn a hop's frames into events until its stream ends."""
+        try:
+            while True:
+                message, body = decode_frame(await stream.receive(), self._max_body)
+                await self._post(Received(hop, message, body))
+        except BadMessage as error:
+            await self._post(HopGone(hop, str(error), is_fault=True))
+        except P2PChainError as error:
+            await self._post(HopGone(hop, str(error)))
+
+    # Our own worker, and the reader
+
+    async def _embed(self, effect: Embed) -> None:
+        event: Event
+        try:
+            body = await self._ports.worker.embed(
+                self.plan.session_id, effect.position, effect.token_ids
+            )
+            event = Embedded(effect.step, body)
+        except P2PChainError as error:
+            event = LocalFailed(error)
+        await self._post(event)
+
+    async def _sample(self, effect: Sample) -> None:
+        event: Event
+        try:
+            token = await self._ports.worker.sample(
+                self.plan.session_id, effect.body, effect.tokens
+            )
+            event = Sampled(token)
+        except BadAnswer as error:
+            event = AnswerRejected(str(error))
+        except P2PChainError as error:
+            event = LocalFailed(error)
+        await self._post(event)
+
+    async def _show(self, token: TokenEvent) -> None:
+        try:
+            await self._tokens.send(token)
+        except trio.BrokenResourceError:
+            log.debug("session %s: the reader is gone", self._name)
+
+    async def _serve_reader(self) -> None:
+        with self._reading, self._unread:
+            async for token in self._unread:
+                try:
+                    await self._emit(token)
+                except Exception as error:
+                    # Whatever the reader's trouble is, the hops are paid first.
+                    self._reader_error = error
+                    self.cancel()
+                    return
+
+    # Afterwards
+
+    def _build_summary(self) -> SessionSummary:
+        machine = self._machine
+        end = self._end or End(
+            "error", StepTimeout("the session was not closed in time")
+        )
+        now_us = compute_now_us()
+        return SessionSummary(
+            session_id=self.plan.session_id,
+            hops=tuple(
+                HopSummary(
+                    plan=hop.plan,
+                    steps=hop.steps,
+                    queue_us=hop.queue_us,
+                    compute_us=hop.compute_us,
+                    units=hop.units,
+                    price_atoms=hop.units * hop.plan.unit_price,
+                    arrears_units=self._arrears[index],
+                    vouchers=self._vouchers[index],
+                    receipts=hop.receipts,
+                    unpaid_units=hop.due_units - hop.units,
+                )
+                for index, hop in enumerate(machine.hops)
+            ),
+            tokens_in=min(machine.positions, len(self.plan.prompt)),
+            tokens_out=machine.tokens_out,
+            finish_reason=end.finish_reason,
+            first_token_us=machine.first_token_us,
+            total_us=now_us - machine.started_us,
+            fault=end.error,
+        )
+
+    @property
+    def _name(self) -> str:
+        return self.plan.session_id.hex()[:8]

@@ -1,0 +1,159 @@
+"""
+What happens to a requester's session, and what it asks for.
+
+`RequesterMachine.handle` (inference/session.py) takes events and returns effects; the
+shell around it (inference/session_driver.py) does them in the order given.
+"""
+
+from dataclasses import dataclass
+
+from inference.messages import Abort, Data, Finish, Message, Probe, SessionTerms
+from inference.sampling import SampledToken
+from inference.session_plan import TokenEvent
+from primitives.errors import P2PChainError
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A frame from a hop, decoded."""
+
+    hop: int
+    """Index in the route."""
+    message: Message
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class HopGone:
+    """The stream to a hop ended, could not be opened, or brought nonsense."""
+
+    hop: int
+    text: str
+    is_fault: bool = False
+    """The hop sent what no correct one sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The hidden states of the tokens asked for."""
+
+    step: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The token that follows from the answer."""
+
+    token: SampledToken
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRejected:
+    """The sampler found the answer wrong."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFailed:
+    """Our own worker or payer failed."""
+
+    error: P2PChainError
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The reader wants no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """`deadline_us` has passed."""
+
+
+Event = (
+    Received
+    | HopGone
+    | Embedded
+    | Sampled
+    | AnswerRejected
+    | LocalFailed
+    | Cancelled
+    | Expired
+)
+
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHop:
+    """Open a stream to a hop, pay arrears, and send the signed terms."""
+
+    hop: int
+    terms: SessionTerms
+    arrears_units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Look tokens up; answer with Embedded or LocalFailed."""
+
+    step: int
+    position: int
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Choose a token; answer with Sampled, AnswerRejected or LocalFailed."""
+
+    body: bytes
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendTo:
+    """Send a message to a hop."""
+
+    hop: int
+    message: Data | Finish | Abort | Probe
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class PayHop:
+    """Release so many units for a step."""
+
+    hop: int
+    step: int
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Give a token to the reader."""
+
+    token: TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """A hop did what no correct one does."""
+
+    peer_id: bytes
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The session is over; close the streams."""
+
+    finish_reason: str
+    error: P2PChainError | None
+
+
+Effect = OpenHop | Embed | Sample | SendTo | PayHop | Emit | Blame | End

@@ -1,0 +1,171 @@
+"""What a requester starts a session with, and what it has in hand afterwards."""
+
+from dataclasses import dataclass
+
+from inference.messages import VERSION, HopTiming, SessionTerms
+from primitives.errors import P2PChainError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopPlan:
+    """One hop of a route: who, which layers, at what price, paid from where."""
+
+    peer_id: bytes
+    """Node key: the network's name of the hop, and the key of its receipts."""
+    node_name: str
+    """For people."""
+    account: bytes
+    """Payee of the channel."""
+    profile: bytes
+    start: int
+    end: int
+    input_price: int
+    """Atoms per layer and prompt token."""
+    output_price: int
+    """Atoms per layer and decoded token."""
+    channel_id: bytes
+    unit_price: int
+    """Atoms per unit of the channel."""
+    arrears_units: int = 0
+    """What we acknowledge to owe from an earlier session; paid when opening."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPlan:
+    """Everything that is settled before the first message."""
+
+    chain_id: bytes
+    session_id: bytes
+    """Random, 32 bytes."""
+    client: bytes
+    """Account that opened the channels."""
+    hops: tuple[HopPlan, ...]
+    """In the order of the layers."""
+    prompt: tuple[int, ...]
+    """Token ids, at least one."""
+    max_tokens: int
+    """Of the answer, at least 1."""
+    hidden_size: int
+    dtype: int
+    """A value of `inference.activations.Dtype`."""
+    attempt: int = 0
+    max_prepaid_steps: int = 1000
+    """Most steps that a hop may want ahead of its work in this session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionTimeouts:
+    """How long a requester waits, in seconds."""
+
+    open_s: float = 15.0
+    """For every hop to accept: a dial by us and one by the hop before."""
+    worker_s: float = 30.0
+    """For our own embedding, head and sampler."""
+    probe_s: float = 3.0
+    """For an answer to a step before the hops are asked how far they are."""
+    silence_s: float = 3.0
+    """For their reply: who says nothing in this time is lost, not slow."""
+    step_s: float = 60.0
+    """For an answer to a step in all."""
+    receipts_s: float = 5.0
+    """For receipts that should have come before the answer."""
+    finish_s: float = 5.0
+    """For the last lap."""
+    close_s: float = 10.0
+    """For everything that is left to do once the caller wants no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent:
+    """One token of the answer."""
+
+    token_id: int
+    text: str
+    """What became readable; may be empty while a character is incomplete."""
+    finish_reason: str | None
+    """"stop", "length", or None while the answer goes on."""
+    step: int
+    position: int
+    """Of the token in the sequence."""
+    elapsed_us: int
+    """From sending the step to its answer, as we measured it."""
+    hops: tuple[HopTiming, ...]
+    """What each hop says it took; the rest of `elapsed_us` is network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopSummary:
+    """One hop's part in a session."""
+
+    plan: HopPlan
+    steps: int
+    """Answers that came through it."""
+    queue_us: int
+    """Time that its steps waited there, by its own word."""
+    compute_us: int
+    """Time that they took there, by its own word."""
+    units: int
+    """Units paid, arrears not counted."""
+    price_atoms: int
+    """The same in atoms."""
+    arrears_units: int
+    """Units paid for earlier sessions."""
+    vouchers: int
+    """New vouchers sent."""
+    receipts: int
+    """Valid receipts received."""
+    unpaid_units: int
+    """What the hop may think it is owed: the step that was under way at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSummary:
+    """A session after its end."""
+
+    session_id: bytes
+    hops: tuple[HopSummary, ...]
+    tokens_in: int
+    """Prompt tokens that were processed."""
+    tokens_out: int
+    """Tokens that the reader got."""
+    finish_reason: str
+    """"stop", "length", "cancelled", or "error"."""
+    first_token_us: int
+    """From the start of the session to its first token; 0 when there was none."""
+    total_us: int
+    """From the start of the session to its end."""
+    fault: P2PChainError | None
+    """What went wrong after the answer was complete; it harms nobody's answer."""
+
+    @property
+    def price_atoms(self) -> int:
+        """What the session cost in all."""
+        return sum(hop.price_atoms for hop in self.hops)
+
+
+def build_terms(plan: SessionPlan, index: int, signer: bytes) -> SessionTerms:
+    """Return what hop `index` of the plan is asked for."""
+    hop = plan.hops[index]
+    is_last = index + 1 == len(plan.hops)
+    return SessionTerms(
+        version=VERSION,
+        chain_id=plan.chain_id,
+        session=plan.session_id,
+        attempt=plan.attempt,
+        provider=hop.peer_id,
+        profile=hop.profile,
+        start=hop.start,
+        end=hop.end,
+        client=plan.client,
+        signer=signer,
+        channel_id=hop.channel_id,
+        unit_price=hop.unit_price,
+        input_price=hop.input_price,
+        output_price=hop.output_price,
+        prompt_tokens=len(plan.prompt),
+        max_positions=len(plan.prompt) + plan.max_tokens,
+        hidden_size=plan.hidden_size,
+        dtype=plan.dtype,
+        previous=plan.hops[index - 1].peer_id if index else None,
+        next=None if is_last else plan.hops[index + 1].peer_id,
+    )

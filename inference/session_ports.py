@@ -1,0 +1,62 @@
+"""What a requester's session needs of the rest of the node."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from chain.contracts.channel import Payment
+from inference.hop_ports import Dialer, Signer
+from inference.sampling import SampledToken, SamplingParams
+
+
+class RequesterWorker(Protocol):
+    """The process that holds embedding, head and sampler."""
+
+    async def open(
+        self, session_id: bytes, sampling: SamplingParams, prompt_tokens: Sequence[int]
+    ) -> None:
+        """Begin an answer; raises WorkerError, BadPrompt or Busy."""
+
+    async def embed(
+        self, session_id: bytes, position: int, token_ids: Sequence[int]
+    ) -> bytes:
+        """Return the hidden states of tokens."""
+
+    async def sample(
+        self, session_id: bytes, hidden: bytes, tokens: int
+    ) -> SampledToken:
+        """Choose the token after `tokens` hidden states.
+
+        Raises:
+            BadAnswer: They have a wrong length or are not finite.
+        """
+
+    async def close(self, session_id: bytes) -> None:
+        """Forget the answer; harmless when there is none."""
+
+
+class Payer(Protocol):
+    """Our side of the channels: `SharedPayer` over the wallet's book."""
+
+    def pay(self, session_id: bytes, channel_id: bytes, units: int) -> Payment:
+        """Release units and write that down before they are sent.
+
+        Raises:
+            P2PChainError: The deposit is exhausted or the channel not ours.
+        """
+
+    def forget(self, session_id: bytes) -> None:
+        """The session is over and pays no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequesterPorts:
+    """Everything around a requester's session."""
+
+    worker: RequesterWorker
+    dialer: Dialer
+    payer: Payer
+    signer: Signer
+    """The channels' signer."""
+    on_fault: Callable[[bytes, str], None]
+    """Told which hop did what no correct one does."""
