@@ -143,10 +143,10 @@ class PoolFull(InvalidTransaction):
     code = "pool_full"
 
 
-class SenderFull(InvalidTransaction):
-    """The sender has too many transactions waiting."""
+class ValidityTooLong(InvalidTransaction):
+    """Valid so far into the future that it might wait for ever."""
 
-    code = "sender_full"
+    code = "validity_too_long"
 
 
 class CongestedShard(InvalidTransaction):

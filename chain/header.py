@@ -5,7 +5,6 @@ Spec: docs/protocol/03-blocks-and-state.md
 """
 
 from consensus.messages import Proposal
-
 from primitives.codec import Record, encode
 from primitives.hashing import compute_hash
 from primitives.types import (

@@ -1,0 +1,518 @@
+"""
+Reads over the final chain: what RPC, explorer and wallet ask.
+
+Every answer is about the last final block or something older; nothing here changes
+anything.  Lists come in pages: `next` of one page is `after` of the next, an opaque
+string that stays good while blocks arrive.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Generic, TypeVar
+
+from chain.account import NO_ACCOUNT, Account, compute_ripe
+from chain.block import Block, compute_root_path
+from chain.blocktree import BlockTree
+from chain.conservation import Conservation, compute_conservation
+from chain.contracts.channel import Channel, ChannelStatus, OpenPair
+from chain.contracts.model import ModelRecord
+from chain.contracts.proof import WorkEntry
+from chain.contracts.registration import Mirror, Registration, RegistrationStatus
+from chain.errors import StoreError
+from chain.header import compute_block_hash
+from chain.keys import (
+    TOTALS_KEY,
+    build_account_key,
+    build_channel_key,
+    build_pair_key,
+    build_registration_key,
+    build_stake_key,
+)
+from chain.ledger import Totals
+from chain.outcome import Outcome
+from chain.proofs import StateProof
+from chain.spec import ChainSpec
+from chain.stake import Stake
+from chain.store import ChainStore, StoredPacket, build_key
+from chain.transaction import SignedTransaction, compute_tx_id, decode_transaction
+from consensus.messages import Certificate
+from primitives.codec import decode
+from primitives.errors import RemoteError
+from primitives.types import Height, ShardId
+from shards.chunk import Chunk, ChunkHeader, get_count
+from shards.layout import ShardSpec
+
+PAGE = 25
+MAX_PAGE = 1000
+"""A page of the largest items is then below 1 MB."""
+
+CACHED_BLOCKS = 16
+"""Decoded blocks kept: at most 16 MiB of bytes, about 60 MB decoded."""
+
+T = TypeVar("T")
+
+
+class InvalidCursor(RemoteError):
+    """An `after` that no page of this list ever gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Part of a list."""
+
+    items: tuple[T, ...]
+    next: str | None
+    """Give it as `after` for what follows; None at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBlock:
+    """A final block and what makes it so."""
+
+    height: Height
+    block_hash: bytes
+    block: Block
+    certificate: Certificate | None
+    """Its own or the next descendant's; None for genesis alone."""
+    length: int
+    """Bytes."""
+    transactions: int
+    """In all its chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTransaction:
+    """A final transaction, where it stands, and what it did."""
+
+    tx_id: bytes
+    signed: SignedTransaction
+    height: Height
+    block_hash: bytes
+    time_ms: int
+    shard: ShardId
+    index: int
+    """Place in its chunk."""
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class FoundAccount:
+    """An account in one shard."""
+
+    shard: ShardId
+    address: bytes
+    balance: int
+    """Atoms that can be spent now."""
+    maturing: int
+    """Atoms from settlements that cannot be spent yet."""
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundShard:
+    """A shard as of the final block."""
+
+    shard_id: ShardId
+    spec: ShardSpec | None
+    """Its layers; None for the root shard."""
+    head: ChunkHeader
+    """Its newest chunk; the genesis one if there was none yet."""
+    head_height: Height
+    """Height of the block that holds it."""
+    backlog: tuple[tuple[ShardId, int], ...]
+    """Packets that wait for this shard, by source."""
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class FoundChunk:
+    """A shard's chunk and its block."""
+
+    height: Height
+    block_hash: bytes
+    chunk: Chunk
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundWork:
+    """A posted work record."""
+
+    height: Height
+    """Of the block that holds the settlement."""
+    shard: ShardId
+    entry: WorkEntry
+
+
+class Queries:
+    """All reads; cheap to make, one per tree is enough."""
+
+    def __init__(self, tree: BlockTree) -> None:
+        self._tree = tree
+        self._store: ChainStore = tree.store
+        # Final blocks never change, and a page often shows one block many times.
+        self._find_block = lru_cache(CACHED_BLOCKS)(self._load_block)
+
+    @property
+    def spec(self) -> ChainSpec:
+        """The chain's constants."""
+        return self._tree.spec
+
+    @property
+    def height(self) -> Height:
+        """Height of the last final block."""
+        return self._tree.final_height
+
+    # ---------------------------------------------------------------- blocks
+
+    def get_block(self, name: Height | bytes | None = None) -> FoundBlock | None:
+        """Return a final block by height or hash; without a name the last one."""
+        match name:
+            case None:
+                height: Height | None = self.height
+            case bytes():
+                height = self._store.get_height(name)
+            case _:
+                height = name
+        return None if height is None else self._find_block(height)
+
+    def list_blocks(
+        self, after: str | None = None, limit: int = PAGE
+    ) -> Page[FoundBlock]:
+        """Return final blocks, newest first."""
+        keys = self._list_keys(b"B", after, limit, reverse=True)
+        return self._build_page(keys, lambda key: self._get_at(key[1:9]), limit)
+
+    def get_transaction(self, tx_id: bytes) -> FoundTransaction | None:
+        """Return a final transaction."""
+        place = self._store.get_place(tx_id)
+        if place is None:
+            return None
+        return self._find_transaction(place.height, place.shard, place.index)
+
+    def list_block_transactions(
+        self, height: Height, after: str | None = None, limit: int = PAGE
+    ) -> Page[FoundTransaction]:
+        """Return a final block's transactions, by shard, in order of execution."""
+        block = self._store.get_block(height) if height <= self.height else None
+        places = [
+            build_key(b"", (chunk.header.shard, 2), (index, 4))
+            for chunk in (block.body.chunks if block else ())
+            for index in range(len(chunk.transactions))
+        ]
+        start = b"" if after is None else _parse_cursor(after)
+        keys = [place for place in places if place > start or after is None]
+        return self._build_page(
+            iter(keys[: _clip(limit) + 1]),
+            lambda key: self._find_transaction(
+                height, int.from_bytes(key[:2], "big"), int.from_bytes(key[2:], "big")
+            ),
+            limit,
+        )
+
+    def list_address_transactions(
+        self, address: bytes, after: str | None = None, limit: int = PAGE
+    ) -> Page[FoundTransaction]:
+        """Return the transactions that concern an account, newest first."""
+        prefix = build_key(b"A", address)
+        keys = self._list_keys(prefix, after, limit, reverse=True)
+        return self._build_page(
+            keys,
+            lambda key: self._find_transaction(
+                int.from_bytes(key[-14:-6], "big"),
+                int.from_bytes(key[-6:-4], "big"),
+                int.from_bytes(key[-4:], "big"),
+            ),
+            limit,
+        )
+
+    # -------------------------------------------------------------- accounts
+
+    def get_account(self, shard: ShardId, address: bytes) -> FoundAccount:
+        """Return an account; one that was never used is empty."""
+        data = self._tree.final.view.get(shard, build_account_key(address))
+        account = NO_ACCOUNT if data is None else decode(Account, data)
+        account = compute_ripe(account, self.height)
+        return FoundAccount(
+            shard, address, account.balance, account.maturing_amount, account.nonce
+        )
+
+    def list_accounts(self, address: bytes) -> tuple[FoundAccount, ...]:
+        """Return the account in every shard, the root shard first."""
+        return tuple(
+            self.get_account(shard, address) for shard in self.spec.layout.shard_ids
+        )
+
+    def get_balance_total(self, address: bytes) -> int:
+        """Return the atoms that can be spent, over all shards."""
+        return sum(account.balance for account in self.list_accounts(address))
+
+    # -------------------------------------------------------------- provider
+
+    def get_registration(
+        self, account: bytes, shard: ShardId | None = None
+    ) -> Registration | None:
+        """Return an account's registration, in `shard` or in the first that has one."""
+        shards = self.spec.layout.shard_ids if shard is None else (shard,)
+        for home in shards:
+            data = self._tree.final.view.get(home, build_registration_key(account))
+            if data is not None:
+                return decode(Registration, data)
+        return None
+
+    def list_registrations(
+        self,
+        model_id: bytes | None = None,
+        status: RegistrationStatus | None = None,
+    ) -> tuple[Registration, ...]:
+        """Return registrations by home shard, then account."""
+        return tuple(
+            registration
+            for _, registration in self._store.iterate(b"R", Registration)
+            if model_id in (None, registration.model_id)
+            and status in (None, registration.status)
+        )
+
+    def list_mirrors(self, shard: ShardId) -> tuple[Mirror, ...]:
+        """Return the registrations with another home that reach into a shard."""
+        prefix = build_key(b"G", (shard, 2))
+        return tuple(mirror for _, mirror in self._store.iterate(prefix, Mirror))
+
+    def list_validators(self) -> tuple[Stake, ...]:
+        """Return validators and stakes by their index in the set."""
+        stakes = []
+        for index in range(len(self.spec.validators)):
+            data = self._tree.final.view.get(0, build_stake_key(index))
+            if data is None:
+                raise StoreError(f"no stake of validator {index}")
+            stakes.append(decode(Stake, data))
+        return tuple(stakes)
+
+    def list_models(self) -> tuple[ModelRecord, ...]:
+        """Return the models of the chain."""
+        return tuple(self.spec.models.values())
+
+    # -------------------------------------------------------------- channels
+
+    def get_channel(self, channel_id: bytes) -> Channel | None:
+        """Return a channel as it is, or as it was when it ended."""
+        return self._store.read(build_key(b"Z", channel_id), Channel)
+
+    def find_channel(
+        self, shard: ShardId, payer: bytes, payee: bytes
+    ) -> Channel | None:
+        """Return the one channel that is open between two accounts in a shard."""
+        view = self._tree.final.view
+        pair = view.get(shard, build_pair_key(payer, payee))
+        if pair is None:
+            return None
+        data = view.get(shard, build_channel_key(decode(OpenPair, pair).channel_id))
+        return None if data is None else decode(Channel, data)
+
+    def list_channels(
+        self,
+        address: bytes,
+        after: str | None = None,
+        limit: int = PAGE,
+        *,
+        is_open: bool | None = None,
+    ) -> Page[Channel]:
+        """Return the channels that an account pays from or is paid by, newest first.
+
+        Args:
+            address: Of the account.
+            after: `next` of the page before.
+            limit: Channels looked at; with `is_open` a page may hold fewer.
+            is_open: Only those that have not ended, or only those that have.
+        """
+        prefix = build_key(b"Y", address)
+        keys = self._list_keys(prefix, after, limit, reverse=True)
+        page = self._build_page(keys, lambda key: self.get_channel(key[-32:]), limit)
+        if is_open is None:
+            return page
+        items = tuple(
+            channel
+            for channel in page.items
+            if (channel.status != ChannelStatus.CLOSED) == is_open
+        )
+        return Page(items, page.next)
+
+    # ------------------------------------------------------- shards, packets
+
+    def list_shards(self) -> tuple[FoundShard, ...]:
+        """Return every shard with its newest chunk."""
+        return tuple(self._find_shard(s) for s in self.spec.layout.shard_ids)
+
+    def get_shard(self, shard: ShardId) -> FoundShard | None:
+        """Return one shard."""
+        is_known = shard in self.spec.layout.shard_ids
+        return self._find_shard(shard) if is_known else None
+
+    def get_chunk(self, shard: ShardId, seq: int) -> FoundChunk | None:
+        """Return a shard's chunk by its number; the first after genesis is 1."""
+        height = self._store.get_chunk_height(shard, seq)
+        found = None if height is None else self._find_block(height)
+        if height is None or found is None:
+            return None
+        for chunk in found.block.body.chunks:
+            if chunk.header.shard == shard:
+                outcomes = self._store.get_outcomes(height, shard)
+                return FoundChunk(height, found.block_hash, chunk, outcomes)
+        raise StoreError(f"block {height} has no chunk of shard {shard}")
+
+    def get_packet(self, src: ShardId, dst: ShardId, seq: int) -> StoredPacket | None:
+        """Return a packet and the height of the block that consumed it."""
+        return self._store.get_packet(src, dst, seq)
+
+    def list_packets(
+        self, src: ShardId, dst: ShardId, after: str | None = None, limit: int = PAGE
+    ) -> Page[StoredPacket]:
+        """Return the packets from one shard to another, newest first."""
+        prefix = build_key(b"P", (src, 2), (dst, 2))
+        keys = self._list_keys(prefix, after, limit, reverse=True)
+        return self._build_page(
+            keys,
+            lambda key: self._store.get_packet(
+                src, dst, int.from_bytes(key[-8:], "big")
+            ),
+            limit,
+        )
+
+    # ------------------------------------------------------------------ work
+
+    def list_work(
+        self, after: str | None = None, limit: int = PAGE, payee: bytes | None = None
+    ) -> Page[FoundWork]:
+        """Return posted work records, newest first, of everybody or of one payee."""
+        prefix = b"W" if payee is None else build_key(b"V", payee)
+        keys = self._list_keys(prefix, after, limit, reverse=True)
+        return self._build_page(keys, self._find_work, limit)
+
+    # ----------------------------------------------------------------- proof
+
+    def build_state_proof(self, shard: ShardId, key: bytes) -> StateProof:
+        """Return the proof of a key's value, or of its absence, at the final block."""
+        final = self._tree.final
+        roots = final.view.get_roots()
+        index, path = compute_root_path(roots, shard)
+        return StateProof(
+            shard=shard,
+            key=key,
+            value=final.view.get(shard, key),
+            bucket=final.view.build_proof(shard, key),
+            levels=self.spec.params.bucket_levels,
+            shard_root=roots[shard],
+            index=index,
+            count=len(roots),
+            path=path,
+            header=final.header,
+            certificate=self._tree.final_certificate,
+        )
+
+    def compute_conservation(self) -> Conservation:
+        """Return where all atoms are; reads the whole state."""
+        return compute_conservation(self._tree)
+
+    # ---------------------------------------------------------------- inside
+
+    def _load_block(self, height: Height) -> FoundBlock | None:
+        data = self._store.get_block_bytes(height)
+        block = self._store.get_block(height)
+        if data is None or block is None:
+            return None
+        return FoundBlock(
+            height=height,
+            block_hash=compute_block_hash(block.header),
+            block=block,
+            certificate=self._store.get_certificate(height),
+            length=len(data),
+            transactions=sum(len(c.transactions) for c in block.body.chunks),
+        )
+
+    def _find_transaction(
+        self, height: Height, shard: ShardId, index: int
+    ) -> FoundTransaction:
+        found = self._find_block(height)
+        if found is None:
+            raise StoreError(f"no block at height {height}")
+        chunk = next(c for c in found.block.body.chunks if c.header.shard == shard)
+        signed_bytes = chunk.transactions[index]
+        return FoundTransaction(
+            tx_id=compute_tx_id(signed_bytes),
+            signed=decode_transaction(signed_bytes),
+            height=height,
+            block_hash=found.block_hash,
+            time_ms=found.block.header.time_ms,
+            shard=shard,
+            index=index,
+            outcome=self._store.get_outcomes(height, shard)[index],
+        )
+
+    def _find_shard(self, shard: ShardId) -> FoundShard:
+        heads = self._tree.final.heads
+        head = heads[shard]
+        height = self._store.get_chunk_height(shard, head.seq) or 0
+        waiting = (
+            (src, get_count(other.out_count, shard) - get_count(head.in_cursor, src))
+            for src, other in heads.items()
+        )
+        data = self._tree.final.view.get(shard, TOTALS_KEY)
+        return FoundShard(
+            shard_id=shard,
+            spec=self.spec.layout.get_spec(shard),
+            head=head,
+            head_height=height,
+            backlog=tuple((src, count) for src, count in waiting if count),
+            totals=Totals(0, 0, 0) if data is None else decode(Totals, data),
+        )
+
+    def _find_work(self, key: bytes) -> FoundWork | None:
+        place = key[-14:]
+        entry = self._store.read(build_key(b"W", place), WorkEntry)
+        if entry is None:
+            return None
+        height = int.from_bytes(place[:8], "big")
+        return FoundWork(height, int.from_bytes(place[8:10], "big"), entry)
+
+    def _get_at(self, height_bytes: bytes) -> FoundBlock | None:
+        return self._find_block(int.from_bytes(height_bytes, "big"))
+
+    def _list_keys(
+        self, prefix: bytes, after: str | None, limit: int, *, reverse: bool
+    ) -> Iterator[bytes]:
+        """Yield the keys of a page, and one more if the list goes on."""
+        start = None if after is None else _parse_cursor(after)
+        if start is not None and not start.startswith(prefix):
+            raise InvalidCursor("a cursor of another list")
+        left = _clip(limit) + 1
+        for key, _ in self._store.kv.iterate(prefix, start=start, reverse=reverse):
+            if key == start:
+                continue
+            yield key
+            left -= 1
+            if left == 0:
+                return
+
+    def _build_page(
+        self,
+        keys: Iterator[bytes],
+        find: Callable[[bytes], T | None],
+        limit: int,
+    ) -> Page[T]:
+        found = list(keys)
+        shown = found[: _clip(limit)]
+        items = tuple(item for item in map(find, shown) if item is not None)
+        more = len(found) > len(shown)
+        return Page(items, shown[-1].hex() if more else None)
+
+
+def _clip(limit: int) -> int:
+    return max(1, min(limit, MAX_PAGE))
+
+
+def _parse_cursor(after: str) -> bytes:
+    try:
+        return bytes.fromhex(after)
+    except ValueError as error:
+        raise InvalidCursor("not a cursor of this list") from error
