@@ -14,6 +14,8 @@ to any earlier position, also behind a sliding window.
 after a forward pass that failed half way.
 """
 
+from typing import Any
+
 import torch
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import (
@@ -110,6 +112,9 @@ class KeptSlidingLayer(DynamicSlidingWindowLayer):
 class GhostCache(DynamicCache):
     """One session's cache in a stage that holds the layers of `own`."""
 
+    # The library's own type is a union of everything it knows.
+    layers: list[Any]
+
     def __init__(self, config: PreTrainedConfig, own: range) -> None:
         """Build an empty cache.
 
@@ -139,21 +144,24 @@ class GhostCache(DynamicCache):
 
     def measure_position_bytes(self) -> int:
         """Return the bytes that one position takes in this stage's layers."""
-        return sum(
-            tensor.nbytes // tensor.shape[-2]
+        tensors = [
+            tensor
             for index in self.own
             for tensor in (self.layers[index].keys, self.layers[index].values)
-        )
+        ]
+        return sum(int(tensor.nbytes // tensor.shape[-2]) for tensor in tensors)
 
 
-def _append(buffer: torch.Tensor, states: torch.Tensor, length: int) -> torch.Tensor:
+def _append(
+    buffer: torch.Tensor | None, states: torch.Tensor, length: int
+) -> torch.Tensor:
     """Write `states` behind the first `length` positions; return the buffer to keep."""
     end = length + states.shape[-2]
-    if buffer.numel() == 0 or buffer.shape[-2] < end:
+    if buffer is None or buffer.numel() == 0 or buffer.shape[-2] < end:
         batch, heads, _, width = states.shape
         capacity = -(-end // _GROWTH) * _GROWTH
         grown = states.new_empty(batch, heads, capacity, width)
-        if length:
+        if buffer is not None and length:
             grown[..., :length, :] = buffer[..., :length, :]
         buffer = grown
     buffer[..., length:end, :] = states

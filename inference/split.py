@@ -46,7 +46,7 @@ from blake3 import blake3
 from torch import nn
 from transformers import AutoConfig, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.utils import logging
+from transformers.utils import logging as hf_logging
 
 from inference.errors import BadWeights, UnsupportedModel
 from inference.model_info import get_compute_dtype, validate_config
@@ -153,7 +153,9 @@ class Part:
         self._inlet = hidden
         try:
             token_ids = torch.zeros(1, hidden.shape[1], dtype=torch.long)
-            return self.model(input_ids=token_ids, use_cache=True, **kwargs).logits
+            output = self.model(input_ids=token_ids, use_cache=True, **kwargs)
+            logits: torch.Tensor = output.logits
+            return logits
         finally:
             self._inlet = None
 
@@ -229,7 +231,8 @@ def _load(directory: Path, own: range) -> Part:
     }
     with _quiet():
         try:
-            model, report = _build_pruned_class(kind, own).from_pretrained(
+            build: Any = _build_pruned_class(kind, own).from_pretrained
+            model, report = build(
                 None,
                 config=config,
                 state_dict=tensors,
@@ -257,7 +260,7 @@ def _find_class(directory: Path) -> tuple[PreTrainedConfig, type[PreTrainedModel
         raise UnsupportedModel(f"{CONFIG_FILE}: {error}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModel(f"{config.model_type} is not a causal language model")
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return config, kind
 
 
@@ -266,7 +269,9 @@ def _build_pruned_class(
 ) -> type[PreTrainedModel]:
     """Return `kind` with an __init__ that throws away what the part does not hold."""
 
-    def initialise(self: PreTrainedModel, config: Any, *args: Any, **kwargs: Any):
+    def initialise(
+        self: PreTrainedModel, config: Any, *args: Any, **kwargs: Any
+    ) -> None:
         kind.__init__(self, config, *args, **kwargs)
         _prune(self, own)
 
@@ -367,6 +372,7 @@ def _validate_complete(model: PreTrainedModel) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence progress bars and the report of tensors that other parts hold."""
+    logging: Any = hf_logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -402,7 +408,8 @@ class _LazyTensor:
     def __getitem__(self, _: Any) -> torch.Tensor:
         entry = self._entry
         raw = torch.empty(entry.length, dtype=torch.uint8)
-        view = memoryview(raw.numpy())
+        array: Any = raw.numpy()
+        view = memoryview(array)
         entry.read_into(view)
         self._meter.add(entry.name, entry.length, blake3(view).digest())
         return raw.view(_TORCH_DTYPES[entry.dtype]).reshape(entry.shape)

@@ -3,11 +3,7 @@ The stage engine: forward passes through some layers, a key-value cache per sess
 
 One sequence per session, one step at a time.  A step names its first position: the
 next one continues the session, an earlier one first rolls it back, so a step that is
-repeated gives the same bytes again.  Memory is admitted by one formula,
-
-    positions of all open sessions x bytes of one position <= kv_budget_bytes
-
-where the bytes of one position are measured on the real cache in the self-test.
+repeated gives the same bytes again.  Memory is admitted by the formula of memory.py.
 """
 
 from dataclasses import dataclass
@@ -24,13 +20,12 @@ from inference.errors import (
     WrongPosition,
 )
 from inference.ghost_cache import GhostCache
+from inference.memory import DEFAULT_KV_BUDGET_BYTES, validate_room
 from inference.split import Part, load_stage
 
 MAX_SESSIONS = 256
 """One decoding session per millisecond of a fast step; more only wait."""
 MAX_SESSION_ID_BYTES = 32
-DEFAULT_KV_BUDGET_BYTES = 512 * 1024 * 1024
-"""Four stages of a devnet with all caches full stay well below its 6 GiB."""
 _TEST_TOKENS = 3
 
 
@@ -90,9 +85,9 @@ class StageEngine:
         if len(self._sessions) >= MAX_SESSIONS:
             raise Busy(f"{MAX_SESSIONS} sessions are open")
         open_positions = sum(s.max_positions for s in self._sessions.values())
-        wanted = (open_positions + max_positions) * self.position_bytes
-        if wanted > self._kv_budget_bytes:
-            raise Busy(f"{wanted} bytes of cache; there are {self._kv_budget_bytes}")
+        validate_room(
+            open_positions, max_positions, self.position_bytes, self._kv_budget_bytes
+        )
         cache = GhostCache(self.part.config, self.part.layers)
         self._sessions[session_id] = _Session(cache, max_positions)
 

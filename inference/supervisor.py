@@ -41,9 +41,10 @@ from inference.errors import (
     WorkerFailed,
     WorkerLost,
 )
+from inference.memory import DEFAULT_KV_BUDGET_BYTES
 from inference.model_info import Model, ModelInfo
 from inference.sampling import ChatMessage, SampledToken, SamplingParams
-from inference.worker import DEFAULT_KV_BUDGET_BYTES, ENVIRONMENT
+from inference.worker import ENVIRONMENT
 from inference.worker_link import BuildRequest, WorkerLink, open_pair
 from inference.worker_wire import (
     Answer,

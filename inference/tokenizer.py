@@ -73,9 +73,10 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens left out."""
-        return self._tokenizer.decode(
+        text: str = self._tokenizer.decode(
             token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        return text
 
 
 def build_transcript(messages: Sequence[ChatMessage]) -> str:

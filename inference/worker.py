@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inference.errors import ModelError, WorkerError
+from inference.memory import DEFAULT_KV_BUDGET_BYTES
 from inference.worker_service import (
     Buffer,
     NullService,
@@ -51,9 +52,6 @@ ENVIRONMENT = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
 """Set in every worker: no spinning threads, nothing from the network."""
-
-DEFAULT_KV_BUDGET_BYTES = 512 * 1024 * 1024
-"""Four stages of a devnet with all caches full stay well below its 6 GiB."""
 
 log = logging.getLogger("inference.worker")
 
