@@ -1,0 +1,183 @@
+"""
+What the core wants done: values, in the order in which they must take effect.
+
+A `Persist` or `SavePending` must be on disk before a later `Broadcast` leaves.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from consensus.events import Timer
+from consensus.messages import (
+    Certificate,
+    Finalize,
+    Message,
+    Notarize,
+    Nullify,
+    Proposal,
+    Vote,
+)
+
+WalRecord = Notarize | Nullify | Finalize | Certificate
+"""What the log keeps: our votes, and the certificates by which we advanced."""
+
+
+class Reason(Enum):
+    """Why a message was not taken."""
+
+    # Nobody's fault: networks deliver late, early and twice.
+    STALE = "of a view that is over"
+    EARLY = "of a view too far ahead"
+    DUPLICATE = "already known"
+    OTHER_EPOCH = "of another epoch"
+    SURPLUS = "more conflicting votes of one signer than evidence needs"
+    # The sender's fault: a correct node checks before it sends.
+    UNKNOWN_SIGNER = "signed by nobody in the validator set"
+    BAD_SIGNATURE = "the signature does not verify"
+    BAD_CERTIFICATE = "the certificate does not verify"
+    NOT_LEADER = "proposed by somebody who does not lead the view"
+    BAD_PROPOSAL = "a proposal that contradicts itself or its parent"
+    BAD_JUST = "certificates that do not justify the proposal"
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether a correct sender never gives cause for it."""
+        return self in _FAULTS
+
+
+_FAULTS = frozenset(
+    {
+        Reason.UNKNOWN_SIGNER,
+        Reason.BAD_SIGNATURE,
+        Reason.BAD_CERTIFICATE,
+        Reason.NOT_LEADER,
+        Reason.BAD_PROPOSAL,
+        Reason.BAD_JUST,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Append to the log."""
+
+    record: WalRecord
+
+
+@dataclass(frozen=True, slots=True)
+class SavePending:
+    """Make a held block and its ancestors that are not final yet durable."""
+
+    block_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Send to everybody."""
+
+    message: Message
+    is_repeat: bool = False
+    """Sent before with the same bytes: memories of what was seen must not stop it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Start a timer, in place of the one of this name that may be running."""
+
+    timer: Timer
+    view: int
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleProposal:
+    """Give `ProposalDue(view)` at the parent's time plus the interval, or at once."""
+
+    view: int
+    parent_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BuildBlock:
+    """Build a block and give `BlockBuilt`."""
+
+    epoch: int
+    view: int
+    parent_view: int
+    parent_hash: bytes
+    proposer: int
+    """Our own index."""
+    bitmap: bytes
+    """Attendance: who voted for the parent; empty for children of genesis."""
+    signature: bytes
+    """Attendance: the sum of their votes; empty for children of genesis."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckBlock:
+    """Judge a block and give `BlockAdded`, `BlockRefused` or `BlockMismatched`.
+
+    The answer may come later, when an ancestor has to be fetched first.
+    """
+
+    proposal: Proposal
+    block: bytes
+    sender: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchBlock:
+    """Get the block that a certificate is about, and its ancestors."""
+
+    proposal: Proposal
+
+
+@dataclass(frozen=True, slots=True)
+class FetchCertificates:
+    """Ask others for what they hold of a view."""
+
+    epoch: int
+    view: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """A held block is final, and so are its ancestors."""
+
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """A message was not taken; only faults cost the sender."""
+
+    sender: bytes | None
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two verified votes of one signer, or two certificates, that exclude each other.
+
+    Two certificates of this kind prove that more than a third of all power cheats.
+    """
+
+    first: Vote | Certificate
+    second: Vote | Certificate
+
+
+Effect = (
+    Persist
+    | SavePending
+    | Broadcast
+    | SetTimer
+    | ScheduleProposal
+    | BuildBlock
+    | CheckBlock
+    | FetchBlock
+    | FetchCertificates
+    | Decide
+    | Refuse
+    | Conflict
+)

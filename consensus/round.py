@@ -1,0 +1,44 @@
+"""What the core remembers of one view."""
+
+from dataclasses import dataclass, field
+
+from consensus.messages import Finalize, Notarize, Nullify, Proposal, Vote
+from consensus.pool import VotePool
+
+
+@dataclass(slots=True)
+class Round:
+    """One view: our own votes in it, everybody's votes, and what its leader did."""
+
+    view: int
+    leader: int
+    """Index of the validator that may propose."""
+    notarize: Notarize | None = None
+    """Our own vote; signed once, sent again with the same bytes."""
+    nullify: Nullify | None = None
+    finalize: Finalize | None = None
+    candidate: Proposal | None = None
+    """The first proposal of the leader with a valid signature and justification."""
+    is_equivocal: bool = False
+    """Whether the leader signed two proposals; then we do not finalize."""
+    scheduled_parent: bytes | None = None
+    """The parent on which we plan to propose, if we lead."""
+    notarize_pool: VotePool = field(default_factory=VotePool)
+    nullify_pool: VotePool = field(default_factory=VotePool)
+    finalize_pool: VotePool = field(default_factory=VotePool)
+
+    def get_pool(self, vote: Vote) -> VotePool:
+        """Return the pool that takes votes of this kind."""
+        match vote:
+            case Notarize():
+                return self.notarize_pool
+            case Nullify():
+                return self.nullify_pool
+            case Finalize():
+                return self.finalize_pool
+
+    def forget_votes(self) -> None:
+        """Drop everybody's votes and keep our own."""
+        self.notarize_pool = VotePool()
+        self.nullify_pool = VotePool()
+        self.finalize_pool = VotePool()
