@@ -100,6 +100,7 @@ class Connections:
             params.reserve_bytes, params.reserve_bytes_per_peer
         )
         self._all: set[Link] = set()
+        self._promised: dict[Handshake, str] = {}
         self._persistent: set[PeerId] = set()
         self._dials: dict[PeerId, _Dial] = {}
         self._changed = trio.Event()
@@ -157,18 +158,23 @@ class Connections:
             return
         handshake = Handshake(initiator=False, identity=self.identity)
         link = None
+
+        def judge(remote: RemoteIdentity) -> GoodbyeCode | None:
+            code = self._judge(remote, address)
+            if code is None:
+                self._promised[handshake] = address
+            return code
+
         try:
             remote, records = await shake_hands(
-                transport,
-                handshake,
-                lambda remote: self._judge(remote, address),
-                self._params.handshake_timeout_s,
+                transport, handshake, judge, self._params.handshake_timeout_s
             )
             endpoint = self._learn(remote, address)
             link = self._adopt(transport, records, remote, endpoint, address, False)
         except HandshakeFailed as error:
             log.debug("handshake with %s: %s", address, error)
         finally:
+            self._promised.pop(handshake, None)
             failed = link is None
             self._admission.leave(address, trio.current_time(), failed=failed)
             if link is None:
@@ -272,13 +278,13 @@ class Connections:
             return None if wins else GoodbyeCode.DUPLICATE
         if peer_id in self._persistent:
             return None
-        same_address = sum(1 for link in self._all if link.address == address)
-        limit = self._params.max_connections_per_ip
-        if len(self._all) >= self._params.max_connections or (
-            same_address >= limit and not is_loopback(address)
-        ):
-            return GoodbyeCode.FULL
-        return None
+        # Those that were accepted a moment ago count before they are links.
+        taken = [*(link.address for link in self._all), *self._promised.values()]
+        is_full = len(taken) >= self._params.max_connections
+        if not is_loopback(address):
+            limit = self._params.max_connections_per_ip
+            is_full = is_full or taken.count(address) >= limit
+        return GoodbyeCode.FULL if is_full else None
 
     def _wins(
         self, existing: Link, remote: RemoteIdentity, *, is_dialled: bool
