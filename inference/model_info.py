@@ -55,16 +55,20 @@ TOKENIZER_FILES = (
 """Files that decide which text becomes which tokens, in order of name."""
 
 _REFUSED_ARCHITECTURES = {
+    "zamba": "its layers share one attention block",
     "zamba2": "its layers share one attention block",
     "recurrent_gemma": "its recurrent state cannot be rolled back",
     "rwkv": "its recurrent state cannot be rolled back",
     "minimax": "its linear attention state cannot be rolled back",
-    "gemma3n": "every layer needs embeddings of its own",
-    "gemma4": "every layer needs embeddings of its own",
-    "t5": "encoder and decoder are not one list of layers",
-    "bart": "encoder and decoder are not one list of layers",
+    "gemma3n_text": "every layer needs embeddings of its own",
+    "gemma4_text": "every layer needs embeddings of its own",
 }
-"""Models that are known not to split exactly, by config.json's `model_type`."""
+"""Models known not to split exactly, by config.json's `model_type`.
+
+Others that do not are found when they are loaded: states that cannot be rolled back by
+the cache, layouts that are not one list of layers by the split, the rest by the
+self-test.
+"""
 
 
 @dataclass(frozen=True, slots=True)

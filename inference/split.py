@@ -52,6 +52,7 @@ from inference.errors import BadWeights, UnsupportedModel
 from inference.model_info import get_compute_dtype, validate_config
 from inference.safetensors_file import TensorEntry
 from inference.weights import CONFIG_FILE, open_weights, read_json
+from primitives.errors import P2PChainError
 
 _TORCH_DTYPES = {
     "F64": torch.float64,
@@ -241,7 +242,10 @@ def _load(directory: Path, own: range) -> Part:
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        except (RuntimeError, ValueError) as error:
+        except P2PChainError:
+            raise
+        except Exception as error:
+            # The library and the model's own code raise errors of every kind here.
             raise BadWeights(f"the weights cannot be loaded: {error}") from error
     _validate_report(report)
     _validate_complete(model)
@@ -256,7 +260,8 @@ def _find_class(directory: Path) -> tuple[PreTrainedConfig, type[PreTrainedModel
         config = AutoConfig.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:
+        # Every configuration class checks itself in its own way.
         raise UnsupportedModel(f"{CONFIG_FILE}: {error}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModel(f"{config.model_type} is not a causal language model")

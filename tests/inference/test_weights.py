@@ -214,7 +214,7 @@ def test_one_name_in_two_files_is_refused(tmp_path: Path) -> None:
         ({"is_encoder_decoder": True}, UnsupportedModel),
         ({"quantization_config": {}}, UnsupportedModel),
         ({"text_config": {}}, UnsupportedModel),
-        ({"model_type": "gemma3n"}, UnsupportedModel),
+        ({"model_type": "gemma3n_text"}, UnsupportedModel),
     ],
 )
 def test_unusable_configurations_are_refused(

@@ -189,7 +189,7 @@ def test_a_worker_is_niced_and_imports_nothing_it_does_not_need(
     [
         ("3:5", {}, UnsupportedModel),
         ("0:1", {"hidden_size": 16}, BadWeights),
-        ("0:1", {"model_type": "gemma3n"}, UnsupportedModel),
+        ("0:1", {"model_type": "gemma3n_text"}, UnsupportedModel),
     ],
 )
 def test_a_worker_that_cannot_start_says_why(

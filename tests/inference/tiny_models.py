@@ -74,6 +74,7 @@ FAMILIES = {
     "mpt": lambda: hf.MptConfig(
         vocab_size=VOCAB, d_model=HIDDEN, n_layers=LAYERS, n_heads=4
     ),
+    "bert": lambda: hf.BertConfig(**_SIZES, intermediate_size=48, is_decoder=True),
     "mamba": lambda: hf.MambaConfig(
         vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=LAYERS, state_size=4
     ),
