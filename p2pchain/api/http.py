@@ -89,7 +89,9 @@ class TokenGate:
         """True when the request carries our token."""
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         # Compared in constant time, so that the answer's delay tells nothing.
-        matches = hmac.compare_digest(given.strip().encode(), self._token)
+        # Headers are bytes; aiohttp keeps those that are no UTF-8 as surrogates.
+        given_bytes = given.strip().encode(errors="surrogateescape")
+        matches = hmac.compare_digest(given_bytes, self._token)
         return scheme.lower() == "bearer" and matches
 
     def require(self, request: web.Request) -> None:

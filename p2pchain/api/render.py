@@ -19,10 +19,10 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-import msgspec
 from msgspec import inspect
 
 from chain.contracts.proof import Receipt, compute_receipt_hash
+from chain.transaction import SignedTransaction, compute_tx_id
 from p2pchain.api.backend import (
     ConsensusInfo,
     HopReport,
@@ -35,7 +35,7 @@ from p2pchain.api.backend import (
     StageStatus,
 )
 from primitives.address import encode_address
-from primitives.codec import Record
+from primitives.codec import Record, encode
 
 Json = dict[str, Any]
 
@@ -244,7 +244,7 @@ def render_served_model(model: ServedModel) -> Json:
     }
 
 
-def render_signed_transaction(tx_id: bytes, signed: Any) -> Json:
+def render_signed_transaction(tx_id: bytes, signed: SignedTransaction) -> Json:
     """Return a signed transaction, flat, with its id and kind."""
     transaction = render(signed.transaction)
     payload = transaction.pop("payload")
@@ -257,19 +257,14 @@ def render_signed_transaction(tx_id: bytes, signed: Any) -> Json:
     }
 
 
-def render_mempool(info: MempoolInfo, get_id: Callable[[Any], bytes]) -> Json:
+def render_mempool(info: MempoolInfo) -> Json:
     """Return waiting transactions."""
     return {
         "n_txs": len(info.transactions),
         "total": info.count,
         "total_bytes": str(info.total_bytes),
         "txs": [
-            render_signed_transaction(get_id(signed), signed)
+            render_signed_transaction(compute_tx_id(encode(signed)), signed)
             for signed in info.transactions
         ],
     }
-
-
-def encode_json(value: Any) -> bytes:
-    """Return JSON bytes of what the functions above return."""
-    return msgspec.json.encode(value)

@@ -166,8 +166,8 @@ def run_history(args: Namespace, output: Output) -> None:
             tx["height"],
             tx["shard"],
             tx["kind"],
-            "ok" if tx["ok"] else tx["code"],
-            format_amount(tx["fee"]),
+            "ok" if tx["outcome"]["ok"] else tx["outcome"]["code"],
+            format_amount(tx["outcome"]["fee"]),
             tx["tx_id"],
         )
         for tx in history["txs"]

@@ -1,0 +1,245 @@
+"""
+/api/v1: the explorer's reads, in Esplora's shapes where it has one.
+
+Lists have 25 entries a page and a cursor: `next` of one answer is `after` of the next
+request, so pages neither shift nor repeat when blocks arrive.  What is final has an
+ETag and may be cached for ever; what still moves has an ETag only.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from p2pchain.api.backend import Backend
+from p2pchain.api.bridge import Bridge
+from p2pchain.api.http import respond_cached
+from p2pchain.api.params import (
+    ADDRESS,
+    BLOCK,
+    HASH,
+    LIMIT,
+    SHARD,
+    TEXT,
+    Param,
+    bind,
+)
+from p2pchain.api.render import render_mempool, render_seen_receipt
+from p2pchain.api.views import (
+    accounts,
+    blocks,
+    providers,
+    search,
+    shards,
+    stamp,
+    transactions,
+)
+
+Json = dict[str, Any]
+Read = Callable[..., Awaitable[Any]]
+
+PAGE = 25
+MEMPOOL_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One path: where its arguments come from and what answers it."""
+
+    pattern: str
+    read: Read
+    """`async read(backend, **arguments)` on the trio thread; gives JSON."""
+    params: tuple[Param, ...] = ()
+    """Of the path and of the query string together."""
+    final: bool = False
+    """The answer never changes once there is one."""
+
+
+async def get_tip_height(backend: Backend) -> Any:
+    """Return the last final height."""
+    return stamp.build_stamp(backend)["height"]
+
+
+async def get_tip_hash(backend: Backend) -> Any:
+    """Return the last final block's hash."""
+    return stamp.build_stamp(backend)["block_hash"]
+
+
+async def list_blocks(backend: Backend, after: str | None, limit: int) -> Any:
+    """Return blocks, newest first."""
+    return blocks.build_block_list(backend, limit, after)
+
+
+async def get_block(backend: Backend, block: int | bytes) -> Any:
+    """Return a block."""
+    return blocks.build_block(backend, block)
+
+
+async def list_block_txs(
+    backend: Backend, block: int | bytes, after: str | None, limit: int
+) -> Any:
+    """Return a block's transactions with their outcomes."""
+    return transactions.build_block_transactions(backend, block, limit, after)
+
+
+async def get_tx(backend: Backend, tx_id: bytes) -> Any:
+    """Return a final transaction, or one that waits."""
+    return transactions.build_transaction(backend, tx_id)
+
+
+async def get_tx_status(backend: Backend, tx_id: bytes) -> Any:
+    """Return whether a transaction is final, waits, or is not known."""
+    return transactions.build_transaction_status(backend, tx_id)
+
+
+async def get_address(backend: Backend, address: bytes) -> Any:
+    """Return what an address holds in every shard."""
+    return accounts.build_account(backend, address)
+
+
+async def list_address_txs(
+    backend: Backend, address: bytes, after: str | None, limit: int
+) -> Any:
+    """Return an address's transactions, newest first."""
+    return transactions.build_history(backend, address, limit, after)
+
+
+async def get_mempool(backend: Backend) -> Any:
+    """Return the oldest waiting transactions."""
+    return render_mempool(backend.get_mempool(MEMPOOL_PAGE))
+
+
+async def list_shards(backend: Backend) -> Any:
+    """Return all shards with their newest chunk."""
+    return shards.build_shards(backend)
+
+
+async def get_shard(backend: Backend, shard: int) -> Any:
+    """Return a shard."""
+    return shards.build_shard(backend, shard)
+
+
+async def list_packets(
+    backend: Backend, src: int, dst: int, after: str | None, limit: int
+) -> Any:
+    """Return the packets from one shard to another, newest first."""
+    return shards.build_packets(backend, src, dst, limit, after)
+
+
+async def list_work(
+    backend: Backend, after: str | None, limit: int, payee: bytes | None
+) -> Any:
+    """Return posted work records, newest first."""
+    return providers.build_work(backend, limit, after, payee)
+
+
+async def list_receipts(backend: Backend, limit: int) -> Any:
+    """Return receipts announced by providers, newest first."""
+    seen = backend.list_receipts(limit)
+    return {"receipts": [render_seen_receipt(receipt) for receipt in seen]}
+
+
+async def get_channel(backend: Backend, channel_id: bytes) -> Any:
+    """Return a channel, also one that was closed."""
+    return accounts.build_channel(backend, channel_id)
+
+
+async def list_channels(
+    backend: Backend, address: bytes, after: str | None, limit: int
+) -> Any:
+    """Return an address's channels, newest first."""
+    return accounts.build_channels(backend, address, limit, after)
+
+
+async def list_providers(backend: Backend) -> Any:
+    """Return every registration, by layers."""
+    return providers.build_providers(backend)
+
+
+async def list_models(backend: Backend) -> Any:
+    """Return the models of the chain."""
+    return providers.build_models(backend)
+
+
+async def list_validators(backend: Backend) -> Any:
+    """Return the validator set."""
+    return providers.build_validators(backend)
+
+
+async def get_supply(backend: Backend) -> Any:
+    """Return where all atoms are; the sums must agree."""
+    return accounts.build_supply(backend)
+
+
+async def find(backend: Backend, q: str) -> Any:
+    """Return what a height, hash, address or name could mean."""
+    return search.build_search(backend, q)
+
+
+_AFTER = Param("after", TEXT, "cursor: `next` of the page before", None)
+_PAGE = (_AFTER, Param("limit", LIMIT, "at most 100", PAGE))
+_BLOCK = Param("block", BLOCK, "height or hash")
+_TX = Param("tx_id", HASH, "transaction")
+_ADDRESS = Param("address", ADDRESS, "account")
+
+PATHS = (
+    Path("/blocks/tip/height", get_tip_height),
+    Path("/blocks/tip/hash", get_tip_hash),
+    Path("/blocks", list_blocks, _PAGE),
+    Path("/block/{block}", get_block, (_BLOCK,), final=True),
+    Path("/block/{block}/txs", list_block_txs, (_BLOCK, *_PAGE), final=True),
+    Path("/tx/{tx_id}", get_tx, (_TX,)),
+    Path("/tx/{tx_id}/status", get_tx_status, (_TX,)),
+    Path("/address/{address}", get_address, (_ADDRESS,)),
+    Path("/address/{address}/txs", list_address_txs, (_ADDRESS, *_PAGE)),
+    Path("/mempool", get_mempool),
+    Path("/shards", list_shards),
+    Path("/shard/{shard}", get_shard, (Param("shard", SHARD, "shard"),)),
+    Path(
+        "/packets/{src}/{dst}",
+        list_packets,
+        (Param("src", SHARD, "source"), Param("dst", SHARD, "destination"), *_PAGE),
+    ),
+    Path("/work", list_work, (*_PAGE, Param("payee", ADDRESS, "provider", None))),
+    Path("/receipts", list_receipts, (Param("limit", LIMIT, "at most 100", PAGE),)),
+    Path(
+        "/channels/{channel_id}", get_channel, (Param("channel_id", HASH, "channel"),)
+    ),
+    Path("/channels", list_channels, (_ADDRESS, *_PAGE)),
+    Path("/providers", list_providers),
+    Path("/models", list_models),
+    Path("/validators", list_validators),
+    Path("/supply", get_supply),
+    Path("/search", find, (Param("q", TEXT, "what to look for"),)),
+)
+
+
+class ExplorerRoutes:
+    """Handlers of /api/v1."""
+
+    def __init__(self, backend: Backend, bridge: Bridge) -> None:
+        self._backend = backend
+        self._bridge = bridge
+
+    def add_to(self, app: web.Application) -> None:
+        """Register the paths."""
+        for path in PATHS:
+            app.router.add_get("/api/v1" + path.pattern, self._build_handler(path))
+
+    def _build_handler(
+        self, path: Path
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            given = {**request.query, **request.match_info}
+            arguments = bind(path.params, given)
+
+            async def read() -> Any:
+                return await path.read(self._backend, **arguments)
+
+            value = await self._bridge.call(read)
+            final = path.final or (isinstance(value, dict) and value.get("final"))
+            cacheable = final and path.pattern.startswith(("/block/", "/tx/"))
+            return respond_cached(request, value, final=bool(cacheable))
+
+        return handle

@@ -1,0 +1,348 @@
+// The explorer's page: reads /api/v1 and shows it.  No library, no build step.
+// Text from the chain is only ever set as text, never as markup.
+"use strict";
+
+const POLL_MS = 1000;
+const main = document.getElementById("main");
+const tip = document.getElementById("tip");
+
+// -- small helpers -------------------------------------------------------------------
+
+function el(name, attributes, ...children) {
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes || {})) {
+    if (key === "style") Object.assign(node.style, value);
+    else if (value !== null && value !== undefined) node.setAttribute(key, value);
+  }
+  for (const child of children.flat()) {
+    if (child !== null && child !== undefined) node.append(child);
+  }
+  return node;
+}
+
+async function read(path) {
+  const response = await fetch("/api/v1" + path);
+  const body = await response.json();
+  if (!response.ok) throw new Error(body.error ? body.error.message : response.statusText);
+  return body;
+}
+
+const short = (text) => (text.length > 22 ? text.slice(0, 12) + "…" + text.slice(-6) : text);
+const link = (href, text) => el("a", { href, class: "mono", title: text }, short(text));
+const linkTx = (id) => link("#/tx/" + id, id);
+const linkAddress = (address) => link("#/address/" + address, address);
+const linkBlock = (height) => el("a", { href: "#/block/" + height }, height);
+const linkChannel = (id) => link("#/channel/" + id, id);
+
+function amount(atoms) {
+  const digits = String(atoms).padStart(10, "0");
+  const fraction = digits.slice(-9).replace(/0+$/, "");
+  const whole = digits.slice(0, -9).replace(/\B(?=(\d{3})+$)/g, ",");
+  const coins = whole + (fraction ? "." + fraction : "") + " P2P";
+  return el("span", { title: atoms + " atoms" }, coins);
+}
+
+function table(header, rows) {
+  if (!rows.length) return el("p", { class: "quiet" }, "Nothing yet.");
+  return el("div", { class: "scroll" }, el("table", {},
+    el("thead", {}, el("tr", {}, header.map((text) => el("th", {}, text)))),
+    el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell) => el("td", {}, cell)))))));
+}
+
+function facts(pairs) {
+  return el("dl", {}, pairs.filter(([, value]) => value !== null && value !== undefined)
+    .map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+}
+
+const time = (text) => el("time", { datetime: text, title: text }, text.slice(0, 19).replace("T", " "));
+const outcome = (tx) => el("span", { class: tx.outcome.ok ? "good" : "bad", title: tx.outcome.message },
+  tx.outcome.ok ? "ok" : tx.outcome.code);
+
+function json(value) {
+  return el("details", {}, el("summary", {}, "JSON"), el("pre", {}, JSON.stringify(value, null, 2)));
+}
+
+/** A list that grows by pages: `load(after)` gives {rows, next}. */
+function paged(header, load) {
+  const box = el("div", {});
+  const rows = [];
+  async function more(after) {
+    const page = await load(after);
+    rows.push(...page.rows);
+    const button = page.next && el("button", { type: "button" }, "More");
+    if (button) button.addEventListener("click", () => more(page.next));
+    box.replaceChildren(table(header, rows), button || "");
+  }
+  more(null).catch((error) => box.replaceChildren(el("p", { class: "bad" }, error.message)));
+  return box;
+}
+
+const cursor = (path, after) => path + (after ? (path.includes("?") ? "&" : "?") + "after=" + encodeURIComponent(after) : "");
+
+// -- pages ---------------------------------------------------------------------------
+
+const blockRow = (block) => [linkBlock(block.height), time(block.time), block.proposer_name,
+  block.tx_count, block.packet_count, block.size + " B", link("#/block/" + block.height, block.block_hash)];
+const BLOCK_HEADER = ["height", "time", "proposer", "transactions", "packets", "size", "hash"];
+
+async function showBlocks() {
+  const list = await read("/blocks");
+  const rows = table(BLOCK_HEADER, list.blocks.map(blockRow));
+  main.replaceChildren(el("h1", {}, "Blocks"), rows);
+  let newest = BigInt(list.height);
+  onTip = async (height) => {
+    if (BigInt(height) <= newest) return;
+    const fresh = await read("/blocks");
+    const body = rows.querySelector("tbody");
+    for (const block of fresh.blocks.filter((b) => BigInt(b.height) > newest).reverse()) {
+      body.prepend(el("tr", { class: "fresh" }, blockRow(block).map((cell) => el("td", {}, cell))));
+      if (body.rows.length > 50) body.lastChild.remove();
+    }
+    newest = BigInt(fresh.height);
+  };
+}
+
+async function showBlock(reference) {
+  const block = await read("/block/" + reference);
+  main.replaceChildren(
+    el("h1", {}, "Block " + block.height),
+    facts([
+      ["hash", el("code", {}, block.block_hash)],
+      ["parent", link("#/block/" + block.header.parent_hash, block.header.parent_hash)],
+      ["time", time(block.time)],
+      ["proposer", block.proposer_name],
+      ["view", block.header.view],
+      ["signed by", block.certificate && block.certificate.signers.map((s) => s.name).join(", ")],
+      ["size", block.size + " bytes"],
+    ]),
+    el("h2", {}, "Chunks"),
+    table(["shard", "transactions", "packets in", "fees", "state root"], block.chunks.map((chunk) => [
+      el("a", { href: "#/shard/" + chunk.shard }, chunk.shard), chunk.tx_count, chunk.packets_in,
+      amount(chunk.fees), el("code", { title: chunk.post_root }, short(chunk.post_root))])),
+    el("h2", {}, "Transactions"),
+    paged(TX_HEADER, async (after) => {
+      const page = await read(cursor("/block/" + block.height + "/txs", after));
+      return { rows: page.txs.map(txRow), next: page.next };
+    }),
+    json(block));
+}
+
+const TX_HEADER = ["transaction", "block", "shard", "kind", "sender", "fee", "outcome"];
+const txRow = (tx) => [linkTx(tx.tx_id), linkBlock(tx.height), tx.shard, tx.kind,
+  linkAddress(tx.sender), amount(tx.outcome.fee), outcome(tx)];
+
+async function showTx(id) {
+  const tx = await read("/tx/" + id);
+  main.replaceChildren(
+    el("h1", {}, "Transaction"),
+    facts([
+      ["id", el("code", {}, tx.tx_id)],
+      ["kind", tx.kind],
+      ["state", tx.final ? el("span", { class: "good" }, "final in block ", linkBlock(tx.height)) : "waits in the mempool"],
+      ["outcome", tx.outcome && outcome(tx)],
+      ["sender", linkAddress(tx.sender)],
+      ["shard", el("a", { href: "#/shard/" + tx.shard }, tx.shard)],
+      ["fee", tx.outcome && amount(tx.outcome.fee)],
+      ["nonce", tx.nonce],
+    ]),
+    el("h2", {}, "What it asks for"),
+    el("pre", {}, JSON.stringify(tx.payload, null, 2)),
+    tx.outcome ? el("h2", {}, "What it did") : "",
+    tx.outcome ? table(["event", "amount", "accounts", "object"], tx.outcome.events.map((event) => [
+      event.kind, amount(event.amount), event.addresses.map((a) => [linkAddress(a), " "]).flat(),
+      el("code", { title: event.object_id }, short(event.object_id))])) : "",
+    json(tx));
+}
+
+async function showAddress(address) {
+  const account = await read("/address/" + address);
+  main.replaceChildren(
+    el("h1", {}, "Address"),
+    facts([["address", el("code", {}, account.address)], ["total", amount(account.total)]]),
+    el("h2", {}, "By shard"),
+    table(["shard", "balance", "maturing", "nonce"], account.shards.map((s) => [
+      el("a", { href: "#/shard/" + s.shard }, s.shard), amount(s.balance), amount(s.maturing), s.nonce])),
+    el("h2", {}, "Channels"),
+    paged(CHANNEL_HEADER, async (after) => {
+      const page = await read(cursor("/channels?address=" + address, after));
+      return { rows: page.channels.map(channelRow), next: page.next };
+    }),
+    el("h2", {}, "Transactions"),
+    paged(TX_HEADER, async (after) => {
+      const page = await read(cursor("/address/" + address + "/txs", after));
+      return { rows: page.txs.map(txRow), next: page.next };
+    }));
+}
+
+const CHANNEL_HEADER = ["channel", "status", "shard", "payer", "payee", "deposit", "settled"];
+const channelRow = (c) => [linkChannel(c.channel_id), c.status, c.shard, linkAddress(c.payer),
+  linkAddress(c.payee), amount(c.deposit), amount(c.settled)];
+
+async function showChannel(id) {
+  const channel = await read("/channels/" + id);
+  main.replaceChildren(
+    el("h1", {}, "Payment channel"),
+    facts([
+      ["id", el("code", {}, channel.channel_id)], ["status", channel.status],
+      ["payer", linkAddress(channel.payer)], ["payee", linkAddress(channel.payee)],
+      ["deposit", amount(channel.deposit)], ["settled", amount(channel.settled)],
+      ["unit price", channel.unit_price + " atoms"],
+      ["shard", el("a", { href: "#/shard/" + channel.shard }, channel.shard)],
+      ["opened in block", linkBlock(channel.opened_height)],
+      ["settlements", channel.settlements],
+    ]),
+    json(channel));
+}
+
+/** Who holds which layers: one row per provider, one column per layer. */
+function coverage(model, providers) {
+  const grid = { gridTemplateColumns: `repeat(${model.layers}, minmax(1.2rem, 1fr))` };
+  const rows = providers.map((p) => el("div", { class: "row", style: grid },
+    el("div", { class: "cell host", title: p.account,
+      style: { gridColumn: `${p.start + 1} / ${p.end + 1}` } }, p.name)));
+  const heads = Array.from({ length: model.layers }, (_, layer) => {
+    const held = providers.some((p) => p.status === "ACTIVE" && p.start <= layer && layer < p.end);
+    return el("div", { class: held ? "cell" : "cell gap", title: held ? "" : "nobody holds it" }, layer);
+  });
+  return el("div", { class: "cover" }, el("div", { class: "row", style: grid }, heads), rows);
+}
+
+async function showProviders() {
+  const [{ providers }, { models }] = await Promise.all([read("/providers"), read("/models")]);
+  main.replaceChildren(el("h1", {}, "Providers by layer"), ...models.flatMap((model) => {
+    const own = providers.filter((p) => p.model_id === model.model_id);
+    return [el("h2", {}, model.name), coverage(model, own),
+      table(["node", "layers", "status", "in / layer-token", "out / layer-token", "step", "collateral", "account"],
+        own.map((p) => [p.name, `[${p.start}, ${p.end})`, p.status, p.input_price + " atoms",
+          p.output_price + " atoms", (p.measured_us / 1000).toFixed(2) + " ms",
+          amount(p.collateral), linkAddress(p.account)]))];
+  }));
+}
+
+async function showWork() {
+  main.replaceChildren(
+    el("h1", {}, "Posted work"),
+    paged(["block", "provider", "paid", "layers", "tokens in", "tokens out", "receipts", "median step", "channel"],
+      async (after) => {
+        const page = await read(cursor("/work", after));
+        const rows = page.work.map((entry) => [linkBlock(entry.height), entry.payee_name || linkAddress(entry.payee),
+          amount(entry.paid), `[${entry.work.start}, ${entry.work.end})`, entry.work.tokens_in,
+          entry.work.tokens_out, entry.work.receipts, (entry.work.median_us / 1000).toFixed(2) + " ms",
+          linkChannel(entry.channel_id)]);
+        return { rows, next: page.next };
+      }),
+    el("h2", {}, "Receipts seen now"),
+    table(["seen", "node", "layers", "tokens", "units", "session"], (await read("/receipts")).receipts.map((r) => [
+      time(r.seen), el("code", { title: r.node }, short(r.node)), `[${r.start}, ${r.end})`, r.tokens,
+      r.price_units, el("code", { title: r.session }, short(r.session))])));
+}
+
+async function showShards() {
+  const { shards } = await read("/shards");
+  main.replaceChildren(el("h1", {}, "State shards"),
+    table(["shard", "layers", "chunks", "state root"], shards.map((s) => [
+      el("a", { href: "#/shard/" + s.shard }, s.shard === 0 ? "0 (root)" : s.shard),
+      s.layers ? `${s.model} [${s.layers[0]}, ${s.layers[1]})` : "stake, models, parameters",
+      s.chunk ? s.chunk.seq : "0", el("code", { title: s.state_root }, short(s.state_root))])),
+    el("h2", {}, "Packets between shards"),
+    table(["from", "to", "sent", "consumed", "waiting"], shards.flatMap((s) => s.links.map((l) => [
+      s.shard, el("a", { href: `#/packets/${s.shard}/${l.dst}` }, l.dst), l.sent, l.consumed, l.backlog]))));
+}
+
+async function showShard(id) {
+  const shard = await read("/shard/" + id);
+  main.replaceChildren(el("h1", {}, "Shard " + id),
+    facts([["layers", shard.layers ? `${shard.model} [${shard.layers[0]}, ${shard.layers[1]})` : "root shard"],
+      ["state root", el("code", {}, shard.state_root)],
+      ["fees burned", amount(shard.totals.burned)]]),
+    el("h2", {}, "Packets"),
+    table(["to", "sent", "consumed", "waiting"], shard.links.map((l) => [
+      el("a", { href: `#/packets/${shard.shard}/${l.dst}` }, l.dst), l.sent, l.consumed, l.backlog])),
+    json(shard));
+}
+
+async function showPackets(src, dst) {
+  main.replaceChildren(el("h1", {}, `Packets from shard ${src} to shard ${dst}`),
+    paged(["number", "kind", "amount", "sent in", "consumed in"], async (after) => {
+      const page = await read(cursor(`/packets/${src}/${dst}`, after));
+      const rows = page.packets.map((p) => [p.seq, p.kind, amount(p.amount), linkBlock(p.source_height),
+        p.consumed_height ? linkBlock(p.consumed_height) : "waits"]);
+      return { rows, next: page.next };
+    }));
+}
+
+async function showValidators() {
+  const { validators } = await read("/validators");
+  main.replaceChildren(el("h1", {}, "Validators"),
+    table(["index", "name", "stake", "account", "key"], validators.map((v) => [v.index, v.name,
+      amount(v.power), linkAddress(v.account), el("code", { title: v.public_key }, short(v.public_key))])));
+}
+
+async function showModels() {
+  const { models } = await read("/models");
+  main.replaceChildren(el("h1", {}, "Models"), ...models.flatMap((m) => [el("h2", {}, m.name),
+    facts([["id", el("code", {}, m.model_id)], ["architecture", m.architecture], ["layers", m.layers],
+      ["hidden size", m.hidden_size], ["vocabulary", m.vocab_size], ["dtype", m.dtype],
+      ["least collateral", amount(m.min_collateral)]])]));
+}
+
+async function showSearch(query) {
+  const { results } = await read("/search?q=" + encodeURIComponent(query));
+  if (results.length === 1) {
+    location.replace(target(results[0]));
+    return;
+  }
+  main.replaceChildren(el("h1", {}, "Search"), results.length
+    ? table(["kind", "what"], results.map((r) => [r.kind, el("a", { href: target(r) }, r.name || r.id)]))
+    : el("p", {}, `Nothing is called ${query}.`));
+}
+
+function target(result) {
+  const pages = { block: "block", transaction: "tx", address: "address", provider: "address",
+    validator: "address", channel: "channel", shard: "shard" };
+  return pages[result.kind] ? `#/${pages[result.kind]}/${result.id}` : "#/models";
+}
+
+// -- routing -------------------------------------------------------------------------
+
+const ROUTES = [
+  [/^#\/block\/(\w+)$/, showBlock], [/^#\/tx\/(\w+)$/, showTx], [/^#\/address\/(\w+)$/, showAddress],
+  [/^#\/channel\/(\w+)$/, showChannel], [/^#\/providers$/, showProviders], [/^#\/work$/, showWork],
+  [/^#\/shards$/, showShards], [/^#\/shard\/(\d+)$/, showShard],
+  [/^#\/packets\/(\d+)\/(\d+)$/, showPackets], [/^#\/validators$/, showValidators],
+  [/^#\/models$/, showModels], [/^#\/search\/(.+)$/, (q) => showSearch(decodeURIComponent(q))],
+];
+let onTip = null;
+
+async function route() {
+  onTip = null;
+  const hash = location.hash || "#/";
+  const found = ROUTES.map(([pattern, show]) => [pattern.exec(hash), show]).find(([match]) => match);
+  try {
+    await (found ? found[1](...found[0].slice(1)) : showBlocks());
+  } catch (error) {
+    main.replaceChildren(el("h1", {}, "Not here"), el("p", { class: "bad" }, error.message));
+  }
+}
+
+async function poll() {
+  try {
+    const height = await read("/blocks/tip/height");
+    tip.textContent = "block " + height;
+    tip.className = "";
+    if (onTip) await onTip(height);
+  } catch (error) {
+    tip.textContent = "node does not answer";
+    tip.className = "bad";
+  }
+  setTimeout(poll, POLL_MS);
+}
+
+document.getElementById("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const query = new FormData(event.target).get("q").trim();
+  if (query) location.hash = "#/search/" + encodeURIComponent(query);
+});
+addEventListener("hashchange", route);
+route();
+poll();

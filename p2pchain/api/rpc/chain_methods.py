@@ -1,0 +1,193 @@
+"""Methods that read the final chain."""
+
+from typing import Any
+
+from p2pchain.api.backend import Backend
+from p2pchain.api.errors import InvalidParams
+from p2pchain.api.params import (
+    ADDRESS,
+    BLOCK,
+    BYTES,
+    HASH,
+    LIMIT,
+    SHARD,
+    TEXT,
+    Param,
+)
+from p2pchain.api.rpc.method import Method
+from p2pchain.api.views import accounts, blocks, providers, shards, transactions
+
+Json = dict[str, Any]
+
+
+async def get_block(
+    backend: Backend, height: int | bytes | None, hash: bytes | None
+) -> Json:
+    """Return a block by height or hash; without either the last final one."""
+    if height is not None and hash is not None:
+        raise InvalidParams("give height or hash, not both", param="hash")
+    return blocks.build_block(backend, hash if height is None else height)
+
+
+async def get_block_by_hash(backend: Backend, hash: bytes) -> Json:
+    """Return a block by its hash."""
+    return blocks.build_block(backend, hash)
+
+
+async def get_header(backend: Backend, height: int | bytes | None) -> Json:
+    """Return a block's header."""
+    return blocks.build_header(backend, height)
+
+
+async def get_commit(backend: Backend, height: int | bytes | None) -> Json:
+    """Return the certificate that made a block final."""
+    return blocks.build_commit(backend, height)
+
+
+async def list_blocks(backend: Backend, limit: int, after: str | None) -> Json:
+    """Return blocks, newest first."""
+    return blocks.build_block_list(backend, limit, after)
+
+
+async def list_validators(backend: Backend) -> Json:
+    """Return the validator set."""
+    return providers.build_validators(backend)
+
+
+async def get_transaction(backend: Backend, hash: bytes) -> Json:
+    """Return a transaction with its outcome, or one that waits."""
+    return transactions.build_transaction(backend, hash)
+
+
+async def get_account(backend: Backend, address: bytes) -> Json:
+    """Return what an address holds in every shard."""
+    return accounts.build_account(backend, address)
+
+
+async def list_account_transactions(
+    backend: Backend, address: bytes, limit: int, after: str | None
+) -> Json:
+    """Return an address's transactions, newest first."""
+    return transactions.build_history(backend, address, limit, after)
+
+
+async def get_channel(backend: Backend, channel_id: bytes) -> Json:
+    """Return a channel, also one that was closed."""
+    return accounts.build_channel(backend, channel_id)
+
+
+async def list_channels(
+    backend: Backend, address: bytes, limit: int, after: str | None
+) -> Json:
+    """Return an address's channels, newest first."""
+    return accounts.build_channels(backend, address, limit, after)
+
+
+async def list_providers(backend: Backend) -> Json:
+    """Return every registration, by layers."""
+    return providers.build_providers(backend)
+
+
+async def list_shards(backend: Backend) -> Json:
+    """Return all shards with their newest chunk."""
+    return shards.build_shards(backend)
+
+
+async def list_packets(
+    backend: Backend, src: int, dst: int, limit: int, after: str | None
+) -> Json:
+    """Return the packets from one shard to another, newest first."""
+    return shards.build_packets(backend, src, dst, limit, after)
+
+
+async def list_work(
+    backend: Backend, limit: int, after: str | None, payee: bytes | None
+) -> Json:
+    """Return posted work records, newest first."""
+    return providers.build_work(backend, limit, after, payee)
+
+
+async def get_state_proof(backend: Backend, shard: int, key: bytes) -> Json:
+    """Return a value of the final state with its proof, or the proof of absence."""
+    return shards.build_state_proof(backend, shard, key)
+
+
+async def get_supply(backend: Backend) -> Json:
+    """Return where all atoms are; the sums must agree."""
+    return accounts.build_supply(backend)
+
+
+_HEIGHT = Param("height", BLOCK, "height or hash; the last final block", None)
+_PAGE = (
+    Param("limit", LIMIT, "at most 100", 25),
+    Param("after", TEXT, "cursor: `next` of the page before", None),
+)
+_ADDRESS = Param("address", ADDRESS, "account")
+
+METHODS = (
+    Method(
+        "block",
+        "A block by height or hash",
+        get_block,
+        (_HEIGHT, Param("hash", HASH, "block hash", None)),
+    ),
+    Method(
+        "block_by_hash",
+        "A block by its hash",
+        get_block_by_hash,
+        (Param("hash", HASH, "block hash"),),
+    ),
+    Method("header", "A block's header", get_header, (_HEIGHT,)),
+    Method("commit", "The certificate that made a block final", get_commit, (_HEIGHT,)),
+    Method("blocks", "Blocks, newest first", list_blocks, _PAGE),
+    Method("validators", "The validator set", list_validators),
+    Method(
+        "tx",
+        "A transaction with its outcome",
+        get_transaction,
+        (Param("hash", HASH, "transaction id"),),
+    ),
+    Method("account", "What an address holds by shard", get_account, (_ADDRESS,)),
+    Method(
+        "account_txs",
+        "An address's transactions, newest first",
+        list_account_transactions,
+        (_ADDRESS, *_PAGE),
+    ),
+    Method(
+        "channel_get",
+        "A payment channel",
+        get_channel,
+        (Param("channel_id", HASH, "channel"),),
+    ),
+    Method(
+        "channel_list",
+        "An address's channels, newest first",
+        list_channels,
+        (_ADDRESS, *_PAGE),
+    ),
+    Method("provider_list", "Registrations by layers", list_providers),
+    Method("shard_list", "Shards with their newest chunk", list_shards),
+    Method(
+        "packet_list",
+        "Packets from one shard to another, newest first",
+        list_packets,
+        (Param("src", SHARD, "source"), Param("dst", SHARD, "destination"), *_PAGE),
+    ),
+    Method(
+        "work_list",
+        "Posted work records, newest first",
+        list_work,
+        (*_PAGE, Param("payee", ADDRESS, "only this provider's", None)),
+    ),
+    Method(
+        "state_proof",
+        "A value of the final state with its proof",
+        get_state_proof,
+        (
+            Param("shard", SHARD, "shard"),
+            Param("key", BYTES, "key in the shard's state"),
+        ),
+    ),
+    Method("supply", "Where all atoms are", get_supply),
+)

@@ -1,0 +1,97 @@
+"""Methods about this node: health, status, connections, consensus."""
+
+from typing import Any
+
+from genesis.genesis import compute_chain_id
+from genesis.json_form import to_json
+from p2pchain.api.backend import Backend, NodeStatus
+from p2pchain.api.errors import NotReady
+from p2pchain.api.render import (
+    render_consensus,
+    render_net_info,
+    render_stage,
+    to_hex,
+    to_time,
+)
+from p2pchain.api.rpc.method import Method
+from primitives.address import encode_address
+
+Json = dict[str, Any]
+
+
+async def get_health(backend: Backend) -> Json:
+    """Answer when the node is READY, refuse when not."""
+    status = backend.get_status()
+    if not status.ready:
+        raise NotReady(f"waiting for {status.waiting_for}")
+    return {}
+
+
+async def get_status(backend: Backend) -> Json:
+    """Return where the node stands."""
+    return render_status(backend.get_status()) | {
+        "shards": list(backend.genesis.layout.shard_ids)
+    }
+
+
+async def get_net_info(backend: Backend) -> Json:
+    """Return listen addresses and peers."""
+    return render_net_info(backend.get_net_info())
+
+
+async def get_genesis(backend: Backend) -> Json:
+    """Return the genesis document, as in genesis.json."""
+    return {
+        "chain_id": to_hex(compute_chain_id(backend.genesis)),
+        "genesis": to_json(backend.genesis),
+    }
+
+
+async def get_consensus_state(backend: Backend) -> Json:
+    """Return a look into the consensus core."""
+    return render_consensus(backend.get_consensus_info())
+
+
+def render_status(status: NodeStatus) -> Json:
+    """Return a node's status as JSON."""
+    validator = status.validator
+    return {
+        "name": status.name,
+        "version": status.version,
+        "network": status.network,
+        "chain_id": to_hex(status.chain_id),
+        "node_id": to_hex(status.node_id),
+        "address": encode_address(status.address),
+        "listen": list(status.listen),
+        "ready": status.ready,
+        "waiting_for": status.waiting_for,
+        "height": str(status.height),
+        "block_hash": to_hex(status.block_hash),
+        "final": True,
+        "time": to_time(status.time_ms),
+        "view": str(status.view),
+        "syncing": status.syncing,
+        "best_known_height": str(status.best_known_height),
+        "peers": status.peers,
+        "mempool": {
+            "transactions": status.mempool_transactions,
+            "bytes": str(status.mempool_bytes),
+        },
+        "validator": validator
+        and {
+            "index": validator.index,
+            "public_key": to_hex(validator.public_key),
+            "power": str(validator.power),
+            "total_power": str(validator.total_power),
+        },
+        "stages": [render_stage(stage) for stage in status.stages],
+    }
+
+
+METHODS = (
+    Method("health", "Whether the node can do everything it is for", get_health),
+    Method("status", "Where the node stands", get_status),
+    Method("net_info", "Listen addresses and peers", get_net_info),
+    Method("genesis", "The network's first state", get_genesis),
+    Method("consensus_state", "View, leader and votes now", get_consensus_state),
+)

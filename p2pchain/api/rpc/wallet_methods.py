@@ -1,0 +1,132 @@
+"""Methods that use this node's wallet; all need the node's token."""
+
+from typing import Any
+
+from p2pchain.api.backend import Backend
+from p2pchain.api.errors import TransactionRejected
+from p2pchain.api.finality import wait_final
+from p2pchain.api.params import ADDRESS, AMOUNT, FLAG, HASH, LIMIT, SHARD, TEXT, Param
+from p2pchain.api.render import render_own_channel, to_hex
+from p2pchain.api.rpc.method import Access, Method
+from p2pchain.api.views.accounts import build_account
+from p2pchain.api.views.transactions import build_history
+from primitives.address import encode_address
+
+Json = dict[str, Any]
+
+WAIT_TIMEOUT_S = 60.0
+"""A payment that gathers funds from several shards takes a few blocks."""
+
+
+async def get_address(backend: Backend) -> Json:
+    """Return the wallet's address."""
+    return {"address": encode_address(backend.get_status().address)}
+
+
+async def get_balance(backend: Backend) -> Json:
+    """Return what the wallet holds in every shard and in its channels."""
+    address = backend.get_status().address
+    in_channels = sum(
+        own.channel.deposit - own.promised
+        for own in backend.list_own_channels()
+        if own.role == "payer" and own.channel.status.name != "CLOSED"
+    )
+    return build_account(backend, address) | {"in_channels": str(in_channels)}
+
+
+async def get_history(backend: Backend, limit: int, after: str | None) -> Json:
+    """Return the wallet's transactions, newest first."""
+    return build_history(backend, backend.get_status().address, limit, after)
+
+
+async def send(
+    backend: Backend, recipient: bytes, amount: int, shard: int, wait: bool
+) -> Json:
+    """Pay from this wallet."""
+    result = await backend.send(recipient, amount, shard)
+    return await _finish(backend, result.tx_ids, wait) | {
+        "fee_limit": str(result.fee_limit)
+    }
+
+
+async def open_channel(
+    backend: Backend, payee: bytes, deposit: int, unit_price: int | None, wait: bool
+) -> Json:
+    """Open a channel to a provider."""
+    result = await backend.open_channel(payee, deposit, unit_price)
+    return await _finish(backend, result.tx_ids, wait) | {
+        "channel_id": to_hex(result.channel_id),
+        "shard": result.shard,
+    }
+
+
+async def close_channel(backend: Backend, channel_id: bytes, wait: bool) -> Json:
+    """Close as payee, or request the close as payer."""
+    result = await backend.close_channel(channel_id)
+    return await _finish(backend, result.tx_ids, wait)
+
+
+async def list_channels(backend: Backend) -> Json:
+    """Return the wallet's channels, open ones first."""
+    return {"channels": [render_own_channel(c) for c in backend.list_own_channels()]}
+
+
+async def _finish(backend: Backend, tx_ids: tuple[bytes, ...], wait: bool) -> Json:
+    """Return the transactions, and when asked for, wait for the last to be final."""
+    answer: Json = {"tx_ids": [to_hex(tx_id) for tx_id in tx_ids]}
+    if not wait:
+        return answer | {"final": False, "height": None}
+    found = await wait_final(backend, tx_ids[-1], WAIT_TIMEOUT_S)
+    if not found.outcome.ok:
+        raise TransactionRejected(
+            f"block {found.height} holds the transaction, but its rule refused: "
+            f"{found.outcome.message}",
+            reason=found.outcome.code,
+        )
+    return answer | {"final": True, "height": str(found.height)}
+
+
+_WAIT = Param("wait", FLAG, "answer when it is final", False)
+
+
+def _spend(name: str, summary: str, handler: Any, *params: Param) -> Method:
+    return Method(name, summary, handler, params, Access.WALLET)
+
+
+METHODS = (
+    _spend("wallet_address", "The wallet's address", get_address),
+    _spend("wallet_balance", "What the wallet holds", get_balance),
+    _spend(
+        "wallet_history",
+        "The wallet's transactions, newest first",
+        get_history,
+        Param("limit", LIMIT, "at most 100", 25),
+        Param("after", TEXT, "cursor of the page before", None),
+    ),
+    _spend(
+        "wallet_send",
+        "Pay, gathering funds from other shards where needed",
+        send,
+        Param("recipient", ADDRESS, "whom"),
+        Param("amount", AMOUNT, "atoms"),
+        Param("shard", SHARD, "where it is delivered; 0 is the root shard", 0),
+        _WAIT,
+    ),
+    _spend(
+        "wallet_channel_open",
+        "Open a payment channel to a provider",
+        open_channel,
+        Param("payee", ADDRESS, "account of the provider"),
+        Param("deposit", AMOUNT, "atoms to lock"),
+        Param("unit_price", AMOUNT, "atoms; by default from its price", None),
+        _WAIT,
+    ),
+    _spend(
+        "wallet_channel_close",
+        "Close a channel as payee, request its close as payer",
+        close_channel,
+        Param("channel_id", HASH, "which"),
+        _WAIT,
+    ),
+    _spend("wallet_channel_list", "The wallet's channels", list_channels),
+)

@@ -1,0 +1,1 @@
+"""What the surfaces show of the chain: reads joined, named and stamped, as JSON."""

@@ -1,0 +1,73 @@
+"""Accounts and their payment channels."""
+
+from functools import lru_cache
+from typing import Any
+
+from chain.queries import Queries
+from p2pchain.api.backend import Backend
+from p2pchain.api.errors import NotFound
+from p2pchain.api.render import render, to_hex
+from p2pchain.api.views.stamp import build_stamp, get_account_name
+from primitives.address import encode_address
+
+Json = dict[str, Any]
+
+
+def build_account(backend: Backend, address: bytes) -> Json:
+    """Return what an address holds in every shard."""
+    accounts = backend.queries.list_accounts(address)
+    return build_stamp(backend) | {
+        "address": encode_address(address),
+        "name": get_account_name(backend, address),
+        "total": str(sum(a.balance + a.maturing for a in accounts)),
+        "shards": [
+            {
+                "shard": account.shard,
+                "balance": str(account.balance),
+                "maturing": str(account.maturing),
+                "nonce": str(account.nonce),
+            }
+            for account in accounts
+        ],
+    }
+
+
+def build_channel(backend: Backend, channel_id: bytes) -> Json:
+    """Return a channel as it is, or as it was when it ended.
+
+    Raises:
+        NotFound: There never was one of this id.
+    """
+    channel = backend.queries.get_channel(channel_id)
+    if channel is None:
+        raise NotFound(f"no channel {to_hex(channel_id)}")
+    return build_stamp(backend) | render(channel)
+
+
+def build_channels(
+    backend: Backend, address: bytes, limit: int, after: str | None
+) -> Json:
+    """Return the channels of an address, as payer or payee, newest first."""
+    page = backend.queries.list_channels(address, after, limit)
+    return build_stamp(backend) | {
+        "channels": [render(channel) for channel in page.items],
+        "next": page.next,
+    }
+
+
+def build_supply(backend: Backend) -> Json:
+    """Return where all atoms are; `held` and `created` must be equal."""
+    books = _compute_supply(backend.queries, backend.queries.height)
+    return build_stamp(backend) | books
+
+
+@lru_cache(maxsize=1)
+def _compute_supply(queries: Queries, height: int) -> Json:
+    """Return the books; counted once per height, since it reads the whole state."""
+    books = queries.compute_conservation()
+    numbers = {name: str(value) for name, value in books.to_dict().items()}
+    return numbers | {
+        "held": str(books.held),
+        "created": str(books.created),
+        "conserved": books.is_conserved,
+    }

@@ -1,0 +1,103 @@
+"""Blocks, headers and the certificates that make them final."""
+
+from typing import Any
+
+from chain.queries import FoundBlock
+from consensus.messages import Certificate, Kind
+from consensus.validators import decode_bitmap
+from p2pchain.api.backend import Backend
+from p2pchain.api.errors import NotFound
+from p2pchain.api.render import render, to_hex, to_time
+from p2pchain.api.views.stamp import (
+    build_block_stamp,
+    build_stamp,
+    find_block,
+    get_validator_name,
+)
+from shards.chunk import Chunk, compute_chunk_hash
+
+Json = dict[str, Any]
+
+
+def build_block(backend: Backend, name: int | bytes | None) -> Json:
+    """Return a block with header, chunks and certificate; transactions are apart."""
+    found = find_block(backend, name)
+    body = found.block.body
+    return _build_summary(backend, found) | {
+        "header": render(found.block.header),
+        "chunks": [_build_chunk(chunk) for chunk in body.chunks],
+        "attendance": render(body.attendance),
+        "certificate": build_certificate(backend, found.certificate),
+    }
+
+
+def build_header(backend: Backend, name: int | bytes | None) -> Json:
+    """Return a block's header."""
+    found = find_block(backend, name)
+    return build_block_stamp(found) | {"header": render(found.block.header)}
+
+
+def build_commit(backend: Backend, name: int | bytes | None) -> Json:
+    """Return a block's header and the certificate that made it final.
+
+    A block that became final with a later one shares that one's certificate; then
+    `certificate.height` is above `height`.
+    """
+    found = find_block(backend, name)
+    if found.certificate is None:
+        raise NotFound("nobody voted for the genesis block")
+    return build_header(backend, name) | {
+        "certificate": build_certificate(backend, found.certificate)
+    }
+
+
+def build_block_list(backend: Backend, limit: int, after: str | None) -> Json:
+    """Return blocks, newest first."""
+    page = backend.queries.list_blocks(after, limit)
+    return build_stamp(backend) | {
+        "blocks": [_build_summary(backend, found) for found in page.items],
+        "next": page.next,
+    }
+
+
+def build_certificate(backend: Backend, certificate: Certificate | None) -> Json | None:
+    """Return a certificate with the names of those who signed."""
+    if certificate is None:
+        return None
+    signers = decode_bitmap(certificate.bitmap, len(backend.genesis.validators)) or ()
+    return {
+        "kind": Kind(certificate.kind).name.lower(),
+        "height": certificate.proposal and str(certificate.proposal.height),
+        "block_hash": certificate.proposal and to_hex(certificate.proposal.block_hash),
+        "epoch": certificate.epoch,
+        "view": str(certificate.view),
+        "signers": [
+            {"index": index, "name": get_validator_name(backend, index)}
+            for index in signers
+        ],
+        "bitmap": to_hex(certificate.bitmap),
+        "signature": to_hex(certificate.signature),
+    }
+
+
+def _build_summary(backend: Backend, found: FoundBlock) -> Json:
+    header = found.block.header
+    chunks = found.block.body.chunks
+    return build_block_stamp(found) | {
+        "time": to_time(header.time_ms),
+        "view": str(header.view),
+        "proposer": header.proposer,
+        "proposer_name": get_validator_name(backend, header.proposer),
+        "parent_hash": to_hex(header.parent_hash),
+        "tx_count": found.transactions,
+        "packet_count": sum(len(chunk.packets) for chunk in chunks),
+        "size": found.length,
+        "fees": str(sum(chunk.header.fees for chunk in chunks)),
+    }
+
+
+def _build_chunk(chunk: Chunk) -> Json:
+    return render(chunk.header) | {
+        "chunk_hash": to_hex(compute_chunk_hash(chunk.header)),
+        "packets_in": len(chunk.packets),
+    }
