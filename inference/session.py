@@ -32,8 +32,6 @@ hop that does not reply is lost; one that replies has until the step's deadline.
 Spec: docs/protocol/07-inference.md
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import assert_never
 
@@ -48,24 +46,15 @@ from inference.messages import (
     Data,
     Finish,
     HopTiming,
+    Message,
     Note,
     Probe,
     Progress,
     Refuse,
-    RefuseCode,
-    SessionTerms,
     SignedInput,
     clip_text,
 )
-from inference.receipts import (
-    Contribution,
-    Range,
-    ReceiptTrail,
-    Sign,
-    sign_input,
-    validate_chain,
-    validate_own_trail,
-)
+from inference.receipts import Range, Sign, sign_input
 from inference.sampling import SampledToken
 from inference.session_errors import (
     HopAborted,
@@ -89,22 +78,14 @@ from inference.session_events import (
     Expired,
     HopGone,
     LocalFailed,
-    OpenHop,
-    PayHop,
     Received,
     Sample,
     Sampled,
     SendTo,
 )
-from inference.session_plan import (
-    HopPlan,
-    SessionPlan,
-    SessionTimeouts,
-    TokenEvent,
-    build_terms,
-)
-from inference.steps import Prices, Step, compute_step
-from inference.terms import get_contribution, get_prices
+from inference.session_plan import SessionPlan, SessionTimeouts, TokenEvent
+from inference.session_route import Route, RouteHop
+from inference.steps import Step, compute_step
 from primitives.errors import P2PChainError
 
 
@@ -118,33 +99,6 @@ class Phase(Enum):
     ATTESTING = auto()
     FINISHING = auto()
     ENDED = auto()
-
-
-@dataclass(slots=True)
-class Hop:
-    """What the requester knows of one hop."""
-
-    plan: HopPlan
-    contribution: Contribution
-    prices: Prices
-    is_accepted: bool = False
-    is_gone: bool = False
-    prepaid_steps: int = 0
-    trail: ReceiptTrail = field(default_factory=ReceiptTrail)
-    receipt: Receipt | None = None
-    """For the range that closes now."""
-    receipts: int = 0
-    steps: int = 0
-    queue_us: int = 0
-    compute_us: int = 0
-    range_units: int = 0
-    """Price of the open range."""
-    units: int = 0
-    """Paid in this session."""
-    due_units: int = 0
-    """Price of all steps sent; what is not paid of it is unpaid."""
-    activity: Activity | None = None
-    """Its reply to the latest probe."""
 
 
 class RequesterMachine:
@@ -170,9 +124,10 @@ class RequesterMachine:
         assert plan.prompt
         self.plan = plan
         self.phase = Phase.OPENING
-        self.hops = [self._build_hop(index, signer) for index in range(len(plan.hops))]
+        self.route = Route(plan, signer)
         self.started_us = now_us
         self.first_token_us = 0
+        """From the start to the first token; 0 before it."""
         self.tokens_out = 0
         self.positions = 0
         """Positions that came back as a valid answer."""
@@ -183,33 +138,25 @@ class RequesterMachine:
         self._now_us = now_us
         self._step = compute_step(len(plan.prompt), 0)
         self._next_token = 0
-        self._work = Range()
-        self._in_digest = b""
-        self._signed_input: SignedInput | None = None
+        self._token: SampledToken | None = None
+        self._finish_reason = ""
         self._sent_us = 0
         self._elapsed_us = 0
         self._timings: tuple[HopTiming, ...] = ()
-        self._token: SampledToken | None = None
-        self._finish_reason = ""
+        self._in_digest = b""
+        self._work = Range()
+        """The open range, as we sent and received it."""
+        self._signed_input: SignedInput | None = None
+        """Our word about the range that closes now; receipts are due while it is."""
         self._owed: Step | None = None
         """The last step, until its range is attested and it is paid."""
         self._is_lap_done = False
         self._is_probing = False
         self._set_deadline(timeouts.open_s)
 
-    def _build_hop(self, index: int, signer: bytes) -> Hop:
-        terms = build_terms(self.plan, index, signer)
-        return Hop(self.plan.hops[index], get_contribution(terms), get_prices(terms))
-
     def open(self) -> list[Effect]:
         """Return what begins the session."""
-        return [
-            OpenHop(index, self._build_terms(index), hop.plan.arrears_units)
-            for index, hop in enumerate(self.hops)
-        ]
-
-    def _build_terms(self, index: int) -> SessionTerms:
-        return build_terms(self.plan, index, self._signer)
+        return self.route.open()
 
     def handle(self, event: Event, now_us: int) -> list[Effect]:
         """Return what is to be done, in order, after `event` at `now_us`."""
@@ -239,7 +186,7 @@ class RequesterMachine:
             case AnswerRejected(text):
                 if self.phase is not Phase.SAMPLING:
                     return []
-                raise WrongAnswer(text, peer_id=self.plan.hops[-1].peer_id)
+                raise WrongAnswer(text, peer_id=self.route.last.peer_id)
             case LocalFailed(error):
                 return self._fail(error)
             case Cancelled():
@@ -249,48 +196,31 @@ class RequesterMachine:
             case _:
                 assert_never(event)
 
-    def _on_message(self, index: int, message: object, body: bytes) -> list[Effect]:
-        hop = self.hops[index]
-        match message:
-            case Note(receipt):
-                return self._on_receipt(hop, receipt)
-            case Accept() if message.session == self.plan.session_id:
-                return self._on_accept(hop, message)
-            case Refuse() if self.phase is Phase.OPENING and not hop.is_accepted:
-                hop.is_gone = True
-                raise self._build_refusal(hop, message)
-            case Data() if index == len(self.hops) - 1:
-                return self._on_answer(message, body)
-            case Finish() if index == len(self.hops) - 1:
-                return self._on_lap(message)
-            case Abort() if message.session == self.plan.session_id:
-                hop.is_gone = True
-                raise self._build_abort(hop, message)
-            case Progress():
-                return self._on_progress(hop, message)
-        return self._on_gone(
-            HopGone(index, f"{type(message).__name__} out of place", is_fault=True)
-        )
-
-    # Opening
-
-    def _on_accept(self, hop: Hop, message: Accept) -> list[Effect]:
-        if message.prepaid_steps > self.plan.max_prepaid_steps:
-            text = f"{message.prepaid_steps} steps ahead are more than we pay"
-            raise HopRefused(text, peer_id=hop.plan.peer_id, code=RefuseCode.TERMS)
-        hop.prepaid_steps = message.prepaid_steps
-        hop.is_accepted = True
-        if self.phase is Phase.OPENING and all(hop.is_accepted for hop in self.hops):
-            return self._begin_step(0)
-        return []
-
-    def _build_refusal(self, hop: Hop, message: Refuse) -> SessionError:
-        return HopRefused(
-            f"{hop.plan.node_name} refused: {message.text}",
-            peer_id=hop.plan.peer_id,
-            code=message.code,
-            owed_units=message.owed_units,
-        )
+    def _on_message(self, index: int, message: Message, body: bytes) -> list[Effect]:
+        hop = self.route.hops[index]
+        session = getattr(message, "session", self.plan.session_id)
+        is_last = hop is self.route.last
+        if session == self.plan.session_id:
+            match message:
+                case Note(receipt):
+                    return self._on_receipt(hop, receipt)
+                case Accept() if not hop.is_accepted:
+                    is_complete = self.route.accept(hop, message)
+                    return self._begin_step(0) if is_complete else []
+                case Refuse() if not hop.is_accepted:
+                    hop.is_gone = True
+                    raise _build_refusal(hop, message)
+                case Data() if is_last:
+                    return self._on_answer(message, body)
+                case Finish() if is_last:
+                    return self._on_lap(message)
+                case Abort():
+                    hop.is_gone = True
+                    raise self._build_abort(hop, message)
+                case Progress():
+                    return self._on_progress(hop, message)
+        text = f"{type(message).__name__} out of place"
+        return self._on_gone(HopGone(index, text, is_fault=True))
 
     # A step
 
@@ -310,11 +240,8 @@ class RequesterMachine:
         if len(body) != compute_size(step.tokens, plan.hidden_size, plan.dtype):
             return self._fail(WorkerLost("the embedding has a wrong length"))
         self._in_digest = compute_digest(body)
-        self._signed_input = None
         if step.closes_range:
-            self._signed_input = self._sign_range(
-                self._work.add(step, 0, self._in_digest, b"")
-            )
+            self._sign_range(self._work.add(step, 0, self._in_digest, b""))
         data = Data(
             session=plan.session_id,
             attempt=plan.attempt,
@@ -331,18 +258,12 @@ class RequesterMachine:
         self._sent_us = self._now_us
         self._is_probing = False
         self._set_deadline(min(self._timeouts.probe_s, self._timeouts.step_s))
-        for hop in self.hops:
-            units = hop.prices.compute_units(step)
-            hop.due_units += units
-            hop.range_units += units
-        ahead = [
-            i for i, hop in enumerate(self.hops) if step.number < hop.prepaid_steps
-        ]
-        return [*self._pay(ahead, step), SendTo(0, data, body)]
+        self.route.count_sent(step)
+        return [*self.route.pay_before(step), SendTo(0, data, body)]
 
-    def _sign_range(self, work: Range) -> SignedInput:
+    def _sign_range(self, work: Range) -> None:
         plan = self.plan
-        return sign_input(
+        self._signed_input = sign_input(
             plan.chain_id, plan.session_id, work, self._signer, self._sign
         )
 
@@ -350,54 +271,48 @@ class RequesterMachine:
         step, plan = self._step, self.plan
         if data.attempt < plan.attempt or data.step < step.number:
             return []
-        if data.step == step.number and self.phase in (
-            Phase.SAMPLING,
-            Phase.ATTESTING,
-        ):
+        is_here = self.phase in (Phase.SAMPLING, Phase.ATTESTING, Phase.FINISHING)
+        if data.step == step.number and is_here:
             return []
-        last = self.hops[-1].plan.peer_id
+        self._check_answer(data, body)
+        self._elapsed_us = self._now_us - self._sent_us
+        self._timings = data.timings
+        self._work = self._work.add(step, 0, self._in_digest, compute_digest(body))
+        self.positions += step.tokens
+        self.route.count_answer(data.timings)
+        is_sampled = step.position + step.tokens >= len(plan.prompt)
+        if not is_sampled or self._finish_reason:
+            return self._attest()
+        self.phase = Phase.SAMPLING
+        self._set_deadline(self._timeouts.worker_s)
+        return [Sample(body, step.tokens)]
+
+    def _check_answer(self, data: Data, body: bytes) -> None:
+        step, plan = self._step, self.plan
+        last = self.route.last.peer_id
         if self.phase is not Phase.IN_FLIGHT:
             raise WrongAnswer("an answer that nobody asked for", peer_id=last)
-        said = (data.session, data.attempt, data.step, data.position, data.tokens)
-        due = (plan.session_id, plan.attempt, step.number, step.position, step.tokens)
-        if said != due or (data.hidden_size, data.dtype) != (
-            plan.hidden_size,
-            plan.dtype,
-        ):
-            raise WrongAnswer("an answer to another step or shape", peer_id=last)
+        said = (data.attempt, data.step, data.position, data.tokens)
+        if said != (plan.attempt, step.number, step.position, step.tokens):
+            text = f"an answer to step {data.step} where {step.number} is due"
+            raise WrongAnswer(text, peer_id=last)
+        if (data.hidden_size, data.dtype) != (plan.hidden_size, plan.dtype):
+            raise WrongAnswer("an answer of another shape or dtype", peer_id=last)
         size = compute_size(step.tokens, plan.hidden_size, plan.dtype)
         if len(body) != size:
             text = f"an answer of {len(body)} bytes where {size} are due"
             raise WrongAnswer(text, peer_id=last)
         if not is_finite(body, plan.dtype):
             raise WrongAnswer("an answer that is not finite numbers", peer_id=last)
-        if len(data.timings) != len(self.hops):
+        if len(data.timings) != len(plan.hops):
             text = f"an answer that went through {len(data.timings)} hops"
             raise WrongAnswer(text, peer_id=last)
-        self._elapsed_us = self._now_us - self._sent_us
-        self._timings = data.timings
-        self._work = self._work.add(step, 0, self._in_digest, compute_digest(body))
-        self.positions += step.tokens
-        for hop, timing in zip(self.hops, data.timings, strict=True):
-            hop.steps += 1
-            hop.queue_us += timing.queue_us
-            hop.compute_us += timing.compute_us
-        is_sampled = step.position + step.tokens >= len(plan.prompt)
-        if not is_sampled or self._finish_reason == "cancelled":
-            return self._attest()
-        self.phase = Phase.SAMPLING
-        self._set_deadline(self._timeouts.worker_s)
-        return [Sample(body, step.tokens)]
 
     # Receipts
 
-    def _on_receipt(self, hop: Hop, receipt: Receipt) -> list[Effect]:
-        if hop.receipt is not None or self._signed_input is None:
-            raise ReceiptMismatch("a receipt that is not due", peer_id=hop.plan.peer_id)
-        validate_own_trail(receipt, hop.contribution, hop.trail)
-        hop.trail = hop.trail.extend(receipt)
-        hop.receipt = receipt
-        hop.receipts += 1
+    def _on_receipt(self, hop: RouteHop, receipt: Receipt) -> list[Effect]:
+        is_due = self._signed_input is not None
+        self.route.take_receipt(hop, receipt, is_due=is_due)
         if self.phase is Phase.ATTESTING:
             return self._attest()
         if self.phase is Phase.FINISHING:
@@ -406,48 +321,40 @@ class RequesterMachine:
 
     def _attest(self) -> list[Effect]:
         """Go on when no receipt is due, or all are here and form a chain."""
-        if self._step.closes_range:
-            if any(hop.receipt is None for hop in self.hops):
+        if self._signed_input is not None:
+            if self.route.find_unattested() is not None:
                 if self.phase is not Phase.ATTESTING:
                     self.phase = Phase.ATTESTING
                     self._set_deadline(self._timeouts.receipts_s)
                 return []
-            self._close_range()
+            self._close_range(self._signed_input)
         return self._complete_step()
 
-    def _close_range(self) -> None:
-        """Check the chain of the range that closes and begin a new range."""
-        assert self._signed_input is not None
-        receipts = [hop.receipt for hop in self.hops if hop.receipt is not None]
-        units = [hop.range_units for hop in self.hops]
-        validate_chain(receipts, units, self._signed_input, self._work)
+    def _close_range(self, signed_input: SignedInput) -> None:
+        self.route.close_range(signed_input, self._work)
         self._work = Range()
         self._signed_input = None
-        for hop in self.hops:
-            hop.receipt = None
-            hop.range_units = 0
 
     # After a valid answer
 
     def _complete_step(self) -> list[Effect]:
         """Pay, show the token, and go on or finish."""
         step, token = self._step, self._token
-        effects: list[Effect] = []
+        shown: list[Effect] = []
         if token is not None:
-            effects.append(Emit(self._build_token(token)))
+            event = self._build_token(token)
+            shown.append(Emit(event))
             self._next_token = token.token_id
-            if token.finish_reason is not None and not self._finish_reason:
-                self._finish_reason = token.finish_reason
-            elif self.tokens_out >= self.plan.max_tokens and not self._finish_reason:
-                self._finish_reason = "length"
-        if self._finish_reason:
-            if not step.closes_range:
-                self._owed = step
-                return [*effects, *self._begin_finish(step.number + 1)]
-            finish = self._begin_finish(step.number + 1)
-            return [*finish, *self._pay_after(step), *effects]
-        # The next step goes first: payments and the reader ride in its shadow.
-        return [*self._begin_step(step.number + 1), *self._pay_after(step), *effects]
+            self._finish_reason = self._finish_reason or event.finish_reason or ""
+        if not self._finish_reason:
+            # The next step goes first: payments and the reader ride in its shadow.
+            following = self._begin_step(step.number + 1)
+            return [*following, *self.route.pay_after(step), *shown]
+        if self._work.tokens:
+            self._owed = step
+            return [*shown, *self._begin_finish(step.number + 1)]
+        finish = self._begin_finish(step.number + 1)
+        return [*finish, *self.route.pay_after(step), *shown]
 
     def _build_token(self, token: SampledToken) -> TokenEvent:
         self.tokens_out += 1
@@ -467,36 +374,13 @@ class RequesterMachine:
             hops=self._timings,
         )
 
-    def _pay_before(self, step: Step) -> list[Effect]:
-        """Pay the hops that want `step` paid ahead."""
-        return self._pay(
-            [i for i, hop in enumerate(self.hops) if step.number < hop.prepaid_steps],
-            step,
-        )
-
-    def _pay_after(self, step: Step) -> list[Effect]:
-        """Pay the hops that did not want `step` paid ahead."""
-        return self._pay(
-            [i for i, hop in enumerate(self.hops) if step.number >= hop.prepaid_steps],
-            step,
-        )
-
-    def _pay(self, indices: Sequence[int], step: Step) -> list[Effect]:
-        effects: list[Effect] = []
-        for index in indices:
-            hop = self.hops[index]
-            units = hop.prices.compute_units(step)
-            hop.units += units
-            effects.append(PayHop(index, step.number, units))
-        return effects
-
     # The end
 
     def _begin_finish(self, steps: int) -> list[Effect]:
         self.phase = Phase.FINISHING
         self._set_deadline(self._timeouts.finish_s)
         if self._work.tokens:
-            self._signed_input = self._sign_range(self._work)
+            self._sign_range(self._work)
         finish = Finish(
             session=self.plan.session_id,
             attempt=self.plan.attempt,
@@ -516,10 +400,10 @@ class RequesterMachine:
         if not self._is_lap_done:
             return []
         if self._signed_input is not None:
-            if any(hop.receipt is None for hop in self.hops):
+            if self.route.find_unattested() is not None:
                 return []
-            self._close_range()
-        paid = self._pay_after(self._owed) if self._owed is not None else []
+            self._close_range(self._signed_input)
+        paid = self.route.pay_after(self._owed) if self._owed is not None else []
         return [*paid, *self._end(None)]
 
     def _on_cancelled(self) -> list[Effect]:
@@ -534,24 +418,22 @@ class RequesterMachine:
         return []
 
     def _on_gone(self, event: HopGone) -> list[Effect]:
-        hop = self.hops[event.hop]
+        hop = self.route.hops[event.hop]
         hop.is_gone = True
-        peer_id = hop.plan.peer_id
         if self.phase is Phase.FINISHING and not event.is_fault:
-            awaits_lap = event.hop == len(self.hops) - 1 and not self._is_lap_done
+            awaits_lap = hop is self.route.last and not self._is_lap_done
             awaits_receipt = self._signed_input is not None and hop.receipt is None
             if not awaits_lap and not awaits_receipt:
                 return []
-        blame = [Blame(peer_id, event.text)] if event.is_fault else []
-        text = f"{hop.plan.node_name} is lost: {event.text}"
-        return [*blame, *self._fail(HopLost(text, peer_id=peer_id))]
+        blame = [Blame(hop.peer_id, event.text)] if event.is_fault else []
+        text = f"{hop.name} is lost: {event.text}"
+        return [*blame, *self._fail(HopLost(text, peer_id=hop.peer_id))]
 
-    def _build_abort(self, hop: Hop, message: Abort) -> SessionError:
-        peers = {other.plan.peer_id: other for other in self.hops}
-        culprit = peers.get(message.culprit or b"", hop)
-        text = f"{hop.plan.node_name}: {message.text}"
+    def _build_abort(self, hop: RouteHop, message: Abort) -> SessionError:
+        culprit = self.route.get_culprit(message.culprit, hop)
+        text = f"{hop.name}: {message.text}"
         kind = HopLost if message.code == AbortCode.PEER_LOST else HopAborted
-        return kind(text, peer_id=culprit.plan.peer_id, code=message.code)
+        return kind(text, peer_id=culprit.peer_id, code=message.code)
 
     def _fail(self, error: P2PChainError) -> list[Effect]:
         """End with `error`; what was shown to the reader is still paid."""
@@ -560,35 +442,23 @@ class RequesterMachine:
         if isinstance(error, WrongAnswer | ReceiptMismatch) and culprit:
             effects.append(Blame(culprit, str(error)))
         if self._owed is not None:
-            honest = [
-                index
-                for index, hop in enumerate(self.hops)
-                if hop.receipt is not None
-                and hop.plan.peer_id != culprit
-                and self._owed.number >= hop.prepaid_steps
-            ]
-            effects += self._pay(honest, self._owed)
-        code = AbortCode.CANCELLED
-        if isinstance(error, HopLost):
-            code = AbortCode.PEER_LOST
-        elif isinstance(error, WrongAnswer):
-            code = AbortCode.BAD_DATA
-        elif isinstance(error, ReceiptMismatch):
-            code = AbortCode.BAD_RECEIPT
-        elif isinstance(error, StepTimeout):
-            code = AbortCode.TIMEOUT
-        effects += self._abort_all(code, str(error), culprit)
-        return [*effects, *self._end(error)]
+            effects += self.route.pay_attested(self._owed, culprit)
+        code = next(
+            (code for kind, code in _ABORT_CODES if isinstance(error, kind)),
+            AbortCode.CANCELLED,
+        )
+        return [
+            *effects,
+            *self._abort_all(code, str(error), culprit),
+            *self._end(error),
+        ]
 
     def _abort_all(
         self, code: AbortCode, text: str, culprit: bytes = b""
     ) -> list[Effect]:
-        abort = Abort(self.plan.session_id, code, clip_text(text), culprit or None)
-        return [
-            SendTo(index, abort)
-            for index, hop in enumerate(self.hops)
-            if not hop.is_gone
-        ]
+        return self.route.abort(
+            Abort(self.plan.session_id, code, clip_text(text), culprit or None)
+        )
 
     def _end(self, error: P2PChainError | None) -> list[Effect]:
         self.phase = Phase.ENDED
@@ -599,52 +469,49 @@ class RequesterMachine:
     def _on_expired(self) -> list[Effect]:
         match self.phase:
             case Phase.OPENING:
-                silent = next(hop for hop in self.hops if not hop.is_accepted)
-                text = f"{silent.plan.node_name} did not accept in time"
-                raise HopLost(text, peer_id=silent.plan.peer_id)
+                hop = next(hop for hop in self.route.hops if not hop.is_accepted)
+                text = f"{hop.name} did not accept in time"
+                raise HopLost(text, peer_id=hop.peer_id)
             case Phase.EMBEDDING | Phase.SAMPLING:
                 return self._fail(WorkerLost("the requester worker does not answer"))
             case Phase.IN_FLIGHT:
                 return self._on_slow_step()
-            case Phase.ATTESTING | Phase.FINISHING:
-                raise self._build_late_error()
             case _:
-                return []
+                raise self._build_late_error()
 
     def _build_late_error(self) -> SessionError:
-        for hop in self.hops:
-            if self._signed_input is not None and hop.receipt is None:
-                text = f"no receipt from {hop.plan.node_name} in time"
-                return ReceiptMismatch(text, peer_id=hop.plan.peer_id)
+        hop = self.route.find_unattested()
+        if self._signed_input is not None and hop is not None:
+            text = f"no receipt from {hop.name} in time"
+            return ReceiptMismatch(text, peer_id=hop.peer_id)
         return StepTimeout("the last lap did not come back in time")
 
     def _on_slow_step(self) -> list[Effect]:
         """Ask the hops how far they are, or judge what they said."""
-        step = self._step.number
+        number = self._step.number
         if not self._is_probing:
             self._is_probing = True
             self._set_deadline(self._timeouts.silence_s)
-            for hop in self.hops:
+            for hop in self.route.hops:
                 hop.activity = None
-            probe = Probe(self.plan.session_id, step)
-            return [SendTo(index, probe) for index in range(len(self.hops))]
+            probe = Probe(self.plan.session_id, number)
+            return [SendTo(index, probe) for index in range(len(self.route.hops))]
         self._is_probing = False
-        for hop in self.hops:
+        for hop in self.route.hops:
             if hop.activity is None:
-                text = f"{hop.plan.node_name} does not answer"
-                raise HopLost(text, peer_id=hop.plan.peer_id)
-        left_us = self._sent_us + int(self._timeouts.step_s * 1e6) - self._now_us
-        if left_us > 0:
-            self.deadline_us = self._now_us + min(
-                left_us, int(self._timeouts.probe_s * 1e6)
-            )
+                text = f"{hop.name} does not answer"
+                raise HopLost(text, peer_id=hop.peer_id)
+        end_us = self._sent_us + int(self._timeouts.step_s * 1_000_000)
+        if self._now_us < end_us:
+            self._set_deadline(self._timeouts.probe_s)
+            self.deadline_us = min(self.deadline_us, end_us)
             return []
-        slow = next((h for h in self.hops if h.activity is not Activity.DONE), None)
-        hop = slow or self.hops[-1]
-        text = f"step {step} took too long at {hop.plan.node_name}"
-        raise StepTimeout(text, peer_id=hop.plan.peer_id, code=AbortCode.TIMEOUT)
+        busy = (hop for hop in self.route.hops if hop.activity is not Activity.DONE)
+        hop = next(busy, self.route.last)
+        text = f"step {number} took too long at {hop.name}"
+        raise StepTimeout(text, peer_id=hop.peer_id, code=AbortCode.TIMEOUT)
 
-    def _on_progress(self, hop: Hop, message: Progress) -> list[Effect]:
+    def _on_progress(self, hop: RouteHop, message: Progress) -> list[Effect]:
         if message.step == self._step.number:
             # Any other value shows at least that the hop is there.
             is_done = message.activity == Activity.DONE
@@ -653,3 +520,21 @@ class RequesterMachine:
 
     def _set_deadline(self, seconds: float) -> None:
         self.deadline_us = self._now_us + int(seconds * 1_000_000)
+
+
+_ABORT_CODES = (
+    (HopLost, AbortCode.PEER_LOST),
+    (WrongAnswer, AbortCode.BAD_DATA),
+    (ReceiptMismatch, AbortCode.BAD_RECEIPT),
+    (StepTimeout, AbortCode.TIMEOUT),
+)
+"""What the other hops are told when a session fails."""
+
+
+def _build_refusal(hop: RouteHop, message: Refuse) -> SessionError:
+    return HopRefused(
+        f"{hop.name} refused: {message.text}",
+        peer_id=hop.peer_id,
+        code=message.code,
+        owed_units=message.owed_units,
+    )

@@ -168,32 +168,40 @@ class RequesterSession:
     # The loop
 
     async def _drive(self) -> None:
-        worker = self._ports.worker
-        try:
-            await worker.open(self.plan.session_id, self._sampling, self.plan.prompt)
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self._serve_reader)
-                await self._do_all(self._machine.open())
-                while self._machine.phase is not Phase.ENDED:
-                    await self._apply(await self._receive())
-                await self._close(nursery)
-        except P2PChainError as error:
-            # Only `worker.open` gets here: everything later is an event.
-            self._end = End("error", error)
-        finally:
-            with trio.move_on_after(CLEANUP_S, shield=True):
-                await self._clean_up()
+        """Run the session; then let the reader take what is left, at its own pace."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._serve_reader)
+            try:
+                await self._drive_route()
+            finally:
+                self._tokens.close()
+                with trio.move_on_after(CLEANUP_S, shield=True):
+                    await self._clean_up()
 
-    async def _close(self, nursery: trio.Nursery) -> None:
-        """Let everything that was sent go out and the reader take what is left."""
-        nursery.cancel_scope.deadline = trio.current_time() + self._timeouts.close_s
-        for opening in self._openings:
-            opening.cancel()
-        self._receiver.close()
-        self._tokens.close()
-        for stream in self._streams.values():
-            nursery.start_soon(stream.close)
+    async def _drive_route(self) -> None:
+        plan = self.plan
+        try:
+            await self._ports.worker.open(plan.session_id, self._sampling, plan.prompt)
+        except P2PChainError as error:
+            self._end = End("error", error)
+            return
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await self._do_all(self._machine.open())
+            while self._machine.phase is not Phase.ENDED:
+                await self._apply(await self._receive())
+            self._receiver.close()
+            for opening in self._openings:
+                opening.cancel()
+            with trio.move_on_after(self._timeouts.close_s):
+                await self._close_streams()
+            nursery.cancel_scope.cancel()
+
+    async def _close_streams(self) -> None:
+        """Let everything that was sent go out."""
+        async with trio.open_nursery() as nursery:
+            for stream in self._streams.values():
+                nursery.start_soon(stream.close)
 
     async def _clean_up(self) -> None:
         for stream in self._streams.values():
@@ -299,8 +307,6 @@ class RequesterSession:
         return None
 
     async def _pay(self, effect: PayHop) -> Event | None:
-        if effect.units == 0:
-            return None
         try:
             payment = self._release_units(effect.hop, effect.units)
         except P2PChainError as error:
@@ -396,7 +402,7 @@ class RequesterSession:
                     receipts=hop.receipts,
                     unpaid_units=hop.due_units - hop.units,
                 )
-                for index, hop in enumerate(machine.hops)
+                for index, hop in enumerate(machine.route.hops)
             ),
             tokens_in=min(machine.positions, len(self.plan.prompt)),
             tokens_out=machine.tokens_out,

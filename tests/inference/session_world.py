@@ -1,0 +1,549 @@
+"""
+A small real world for sessions: a requester, some hops, streams between them.
+
+Everything is real but three things: streams are queues in memory, a stage is an affine
+map in numpy instead of a worker process, and the chain is a table of channels.  The
+books of claims are the wallet's own.  Villains are hops or clients that override one
+method.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from random import Random
+
+import numpy as np
+import trio
+from trio.testing import MockClock
+
+from chain.contracts.channel import Channel, ChannelStatus, Payment
+from chain.contracts.proof import Receipt
+from inference.activations import Dtype
+from inference.channel_account import EMPTY_STANDING, Standing
+from inference.errors import BadAnswer, Busy, UnknownSession, WorkerLost
+from inference.hop_ports import HopLimits, HopOffer, HopPorts, PayeeChannel
+from inference.hop_service import HopService
+from inference.messages import (
+    HOP_PROTOCOL,
+    PUSH_PROTOCOL,
+    Message,
+    decode_frame,
+    encode_frame,
+)
+from inference.sampling import SampledToken, SamplingParams
+from inference.session_account import SessionAccount
+from inference.session_driver import RequesterSession
+from inference.session_plan import HopPlan, SessionPlan, SessionTimeouts, TokenEvent
+from inference.session_ports import RequesterPorts
+from inference.shared_payer import SharedPayer
+from primitives.errors import MissingError
+from primitives.hashing import compute_hash
+from primitives.keys import SecretKey
+from primitives.kv import MemoryStore
+from wallet.book import PayeeBook, PayerBook
+from wallet.payee import PayeeChannel as BookChannel
+from wallet.payer import PayerChannel
+
+HIDDEN = 16
+LAYERS_PER_HOP = 2
+VOCABULARY = 97
+CHAIN_ID = compute_hash("test", b"chain")
+PROFILE = compute_hash("test", b"profile")
+UNIT_PRICE = 5
+INPUT_PRICE = 3
+OUTPUT_PRICE = 20
+DEPOSIT = 10_000_000
+
+
+def build_key(name: str) -> SecretKey:
+    """Return the key that belongs to a name."""
+    return SecretKey(compute_hash("test", name.encode()))
+
+
+class StreamOver(MissingError):
+    """The stream of this test has ended."""
+
+
+Tamper = Callable[[Message, bytes], tuple[Message, bytes] | None]
+"""What a villain does to a frame that it sends; None drops it."""
+
+
+class MemoryStream:
+    """One end of a stream; `delay_s` says how long each send takes."""
+
+    def __init__(self, peer_id: bytes, delay_s: Callable[[], float]) -> None:
+        self.peer_id = peer_id
+        self.other: MemoryStream
+        self.tamper: Tamper | None = None
+        self.is_over = False
+        self._ended_here = False
+        self._delay_s = delay_s
+        self._inbox: deque[bytes] = deque()
+        self._changed = trio.Event()
+
+    async def send(self, message: bytes) -> None:
+        await trio.sleep(self._delay_s())
+        if self.is_over:
+            raise StreamOver("nobody is there")
+        if self.tamper is not None:
+            tampered = self.tamper(*decode_frame(message))
+            if tampered is None:
+                return
+            message = encode_frame(*tampered)
+        self.other._inbox.append(message)
+        self.other._wake()
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while not self._ended_here:
+            if self._inbox:
+                return self._inbox.popleft()
+            if self.is_over:
+                break
+            await self._changed.wait()
+        raise StreamOver("the stream has ended")
+
+    async def close(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.abort()
+
+    def abort(self) -> None:
+        self._ended_here = True
+        for end in (self, self.other):
+            end.is_over = True
+            end._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+def open_pair(
+    left: bytes, right: bytes, delay_s: Callable[[], float] = lambda: 0.0
+) -> tuple[MemoryStream, MemoryStream]:
+    """Return the ends at `left` and at `right`."""
+    at_left, at_right = MemoryStream(right, delay_s), MemoryStream(left, delay_s)
+    at_left.other, at_right.other = at_right, at_left
+    return at_left, at_right
+
+
+class AffineStage:
+    """Layers that a test can compute in its head: x -> a x + b, with a counter."""
+
+    def __init__(self, index: int) -> None:
+        self.scale = np.float32(1.0 + 0.25 * index)
+        self.shift = np.float32(0.5 - 0.125 * index)
+        self.sessions: dict[bytes, int] = {}
+        self.max_sessions = 16
+        self.step_s = 0.001
+        self.forwards = 0
+        self.is_dead = False
+
+    async def open(self, session_id: bytes, max_positions: int) -> None:
+        self._raise_if_dead()
+        if len(self.sessions) >= self.max_sessions:
+            raise Busy("no room")
+        self.sessions[session_id] = 0
+
+    async def forward(
+        self, session_id: bytes, position: int, hidden: bytes, tokens: int
+    ) -> bytes:
+        self._raise_if_dead()
+        if self.sessions.get(session_id) != position:
+            raise UnknownSession(f"position {position}")
+        await trio.sleep(self.step_s)
+        self._raise_if_dead()
+        self.forwards += 1
+        self.sessions[session_id] += tokens
+        return self.compute(np.frombuffer(hidden, np.float32)).tobytes()
+
+    def compute(self, hidden: np.ndarray) -> np.ndarray:
+        return hidden * self.scale + self.shift
+
+    async def close(self, session_id: bytes) -> None:
+        self.sessions.pop(session_id, None)
+
+    def _raise_if_dead(self) -> None:
+        if self.is_dead:
+            raise WorkerLost("the stage is dead")
+
+
+class SumSampler:
+    """The requester's worker: embeds a token as a ramp, samples from the sum."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[bytes, int] = {}
+        self.sampled = 0
+        self.stop_after = 10**9
+
+    async def open(
+        self, session_id: bytes, sampling: SamplingParams, prompt_tokens: Sequence[int]
+    ) -> None:
+        await trio.lowlevel.checkpoint()
+        self.sessions[session_id] = 0
+
+    async def embed(
+        self, session_id: bytes, position: int, token_ids: Sequence[int]
+    ) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return embed(position, token_ids).tobytes()
+
+    async def sample(
+        self, session_id: bytes, hidden: bytes, tokens: int
+    ) -> SampledToken:
+        await trio.lowlevel.checkpoint()
+        rows = np.frombuffer(hidden, np.float32)
+        if rows.size != tokens * HIDDEN or not np.isfinite(rows).all():
+            raise BadAnswer("not finite numbers")
+        self.sampled += 1
+        self.sessions[session_id] += 1
+        token_id = choose(rows[-HIDDEN:])
+        is_last = self.sessions[session_id] >= self.stop_after
+        reason = "stop" if is_last else None
+        return SampledToken(
+            token_id=token_id, text=f"{token_id} ", finish_reason=reason
+        )
+
+    async def close(self, session_id: bytes) -> None:
+        self.sessions.pop(session_id, None)
+
+
+def embed(position: int, token_ids: Sequence[int]) -> np.ndarray:
+    """Return (tokens, HIDDEN) numbers of tokens."""
+    ids = np.array(token_ids, np.float32)[:, None]
+    places = np.arange(position, position + len(token_ids), dtype=np.float32)[:, None]
+    return (ids / VOCABULARY + places / 64 + np.arange(HIDDEN) / 8).astype(np.float32)
+
+
+def choose(row: np.ndarray) -> int:
+    """Return the token that a last row stands for."""
+    return int(abs(float(row.sum(dtype=np.float64))) * 1000) % VOCABULARY
+
+
+class Payee:
+    """A provider's book over the world's channels; saves like a node does."""
+
+    def __init__(self, world: "World", account: bytes) -> None:
+        self._world = world
+        self._account = account
+        self.store = MemoryStore()
+        self.book = PayeeBook(self.store)
+        self.standings: dict[bytes, Standing] = {}
+        self.closed: list[SessionAccount] = []
+
+    def get_channel(self, channel_id: bytes) -> PayeeChannel | None:
+        channel = self._world.channels.get(channel_id)
+        if channel is None or channel.payee != self._account:
+            return None
+        self.book.add(BookChannel.from_channel(CHAIN_ID, channel))
+        total = self.book.get(channel_id).total
+        return PayeeChannel(
+            payer=channel.payer,
+            signer=channel.signer,
+            unit_price=channel.unit_price,
+            remaining_units=(channel.deposit - total) // channel.unit_price,
+            paid_units=total // channel.unit_price,
+            standing=self.standings.get(channel_id, EMPTY_STANDING),
+            is_open=channel.status is ChannelStatus.OPEN,
+        )
+
+    def accept_payment(self, channel_id: bytes, payment: Payment) -> int:
+        return self.book.accept(channel_id, payment)
+
+    def save_standing(self, channel_id: bytes, standing: Standing) -> None:
+        self.standings[channel_id] = standing
+
+    def on_session_closed(self, account: SessionAccount) -> None:
+        self.closed.append(account)
+
+    def get_paid(self, channel_id: bytes) -> int:
+        """Return the atoms that the best claim is worth."""
+        return self.book.get(channel_id).total if channel_id in self.book else 0
+
+
+class HopNode:
+    """A provider: key, stage, book, service."""
+
+    service_class = HopService
+
+    def __init__(self, world: "World", index: int) -> None:
+        self.world = world
+        self.index = index
+        self.name = f"hop{index}"
+        self.key = build_key(self.name)
+        self.account = build_key(f"{self.name}-account").public_key
+        self.stage = AffineStage(index)
+        self.payee = Payee(world, self.account)
+        self.published: list[Receipt] = []
+        self.faults: list[tuple[bytes, str]] = []
+        self.limits = HopLimits()
+        self.input_price = INPUT_PRICE
+        self.output_price = OUTPUT_PRICE
+        self.is_serving = True
+        self.is_alive = True
+        self.streams: list[MemoryStream] = []
+        self.start_service()
+
+    def start_service(self) -> None:
+        """Start anew, as after a restart: memory is gone, the book is not."""
+        self.service = self.service_class(self.build_ports(), self.limits)
+
+    def build_ports(self) -> HopPorts:
+        return HopPorts(
+            chain_id=CHAIN_ID,
+            key=self.key,
+            get_offer=self.get_offer,
+            worker=self.stage,
+            dialer=Dialer(self.world, self.key.public_key, self.tamper),
+            payee=self.payee,
+            publish=self.published.append,
+            get_expiry=lambda: 1000,
+            on_fault=lambda peer, text: self.faults.append((peer, text)),
+        )
+
+    def get_offer(self) -> HopOffer | None:
+        if not self.is_serving:
+            return None
+        return HopOffer(
+            profile=PROFILE,
+            start=self.index * LAYERS_PER_HOP,
+            end=(self.index + 1) * LAYERS_PER_HOP,
+            input_price=self.input_price,
+            output_price=self.output_price,
+            hidden_size=HIDDEN,
+            dtype=Dtype.FLOAT32,
+            max_positions=4096,
+        )
+
+    def tamper(self, message: Message, body: bytes) -> tuple[Message, bytes] | None:
+        """Change or drop what this hop sends; what villains override."""
+        return message, body
+
+    def kill(self) -> None:
+        """Die as a process does: every connection breaks, nothing is said."""
+        self.is_alive = False
+        self.scope.cancel()
+        for stream in self.streams:
+            stream.abort()
+
+    def revive(self) -> None:
+        """Start again with the same book."""
+        self.is_alive = True
+        self.streams.clear()
+        self.stage = AffineStage(self.index)
+        self.start_service()
+        self.world.start_hop(self)
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Hold the tasks of all handlers."""
+        async with trio.open_nursery() as nursery:
+            self.nursery = nursery
+            self.scope = nursery.cancel_scope
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def serve(self, stream: MemoryStream, protocol: str) -> None:
+        """Handle a stream that somebody opened."""
+        stream.tamper = self.tamper
+        if protocol == HOP_PROTOCOL:
+            await self.service.serve_hop(stream)
+        else:
+            assert protocol == PUSH_PROTOCOL
+            await self.service.serve_push(stream)
+
+
+class Dialer:
+    """Opens streams from one node of the world to another."""
+
+    def __init__(self, world: "World", own_id: bytes, tamper: Tamper) -> None:
+        self._world = world
+        self._own_id = own_id
+        self._tamper = tamper
+
+    async def open_stream(self, peer_id: bytes, protocol: str) -> MemoryStream:
+        await trio.lowlevel.checkpoint()
+        hop = self._world.hop_of.get(peer_id)
+        if hop is None or not hop.is_alive:
+            raise StreamOver("no such peer")
+        ours, theirs = open_pair(self._own_id, peer_id, self._world.delay_s)
+        ours.tamper = self._tamper
+        hop.streams += [ours, theirs]
+        hop.nursery.start_soon(hop.serve, theirs, protocol)
+        return ours
+
+
+@dataclass
+class World:
+    """One client and a route of hops, each with a channel to it."""
+
+    hops: list[HopNode] = field(default_factory=list)
+    channels: dict[bytes, Channel] = field(default_factory=dict)
+    hop_of: dict[bytes, HopNode] = field(default_factory=dict)
+    faults: list[tuple[bytes, str]] = field(default_factory=list)
+    sessions: int = 0
+    jitter: Random | None = None
+    """Makes every send take up to 20 ms."""
+
+    def __post_init__(self) -> None:
+        self.client = build_key("client")
+        self.signer = build_key("client-session")
+        self.node_key = build_key("client-node")
+        self.worker = SumSampler()
+        self.purse = PayerBook(MemoryStore(), self.signer)
+        self.payer = SharedPayer(self.purse)
+
+    def add_hop(self, kind: type[HopNode] = HopNode) -> HopNode:
+        hop = kind(self, len(self.hops))
+        self.hops.append(hop)
+        self.hop_of[hop.key.public_key] = hop
+        self.open_channel(hop)
+        return hop
+
+    def open_channel(self, hop: HopNode, deposit: int = DEPOSIT) -> Channel:
+        name = f"channel-{hop.name}-{len(self.channels)}"
+        channel = Channel(
+            channel_id=compute_hash("test", name.encode()),
+            shard=1,
+            payer=self.client.public_key,
+            payee=hop.account,
+            signer=self.signer.public_key,
+            deposit=deposit,
+            unit_price=UNIT_PRICE,
+            settled=0,
+            status=ChannelStatus.OPEN,
+            close_height=0,
+            opened_height=1,
+            settlements=0,
+        )
+        self.channels[channel.channel_id] = channel
+        self.purse.add(PayerChannel.from_channel(CHAIN_ID, channel, self.signer))
+        hop.channel_id = channel.channel_id
+        return channel
+
+    def tamper(self, message: Message, body: bytes) -> tuple[Message, bytes] | None:
+        """Change or drop what the client sends; what tests replace."""
+        return message, body
+
+    def delay_s(self) -> float:
+        """Return how long a send takes."""
+        return self.jitter.random() * 0.02 if self.jitter else 0.0
+
+    def start_hop(self, hop: HopNode) -> None:
+        self.nursery.start_soon(self.nursery.start, hop.run)
+
+    @property
+    def ports(self) -> RequesterPorts:
+        return RequesterPorts(
+            worker=self.worker,
+            dialer=Dialer(self, self.node_key.public_key, self.tamper),
+            payer=self.payer,
+            signer=self.signer,
+            on_fault=lambda peer, text: self.faults.append((peer, text)),
+        )
+
+    def plan(
+        self, prompt: Sequence[int], max_tokens: int, arrears: Sequence[int] = ()
+    ) -> SessionPlan:
+        self.sessions += 1
+        return SessionPlan(
+            chain_id=CHAIN_ID,
+            session_id=compute_hash("test", b"session", bytes([self.sessions])),
+            client=self.client.public_key,
+            hops=tuple(
+                HopPlan(
+                    peer_id=hop.key.public_key,
+                    node_name=hop.name,
+                    account=hop.account,
+                    profile=PROFILE,
+                    start=hop.index * LAYERS_PER_HOP,
+                    end=(hop.index + 1) * LAYERS_PER_HOP,
+                    input_price=INPUT_PRICE,
+                    output_price=OUTPUT_PRICE,
+                    channel_id=hop.channel_id,
+                    unit_price=UNIT_PRICE,
+                    arrears_units=arrears[hop.index] if arrears else 0,
+                )
+                for hop in self.hops
+            ),
+            prompt=tuple(prompt),
+            max_tokens=max_tokens,
+            hidden_size=HIDDEN,
+            dtype=Dtype.FLOAT32,
+        )
+
+    def session(
+        self,
+        prompt: Sequence[int],
+        max_tokens: int = 8,
+        *,
+        arrears: Sequence[int] = (),
+        timeouts: SessionTimeouts | None = None,
+    ) -> RequesterSession:
+        plan = self.plan(prompt, max_tokens, arrears)
+        sampling = SamplingParams(max_tokens=max_tokens)
+        return RequesterSession(self.ports, plan, sampling, timeouts)
+
+    # What should be
+
+    def expect(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
+        """Return the answer, computed in one piece: the slow, obvious reference."""
+        tokens, answer = list(prompt), []
+        for _ in range(max_tokens):
+            row = embed(len(tokens) - 1, tokens[-1:])[0]
+            for hop in self.hops:
+                row = AffineStage(hop.index).compute(row)
+            answer.append(choose(row))
+            tokens.append(answer[-1])
+        return answer
+
+    def get_paid(self) -> list[int]:
+        """Return the atoms that each hop can claim."""
+        return [hop.payee.get_paid(hop.channel_id) for hop in self.hops]
+
+    def get_sent(self) -> list[int]:
+        """Return the atoms that the client has paid to each hop."""
+        return [self.purse.get(hop.channel_id).paid_total for hop in self.hops]
+
+    async def rest(self) -> None:
+        """Wait until every stage and the requester's worker are free again."""
+        with trio.fail_after(30):
+            while not self.is_idle():
+                await trio.sleep(0.1)
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is held for any session."""
+        return not self.worker.sessions and all(
+            not hop.stage.sessions and not hop.service.sessions for hop in self.hops
+        )
+
+
+@asynccontextmanager
+async def open_world(
+    hops: int = 4, villains: dict[int, type[HopNode]] | None = None
+) -> AsyncIterator[World]:
+    """Run a world; afterwards every task of it is gone."""
+    world = World()
+    async with trio.open_nursery() as nursery:
+        world.nursery = nursery
+        for index in range(hops):
+            hop = world.add_hop((villains or {}).get(index, HopNode))
+            await nursery.start(hop.run)
+        yield world
+        nursery.cancel_scope.cancel()
+
+
+async def collect(session: RequesterSession) -> list[TokenEvent]:
+    """Run a session and return its tokens; the summary stays in the session."""
+    events: list[TokenEvent] = []
+
+    async def emit(event: TokenEvent) -> None:
+        events.append(event)
+
+    await session.run(emit)
+    return events
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """Run an async test on a virtual clock: waiting costs nothing."""
+    trio.run(test, clock=MockClock(autojump_threshold=0))
