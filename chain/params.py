@@ -12,7 +12,9 @@ class ChainParams(Record):
     block_bytes: U32
     """Longest block, at most `chain.block.MAX_BLOCK_BYTES`."""
     block_work: U32
-    """Work units in a block; one is about a microsecond of one core."""
+    """Work units in a block; one is about a microsecond of one core.
+
+    A transfer is 150 units and takes 60 to 100 us with its signature."""
     chunk_transactions: U32
     """Transactions in one chunk."""
     chunk_packets: U32

@@ -300,15 +300,24 @@ class Queries:
         return self._store.read(build_key(b"Z", channel_id), Channel)
 
     def find_channel(
-        self, shard: ShardId, payer: bytes, payee: bytes
+        self, payer: bytes, payee: bytes, shard: ShardId | None = None
     ) -> Channel | None:
-        """Return the one channel that is open between two accounts in a shard."""
+        """Return the channel that is open between two accounts.
+
+        Args:
+            payer: Who pays.
+            payee: Who is paid.
+            shard: Where; None: the first shard that has one.
+        """
         view = self._tree.final.view
-        pair = view.get(shard, build_pair_key(payer, payee))
-        if pair is None:
-            return None
-        data = view.get(shard, build_channel_key(decode(OpenPair, pair).channel_id))
-        return None if data is None else decode(Channel, data)
+        shards = self.spec.layout.shard_ids if shard is None else (shard,)
+        for place in shards:
+            pair = view.get(place, build_pair_key(payer, payee))
+            if pair is not None:
+                channel_id = decode(OpenPair, pair).channel_id
+                data = view.get(place, build_channel_key(channel_id))
+                return None if data is None else decode(Channel, data)
+        return None
 
     def list_channels(
         self,

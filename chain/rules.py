@@ -70,9 +70,9 @@ from chain.params import ChainParams
 from chain.transaction import Payload
 from shards.packet import Packet, PacketKind
 
-BASE_WORK = 200
+BASE_WORK = 100
 """Signature, decoding, fee and nonce of any transaction."""
-PACKET_WORK = 150
+PACKET_WORK = 80
 """Proof, decoding and effect of any packet."""
 
 

@@ -12,12 +12,12 @@ from chain.contracts.claims import (
 from chain.errors import RuleError
 from chain.ledger import Ledger
 
-CLOSE_WORK = 400
+CLOSE_WORK = 200
 
 
 def compute_close_work(payload: Close) -> int:
     """Return the work units of a close."""
-    return CLOSE_WORK + (payload.claim.used if payload.claim is not None else 0)
+    return CLOSE_WORK + (2 * payload.claim.used if payload.claim is not None else 0)
 
 
 def compute_close_outflow(ledger: Ledger, sender: bytes, payload: Close) -> int:

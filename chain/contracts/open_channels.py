@@ -14,7 +14,7 @@ from chain.keys import build_channel_key, build_pair_key
 from chain.ledger import Ledger, debit
 from chain.outcome import Event
 
-OPENING_WORK = 150
+OPENING_WORK = 80
 
 
 def compute_open_work(payload: OpenChannels) -> int:

@@ -24,7 +24,7 @@ from chain.outcome import Event
 from primitives.types import ShardId
 from shards.errors import UnknownLayers
 
-REGISTER_WORK = 600
+REGISTER_WORK = 300
 MAX_RANGE_SHARDS = 8
 """Shards that one registration touches: each costs a packet there and one back."""
 ADDRESS_SCHEME = "p2p://"

@@ -10,7 +10,7 @@ from chain.keys import build_channel_key
 from chain.ledger import Ledger
 from chain.outcome import Event
 
-REQUEST_CLOSE_WORK = 100
+REQUEST_CLOSE_WORK = 50
 
 
 def compute_request_close_work(payload: RequestClose) -> int:

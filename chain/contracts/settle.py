@@ -12,12 +12,12 @@ from chain.errors import RuleError
 from chain.keys import build_channel_key
 from chain.ledger import Ledger
 
-SETTLE_WORK = 400
+SETTLE_WORK = 200
 
 
 def compute_settle_work(payload: Settle) -> int:
     """Return the work units of a settlement: a signature, and a hash per unit."""
-    return SETTLE_WORK + payload.claim.used
+    return SETTLE_WORK + 2 * payload.claim.used
 
 
 def compute_settle_outflow(ledger: Ledger, sender: bytes, payload: Settle) -> int:

@@ -10,7 +10,7 @@ from chain.keys import build_channel_key
 from chain.ledger import Ledger, debit
 from chain.outcome import Event
 
-TOP_UP_WORK = 100
+TOP_UP_WORK = 50
 
 
 def compute_top_up_work(payload: TopUp) -> int:

@@ -9,7 +9,7 @@ from primitives.codec import Record
 from primitives.types import Address, Amount, ShardId
 from shards.packet import PacketKind
 
-TRANSFER_WORK = 100
+TRANSFER_WORK = 50
 
 
 class Transfer(Record, tag=1):

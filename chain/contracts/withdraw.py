@@ -6,7 +6,7 @@ from chain.contracts.claims import end_channel, get_channel, validate_payer
 from chain.errors import RuleError
 from chain.ledger import Ledger
 
-WITHDRAW_WORK = 120
+WITHDRAW_WORK = 60
 
 
 def compute_withdraw_work(payload: Withdraw) -> int:

@@ -1,12 +1,13 @@
 """From submission to queries, once through everything."""
 
+from chain_world import ALICE, BOB, COIN, DAVE, SPEC, World
+
 from chain.blocktree import open_tree
-from chain.contracts.transfer import Transfer
 from chain.conservation import compute_conservation
+from chain.contracts.transfer import Transfer
 from chain.leveldb import LevelStore
 from chain.mempool import Mempool
 from chain.queries import Queries
-from chain_world import ALICE, BOB, COIN, DAVE, SPEC, World
 from primitives import bls
 from primitives.codec import encode
 
