@@ -229,6 +229,7 @@ class Link:
                 if unwaited >= WAIT_BYTES:
                     await self._transport.wait_send_all_might_not_block()
                     unwaited = 0
+                is_last = self._is_leaving  # then the batch is our goodbye
                 batch, progressed = self._mux.take_batch()
                 data = self._records.seal(batch) if batch else b""
                 await self._transport.send_all(data)
@@ -240,7 +241,7 @@ class Link:
             self.bytes_out += len(data)
             for state in progressed:
                 state.on_change()
-            if self._is_leaving:
+            if is_last:
                 self._scope.cancel()
                 return
 

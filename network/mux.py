@@ -151,8 +151,8 @@ class Mux:
         self.add_control(Ping(token))
 
     def say_goodbye(self, code: GoodbyeCode) -> None:
-        """Send our last frame."""
-        self.add_control(Goodbye(code))
+        """Send our last frame, and nothing that still waits."""
+        self._scheduler.finish_with(encode_frame(Goodbye(code)))
 
     # Streams
 

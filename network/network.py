@@ -248,6 +248,7 @@ class Network:
                 connected_since=link.connected_at + offset_s,
             )
             for _, link in sorted(self._connections.links.items())
+            if link.reason is None
         ]
 
     async def run(

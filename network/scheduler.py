@@ -59,6 +59,14 @@ class Scheduler:
         """Queue a small frame before all data."""
         self._control.append(frame)
 
+    def finish_with(self, frame: bytes) -> None:
+        """Drop everything that waits and send only `frame`."""
+        self._control.clear()
+        self._scheduled.clear()
+        for ring in self._rings:
+            ring.clear()
+        self._control.append(frame)
+
     def wake(self, source: Source) -> None:
         """Let `source` take part; harmless when it does already."""
         if source not in self._scheduled and source.is_ready():
