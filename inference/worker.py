@@ -12,6 +12,7 @@ the death of the thread that started us, which is not the death of the node.)
 """
 
 import argparse
+import gc
 import logging
 import os
 import select
@@ -71,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(link: socket.socket, options: argparse.Namespace) -> int:
     try:
         service = _build_service(options)
+        # Half a million objects of the libraries never go away: without this the
+        # collector looks at them all again every few hundred steps.
+        gc.collect()
+        gc.freeze()
         _write_frame(link, service.build_ready(), b"")
     except P2PChainError as error:
         code = getattr(error, "code", ModelError.code)
