@@ -143,15 +143,14 @@ class ConsensusInfo:
     view: int
     leader: int
     """Index of this view's leader."""
-    entered_by: str
-    """What let us enter: "genesis", "notarization", "nullification", "finalization"."""
+    index: int | None
+    """Our own index; None while we only listen."""
+    is_voting: bool
+    mute_reason: str
+    """Why a validator does not vote; empty when it does, or is none."""
     final_height: int
     final_view: int
     final_hash: bytes
-    notarize_power: int
-    """Power whose notarize votes for this view we hold."""
-    nullify_power: int
-    finalize_power: int
     total_power: int
 
 
@@ -347,8 +346,8 @@ class Backend(Protocol):
     def get_mempool(self, limit: int) -> MempoolInfo:
         """Return totals and the oldest `limit` waiting transactions."""
 
-    def has_pending(self, tx_id: bytes) -> bool:
-        """True while the transaction waits in the mempool."""
+    def get_pending(self, tx_id: bytes) -> "SignedTransaction | None":
+        """Return a transaction that waits in the mempool."""
 
     def list_receipts(self, limit: int) -> tuple[SeenReceipt, ...]:
         """Return the newest receipts seen on topic `work`, newest first."""

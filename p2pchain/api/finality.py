@@ -26,7 +26,8 @@ async def wait_final(
             if found is not None:
                 return found
             await backend.wait_height(height + 1)
-    waits = "still waits" if backend.has_pending(tx_id) else "no longer waits"
+    pending = backend.get_pending(tx_id) is not None
+    waits = "still waits" if pending else "no longer waits"
     raise Timeout(
         f"0x{tx_id.hex()} is not final after {timeout_s:.0f} s; it {waits} in the "
         "mempool"

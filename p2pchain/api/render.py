@@ -82,7 +82,7 @@ def to_kind(name: str) -> str:
 def _plan(kind: type[Record]) -> list[tuple[str, str, Callable[[Any], Any]]]:
     info = inspect.type_info(kind)
     assert isinstance(info, inspect.StructType)
-    plan = []
+    plan: list[tuple[str, str, Callable[[Any], Any]]] = []
     for field in info.fields:
         name = field.name
         if name in _CLOCK_FIELDS:
@@ -180,13 +180,12 @@ def render_consensus(info: ConsensusInfo) -> Json:
         "epoch": info.epoch,
         "view": str(info.view),
         "leader": info.leader,
-        "entered_by": info.entered_by,
+        "index": info.index,
+        "is_voting": info.is_voting,
+        "mute_reason": info.mute_reason,
         "final_height": str(info.final_height),
         "final_view": str(info.final_view),
         "final_hash": to_hex(info.final_hash),
-        "notarize_power": str(info.notarize_power),
-        "nullify_power": str(info.nullify_power),
-        "finalize_power": str(info.finalize_power),
         "total_power": str(info.total_power),
     }
 

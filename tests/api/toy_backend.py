@@ -245,13 +245,12 @@ class ToyNode(ToyModel):
             epoch=0,
             view=8,
             leader=3,
-            entered_by="notarization",
+            index=0,
+            is_voting=True,
+            mute_reason="",
             final_height=7,
             final_view=7,
             final_hash=b"\x03" * 32,
-            notarize_power=100,
-            nullify_power=0,
-            finalize_power=0,
             total_power=400,
         )
 

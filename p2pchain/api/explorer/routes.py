@@ -49,21 +49,21 @@ class Path:
 
     pattern: str
     read: Read
-    """`async read(backend, **arguments)` on the trio thread; gives JSON."""
+    """`async read(backend, **arguments)` on the trio thread; gives JSON, or text."""
     params: tuple[Param, ...] = ()
     """Of the path and of the query string together."""
-    final: bool = False
-    """The answer never changes once there is one."""
+    is_final: bool = False
+    """The answer never changes once it is final."""
 
 
-async def get_tip_height(backend: Backend) -> Any:
-    """Return the last final height."""
-    return stamp.build_stamp(backend)["height"]
+async def get_tip_height(backend: Backend) -> str:
+    """Return the last final height, as plain text that is a JSON number too."""
+    return str(stamp.build_stamp(backend)["height"])
 
 
-async def get_tip_hash(backend: Backend) -> Any:
-    """Return the last final block's hash."""
-    return stamp.build_stamp(backend)["block_hash"]
+async def get_tip_hash(backend: Backend) -> str:
+    """Return the last final block's hash, as plain text."""
+    return str(stamp.build_stamp(backend)["block_hash"])
 
 
 async def list_blocks(backend: Backend, after: str | None, limit: int) -> Any:
@@ -187,10 +187,10 @@ PATHS = (
     Path("/blocks/tip/height", get_tip_height),
     Path("/blocks/tip/hash", get_tip_hash),
     Path("/blocks", list_blocks, _PAGE),
-    Path("/block/{block}", get_block, (_BLOCK,), final=True),
-    Path("/block/{block}/txs", list_block_txs, (_BLOCK, *_PAGE), final=True),
-    Path("/tx/{tx_id}", get_tx, (_TX,)),
-    Path("/tx/{tx_id}/status", get_tx_status, (_TX,)),
+    Path("/block/{block}", get_block, (_BLOCK,), is_final=True),
+    Path("/block/{block}/txs", list_block_txs, (_BLOCK, *_PAGE), is_final=True),
+    Path("/tx/{tx_id}", get_tx, (_TX,), is_final=True),
+    Path("/tx/{tx_id}/status", get_tx_status, (_TX,), is_final=True),
     Path("/address/{address}", get_address, (_ADDRESS,)),
     Path("/address/{address}/txs", list_address_txs, (_ADDRESS, *_PAGE)),
     Path("/mempool", get_mempool),
@@ -238,8 +238,10 @@ class ExplorerRoutes:
                 return await path.read(self._backend, **arguments)
 
             value = await self._bridge.call(read)
-            final = path.final or (isinstance(value, dict) and value.get("final"))
-            cacheable = final and path.pattern.startswith(("/block/", "/tx/"))
-            return respond_cached(request, value, final=bool(cacheable))
+            if isinstance(value, str):
+                headers = {"Cache-Control": "no-cache"}
+                return web.Response(text=value, headers=headers)
+            is_final = path.is_final and value["final"]
+            return respond_cached(request, value, final=is_final)
 
         return handle

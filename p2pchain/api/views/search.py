@@ -47,7 +47,7 @@ def _find_hash(backend: Backend, text: str) -> list[Json]:
         ("channel", queries.get_channel(data)),
     ]
     results = [{"kind": k, "id": to_hex(data)} for k, thing in found if thing]
-    if backend.has_pending(data):
+    if backend.get_pending(data) is not None:
         results.append({"kind": "transaction", "id": to_hex(data)})
     results += [
         {"kind": "model", "id": to_hex(data), "name": model.name}

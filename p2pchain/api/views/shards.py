@@ -127,8 +127,12 @@ def _render_packet(stored: StoredPacket) -> Json:
 
 def _render_payload(kind: int, payload: bytes) -> Json | None:
     """Return what a packet that moves money says; others stay bytes."""
-    record = {PacketKind.CREDIT: Credit, PacketKind.BOUNCE: Bounce}.get(kind)
     try:
-        return None if record is None else render(decode(record, payload))
+        match kind:
+            case PacketKind.CREDIT:
+                return render(decode(Credit, payload))
+            case PacketKind.BOUNCE:
+                return render(decode(Bounce, payload))
     except DecodeError:
-        return None
+        pass  # it is final all the same, and the bytes are shown
+    return None

@@ -3,17 +3,12 @@
 from typing import Any
 
 from chain.queries import FoundTransaction
-from chain.transaction import compute_tx_id
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, render_signed_transaction, to_hex, to_time
 from p2pchain.api.views.stamp import build_block_stamp, build_stamp, find_block
-from primitives.codec import encode
 
 Json = dict[str, Any]
-
-SCANNED_PENDING = 1024
-"""Waiting transactions looked through for one that is asked for by its id."""
 
 
 def render_found(found: FoundTransaction) -> Json:
@@ -37,10 +32,9 @@ def build_transaction(backend: Backend, tx_id: bytes) -> Json:
     found = backend.queries.get_transaction(tx_id)
     if found is not None:
         return render_found(found)
-    if backend.has_pending(tx_id):
-        for signed in backend.get_mempool(SCANNED_PENDING).transactions:
-            if compute_tx_id(encode(signed)) == tx_id:
-                return render_signed_transaction(tx_id, signed) | _PENDING
+    signed = backend.get_pending(tx_id)
+    if signed is not None:
+        return render_signed_transaction(tx_id, signed) | _PENDING
     raise NotFound(f"no transaction {to_hex(tx_id)} is final or waits here")
 
 
@@ -57,7 +51,7 @@ def build_transaction_status(backend: Backend, tx_id: bytes) -> Json:
             "code": found.outcome.code,
         }
     else:
-        status["pending"] = backend.has_pending(tx_id)
+        status["pending"] = backend.get_pending(tx_id) is not None
     return status
 
 

@@ -1,0 +1,113 @@
+"""The toy node on a real chain: every wait for a height makes the next block."""
+
+import trio
+from chain_world import ALICE, GENESIS, World
+from toy_backend import ToyNode
+
+from chain.contracts.channel import (
+    Close,
+    OpenChannels,
+    Opening,
+    RequestClose,
+    compute_channel_id,
+)
+from chain.contracts.transfer import Transfer
+from chain.mempool import Mempool
+from chain.queries import Queries
+from p2pchain.api.backend import MempoolInfo, OpenResult, OwnChannel, SendResult
+from p2pchain.api.errors import InsufficientFunds, NotFound
+from primitives.codec import encode
+
+FEE = 10**9
+
+
+class ChainNode(ToyNode):
+    """A node whose wallet is Alice's and whose leader is always in time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.tree = self.world.tree
+        self.genesis = GENESIS
+        self.queries = Queries(self.tree)
+        self.mempool = Mempool(self.tree.spec, self.tree.verified)
+        self.stalled = False
+        """No blocks any more, as when a third of the power is gone."""
+
+    def make_block(self) -> None:
+        self.world.finalize(self.world.build(picker=self.mempool))
+        self.mempool.revalidate(self.tree.final)
+
+    def get_status(self):
+        status = super().get_status()
+        changes = {
+            "address": ALICE.public_key,
+            "height": self.tree.final_height,
+            "block_hash": self.tree.final_hash,
+            "mempool_transactions": len(self.mempool),
+        }
+        fields = {name: getattr(status, name) for name in status.__dataclass_fields__}
+        return type(status)(**(fields | changes))
+
+    async def wait_height(self, height: int) -> None:
+        if self.stalled:
+            await trio.sleep_forever()
+        while self.tree.final_height < height:
+            self.make_block()
+            await trio.lowlevel.checkpoint()
+
+    def submit_transaction(self, data: bytes) -> bytes:
+        return self.mempool.add(data, self.tree.final)
+
+    def get_mempool(self, limit: int) -> MempoolInfo:
+        waiting = self.mempool.list_waiting(limit)
+        return MempoolInfo(
+            count=len(self.mempool),
+            total_bytes=self.mempool.get_bytes(),
+            transactions=tuple(each.signed for each in waiting),
+        )
+
+    def get_pending(self, tx_id: bytes):
+        waiting = self.mempool.get(tx_id)
+        return waiting and waiting.signed
+
+    def _submit(self, payload, shard=0):
+        signed = self.world.sign(ALICE, payload, shard)
+        return signed, self.submit_transaction(encode(signed))
+
+    async def send(self, recipient: bytes, amount: int, shard: int) -> SendResult:
+        available = self.queries.get_account(0, ALICE.public_key).balance
+        if amount > available:
+            raise InsufficientFunds(f"{amount} atoms asked, {available} there")
+        _, tx_id = self._submit(Transfer(recipient, shard, amount))
+        return SendResult(tx_ids=(tx_id,), fee_limit=FEE)
+
+    async def open_channel(self, payee, deposit, unit_price) -> OpenResult:
+        opening = Opening(payee, ALICE.public_key, deposit, unit_price or 1000)
+        signed, tx_id = self._submit(OpenChannels((opening,)), 1)
+        channel_id = compute_channel_id(
+            self.tree.spec.chain_id,
+            1,
+            ALICE.public_key,
+            payee,
+            ALICE.public_key,
+            signed.transaction.nonce,
+            0,
+        )
+        return OpenResult(channel_id=channel_id, shard=1, tx_ids=(tx_id,))
+
+    async def close_channel(self, channel_id: bytes) -> SendResult:
+        channel = self.queries.get_channel(channel_id)
+        if channel is None:
+            raise NotFound("no open channel of this wallet has this id")
+        payload = RequestClose(channel_id)
+        if channel.payee == ALICE.public_key:
+            payload = Close(channel_id, None, None)
+        _, tx_id = self._submit(payload, channel.shard)
+        return SendResult(tx_ids=(tx_id,), fee_limit=FEE)
+
+    def list_own_channels(self):
+        page = self.queries.list_channels(ALICE.public_key)
+        return tuple(
+            OwnChannel(channel=c, role="payer", promised=c.settled) for c in page.items
+        )
