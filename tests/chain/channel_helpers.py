@@ -5,8 +5,8 @@ from mini_chain import MiniChain
 
 from chain.contracts.channel import (
     Claim,
-    Opening,
     OpenChannels,
+    Opening,
     Voucher,
     compute_channel_id,
     compute_payword,
@@ -62,9 +62,7 @@ def build_opening(payee=BOB, deposit=COIN, unit_price=PRICE, signer=SIGNER) -> O
 def open_one(chain: MiniChain, payer=ALICE, payee=BOB, shard=1, **opening) -> bytes:
     """Open a channel and return its id."""
     nonce = chain.account(shard, payer).nonce
-    outcome = chain.call(
-        payer, OpenChannels((build_opening(payee, **opening),)), shard
-    )
+    outcome = chain.call(payer, OpenChannels((build_opening(payee, **opening),)), shard)
     assert outcome.ok, outcome
     return compute_channel_id(
         chain.spec.chain_id,

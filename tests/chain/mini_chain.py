@@ -81,8 +81,8 @@ class MiniChain:
     def step(self, blocks: int = 1) -> None:
         """Go on by blocks; the first one delivers all packets."""
         self.height += blocks
-        for shard in list(self.inbox):
-            waiting, self.inbox[shard] = self.inbox[shard], []
+        boxes, self.inbox = self.inbox, defaultdict(list)
+        for shard, waiting in boxes.items():
             run = self.start(shard)
             for proof in waiting:
                 run.consume(proof)

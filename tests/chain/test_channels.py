@@ -121,12 +121,8 @@ def test_a_reopened_channel_has_another_name_and_refuses_old_vouchers(
     assert chain.call(BOB, Close(channel_id, None, None)).ok
     again = open_one(chain)
     assert again != channel_id
-    check_refused(
-        chain, BOB, Settle(again, old, build_work()), "voucher_other_channel"
-    )
-    check_refused(
-        chain, BOB, Settle(channel_id, old, build_work()), "unknown_channel"
-    )
+    check_refused(chain, BOB, Settle(again, old, build_work()), "voucher_other_channel")
+    check_refused(chain, BOB, Settle(channel_id, old, build_work()), "unknown_channel")
 
 
 # ----------------------------------------------------------------------- top up

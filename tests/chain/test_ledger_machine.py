@@ -16,7 +16,7 @@ from mini_chain import MiniChain
 from chain.contracts.channel import OpenChannels
 from chain.contracts.registration import Register, RegistrationStatus
 from chain.contracts.transfer import Transfer
-from chain.errors import InvalidTransaction
+from chain.errors import CannotPay
 from genesis.state import build_chain_spec
 
 PEOPLE = (ALICE, BOB, CAROL, DAVE)
@@ -51,8 +51,7 @@ class LedgerMachine(RuleBasedStateMachine):
         balance = self.chain.balance(shard, sender)
         try:
             outcome = self.chain.call(sender, payload, shard)
-        except InvalidTransaction as error:
-            assert error.code == "insufficient_funds"
+        except CannotPay:
             assert self.chain.account(shard, sender).nonce == nonce
             return
         assert self.chain.account(shard, sender).nonce == nonce + 1
