@@ -64,6 +64,16 @@ class CertificateBook:
         """The highest view with a finalization, whether its block is held or not."""
         return max(self._finalizations, default=0)
 
+    @property
+    def best_final_height(self) -> int:
+        """The height of the highest finalized block, whether it is held or not."""
+        heights = [
+            certificate.proposal.height
+            for certificate in self._finalizations.values()
+            if certificate.proposal is not None
+        ]
+        return max([self.tip.height, *heights])
+
     def has(self, certificate: Certificate) -> bool:
         """Tell whether we hold one of the same kind, view and subject."""
         known = self._get_kind(certificate).get(certificate.view)

@@ -1,0 +1,82 @@
+"""
+What consensus asks of the chain, and nothing more.
+
+Consensus agrees on hashes; an application builds, judges, keeps and finalises the
+blocks behind them.  Every method is called from the trio thread and returns within
+milliseconds; block validation may take tens of them.
+"""
+
+from typing import Protocol
+
+from chain.block import Attendance
+from consensus.messages import Certificate, Proposal
+
+
+class Application(Protocol):
+    """The blocks behind the hashes."""
+
+    @property
+    def final_height(self) -> int:
+        """Height of the last final block; 0 for genesis."""
+
+    @property
+    def final_hash(self) -> bytes:
+        """Its hash."""
+
+    @property
+    def final_view(self) -> int:
+        """The view it was proposed in; 0 for genesis."""
+
+    @property
+    def final_certificate(self) -> Certificate | None:
+        """Its finalization; None for genesis."""
+
+    def build_block(
+        self,
+        *,
+        epoch: int,
+        view: int,
+        parent_hash: bytes,
+        parent_view: int,
+        proposer: int,
+        reveal: bytes,
+        attendance: Attendance,
+        time_ms: int,
+    ) -> tuple[bytes, bytes, int]:
+        """Build a block on a held parent and hold it; return hash, bytes, height."""
+
+    def add_block(self, proposal: Proposal, block_bytes: bytes) -> None:
+        """Judge a block fully and hold it.
+
+        Raises:
+            chain.errors.InvalidBlock: What the hash names is not valid; its leader's
+                fault.
+            chain.errors.BodyMismatch: The bytes are not what the hash names; the
+                sender's fault.
+            chain.errors.MissingParent: Its parent is not held.
+        """
+
+    def read_proposal(self, block_bytes: bytes) -> Proposal:
+        """Return the proposal that a block's own header gives, without judging it.
+
+        Raises:
+            chain.errors.InvalidBlock: Not a block.
+        """
+
+    def has_block(self, block_hash: bytes) -> bool:
+        """Tell whether a block is held, final or pending."""
+
+    def get_block_bytes(self, block_hash: bytes) -> bytes | None:
+        """Return the bytes of a held block."""
+
+    def save_pending(self, block_hash: bytes) -> None:
+        """Make a held block and its ancestors durable before this returns."""
+
+    def get_time_ms(self, block_hash: bytes) -> int:
+        """Return the time of a held block, Unix milliseconds."""
+
+    def finalize(self, certificate: Certificate) -> None:
+        """Make a held block and its ancestors final in one synced batch."""
+
+    def get_final(self, height: int) -> tuple[bytes, Certificate] | None:
+        """Return a final block and the finalization of it or a descendant."""

@@ -1,0 +1,296 @@
+"""
+Catching up: a node that is behind takes final blocks in ranges.
+
+Peers tell each other their final height when they meet and every few seconds.  Whoever
+sees a peer ahead asks it for the blocks after its own last one.  An answer carries
+blocks in order and one finalization; hash links tie the blocks to each other and to
+it, so a lot is authenticated before the first of its blocks is executed.
+
+Full nodes without a validator key follow the chain in the same way: proposals and
+certificates as they come, ranges for what they missed.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from chain.errors import MissingParent
+from consensus.messages import Certificate, Proposal
+from network.errors import NetworkError, RequestTimeout
+from network.faults import Fault
+from network.network import Network
+from network.topics import Priority
+from p2pchain.node.application import Application
+from p2pchain.node.sync_messages import (
+    BLOCK,
+    CERTIFICATES,
+    FINAL,
+    MAX_RANGE_BLOCKS,
+    MAX_RANGE_BYTES,
+    MAX_SMALL_BYTES,
+    RANGE_BYTES,
+    STATUS,
+    CertificatesAnswer,
+    CertificatesRequest,
+    FinalRange,
+    FinalRequest,
+    Status,
+)
+from primitives.codec import decode, encode
+from primitives.errors import DecodeError, MissingError, RemoteError
+
+STATUS_INTERVAL_S = 5.0
+"""A peer that fell behind notices within this, whatever it missed."""
+REQUEST_TIMEOUT_S = 15.0
+"""Four megabytes over a slow line."""
+MAX_GAP = 1
+"""Blocks behind a peer that the normal course closes by itself: the one in flight."""
+
+log = logging.getLogger(__name__)
+
+
+class BadRange(RemoteError):
+    """An answer that does not continue our chain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncPorts:
+    """What catching up needs of consensus."""
+
+    get_status: Callable[[], Status]
+    verify_certificate: Callable[[Certificate], bool]
+    get_certificates: Callable[[int], tuple[Certificate, ...]]
+    on_block: Callable[[Proposal], None]
+    """A block of a lot is held now."""
+    on_certificate: Callable[[Certificate, bytes], None]
+
+
+class Sync:
+    """Serves the chain to peers and takes from them what we miss.
+
+    Args:
+        network: Where peers are.
+        application: Final blocks.
+        ports: The way into consensus.
+    """
+
+    def __init__(
+        self, network: Network, application: Application, ports: SyncPorts
+    ) -> None:
+        self._network = network
+        self._application = application
+        self._ports = ports
+        self._heights: dict[bytes, int] = {}
+        self._wake = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self.is_catching_up = False
+        """Whether ranges are being taken right now."""
+        self._serve(STATUS, self._on_status, MAX_SMALL_BYTES)
+        self._serve(BLOCK, self._on_block_request, MAX_SMALL_BYTES)
+        self._serve(CERTIFICATES, self._on_certificates_request, MAX_SMALL_BYTES)
+        self._serve(FINAL, self._on_final_request, MAX_SMALL_BYTES)
+        network.watch_peers(self._on_peer)
+
+    @property
+    def best_height(self) -> int:
+        """The highest final height that a connected peer claims, or ours."""
+        return max([self._application.final_height, *self._heights.values()])
+
+    def get_height(self, peer_id: bytes) -> int | None:
+        """Return the final height that a connected peer last claimed."""
+        return self._heights.get(peer_id)
+
+    def note_height(self, peer_id: bytes | None, height: int) -> None:
+        """Learn from a message that a peer knows a final block of this height."""
+        if peer_id is None:
+            return
+        if height > self._heights.get(peer_id, -1):
+            self._heights[peer_id] = height
+        if height > self._application.final_height + MAX_GAP:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Exchange statuses and catch up for ever."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for peer in self._network.peers():
+                nursery.start_soon(self._exchange_status, peer.peer_id)
+            nursery.start_soon(self._exchange_regularly)
+            while True:
+                with trio.move_on_after(STATUS_INTERVAL_S) as waiting:
+                    await self._wake.wait()
+                self._wake = trio.Event()
+                # A gap that is still there after the interval does not close itself.
+                await self._catch_up(0 if waiting.cancelled_caught else MAX_GAP)
+
+    # Asking
+
+    def _on_peer(self, peer_id: bytes, is_connected: bool) -> None:
+        self._heights.pop(peer_id, None)
+        if is_connected and self._nursery is not None:
+            self._nursery.start_soon(self._exchange_status, peer_id)
+
+    async def _exchange_regularly(self) -> None:
+        while True:
+            await trio.sleep(STATUS_INTERVAL_S)
+            for peer in self._network.peers():
+                await self._exchange_status(peer.peer_id)
+
+    async def _exchange_status(self, peer_id: bytes) -> None:
+        ours = encode(self._ports.get_status())
+        try:
+            answer = await self._request(peer_id, STATUS, ours, MAX_SMALL_BYTES)
+            status = decode(Status, answer, MAX_SMALL_BYTES)
+        except NetworkError as error:
+            log.debug("no status from %s: %s", peer_id.hex()[:8], error)
+        except DecodeError:
+            self._network.penalize(peer_id, Fault.BAD_MESSAGE)
+        else:
+            self._heights[peer_id] = status.height
+            self.note_height(peer_id, status.height)
+
+    async def _catch_up(self, gap: int) -> None:
+        """Take ranges until no peer is known to be ahead."""
+        tried: set[bytes] = set()
+        try:
+            while (peer_id := self._find_ahead(gap, tried)) is not None:
+                self.is_catching_up = True
+                before = self._application.final_height
+                try:
+                    await self._take_range(peer_id)
+                except RequestTimeout as error:
+                    log.info("no range from %s: %s", peer_id.hex()[:8], error)
+                    self._network.penalize(peer_id, Fault.TIMEOUT)
+                except NetworkError as error:
+                    log.info("no range from %s: %s", peer_id.hex()[:8], error)
+                except RemoteError as error:
+                    log.warning("bad range from %s: %s", peer_id.hex()[:8], error)
+                    self._network.penalize(peer_id, Fault.BAD_MESSAGE)
+                if self._application.final_height <= before:
+                    # Its claim stands until its next status; others come first.
+                    tried.add(peer_id)
+        finally:
+            self.is_catching_up = False
+
+    def _find_ahead(self, gap: int, tried: set[bytes]) -> bytes | None:
+        ours = self._application.final_height
+        ahead = [
+            (height, peer_id)
+            for peer_id, height in self._heights.items()
+            if height > ours + gap and peer_id not in tried
+        ]
+        return max(ahead)[1] if ahead else None
+
+    async def _take_range(self, peer_id: bytes) -> None:
+        """Ask one peer for lots until one of them becomes final here."""
+        start = height = self._application.final_height
+        parent_hash = self._application.final_hash
+        while self._application.final_height == start:
+            lot = await self._ask_for_range(peer_id, height + 1)
+            target = lot.certificate.proposal
+            if target is None or not self._ports.verify_certificate(lot.certificate):
+                raise BadRange("a finalization that does not verify")
+            proposals = self._read_lot(lot, height, parent_hash)
+            for proposal, block in zip(proposals, lot.blocks, strict=True):
+                try:
+                    self._add(proposal, block)
+                except MissingParent as error:
+                    raise BadRange(str(error)) from error
+                await trio.lowlevel.checkpoint()
+            height, parent_hash = proposals[-1].height, proposals[-1].block_hash
+            if target.height == height:
+                self._ports.on_certificate(lot.certificate, peer_id)
+                return
+
+    def _add(self, proposal: Proposal, block: bytes) -> None:
+        if not self._application.has_block(proposal.block_hash):
+            self._application.add_block(proposal, block)
+        self._ports.on_block(proposal)
+
+    def _read_lot(
+        self, lot: FinalRange, height: int, parent_hash: bytes
+    ) -> list[Proposal]:
+        """Return the proposals of a lot, linked to ours and to the certificate."""
+        target = lot.certificate.proposal
+        assert target is not None
+        proposals = []
+        for block in lot.blocks:
+            proposal = self._application.read_proposal(block)
+            height += 1
+            if (proposal.height, proposal.parent_hash) != (height, parent_hash):
+                raise BadRange(f"block {height} does not continue the chain")
+            parent_hash = proposal.block_hash
+            proposals.append(proposal)
+        if height > target.height or (
+            height == target.height and parent_hash != target.block_hash
+        ):
+            raise BadRange("the lot does not lead to its certificate")
+        return proposals
+
+    async def _ask_for_range(self, peer_id: bytes, height: int) -> FinalRange:
+        request = encode(FinalRequest(height))
+        answer = await self._request(peer_id, FINAL, request, MAX_RANGE_BYTES)
+        return decode(FinalRange, answer, MAX_RANGE_BYTES)
+
+    async def _request(
+        self, peer_id: bytes, protocol: str, payload: bytes, max_bytes: int
+    ) -> bytes:
+        return await self._network.request(
+            peer_id,
+            protocol,
+            payload,
+            timeout_s=REQUEST_TIMEOUT_S,
+            priority=Priority.BLOCKS,
+            max_answer_bytes=max_bytes,
+        )
+
+    # Answering
+
+    def _serve(
+        self,
+        protocol: str,
+        handler: Callable[[bytes, bytes], Awaitable[bytes]],
+        max_bytes: int,
+    ) -> None:
+        self._network.handle_request(
+            protocol, handler, priority=Priority.BLOCKS, max_message_bytes=max_bytes
+        )
+
+    async def _on_status(self, peer_id: bytes, payload: bytes) -> bytes:
+        status = decode(Status, payload, MAX_SMALL_BYTES)
+        self._heights[peer_id] = status.height
+        self.note_height(peer_id, status.height)
+        return encode(self._ports.get_status())
+
+    async def _on_block_request(self, peer_id: bytes, payload: bytes) -> bytes:
+        if len(payload) != 32:
+            raise DecodeError("a block hash has 32 bytes")
+        block = self._application.get_block_bytes(payload)
+        if block is None:
+            raise MissingError(f"block {payload.hex()} is not here")
+        return block
+
+    async def _on_certificates_request(self, peer_id: bytes, payload: bytes) -> bytes:
+        request = decode(CertificatesRequest, payload, MAX_SMALL_BYTES)
+        found: tuple[Certificate, ...] = ()
+        if request.epoch == self._ports.get_status().epoch:
+            found = self._ports.get_certificates(request.view)
+        return encode(CertificatesAnswer(found))
+
+    async def _on_final_request(self, peer_id: bytes, payload: bytes) -> bytes:
+        request = decode(FinalRequest, payload, MAX_SMALL_BYTES)
+        blocks: list[bytes] = []
+        size = 0
+        certificate: Certificate | None = None
+        while len(blocks) < MAX_RANGE_BLOCKS and size < RANGE_BYTES:
+            found = self._application.get_final(request.height + len(blocks))
+            if found is None:
+                break
+            block, certificate = found
+            blocks.append(block)
+            size += len(block)
+        if certificate is None:
+            raise MissingError(f"no final block {request.height} here")
+        return encode(FinalRange(tuple(blocks), certificate))

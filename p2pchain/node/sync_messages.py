@@ -1,0 +1,68 @@
+"""
+What nodes ask each other about the chain: requests on direct streams.
+
+    consensus/status        Status -> Status
+    consensus/block         block hash -> encoded block
+    consensus/certificates  CertificatesRequest -> CertificatesAnswer
+    consensus/final         FinalRequest -> FinalRange
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from consensus.messages import Certificate
+from primitives.codec import Record
+from primitives.types import Epoch, Height, View
+
+STATUS = "consensus/status"
+BLOCK = "consensus/block"
+CERTIFICATES = "consensus/certificates"
+FINAL = "consensus/final"
+
+MAX_RANGE_BLOCKS = 256
+"""Blocks in one answer; small blocks travel in large lots."""
+RANGE_BYTES = 2 * 1024 * 1024
+"""An answer ends after this much, with the block that goes over it."""
+MAX_RANGE_BYTES = 4 * 1024 * 1024
+"""The longest answer: the lot, one more block and a certificate."""
+MAX_SMALL_BYTES = 4096
+"""A request, a status or a view's certificates."""
+
+
+class Status(Record):
+    """Where a node stands."""
+
+    epoch: Epoch
+    view: View
+    height: Height
+    """Of its last final block."""
+
+
+class CertificatesRequest(Record):
+    """Give me all that you hold of this view."""
+
+    epoch: Epoch
+    view: View
+
+
+class CertificatesAnswer(Record):
+    """At most one of each kind."""
+
+    certificates: Annotated[tuple[Certificate, ...], Meta(max_length=3)]
+
+
+class FinalRequest(Record):
+    """Give me final blocks from this height on."""
+
+    height: Height
+
+
+class FinalRange(Record):
+    """Final blocks in order, and what made the last of them final.
+
+    The certificate may be of a later block: then the next request continues the lot.
+    """
+
+    blocks: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=256)]
+    certificate: Certificate

@@ -1,0 +1,147 @@
+"""
+A tiny application: blocks with nothing inside but their place, kept in a dict.
+
+It survives restarts by being handed to the next driver; what was not saved is dropped
+by `crash`, as a disk would.
+"""
+
+from hashlib import blake2b
+
+from chain.errors import BodyMismatch, InvalidBlock, MissingParent
+from consensus.messages import Proposal
+from primitives.codec import Record, decode, encode
+from primitives.errors import DecodeError
+from primitives.types import U16, Hash32, Height, TimeMs, View
+
+GENESIS = blake2b(b"list chain", digest_size=32).digest()
+GENESIS_TIME_MS = 1_000
+
+
+class ListBlock(Record):
+    """A block that says where it stands."""
+
+    view: View
+    parent_view: View
+    parent_hash: Hash32
+    height: Height
+    time_ms: TimeMs
+    proposer: U16
+    payload: bytes
+
+
+def hash_block(data):
+    return blake2b(data, digest_size=32).digest()
+
+
+class ListChain:
+    """Implements p2pchain.node.application.Application."""
+
+    def __init__(self):
+        self.blocks = {}
+        self.saved = set()
+        self.final = [GENESIS]
+        self.certificates = {}
+        self.final_view = 0
+        self.final_certificate = None
+        self.on_final = lambda: None
+
+    @property
+    def final_height(self):
+        return len(self.final) - 1
+
+    @property
+    def final_hash(self):
+        return self.final[-1]
+
+    def crash(self):
+        """Lose what was not saved."""
+        self.blocks = {h: b for h, b in self.blocks.items() if h in self.saved}
+
+    def build_block(
+        self,
+        *,
+        epoch,
+        view,
+        parent_hash,
+        parent_view,
+        proposer,
+        reveal,
+        attendance,
+        time_ms,
+    ):
+        assert len(reveal) == 96
+        assert bool(attendance.bitmap) == (parent_hash != GENESIS)
+        height = self.get_height(parent_hash) + 1
+        payload = attendance.bitmap
+        block = ListBlock(
+            view, parent_view, parent_hash, height, time_ms, proposer, payload
+        )
+        data = encode(block)
+        self.blocks[hash_block(data)] = data
+        return hash_block(data), data, height
+
+    def add_block(self, proposal, block_bytes):
+        read = self.read_proposal(block_bytes)
+        if read.block_hash != proposal.block_hash:
+            raise BodyMismatch("other bytes")
+        if read != proposal:
+            raise InvalidBlock("another place")
+        if not self.has_block(read.parent_hash):
+            raise MissingParent(read.parent_hash)
+        if read.height != self.get_height(read.parent_hash) + 1:
+            raise InvalidBlock("height")
+        self.blocks[read.block_hash] = block_bytes
+
+    def read_proposal(self, block_bytes):
+        try:
+            block = decode(ListBlock, block_bytes)
+        except DecodeError as error:
+            raise InvalidBlock(str(error)) from error
+        return Proposal(
+            epoch=0,
+            view=block.view,
+            parent_view=block.parent_view,
+            parent_hash=block.parent_hash,
+            block_hash=hash_block(block_bytes),
+            height=block.height,
+        )
+
+    def get_height(self, block_hash):
+        if block_hash == GENESIS:
+            return 0
+        return decode(ListBlock, self.blocks[block_hash]).height
+
+    def has_block(self, block_hash):
+        return block_hash == GENESIS or block_hash in self.blocks
+
+    def get_block_bytes(self, block_hash):
+        return self.blocks.get(block_hash)
+
+    def save_pending(self, block_hash):
+        while block_hash != GENESIS and block_hash not in self.saved:
+            self.saved.add(block_hash)
+            block_hash = decode(ListBlock, self.blocks[block_hash]).parent_hash
+
+    def get_time_ms(self, block_hash):
+        if block_hash == GENESIS:
+            return GENESIS_TIME_MS
+        return decode(ListBlock, self.blocks[block_hash]).time_ms
+
+    def finalize(self, certificate):
+        path, block_hash = [], certificate.proposal.block_hash
+        while block_hash not in self.final:
+            path.append(block_hash)
+            block_hash = decode(ListBlock, self.blocks[block_hash]).parent_hash
+        assert block_hash == self.final[-1], "a final block was left"
+        for final_hash in reversed(path):
+            self.final.append(final_hash)
+            self.certificates[self.final_height] = certificate
+        self.saved.update(path)
+        self.final_view = certificate.view
+        self.final_certificate = certificate
+        self.on_final()
+
+    def get_final(self, height):
+        if not 0 < height <= self.final_height:
+            return None
+        return self.blocks[self.final[height]], self.certificates[height]
