@@ -43,6 +43,11 @@ async def read_json(request: web.Request) -> Any:
         raise InvalidParams(f"the body is not JSON: {error}") from error
 
 
+def read_query(request: web.Request) -> dict[str, str]:
+    """Return the query string's values; an empty one is one that was not given."""
+    return {name: value for name, value in request.query.items() if value}
+
+
 def respond_json(
     value: Any, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:

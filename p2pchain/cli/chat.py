@@ -31,7 +31,7 @@ def add_parser(commands: "Commands") -> None:
     )
 
 
-def run(args: Namespace, output: Output) -> int | None:
+def run(args: Namespace, output: Output) -> None:
     """Ask once, or read questions until the end of input."""
     client = open_client(args, ANSWER_TIMEOUT_S)
     settings = _build_settings(args, args.model or _choose_model(client))
@@ -39,7 +39,8 @@ def run(args: Namespace, output: Output) -> int | None:
     if args.system:
         messages.append({"role": "system", "content": args.system})
     if args.prompt is None and not args.json:
-        return _converse(client, settings, messages, args.quiet)
+        _converse(client, settings, messages, args.quiet)
+        return
     prompt = sys.stdin.read() if args.prompt in (None, "-") else args.prompt
     messages.append({"role": "user", "content": prompt})
     answer = _ask(client, settings | {"messages": messages}, show=not args.json)
@@ -47,7 +48,6 @@ def run(args: Namespace, output: Output) -> int | None:
         output.show(answer, "")
     elif not args.quiet:
         output.say(_describe(answer))
-    return None
 
 
 def _build_settings(args: Namespace, model: str) -> dict[str, Any]:

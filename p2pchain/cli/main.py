@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from p2pchain.cli import (
     channel,
     chat,
+    demo,
+    devnet,
     init,
     keys,
     models,
@@ -27,7 +29,19 @@ from p2pchain.cli.output import Output
 from p2pchain.version import VERSION
 from primitives.errors import P2PChainError
 
-COMMANDS = (init, start, status, keys, wallet, channel, chat, models, rpc)
+COMMANDS = (
+    demo,
+    devnet,
+    init,
+    start,
+    status,
+    keys,
+    wallet,
+    channel,
+    chat,
+    models,
+    rpc,
+)
 """Modules with `add_parser(commands)`; the order is that of the help."""
 
 

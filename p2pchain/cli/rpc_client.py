@@ -9,12 +9,14 @@ Errors say what happened, why and what to do, because a person reads them.
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 
 from primitives.errors import P2PChainError
+
+Response = HTTPResponse | urllib.error.HTTPError
 
 TIMEOUT_S = 30.0
 """A node answers reads in milliseconds and commits in a few blocks."""
@@ -81,8 +83,7 @@ class RpcClient:
         """
         with self._open(path, None) as response:
             answer = self._read(response)
-            if response.status >= 400:
-                raise _build_error(answer, response.status)
+            _refuse_failure(response, lambda: answer)
         return answer
 
     def stream_chat(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -96,8 +97,7 @@ class RpcClient:
         """
         path = "/v1/chat/completions"
         with self._open(path, body | {"stream": True}) as response:
-            if response.status >= 400:
-                raise _build_error(self._read(response), response.status)
+            _refuse_failure(response, lambda: self._read(response))
             yield {"headers": {k.lower(): v for k, v in response.headers.items()}}
             for line in response:
                 if not line.startswith(b"data: "):
@@ -112,9 +112,7 @@ class RpcClient:
         raise RpcError("the answer broke off: the node closed the connection")
 
     @contextmanager
-    def _open(
-        self, path: str, body: dict[str, Any] | None
-    ) -> Iterator[HTTPResponse | urllib.error.HTTPError]:
+    def _open(self, path: str, body: dict[str, Any] | None) -> Iterator[Response]:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         if self._token is not None:
@@ -140,6 +138,12 @@ class RpcClient:
 
 # Nodes are reached directly: a proxy of the environment would see the token.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _refuse_failure(response: Response, read: Callable[[], Any]) -> None:
+    status = response.status or 0
+    if status >= 400:
+        raise _build_error(read(), status)
 
 
 def _build_error(answer: Any, status: int) -> RpcError:

@@ -170,7 +170,7 @@ def run_history(args: Namespace, output: Output) -> None:
             format_amount(tx["outcome"]["fee"]),
             tx["tx_id"],
         )
-        for tx in history["txs"]
+        for tx in history["transactions"]
     )
     header = ("height", "shard", "kind", "outcome", "fee", "transaction")
     text = format_table(header, rows)

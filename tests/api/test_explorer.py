@@ -131,7 +131,7 @@ def test_what_moves_is_not_cached_for_ever(server):
 
 
 def test_a_block_s_transactions_in_pages(server, node):
-    found = walk(server, f"/block/{node.many.height}/txs", "txs")
+    found = walk(server, f"/block/{node.many.height}/txs", "transactions")
     assert len(found) == 60
     assert [int(tx["nonce"]) for tx in found] == list(range(60))
     assert [tx["index"] for tx in found] == list(range(60))
@@ -141,7 +141,7 @@ def test_an_address_with_its_history(server):
     account = get(server, f"/address/{DAVE_}")
     assert account["total"] == str(60 + COIN)
     assert account["shards"][2]["balance"] == str(COIN)
-    history = walk(server, f"/address/{ALICE_}/txs", "txs")
+    history = walk(server, f"/address/{ALICE_}/txs", "transactions")
     assert len(history) == 61
     heights = [int(tx["height"]) for tx in history]
     assert heights == sorted(heights, reverse=True)
@@ -193,13 +193,13 @@ def test_shards_and_their_packets(server):
 
 
 def test_posted_work(server, node):
-    entry = get(server, "/work")["work"][0]
+    entry = get(server, "/work")["records"][0]
     assert entry["payee"] == CAROL_
     assert entry["paid"] == str(10 * 1000)
     assert entry["channel_id"] == "0x" + node.channel_id.hex()
     assert entry["work"]["tokens_out"] == "20"
-    assert get(server, f"/work?payee={CAROL_}")["work"] == [entry]
-    assert get(server, f"/work?payee={DAVE_}")["work"] == []
+    assert get(server, f"/work?payee={CAROL_}")["records"] == [entry]
+    assert get(server, f"/work?payee={DAVE_}")["records"] == []
     assert get(server, "/receipts")["receipts"] == []
 
 
@@ -283,7 +283,7 @@ def test_search_finds_nothing(server, query):
         ("/blocks?after=00", 400, "invalid_params"),
         ("/blocks?limit=x", 400, "invalid_params"),
         ("/blocks?page=2", 400, "invalid_params"),
-        ("/blocks?after=", 400, "invalid_params"),
+        ("/blocks?after=", 200, None),
         ("/search", 400, "invalid_params"),
         ("/search?q=" + "x" * 1000, 400, "invalid_params"),
         ("/search?q=%ff%fe", 200, None),

@@ -332,7 +332,7 @@ def test_a_transaction_becomes_final(server):
     assert server.result("tx", hash=final["tx_id"]) == final
     assert server.result("account", address=ADDRESS["dave"])["total"] == str(COIN)
     history = server.result("account_txs", address=ADDRESS["dave"])
-    assert history["txs"] == [final]
+    assert history["transactions"] == [final]
     assert history["next"] is None
 
 
@@ -463,7 +463,7 @@ def test_money_is_sent_and_final(server):
     assert server.result("tx", hash=result["tx_ids"][-1])["height"] == result["height"]
     assert server.result("account", address=ADDRESS["dave"])["total"] == str(5 * COIN)
     history = server.result("wallet_history", token=TOKEN)
-    assert [tx["tx_id"] for tx in history["txs"]] == result["tx_ids"]
+    assert [tx["tx_id"] for tx in history["transactions"]] == result["tx_ids"]
 
 
 def test_money_that_is_not_there(server):

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from p2pchain.api.backend import Backend
 from p2pchain.api.bridge import Bridge
-from p2pchain.api.http import respond_cached
+from p2pchain.api.http import read_query, respond_cached
 from p2pchain.api.params import (
     ADDRESS,
     BLOCK,
@@ -231,7 +231,7 @@ class ExplorerRoutes:
         self, path: Path
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            given = {**request.query, **request.match_info}
+            given = {**read_query(request), **request.match_info}
             arguments = bind(path.params, given)
 
             async def read() -> Any:

@@ -21,7 +21,7 @@ from p2pchain.api.errors import (
     Unauthorized,
     explain,
 )
-from p2pchain.api.http import TokenGate, read_json, respond_json
+from p2pchain.api.http import TokenGate, read_json, read_query, respond_json
 from p2pchain.api.params import bind
 from p2pchain.api.rpc.method import Access, Method
 from p2pchain.api.rpc.protocol import (
@@ -80,7 +80,7 @@ class RpcRoutes:
     async def get(self, request: web.Request) -> web.Response:
         """GET /METHOD: one read."""
         name = request.path.removeprefix("/")
-        call = Call(name, dict(request.query), GET_IDENTIFIER, is_notification=False)
+        call = Call(name, read_query(request), GET_IDENTIFIER, is_notification=False)
         try:
             result = await self._bridge.call(self._run, call, False)
         except Exception as error:

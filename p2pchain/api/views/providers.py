@@ -64,7 +64,7 @@ def build_work(
     """Return posted work records, newest first."""
     page = backend.queries.list_work(after, limit, payee)
     return build_stamp(backend) | {
-        "work": [_render_work(backend, found) for found in page.items],
+        "records": [_render_work(backend, found) for found in page.items],
         "next": page.next,
     }
 

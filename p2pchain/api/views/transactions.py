@@ -62,7 +62,7 @@ def build_block_transactions(
     block = find_block(backend, name)
     page = backend.queries.list_block_transactions(block.height, after, limit)
     return build_block_stamp(block) | {
-        "txs": [render_found(found) for found in page.items],
+        "transactions": [render_found(found) for found in page.items],
         "next": page.next,
     }
 
@@ -73,7 +73,7 @@ def build_history(
     """Return the transactions that concern an address, newest first."""
     page = backend.queries.list_address_transactions(address, after, limit)
     return build_stamp(backend) | {
-        "txs": [render_found(found) for found in page.items],
+        "transactions": [render_found(found) for found in page.items],
         "next": page.next,
     }
 

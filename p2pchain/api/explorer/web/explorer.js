@@ -122,7 +122,7 @@ async function showBlock(reference) {
     el("h2", {}, "Transactions"),
     paged(TX_HEADER, async (after) => {
       const page = await read(cursor("/block/" + block.height + "/txs", after));
-      return { rows: page.txs.map(txRow), next: page.next };
+      return { rows: page.transactions.map(txRow), next: page.next };
     }),
     json(block));
 }
@@ -170,7 +170,7 @@ async function showAddress(address) {
     el("h2", {}, "Transactions"),
     paged(TX_HEADER, async (after) => {
       const page = await read(cursor("/address/" + address + "/txs", after));
-      return { rows: page.txs.map(txRow), next: page.next };
+      return { rows: page.transactions.map(txRow), next: page.next };
     }));
 }
 
@@ -225,7 +225,7 @@ async function showWork() {
     paged(["block", "provider", "paid", "layers", "tokens in", "tokens out", "receipts", "median step", "channel"],
       async (after) => {
         const page = await read(cursor("/work", after));
-        const rows = page.work.map((entry) => [linkBlock(entry.height), entry.payee_name || linkAddress(entry.payee),
+        const rows = page.records.map((entry) => [linkBlock(entry.height), entry.payee_name || linkAddress(entry.payee),
           amount(entry.paid), `[${entry.work.start}, ${entry.work.end})`, entry.work.tokens_in,
           entry.work.tokens_out, entry.work.receipts, (entry.work.median_us / 1000).toFixed(2) + " ms",
           linkChannel(entry.channel_id)]);

@@ -1,0 +1,274 @@
+"""
+`p2pchain demo`: the main job, from an empty folder to a settled answer.
+
+    a network -> READY -> a question -> the answer, token by token
+    -> who computed, who was paid, in which blocks -> the books balance, or exit 1
+
+Everything it shows is asked from the running nodes over their public interfaces.
+"""
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from p2pchain.cli.devnet import add_network_options, open_network, run_until_signal
+from p2pchain.cli.options import add_command
+from p2pchain.cli.output import Output, format_amount, format_table
+from p2pchain.cli.rpc_client import RpcClient, RpcError
+from p2pchain.devnet import Devnet
+from p2pchain.errors import NodeFailed
+
+if TYPE_CHECKING:
+    from p2pchain.cli.options import Commands
+
+QUESTION = "What is p2pchain?"
+MAX_TOKENS = 128
+SETTLE_TIMEOUT_S = 60.0
+"""Settlements follow the answer by a block or two."""
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came through /v1."""
+
+    text: str
+    route: str
+    """Names of the nodes in order."""
+    account: Json
+    """Session, price and hops, as the gateway reports them."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wealth:
+    """What an account owns at one height: in shards, and unspent in channels."""
+
+    atoms: int
+    fees: int
+    """Atoms that its transactions have burned so far."""
+
+
+def add_parser(commands: "Commands") -> None:
+    """Add `demo`."""
+    parser = add_command(
+        commands, "demo", run, "ask a network of four validators, and see who is paid"
+    )
+    add_network_options(parser)
+    parser.add_argument(
+        "--once", action="store_true", help="end after the table; exit 1 if it is wrong"
+    )
+    parser.add_argument("--question", default=QUESTION, help=f"instead of {QUESTION!r}")
+
+
+def run(args: Namespace, output: Output) -> None:
+    """Run the demo."""
+    run_until_signal(_run, args, output)
+
+
+async def _run(args: Namespace, output: Output) -> None:
+    async with open_network(args, output.say) as devnet:
+        await _show(args, output, devnet)
+        output.say(
+            f"explorer: {devnet.gateway.rpc}/  ({devnet.gateway.rpc}/api/v1/blocks)"
+        )
+        if not args.once:
+            output.say("the network stays up; Ctrl-C stops it")
+            await trio.sleep_forever()
+
+
+async def _show(args: Namespace, output: Output, devnet: Devnet) -> None:
+    gateway = devnet.gateway
+    client = RpcClient(gateway.rpc, gateway.home.load_api_token())
+    route = (await _ask(client, "route"))["hops"]
+    payer = (await _ask(client, "wallet_address"))["address"]
+    accounts = {payer: gateway.name, **{h["provider"]: h["name"] for h in route}}
+    before = {each: await _load_wealth(client, each) for each in accounts}
+    output.say(f"\nasking: {args.question}\n")
+    answer = await trio.to_thread.run_sync(_chat, client, args.question)
+    settlements = await _wait_settled(client, payer, answer)
+    after = {each: await _load_wealth(client, each) for each in accounts}
+    if output.as_json:
+        output.show(_summarise(answer, settlements, accounts, before, after), "")
+    else:
+        print(_describe(answer, settlements, accounts, before, after), flush=True)
+    _validate_books(payer, before, after, answer)
+
+
+def _chat(client: RpcClient, question: str) -> Answer:
+    """Ask and print the answer as it comes."""
+    started = time.monotonic()
+    body = {
+        "model": client.get("/v1/models")["data"][0]["id"],
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": MAX_TOKENS,
+        "temperature": 0,
+    }
+    text, route, account = "", "", {}
+    for chunk in client.stream_chat(body):
+        if "headers" in chunk:
+            route = chunk["headers"]["x-p2pchain-route"]
+            continue
+        account = chunk.get("p2pchain", account)
+        for choice in chunk["choices"]:
+            piece = choice["delta"].get("content") or ""
+            text += piece
+            print(piece, end="", flush=True)
+    print("\n", flush=True)
+    if not text:
+        raise NodeFailed("the answer is empty")
+    return Answer(text, route, account, time.monotonic() - started)
+
+
+async def _wait_settled(client: RpcClient, payer: str, answer: Answer) -> list[Json]:
+    """Return the settlement of every hop, once all of them are final."""
+    wanted = {hop["channel_id"]: int(hop["price"]) for hop in answer.account["hops"]}
+    with trio.move_on_after(SETTLE_TIMEOUT_S):
+        while True:
+            work = await _get(client, "/api/v1/work")
+            found = {
+                entry["channel_id"]: entry
+                for entry in work["records"]
+                if entry["channel_id"] in wanted
+            }
+            if found.keys() == wanted.keys() and not await _has_open_claims(client):
+                return [found[channel_id] for channel_id in wanted]
+            await trio.sleep(0.2)
+    raise NodeFailed(f"not settled within {SETTLE_TIMEOUT_S:.0f} s of the answer")
+
+
+async def _has_open_claims(client: RpcClient) -> bool:
+    """Tell whether some channel has promised more than was settled."""
+    channels = (await _ask(client, "wallet_channel_list"))["channels"]
+    return any(int(each["promised"]) > int(each["settled"]) for each in channels)
+
+
+async def _load_wealth(client: RpcClient, address: str) -> Wealth:
+    """Add up an account's shards and deposits, and the fees that it has paid."""
+    account = await _get(client, f"/api/v1/address/{address}")
+    atoms = int(account["total"])
+    channels = await _get(client, f"/api/v1/channels?address={address}")
+    for channel in channels["channels"]:
+        if channel["payer"] == address and channel["status"] != "CLOSED":
+            atoms += int(channel["deposit"]) - int(channel["settled"])
+    fees, path = 0, f"/api/v1/address/{address}/txs"
+    page = await _get(client, path)
+    while True:
+        for transaction in page["transactions"]:
+            if transaction["sender"] == address:
+                fees += int(transaction["outcome"]["fee"])
+        if page["next"] is None:
+            return Wealth(atoms, fees)
+        page = await _get(client, f"{path}?after={page['next']}")
+
+
+def _validate_books(
+    payer: str, before: dict[str, Wealth], after: dict[str, Wealth], answer: Answer
+) -> None:
+    """Compare the payer's fall with the payees' rise and the fees, to the atom.
+
+    Raises:
+        NodeFailed: They differ.
+    """
+    fall = before[payer].atoms - after[payer].atoms
+    rise = sum(after[a].atoms - before[a].atoms for a in before if a != payer)
+    fees = sum(after[a].fees - before[a].fees for a in before)
+    if fall != rise + fees:
+        raise NodeFailed(
+            f"the books do not balance: the payer lost {fall}, the payees gained "
+            f"{rise}, fees took {fees}"
+        )
+    earned = rise + sum(after[a].fees - before[a].fees for a in before if a != payer)
+    if earned != int(answer.account["price"]):
+        raise NodeFailed(
+            f"the answer cost {answer.account['price']}, the payees got {earned}"
+        )
+
+
+def _summarise(
+    answer: Answer,
+    settlements: list[Json],
+    accounts: dict[str, str],
+    before: dict[str, Wealth],
+    after: dict[str, Wealth],
+) -> Json:
+    return {
+        "answer": answer.text,
+        "route": answer.route,
+        "seconds": round(answer.seconds, 3),
+        "session": answer.account,
+        "settlements": settlements,
+        "balances": {
+            name: {"before": str(before[a].atoms), "after": str(after[a].atoms)}
+            for a, name in accounts.items()
+        },
+    }
+
+
+def _describe(
+    answer: Answer,
+    settlements: list[Json],
+    accounts: dict[str, str],
+    before: dict[str, Wealth],
+    after: dict[str, Wealth],
+) -> str:
+    hops = format_table(
+        ["hop", "layers", "steps", "ms/step", "vouchers", "price", "settled", "block"],
+        (
+            [
+                hop["name"],
+                f"{hop['start']}:{hop['end']}",
+                hop["steps"],
+                f"{hop['step_us'] / 1000:.2f}",
+                hop["vouchers"],
+                hop["price"],
+                entry["paid"],
+                entry["height"],
+            ]
+            for hop, entry in zip(answer.account["hops"], settlements, strict=True)
+        ),
+    )
+    transactions = "\n".join(
+        f"  block {entry['height']}  work {entry['work']['work_root']}"
+        for entry in settlements
+    )
+    balances = format_table(
+        ["account", "before", "after", "change", "fees"],
+        (
+            [
+                name,
+                before[a].atoms,
+                after[a].atoms,
+                f"{after[a].atoms - before[a].atoms:+d}",
+                after[a].fees - before[a].fees,
+            ]
+            for a, name in accounts.items()
+        ),
+    )
+    total = format_amount(answer.account["price"])
+    return (
+        f"route {answer.route.replace(',', ' > ')}, {answer.seconds:.2f} s, {total}\n\n"
+        f"{hops}\n\nsettlements, final:\n{transactions}\n\n"
+        f"balances in atoms, deposits counted:\n{balances}\n"
+    )
+
+
+async def _ask(client: RpcClient, method: str, **params: Any) -> Any:
+    return await _in_thread(lambda: client.call(method, **params))
+
+
+async def _get(client: RpcClient, path: str) -> Any:
+    return await _in_thread(lambda: client.get(path))
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    try:
+        return await trio.to_thread.run_sync(call)
+    except RpcError as error:
+        raise NodeFailed(f"a node of the demo refused: {error}") from error
