@@ -7,13 +7,15 @@ Errors of the program around the rules.
        |- ConfigError          config.toml says something impossible
        |- PortInUse            another program listens there
        |- NodeFailed           a child process or service ended against our will
+    |- RemoteError
+    |  |- TransactionFailed    it is in a block, and the chain's rules refused it
     |- MissingError
        |- NotReady             the node cannot do this yet; try again
 """
 
 from dataclasses import dataclass
 
-from primitives.errors import LocalError, MissingError
+from primitives.errors import LocalError, MissingError, P2PChainError, RemoteError
 
 
 class HomeError(LocalError):
@@ -46,3 +48,21 @@ class NodeFailed(LocalError):
 
 class NotReady(MissingError):
     """The node cannot do this yet; try again in a moment."""
+
+
+class TransactionFailed(RemoteError):
+    """A transaction of ours is final and had no effect but its fee."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{message} ({code})")
+        self.code = code
+        """The rule's stable code."""
+
+
+def find_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of ours in a group, else its first one."""
+    ours = group.subgroup(P2PChainError)
+    error: BaseException = ours or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -9,7 +9,7 @@ A node's home folder: everything that one node keeps.
     passphrase              optional, 0600: opens both keystores without a question
     api_token               0600: bearer token of spending methods and API key
     data/                   LevelDB: chain and books
-    wal/                    consensus votes, append-only
+    wal/votes               consensus votes, append-only; validators only
     node.json               written while the node runs: pid and bound addresses
 
 One process owns a home at a time; a lock file says which.
@@ -91,7 +91,8 @@ class Home:
     account_keystore: Path = field(init=False)
     validator_keystore: Path = field(init=False)
     data: Path = field(init=False)
-    wal: Path = field(init=False)
+    votes: Path = field(init=False)
+    """The log of consensus votes; validators only."""
     runtime: Path = field(init=False)
     """node.json: pid and bound addresses while the node runs."""
 
@@ -103,7 +104,7 @@ class Home:
             "account_keystore": path / "keystore" / "account.json",
             "validator_keystore": path / "keystore" / "validator.json",
             "data": path / "data",
-            "wal": path / "wal",
+            "votes": path / "wal" / "votes",
             "runtime": path / "node.json",
         }.items():
             object.__setattr__(self, name, value)
@@ -133,7 +134,12 @@ class Home:
         """
         if self.path.exists() and any(self.path.iterdir()):
             raise HomeError(f"{self.path} exists and is not empty; nothing was changed")
-        for folder in (self.path, self.account_keystore.parent, self.data, self.wal):
+        for folder in (
+            self.path,
+            self.account_keystore.parent,
+            self.data,
+            self.votes.parent,
+        ):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
         write_secret(self.path / "node_key", node_key.seed.hex())

@@ -24,6 +24,7 @@ from inference.model_info import ModelInfo, load_model_info
 from network.endpoint import Endpoint
 from p2pchain.errors import ConfigError, HomeError
 from p2pchain.node.home import Config, Home, write_secret
+from p2pchain.node.wal_file import create_wal
 from primitives.bls import BlsSecretKey
 from primitives.keys import SecretKey
 from primitives.types import ATOMS_PER_COIN
@@ -173,6 +174,9 @@ def create_network(
         home.create(config, key.node)
         save_genesis(genesis, home.genesis)
         _save_keys(home, key, passphrase, cost, is_validator=config.validator)
+        if config.validator:
+            public_key = key.validator.public_key
+            create_wal(home.votes, public_key, compute_chain_id(genesis))
         if is_devnet:
             write_secret(home.path / "passphrase", passphrase)
         homes.append(NewHome(config.name, home.path, key.phrase))
@@ -206,6 +210,7 @@ def create_home(
     home.create(config, keys.node)
     save_genesis(genesis, home.genesis)
     _save_keys(home, keys, passphrase, DEFAULT_COST, is_validator=True)
+    create_wal(home.votes, keys.validator.public_key, compute_chain_id(genesis))
     return NewHome(config.name, home.path, keys.phrase)
 
 

@@ -1,0 +1,375 @@
+"""The node as its HTTP interfaces see it: the `Backend` of p2pchain/api/backend.py."""
+
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from chain.contracts.channel import (
+    Channel,
+    ChannelStatus,
+    Close,
+    OpenChannels,
+    RequestClose,
+    compute_channel_id,
+)
+from chain.contracts.registration import RegistrationStatus
+from chain.queries import Queries
+from chain.transaction import SignedTransaction
+from genesis.genesis import Genesis
+from inference.supervisor import SupervisedWorker, WorkerState
+from network.endpoint import Endpoint
+from network.network import Network
+from p2pchain.api.backend import (
+    CompletionEvent,
+    CompletionRequest,
+    ConsensusInfo,
+    MempoolInfo,
+    NetInfo,
+    NodeStatus,
+    OpenResult,
+    OwnChannel,
+    PeerInfo,
+    RouteHop,
+    SeenReceipt,
+    SendResult,
+    ServedModel,
+    StageState,
+    StageStatus,
+    ValidatorStatus,
+)
+from p2pchain.api.errors import (
+    InsufficientFunds,
+    NoRoute,
+    NotFound,
+    RequestRefused,
+    UnknownModel,
+)
+from p2pchain.node.chain_service import ChainService
+from p2pchain.node.channel_pool import ChannelPool
+from p2pchain.node.consensus_driver import ConsensusDriver
+from p2pchain.node.gateway import Gateway
+from p2pchain.node.home import Config
+from p2pchain.node.provider import Provider
+from p2pchain.node.provider_book import ProviderBook
+from p2pchain.node.treasury import Treasury
+from p2pchain.node.work_feed import WorkFeed
+from p2pchain.version import VERSION
+from wallet import errors as wallet_errors
+from wallet.transactions import estimate_fee, estimate_transfer_fee
+
+STAGE_STATES = {
+    WorkerState.STARTING: StageState.LOADING,
+    WorkerState.READY: StageState.READY,
+    WorkerState.FAILED: StageState.FAILED,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class NodeBackend:
+    """Reads and requests over the parts of one node."""
+
+    config: Config
+    genesis: Genesis
+    endpoint: Endpoint
+    """Where peers reach us."""
+    network: Network
+    chain: ChainService
+    driver: ConsensusDriver
+    treasury: Treasury
+    pool: ChannelPool
+    book: ProviderBook
+    feed: WorkFeed
+    provider: Provider | None
+    gateway: Gateway | None
+    validator_key: bytes | None
+    """Our BLS public key while we vote."""
+
+    # The node
+
+    @property
+    def queries(self) -> Queries:
+        """Reads over the final chain."""
+        return self.chain.queries
+
+    def get_status(self) -> NodeStatus:
+        """Return where this node stands."""
+        final, consensus = self.chain.tree.final, self.driver.status
+        return NodeStatus(
+            name=self.config.name,
+            version=VERSION,
+            network=self.genesis.network,
+            chain_id=self.chain.chain_id,
+            node_id=self.network.peer_id,
+            address=self.treasury.address,
+            listen=(str(self.endpoint),),
+            height=final.height,
+            block_hash=final.block_hash,
+            time_ms=final.header.time_ms,
+            view=consensus.view,
+            syncing=consensus.is_catching_up,
+            best_known_height=consensus.best_height,
+            peers=len(self.network.peers()),
+            mempool_transactions=len(self.chain.mempool),
+            mempool_bytes=self.chain.mempool.get_bytes(),
+            validator=self._get_validator(),
+            stages=self._list_stages(),
+            waiting_for=self._get_missing(),
+        )
+
+    def get_net_info(self) -> NetInfo:
+        """Return listen addresses and peers."""
+        now = time.time()
+        peers = tuple(
+            PeerInfo(
+                node_id=peer.peer_id,
+                address=f"{peer.endpoint.host}:{peer.endpoint.port}"
+                if peer.endpoint
+                else "",
+                outbound=peer.direction == "out",
+                connected_ms=int((now - peer.connected_since) * 1000),
+                rtt_us=None if peer.rtt_ms is None else int(peer.rtt_ms * 1000),
+                bytes_in=peer.bytes_in,
+                bytes_out=peer.bytes_out,
+                score=int(peer.score),
+                height=self.driver.get_peer_height(peer.peer_id),
+            )
+            for peer in self.network.peers()
+        )
+        listen = (str(self.endpoint),)
+        return NetInfo(node_id=self.network.peer_id, listen=listen, peers=peers)
+
+    def get_consensus_info(self) -> ConsensusInfo:
+        """Return a look into the consensus core."""
+        status = self.driver.status
+        return ConsensusInfo(
+            epoch=status.epoch,
+            view=status.view,
+            leader=status.leader,
+            index=status.index,
+            is_voting=status.is_voting,
+            mute_reason=status.mute_reason,
+            final_height=self.chain.tree.final_height,
+            final_view=self.chain.tree.final_view,
+            final_hash=self.chain.tree.final_hash,
+            total_power=self.chain.spec.validators.total_power,
+        )
+
+    def _get_validator(self) -> ValidatorStatus | None:
+        validators = self.chain.spec.validators
+        for index, validator in enumerate(validators.validators):
+            if validator.public_key == self.validator_key:
+                return ValidatorStatus(
+                    index=index,
+                    public_key=validator.public_key,
+                    power=validator.power,
+                    total_power=validators.total_power,
+                )
+        return None
+
+    def _list_stages(self) -> tuple[StageStatus, ...]:
+        stages = []
+        if self.provider is not None:
+            sessions = self.provider.hops.sessions
+            model_id, worker = self.provider.model_id, self.provider.worker
+            stages.append(_describe_worker("stage", model_id, worker, sessions))
+        if self.gateway is not None:
+            model_id, worker = self.gateway.model_id, self.gateway.worker
+            stages.append(_describe_worker("requester", model_id, worker, 0))
+        return tuple(stages)
+
+    def _get_missing(self) -> str:
+        """Return what this node still waits for, or nothing when it is READY."""
+        for stage in self._list_stages():
+            if stage.state is not StageState.READY:
+                detail = f" ({stage.detail})" if stage.detail else ""
+                return f"its {stage.role} worker: {stage.state.value}{detail}"
+        if self.chain.height == 0:
+            return "the first final block"
+        consensus = self.driver.status
+        if consensus.is_catching_up:
+            return f"blocks up to {consensus.best_height}"
+        if consensus.mute_reason:
+            return f"permission to vote: {consensus.mute_reason}"
+        if self.provider is not None and not self.provider.is_active:
+            return "its registration"
+        if self.gateway is not None:
+            try:
+                self.gateway.get_route(self.gateway.worker.info.name)
+            except NoRoute as error:
+                return f"a route: {error}"
+        return ""
+
+    # Transactions
+
+    async def wait_height(self, height: int) -> None:
+        """Return once the final height is at least `height`."""
+        await self.chain.wait_height(height)
+
+    def submit_transaction(self, data: bytes) -> bytes:
+        """Take a signed transaction, tell the peers, return its id."""
+        return self.chain.submit(data)
+
+    def get_mempool(self, limit: int) -> MempoolInfo:
+        """Return totals and the oldest `limit` waiting transactions."""
+        waiting = self.chain.mempool.list_waiting(limit)
+        return MempoolInfo(
+            count=len(self.chain.mempool),
+            total_bytes=self.chain.mempool.get_bytes(),
+            transactions=tuple(each.signed for each in waiting),
+        )
+
+    def get_pending(self, tx_id: bytes) -> SignedTransaction | None:
+        """Return a transaction that waits in the mempool."""
+        waiting = self.chain.mempool.get(tx_id)
+        return None if waiting is None else waiting.signed
+
+    def list_receipts(self, limit: int) -> tuple[SeenReceipt, ...]:
+        """Return the newest receipts seen on topic `work`, newest first."""
+        return self.feed.get_latest(limit)
+
+    # Wallet
+
+    async def send(self, recipient: bytes, amount: int, shard: int) -> SendResult:
+        """Pay from this wallet, gathering funds from other shards."""
+        try:
+            tx_ids = await self.treasury.send(recipient, amount, shard)
+        except wallet_errors.InsufficientFunds as error:
+            raise InsufficientFunds(str(error)) from error
+        fee = estimate_transfer_fee(self.chain.spec.params)
+        return SendResult(tx_ids=tuple(tx_ids), fee_limit=fee * len(tx_ids))
+
+    async def open_channel(
+        self, payee: bytes, deposit: int, unit_price: int | None
+    ) -> OpenResult:
+        """Open a channel to a registered provider in its home shard."""
+        registration = self.queries.get_registration(payee)
+        if registration is None or registration.status is not RegistrationStatus.ACTIVE:
+            raise NotFound("no active provider has this address", param="payee")
+        opening = self.pool.build_opening(registration, deposit, unit_price)
+        payload = OpenChannels((opening,))
+        try:
+            done = await self.treasury.execute(registration.home, payload, deposit)
+        except wallet_errors.InsufficientFunds as error:
+            raise InsufficientFunds(str(error)) from error
+        found = self.queries.get_transaction(done.tx_id)
+        assert found is not None  # `execute` returns when it is final
+        channel_id = compute_channel_id(
+            self.chain.chain_id,
+            registration.home,
+            self.treasury.address,
+            payee,
+            opening.signer,
+            found.signed.transaction.nonce,
+            0,
+        )
+        return OpenResult(
+            channel_id=channel_id, shard=registration.home, tx_ids=(done.tx_id,)
+        )
+
+    async def close_channel(self, channel_id: bytes) -> SendResult:
+        """Close as payee, or request the close as payer."""
+        channel = self.queries.get_channel(channel_id)
+        address = self.treasury.address
+        if (
+            channel is None
+            or address not in (channel.payer, channel.payee)
+            or channel.status is ChannelStatus.CLOSED
+        ):
+            raise NotFound("no open channel of this wallet has this id")
+        payload: Close | RequestClose = RequestClose(channel_id)
+        if address == channel.payee:
+            payload = self.book.build_close(channel)
+        done = await self.treasury.execute(channel.shard, payload)
+        fee = estimate_fee(self.chain.spec.params, payload)
+        return SendResult(tx_ids=(done.tx_id,), fee_limit=fee)
+
+    def list_own_channels(self) -> tuple[OwnChannel, ...]:
+        """Return the wallet's channels, open ones first."""
+        page = self.queries.list_channels(self.treasury.address, limit=100)
+        channels = [self._describe_channel(channel) for channel in page.items]
+        return tuple(
+            sorted(channels, key=lambda own: own.channel.status is ChannelStatus.CLOSED)
+        )
+
+    def _describe_channel(self, channel: Channel) -> OwnChannel:
+        is_payer = channel.payer == self.treasury.address
+        promised = (
+            self.pool.get_promised(channel.channel_id)
+            if is_payer
+            else self.book.get_total(channel.channel_id)
+        )
+        return OwnChannel(
+            channel=channel,
+            role="payer" if is_payer else "payee",
+            promised=max(promised, channel.settled),
+            blocked=""
+            if channel.status is ChannelStatus.OPEN
+            else "it is closing"
+            if channel.status is ChannelStatus.CLOSING
+            else "it is closed",
+        )
+
+    # Inference
+
+    def list_models(self) -> tuple[ServedModel, ...]:
+        """Return the models of the chain, servable ones first."""
+        models = []
+        for record in self.queries.list_models():
+            reason = ""
+            context = 0
+            if self.gateway is None:
+                reason = "this node is no gateway"
+            elif self.gateway.model_id != record.model_id:
+                reason = "this gateway has no worker for it"
+            else:
+                context = self.gateway.worker.info.max_positions
+                try:
+                    self.gateway.get_route(record.name)
+                except RequestRefused as error:
+                    reason = str(error)
+            models.append(
+                ServedModel(
+                    model_id=record.model_id,
+                    name=record.name,
+                    created_ms=self.genesis.time_ms,
+                    layers=record.layers,
+                    context_length=context,
+                    servable=not reason,
+                    reason=reason,
+                )
+            )
+        return tuple(sorted(models, key=lambda model: not model.servable))
+
+    def get_route(self, model: str) -> tuple[RouteHop, ...]:
+        """Return the route that a request would take now."""
+        return self._require_gateway().get_route(model)
+
+    def complete(
+        self, request: CompletionRequest
+    ) -> AsyncGenerator[CompletionEvent, None]:
+        """Run a session; closing the generator early ends it."""
+        return self._require_gateway().complete(request)
+
+    def _require_gateway(self) -> Gateway:
+        if self.gateway is None:
+            raise UnknownModel(
+                "this node serves no models; ask a node that was started with --gateway"
+            )
+        return self.gateway
+
+
+def _describe_worker(
+    role: str, model_id: bytes, worker: SupervisedWorker, sessions: int
+) -> StageStatus:
+    status = worker.status
+    start, end = status.layers or (0, 0)
+    return StageStatus(
+        role=role,
+        model_id=model_id,
+        start=start,
+        end=end,
+        state=STAGE_STATES[status.state],
+        pid=status.pid,
+        detail=status.reason,
+        sessions=sessions,
+    )

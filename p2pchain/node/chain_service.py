@@ -1,0 +1,212 @@
+"""
+The chain of this node: what consensus drives, and what every other service reads.
+
+Consensus agrees on hashes; `ChainService` is the application behind it.  It builds and
+judges blocks, makes them final in one batch, and tells whoever waits.  Transactions
+come in through `submit`, from our own interfaces, and through gossip from peers.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+import trio
+
+from chain.block import Attendance, decode_block
+from chain.blocktree import BlockTree, open_tree
+from chain.errors import (
+    AlreadyKnown,
+    CannotPay,
+    CongestedShard,
+    Expired,
+    InvalidTransaction,
+    NonceGap,
+    PoolFull,
+    WrongNonce,
+)
+from chain.header import build_proposal, compute_block_hash
+from chain.held import HeldBlock
+from chain.mempool import Mempool
+from chain.outcome import Outcome
+from chain.queries import Queries
+from chain.spec import ChainSpec
+from consensus.messages import Certificate, Proposal
+from network.network import Network
+from network.topics import Topic, Verdict
+from p2pchain.errors import NotReady
+from primitives import bls
+from primitives.kv import KeyValueStore
+from primitives.types import Height, Nonce, ShardId
+
+log = logging.getLogger(__name__)
+
+NOBODYS_FAULT = (AlreadyKnown, CannotPay, CongestedShard, Expired, NonceGap, PoolFull)
+"""Refusals that a correct peer runs into when its final block is not ours."""
+
+
+class ChainService:
+    """Blocks, transactions and news of them; implements consensus' Application."""
+
+    def __init__(self, spec: ChainSpec, kv: KeyValueStore, network: Network) -> None:
+        """Open the chain's database.
+
+        Raises:
+            StoreError: It is damaged or of another chain.
+        """
+        self.spec = spec
+        self.chain_id = spec.chain_id
+        self.tree: BlockTree = open_tree(spec, kv, bls)
+        self.mempool = Mempool(spec, self.tree.verified)
+        self.queries = Queries(self.tree)
+        self._network = network
+        self._changed = trio.Event()
+        self._listeners: list[Callable[[HeldBlock], None]] = []
+        network.subscribe(Topic.TRANSACTIONS, self._check_transaction)
+
+    # What consensus asks for
+
+    @property
+    def final_height(self) -> Height:
+        """Height of the last final block."""
+        return self.tree.final_height
+
+    @property
+    def final_hash(self) -> bytes:
+        """Its hash."""
+        return self.tree.final_hash
+
+    @property
+    def final_view(self) -> int:
+        """The view that it was proposed in."""
+        return self.tree.final_view
+
+    @property
+    def final_certificate(self) -> Certificate | None:
+        """What made it final; None for genesis."""
+        return self.tree.final_certificate
+
+    def build_block(
+        self,
+        *,
+        epoch: int,
+        view: int,
+        parent_hash: bytes,
+        parent_view: int,
+        proposer: int,
+        reveal: bytes,
+        attendance: Attendance,
+        time_ms: int,
+    ) -> tuple[bytes, bytes, Height]:
+        """Build and hold a block; returns its hash, bytes and height."""
+        held = self.tree.build(
+            parent_hash=parent_hash,
+            view=view,
+            proposer=proposer,
+            reveal=reveal,
+            attendance=attendance,
+            time_ms=time_ms,
+            picker=self.mempool,
+        )
+        return held.block_hash, held.block_bytes, held.height
+
+    def add_block(self, proposal: Proposal, block_bytes: bytes) -> None:
+        """Judge and hold a block; raises InvalidBlock or MissingParent."""
+        self.tree.add(block_bytes, _now_ms(), proposal)
+
+    def read_proposal(self, block_bytes: bytes) -> Proposal:
+        """Return the proposal that a block's header gives; raises InvalidBlock."""
+        header = decode_block(block_bytes).header
+        return build_proposal(header, compute_block_hash(header))
+
+    def has_block(self, block_hash: bytes) -> bool:
+        """Tell whether a block is final or pending here."""
+        return self.tree.has(block_hash)
+
+    def get_block_bytes(self, block_hash: bytes) -> bytes | None:
+        """Return the bytes of a held block."""
+        return self.tree.get_block_bytes(block_hash)
+
+    def save_pending(self, block_hash: bytes) -> None:
+        """Make a pending block survive a crash."""
+        self.tree.save_pending(block_hash)
+
+    def get_time_ms(self, block_hash: bytes) -> int:
+        """Return the time of a held block."""
+        return self.tree.get_time_ms(block_hash)
+
+    def get_final(self, height: Height) -> tuple[bytes, Certificate] | None:
+        """Return a final block and the certificate that covers it."""
+        return self.tree.get_final(height)
+
+    def finalize(self, certificate: Certificate) -> None:
+        """Make a block and its ancestors final, and tell whoever waits."""
+        blocks = self.tree.finalize(certificate)
+        if not blocks:
+            return
+        self.mempool.revalidate(self.tree.final)
+        for block in blocks:
+            for listener in self._listeners:
+                listener(block)
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # What everybody else asks for
+
+    @property
+    def height(self) -> Height:
+        """Height of the last final block."""
+        return self.tree.final_height
+
+    def listen(self, listener: Callable[[HeldBlock], None]) -> None:
+        """Call `listener` with every block that becomes final, in order."""
+        self._listeners.append(listener)
+
+    async def wait_height(self, height: Height) -> None:
+        """Return once the final height is at least `height`."""
+        while self.height < height:
+            await self._changed.wait()
+
+    async def wait_outcome(self, tx_id: bytes, timeout_s: float) -> Outcome:
+        """Return what became of a transaction, once that is final.
+
+        Raises:
+            NotReady: It is not final within `timeout_s`; it may still become so.
+        """
+        with trio.move_on_after(timeout_s):
+            while True:
+                place = self.tree.store.get_place(tx_id)
+                if place is not None:
+                    outcomes = self.tree.store.get_outcomes(place.height, place.shard)
+                    return outcomes[place.index]
+                await self._changed.wait()
+        raise NotReady(
+            f"transaction 0x{tx_id.hex()} is not final after {timeout_s:.0f} s; "
+            "it may still become so"
+        )
+
+    def get_next_nonce(self, shard: ShardId, address: bytes) -> Nonce:
+        """Return the nonce that an account's next transaction needs."""
+        return self.mempool.get_next_nonce(shard, address, self.tree.final)
+
+    def submit(self, data: bytes) -> bytes:
+        """Take a signed transaction, tell the peers, return its id.
+
+        Raises:
+            InvalidTransaction: Refused; the class says why.
+        """
+        tx_id = self.mempool.add(data, self.tree.final)
+        self._network.publish(Topic.TRANSACTIONS, data)
+        return tx_id
+
+    async def _check_transaction(self, peer_id: bytes, payload: bytes) -> Verdict:
+        try:
+            self.mempool.add(payload, self.tree.final)
+        except InvalidTransaction as error:
+            # A nonce may be too low because the block that used it came first.
+            is_harmless = isinstance(error, NOBODYS_FAULT) or type(error) is WrongNonce
+            return Verdict.IGNORE if is_harmless else Verdict.REJECT
+        return Verdict.ACCEPT
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,307 @@
+"""
+Assembly: the parts of one node, in one nursery.
+
+    database, chain, network                      always
+    consensus driver                              always; votes with --validator
+    stage worker, hop service, settlement         with --host-layers
+    requester worker, gateway                     with --gateway
+    HTTP                                          always
+
+A service either runs or raises, and what one raises ends the node.  Stopping goes the
+other way round: HTTP drains first, because its requests use everything else; then open
+sessions end and claims are written down; then the network and consensus stop; the
+database closes last.
+"""
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+
+from chain.queries import Queries
+from chain.spec import GENESIS_EPOCH
+from consensus.core import CoreConfig
+from consensus.scheme import Signer
+from genesis.genesis import Genesis
+from genesis.state import build_chain_spec
+from inference.model_info import Model, load_model
+from inference.shared_payer import SharedPayer
+from inference.supervisor import RequesterWorker, StageWorker
+from network.endpoint import Endpoint
+from network.errors import ListenFailed
+from network.network import Network
+from p2pchain.api.app import ApiSettings, build_app
+from p2pchain.api.http_service import serve_http
+from p2pchain.errors import ConfigError, PortInUse
+from p2pchain.node.backend import NodeBackend
+from p2pchain.node.chain_service import ChainService
+from p2pchain.node.channel_pool import ChannelPool
+from p2pchain.node.consensus_driver import ConsensusDriver
+from p2pchain.node.gateway import Gateway
+from p2pchain.node.home import Config, Home, write_atomically
+from p2pchain.node.initialise import get_model_name, resolve_model_dir
+from p2pchain.node.provider import Provider
+from p2pchain.node.provider_book import ProviderBook
+from p2pchain.node.settlement import Settlement
+from p2pchain.node.treasury import Treasury
+from p2pchain.node.work_feed import WorkFeed
+from p2pchain.version import VERSION
+from primitives import bls
+from primitives.keys import SecretKey
+from primitives.kv import KeyValueStore
+from wallet.book import PayerBook
+from wallet.payer import derive_session_key
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeKeys:
+    """The secrets of one node."""
+
+    account: SecretKey
+    node: SecretKey
+    validator: Signer | None
+    """None for a node that does not vote."""
+
+
+class Node:
+    """One node between start and stop."""
+
+    def __init__(
+        self,
+        home: Home,
+        config: Config,
+        keys: NodeKeys,
+        genesis: Genesis,
+        kv: KeyValueStore,
+    ) -> None:
+        """Put the parts together; nothing runs yet.
+
+        Raises:
+            StoreError: The database is damaged or of another network.
+            ConfigError, ModelError: The model or the layers cannot be served.
+        """
+        self._home = home
+        self._config = config
+        self._keys = keys
+        self._genesis = genesis
+        spec = build_chain_spec(genesis)
+        self._network = Network(node_key=keys.node, chain_id=spec.chain_id)
+        self._chain = ChainService(spec, kv, self._network)
+        self._driver = ConsensusDriver(
+            config=CoreConfig(
+                chain_id=spec.chain_id,
+                epoch=GENESIS_EPOCH,
+                seed=spec.seed,
+                validators=spec.validators,
+                params=genesis.params.consensus,
+                scheme=bls,
+                signer=keys.validator,
+            ),
+            application=self._chain,
+            network=self._network,
+            wal_path=home.votes,
+        )
+        self._treasury = Treasury(keys.account, self._chain)
+        self._settlement = Settlement(self._chain, self._treasury)
+        self._book = ProviderBook(
+            kv,
+            spec.chain_id,
+            keys.account.public_key,
+            self._chain.queries.get_channel,
+            self._settlement.notice,
+        )
+        self._feed = WorkFeed(
+            self._network, spec.chain_id, _RegisteredKeys(self._chain).__contains__
+        )
+        session_key = derive_session_key(keys.account)
+        self._payer_book = PayerBook(kv, session_key)
+        self._pool = ChannelPool(
+            self._chain, self._treasury, self._payer_book, session_key
+        )
+        model = self._load_model()
+        self._provider = self._build_provider(model)
+        self._gateway = self._build_gateway(model, session_key)
+        for peer in config.peers:
+            self._network.add_endpoint(Endpoint.parse(peer), persistent=True)
+
+    async def run(self, parent_fd: int | None = None) -> None:
+        """Run until SIGTERM, SIGINT or the end of `parent_fd`, then stop in order.
+
+        Raises:
+            PortInUse: Another program listens where we should.
+        """
+        stop = trio.Event()
+        async with trio.open_nursery() as services:
+            services.start_soon(_watch_signals, stop)
+            if parent_fd is not None:
+                services.start_soon(_watch_parent, parent_fd, stop)
+            endpoint = await self._listen(services)
+            services.start_soon(self._driver.run)
+            if self._provider is not None:
+                services.start_soon(self._provider.run, endpoint)
+                services.start_soon(self._settlement.run, self._book)
+            if self._gateway is not None:
+                services.start_soon(self._gateway.run)
+            await self._serve(endpoint, stop)
+            if self._provider is not None:
+                await self._provider.drain()
+            services.cancel_scope.cancel()
+        self._book.flush()
+        self._pool.flush()
+        self._home.runtime.unlink(missing_ok=True)
+        log.info("stopped at height %d", self._chain.height)
+
+    async def _listen(self, services: trio.Nursery) -> Endpoint:
+        host, port = self._config.p2p_host, self._config.p2p_port
+        try:
+            endpoint: Endpoint = await services.start(self._network.run, host, port)
+        except ListenFailed as error:
+            raise PortInUse(f"{host}:{port}", "--p2p-port") from error
+        if self._config.advertise:
+            return Endpoint.parse(self._config.advertise[0])
+        return endpoint
+
+    async def _serve(self, endpoint: Endpoint, stop: trio.Event) -> None:
+        """Offer HTTP until `stop`; returns when it has drained."""
+        backend = self._build_backend(endpoint)
+        settings = ApiSettings(token=self._home.load_api_token(), version=VERSION)
+        async with trio.open_nursery() as nursery:
+            port = await nursery.start(
+                serve_http,
+                lambda bridge: build_app(backend, settings, bridge),
+                self._config.rpc_host,
+                self._config.rpc_port,
+            )
+            self._write_runtime(endpoint, f"http://{self._config.rpc_host}:{port}")
+            await stop.wait()
+            log.info("stopping")
+            nursery.cancel_scope.cancel()
+
+    def _write_runtime(self, endpoint: Endpoint, rpc: str) -> None:
+        """Say where we are, for the command line and whoever started us."""
+        document = {"pid": os.getpid(), "rpc": rpc, "p2p": str(endpoint)}
+        write_atomically(self._home.runtime, json.dumps(document) + "\n", 0o644)
+        log.info("%s listens: rpc %s, p2p %s", self._config.name, rpc, endpoint)
+
+    def _build_backend(self, endpoint: Endpoint) -> NodeBackend:
+        validator = self._keys.validator
+        return NodeBackend(
+            config=self._config,
+            genesis=self._genesis,
+            endpoint=endpoint,
+            network=self._network,
+            chain=self._chain,
+            driver=self._driver,
+            treasury=self._treasury,
+            pool=self._pool,
+            book=self._book,
+            feed=self._feed,
+            provider=self._provider,
+            gateway=self._gateway,
+            validator_key=None if validator is None else validator.public_key,
+        )
+
+    def _load_model(self) -> Model | None:
+        """Return the model that a worker of ours needs, checked against the chain."""
+        if not self._config.layers and not self._config.gateway:
+            return None
+        directory = resolve_model_dir(self._config.model)
+        model = load_model(directory, get_model_name(self._config.model))
+        roots = (model.info.weights_root, model.info.tokenizer_hash)
+        for record in self._genesis.models:
+            if (record.weights_root, record.tokenizer_hash) == roots:
+                return model
+        raise ConfigError(
+            f"the model in {directory} is none of this network's "
+            f"({', '.join(record.name for record in self._genesis.models)}): its "
+            "weights or its tokenizer differ"
+        )
+
+    def _build_provider(self, model: Model | None) -> Provider | None:
+        layers = self._config.layer_range
+        if layers is None or model is None:
+            return None
+        if layers[1] > model.info.layers:
+            raise ConfigError(
+                f"layers {self._config.layers}: {model.info.name} has "
+                f"{model.info.layers}"
+            )
+        worker = StageWorker(
+            resolve_model_dir(self._config.model),
+            model,
+            layers,
+            threads=self._config.torch_threads,
+        )
+        return Provider(
+            worker=worker,
+            prices=(self._config.input_price, self._config.output_price),
+            node_key=self._keys.node,
+            chain=self._chain,
+            treasury=self._treasury,
+            network=self._network,
+            book=self._book,
+            publish=self._feed.publish,
+        )
+
+    def _build_gateway(
+        self, model: Model | None, session_key: SecretKey
+    ) -> Gateway | None:
+        if not self._config.gateway or model is None:
+            return None
+        worker = RequesterWorker(
+            resolve_model_dir(self._config.model),
+            model,
+            threads=self._config.torch_threads,
+        )
+        return Gateway(
+            worker=worker,
+            session_key=session_key,
+            chain=self._chain,
+            treasury=self._treasury,
+            network=self._network,
+            pool=self._pool,
+            payer=SharedPayer(self._payer_book),
+            names=_get_names(self._genesis),
+        )
+
+
+class _RegisteredKeys:
+    """The node keys of all registrations, as of the last final block."""
+
+    def __init__(self, chain: ChainService) -> None:
+        self._queries: Queries = chain.queries
+        self._height = -1
+        self._keys: frozenset[bytes] = frozenset()
+
+    def __contains__(self, node_key: bytes) -> bool:
+        if self._queries.height != self._height:
+            self._height = self._queries.height
+            self._keys = frozenset(
+                registration.node_key
+                for registration in self._queries.list_registrations()
+            )
+        return node_key in self._keys
+
+
+def _get_names(genesis: Genesis) -> Mapping[bytes, str]:
+    return {validator.account: validator.name for validator in genesis.validators}
+
+
+async def _watch_signals(stop: trio.Event) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            stop.set()
+
+
+async def _watch_parent(descriptor: int, stop: trio.Event) -> None:
+    """Stop when whoever started us ends: the pipe of which we hold one end closes."""
+    with suppress(OSError):
+        await trio.lowlevel.wait_readable(descriptor)
+    stop.set()

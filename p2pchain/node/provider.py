@@ -1,0 +1,226 @@
+"""
+A provider: layers in a worker, a registration on chain, sessions for whoever pays.
+
+    worker READY -> measure a step -> register -> ACTIVE -> serve hop/1 and push/1
+
+The registration is renewed when price, address or layers differ from what the chain
+shows; nothing is sent when it is right already, so a restart costs no fee.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from statistics import median_low
+
+import trio
+
+from chain.contracts.model import compute_model_id
+from chain.contracts.proof import Receipt
+from chain.contracts.registration import Register, Registration, RegistrationStatus
+from inference.activations import DTYPE_OF_NAME, compute_size
+from inference.hop_ports import HopOffer, HopPorts
+from inference.hop_service import HopService
+from inference.messages import HOP_PROTOCOL, PUSH_PROTOCOL
+from inference.supervisor import StageWorker
+from network.endpoint import Endpoint
+from network.faults import Fault
+from network.network import Network
+from network.stream import Stream
+from p2pchain.node.chain_service import ChainService
+from p2pchain.node.profile import get_profile_hash
+from p2pchain.node.provider_book import ProviderBook
+from p2pchain.node.treasury import Treasury
+from primitives.errors import P2PChainError
+from primitives.keys import SecretKey
+
+log = logging.getLogger(__name__)
+
+RECEIPT_LIFETIME_BLOCKS = 20_000
+"""How long a receipt can be disputed: several hours of blocks."""
+RETRY_S = 3.0
+"""Between attempts to register: three blocks, until funds or peers have arrived."""
+FLUSH_S = 1.0
+"""What a power cut can cost us of customers' payments."""
+MEASURED_STEPS = 5
+DRAIN_S = 3.0
+"""What open sessions get to end when the node stops."""
+MEASURE_SESSION = b"measure".ljust(32, b"\0")
+
+
+class Provider:
+    """This node's layers, and the service that sells them."""
+
+    def __init__(
+        self,
+        *,
+        worker: StageWorker,
+        prices: tuple[int, int],
+        node_key: SecretKey,
+        chain: ChainService,
+        treasury: Treasury,
+        network: Network,
+        book: ProviderBook,
+        publish: Callable[[Receipt], None],
+    ) -> None:
+        """
+        Args:
+            worker: Runs the layers.
+            prices: Atoms per layer and token, of prompts and of answers.
+            node_key: Signs receipts.
+            chain: Where we register.
+            treasury: Pays collateral and fees.
+            network: Brings customers.
+            book: Keeps their payments.
+            publish: Tells the world about a receipt.
+        """
+        self.worker = worker
+        self._prices = prices
+        self._node_key = node_key
+        self._chain = chain
+        self._treasury = treasury
+        self._book = book
+        self._is_active = False
+        info = worker.info
+        self.model_id = compute_model_id(info.weights_root, info.tokenizer_hash)
+        self.hops = HopService(
+            HopPorts(
+                chain_id=chain.chain_id,
+                key=node_key,
+                get_offer=self.get_offer,
+                worker=worker,
+                dialer=network,
+                payee=book,
+                publish=publish,
+                get_expiry=lambda: chain.height + RECEIPT_LIFETIME_BLOCKS,
+                on_fault=lambda peer, text: network.penalize(peer, Fault.BAD_MESSAGE),
+            )
+        )
+        network.handle(HOP_PROTOCOL, self._serve_hop)
+        network.handle(PUSH_PROTOCOL, self._serve_push)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether routes can use us: loaded, tested and registered."""
+        return self._is_active and self.worker.ready.is_set()
+
+    def get_offer(self) -> HopOffer | None:
+        """Return what we serve now."""
+        if not self.is_active:
+            return None
+        info = self.worker.info
+        start, end = self.worker.layers
+        return HopOffer(
+            profile=get_profile_hash(info),
+            start=start,
+            end=end,
+            input_price=self._prices[0],
+            output_price=self._prices[1],
+            hidden_size=info.hidden_size,
+            dtype=DTYPE_OF_NAME[info.dtype],
+            max_positions=info.max_positions,
+        )
+
+    async def run(self, endpoint: Endpoint) -> None:
+        """Load, register and serve until cancelled.
+
+        Args:
+            endpoint: Where customers reach us.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.worker.run)
+            nursery.start_soon(self._flush)
+            await self.worker.wait_ready()
+            measured_us = await self._measure()
+            await self._register(endpoint, measured_us)
+            self._is_active = True
+            log.info("serving layers [%d, %d)", *self.worker.layers)
+
+    async def drain(self) -> None:
+        """Take no more sessions and wait a little for the open ones."""
+        self._is_active = False
+        self.hops.stop()
+        with trio.move_on_after(DRAIN_S):
+            while self.hops.sessions:
+                await trio.sleep(0.05)
+        self._book.flush()
+
+    async def _serve_hop(self, peer_id: bytes, stream: Stream) -> None:
+        await self.hops.serve_hop(stream)
+
+    async def _serve_push(self, peer_id: bytes, stream: Stream) -> None:
+        await self.hops.serve_push(stream)
+
+    async def _flush(self) -> None:
+        while True:
+            await trio.sleep(FLUSH_S)
+            self._book.flush()
+
+    async def _measure(self) -> int:
+        """Return the median time of a decode step here, in microseconds."""
+        info = self.worker.info
+        hidden = bytes(compute_size(1, info.hidden_size, DTYPE_OF_NAME[info.dtype]))
+        await self.worker.open(MEASURE_SESSION, MEASURED_STEPS)
+        times = []
+        for position in range(MEASURED_STEPS):
+            started = time.perf_counter_ns()
+            await self.worker.forward(MEASURE_SESSION, position, hidden, 1)
+            times.append((time.perf_counter_ns() - started) // 1000)
+        await self.worker.close(MEASURE_SESSION)
+        return median_low(times)
+
+    async def _register(self, endpoint: Endpoint, measured_us: int) -> None:
+        """Make the chain show our offer as it is now."""
+        offer = self._build_offer(endpoint, measured_us)
+        while True:
+            current = self._chain.queries.get_registration(self._treasury.address)
+            if current is not None and _shows(current, offer):
+                if current.status is RegistrationStatus.ACTIVE:
+                    return
+                if current.status is RegistrationStatus.PENDING:
+                    await self._chain.wait_height(self._chain.height + 1)
+                    continue
+            try:
+                await self._treasury.execute(self._get_home(), offer, offer.collateral)
+            except P2PChainError as error:
+                log.warning("not registered yet: %s", error)
+                await trio.sleep(RETRY_S)
+
+    def _get_home(self) -> int:
+        layout = self._chain.spec.layout
+        return layout.home_shard(self.model_id, self.worker.layers[0])
+
+    def _build_offer(self, endpoint: Endpoint, measured_us: int) -> Register:
+        start, end = self.worker.layers
+        params = self._chain.spec.params
+        ticket = max(self._prices) * (end - start) * params.ticket_tokens
+        minimum = self._chain.spec.models[self.model_id].min_collateral
+        return Register(
+            model_id=self.model_id,
+            profile=get_profile_hash(self.worker.info),
+            start=start,
+            end=end,
+            input_price=self._prices[0],
+            output_price=self._prices[1],
+            measured_us=measured_us,
+            collateral=max(minimum, params.collateral_tickets * ticket),
+            payout=self._treasury.address,
+            node_key=self._node_key.public_key,
+            addresses=(str(endpoint),),
+        )
+
+
+def _shows(registration: Registration, offer: Register) -> bool:
+    """Tell whether the chain shows what we offer; times may differ, they are noise."""
+    return all(
+        getattr(registration, name) == getattr(offer, name)
+        for name in (
+            "model_id",
+            "profile",
+            "start",
+            "end",
+            "input_price",
+            "output_price",
+            "node_key",
+            "addresses",
+        )
+    )

@@ -1,0 +1,111 @@
+"""`p2pchain start`, after the command line: open everything, run, close everything."""
+
+import json
+import logging
+import sys
+import time
+from typing import Literal
+
+import trio
+
+from chain.leveldb import LevelStore
+from genesis.files import load_genesis
+from genesis.genesis import Genesis
+from p2pchain.errors import ConfigError, HomeError, find_cause
+from p2pchain.node.home import Config, Home
+from p2pchain.node.node import Node, NodeKeys
+from primitives.bls import BlsSecretKey, select_backend
+from wallet.keystore import decrypt_account_key, decrypt_secret, load_keystore
+
+log = logging.getLogger(__name__)
+
+LogFormat = Literal["plain", "json"]
+
+
+def run_node(
+    home: Home,
+    config: Config,
+    passphrase: str,
+    *,
+    parent_fd: int | None = None,
+    log_format: LogFormat = "plain",
+) -> int:
+    """Run a node until it is told to stop; returns the exit code.
+
+    Raises:
+        P2PChainError: Why it cannot run.
+    """
+    configure_logging(log_format)
+    select_backend("reference" if config.bls == "reference" else "native")
+    if config.bls == "reference":
+        log.warning("--bls reference: about a second per signature check; for tests")
+    genesis = load_genesis(home.genesis)
+    with home.lock():
+        keys = load_keys(home, config, genesis, passphrase)
+        with LevelStore(home.data) as kv:
+            node = Node(home, config, keys, genesis, kv)
+            try:
+                trio.run(node.run, parent_fd)
+            except BaseExceptionGroup as group:
+                raise find_cause(group) from group
+    return 0
+
+
+def load_keys(
+    home: Home, config: Config, genesis: Genesis, passphrase: str
+) -> NodeKeys:
+    """Return the secrets of a home.
+
+    Raises:
+        HomeError: A keystore is missing.
+        KeystoreError: It is damaged, or the passphrase does not open it.
+        ConfigError: The validator key is not in this network's genesis.
+    """
+    account = decrypt_account_key(_load(home, "account"), passphrase)
+    validator = None
+    if config.validator:
+        keystore = _load(home, "validator")
+        known = {validator.public_key for validator in genesis.validators}
+        if keystore.public_key not in known:
+            raise ConfigError(
+                "the key in keystore/validator.json is not one of this network's "
+                "validators; start without --validator"
+            )
+        validator = BlsSecretKey(decrypt_secret(keystore, passphrase))
+    return NodeKeys(account=account, node=home.load_node_key(), validator=validator)
+
+
+def _load(home: Home, kind: Literal["account", "validator"]):  # type: ignore[no-untyped-def]
+    path = home.account_keystore if kind == "account" else home.validator_keystore
+    if not path.is_file():
+        raise HomeError(
+            f"{path} is missing; restore it from a copy, or make a new home with "
+            "`p2pchain init --genesis FILE --restore WORDS`"
+        )
+    return load_keystore(path)
+
+
+def configure_logging(log_format: LogFormat) -> None:
+    """Log one line per decision to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    if log_format == "json":
+        handler.setFormatter(_JsonFormatter())
+    else:
+        form = "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s"
+        formatter = logging.Formatter(form, "%Y-%m-%dT%H:%M:%S")
+        formatter.converter = time.gmtime
+        handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        document = {
+            "time_ms": int(record.created * 1000),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            document["error"] = self.formatException(record.exc_info)
+        return json.dumps(document)

@@ -1,0 +1,152 @@
+"""
+The node's wallet at work: transactions of one account, in order, with funds in place.
+
+A person thinks of one balance; the chain keeps one per shard.  Before a transaction
+runs, what it needs is moved to its shard by transfers to oneself, and we wait until
+they have arrived.  One plan at a time: plans are made from balances that no other plan
+of this account is about to spend.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from chain.outcome import Outcome
+from chain.transaction import Payload
+from p2pchain.errors import NotReady, TransactionFailed
+from p2pchain.node.chain_service import ChainService
+from primitives.codec import encode
+from primitives.keys import SecretKey
+from primitives.types import ShardId
+from wallet.funding import Move, plan_funding, plan_send
+from wallet.transactions import (
+    ChainView,
+    build_transactions,
+    estimate_fee,
+    estimate_transfer_fee,
+)
+
+log = logging.getLogger(__name__)
+
+FINAL_TIMEOUT_S = 60.0
+"""Sixty blocks; a transaction that is not in by then has lost its chance."""
+
+
+class Treasury:
+    """Spends for one account; see the top of the file."""
+
+    def __init__(self, key: SecretKey, chain: ChainService) -> None:
+        self._key = key
+        self._chain = chain
+        self._planning = trio.Lock()
+
+    @property
+    def address(self) -> bytes:
+        """The account."""
+        return self._key.public_key
+
+    def get_balances(self) -> dict[ShardId, int]:
+        """Return what the account holds in each shard of the final state, in atoms."""
+        return {
+            shard: self._chain.queries.get_account(shard, self.address).balance
+            for shard in self._chain.spec.layout.shard_ids
+        }
+
+    async def execute(
+        self, shard: ShardId, payload: Payload, amount: int = 0
+    ) -> Outcome:
+        """Run a transaction with its funds in place; returns when it is final.
+
+        Args:
+            shard: Where it runs.
+            payload: What it does.
+            amount: Atoms that it takes from the balance there, fee aside.
+
+        Raises:
+            InsufficientFunds: All shards together hold too little.
+            TransactionFailed: It is in a block, and the rules refused it.
+            RemoteError: The mempool refused it.
+        """
+        return (await self.execute_all([(shard, payload, amount)]))[0]
+
+    async def execute_all(
+        self, requests: Sequence[tuple[ShardId, Payload, int]]
+    ) -> list[Outcome]:
+        """Like `execute` for several transactions, which run side by side."""
+        params = self._chain.spec.params
+        needs: dict[ShardId, int] = {}
+        for shard, payload, amount in requests:
+            needs[shard] = needs.get(shard, 0) + amount + estimate_fee(params, payload)
+        async with self._planning:
+            await self._fund(needs)
+            tx_ids = self._submit([(shard, payload) for shard, payload, _ in requests])
+            outcomes = [
+                await self._chain.wait_outcome(tx_id, FINAL_TIMEOUT_S)
+                for tx_id in tx_ids
+            ]
+        for outcome in outcomes:
+            if not outcome.ok:
+                raise TransactionFailed(outcome.code, outcome.message)
+        return outcomes
+
+    async def send(self, recipient: bytes, amount: int, shard: ShardId) -> list[bytes]:
+        """Pay from whichever shards hold enough; returns the transactions' ids.
+
+        Raises:
+            InsufficientFunds: All shards together hold too little.
+            RemoteError: The mempool refused it.
+        """
+        async with self._planning:
+            fee = estimate_transfer_fee(self._chain.spec.params)
+            moves = plan_send(self.get_balances(), amount, fee, destination=shard)
+            tx_ids = self._submit(_build_requests(moves, recipient))
+            for tx_id in tx_ids:
+                # The next plan must see what this one has spent.
+                await self._chain.wait_outcome(tx_id, FINAL_TIMEOUT_S)
+        return tx_ids
+
+    async def _fund(self, needs: Mapping[ShardId, int]) -> None:
+        """Bring every shard to what it needs, and wait until it is there."""
+        fee = estimate_transfer_fee(self._chain.spec.params)
+        moves = plan_funding(self.get_balances(), needs, fee)
+        if not moves:
+            return
+        log.info("moving funds: %s", ", ".join(map(_describe, moves)))
+        for tx_id in self._submit(_build_requests(moves, self.address)):
+            outcome = await self._chain.wait_outcome(tx_id, FINAL_TIMEOUT_S)
+            if not outcome.ok:
+                raise TransactionFailed(outcome.code, outcome.message)
+        with trio.move_on_after(FINAL_TIMEOUT_S):
+            while not self._has(needs):
+                await self._chain.wait_height(self._chain.height + 1)
+            return
+        raise NotReady("funds are on their way between shards; try again in a moment")
+
+    def _has(self, needs: Mapping[ShardId, int]) -> bool:
+        balances = self.get_balances()
+        return all(balances[shard] >= need for shard, need in needs.items())
+
+    def _submit(self, requests: list[tuple[ShardId, Payload]]) -> list[bytes]:
+        shards = {shard for shard, _ in requests}
+        view = ChainView(
+            chain_id=self._chain.chain_id,
+            params=self._chain.spec.params,
+            height=self._chain.height,
+            nonces={
+                shard: self._chain.get_next_nonce(shard, self.address)
+                for shard in shards
+            },
+        )
+        signed = build_transactions(self._key, view, requests)
+        return [self._chain.submit(encode(each)) for each in signed]
+
+
+def _build_requests(
+    moves: Sequence[Move], recipient: bytes
+) -> list[tuple[ShardId, Payload]]:
+    return [(move.source, move.build_payload(recipient)) for move in moves]
+
+
+def _describe(move: Move) -> str:
+    return f"{move.amount_atoms} from shard {move.source} to {move.destination}"
