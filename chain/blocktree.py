@@ -325,19 +325,20 @@ class BlockTree:
         Raises:
             StoreError: A saved block that is not valid.
         """
-        blocks = [decode_block(data) for data in self.store.iterate_pending()]
-        for block in sorted(blocks, key=lambda block: block.header.height):
-            block_hash = compute_block_hash(block.header)
-            try:
-                parent = self._get_parent(block)
-                held = self._hold(block, encode(block), self._process(parent, block))
-            except MissingParent:
-                continue
-            except InvalidBlock as error:
-                raise StoreError(
-                    f"saved block {block_hash.hex()} is not valid: {error}"
-                ) from error
-            self._saved.add(held.block_hash)
+        try:
+            blocks = [decode_block(data) for data in self.store.iterate_pending()]
+            for block in sorted(blocks, key=lambda block: block.header.height):
+                self._load_one(block)
+        except InvalidBlock as error:
+            raise StoreError(f"a saved block is not valid: {error}") from error
+
+    def _load_one(self, block: Block) -> None:
+        try:
+            parent = self._get_parent(block)
+        except MissingParent:
+            return
+        held = self._hold(block, encode(block), self._process(parent, block))
+        self._saved.add(held.block_hash)
 
     def _get_parent(self, block: Block) -> HeldBlock:
         parent_hash = block.header.parent_hash

@@ -66,8 +66,14 @@ class LevelStore:
                 lower = max(lower, start)
         if upper is not None and upper <= lower:
             return
-        with self._db.iterator(start=lower, stop=upper, reverse=reverse) as pairs:
-            yield from pairs
+        # Backwards, plyvel loses a first key that equals its lower bound, so we look
+        # at the bound ourselves.
+        bound = None if reverse else lower
+        with self._db.iterator(start=bound, stop=upper, reverse=reverse) as pairs:
+            for key, value in pairs:
+                if key < lower:
+                    return
+                yield key, value
 
     def close(self) -> None:
         """Flush and release the database."""

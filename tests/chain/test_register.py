@@ -9,6 +9,7 @@ from test_channels import check_refused
 from chain.contracts.registration import Mirror, Register, RegistrationStatus
 from chain.contracts.transfer import Transfer
 from chain.keys import build_mirror_key
+from genesis.presets import build_layout
 from genesis.state import build_chain_spec
 from primitives.codec import decode
 from shards.packet import PacketKind
@@ -177,7 +178,7 @@ def test_a_renewed_mirror_needs_no_more_room():
 
 def test_three_shards_one_refuses_all_mirrors_go():
     genesis = build_genesis(shard_mirrors=1)
-    genesis = msgspec.structs.replace(genesis, layout=_cut_in_four(genesis))
+    genesis = msgspec.structs.replace(genesis, layout=build_layout(genesis.models, 4))
     chain = MiniChain(build_chain_spec(genesis))
     assert chain.call(BOB, build_offer(2, 6), 2).ok  # home 2, mirror 3
     chain.step(), chain.step()
@@ -196,9 +197,3 @@ def test_a_congested_shard_stops_a_registration():
     assert chain.call(ALICE, Transfer(BOB.public_key, 2, 1)).ok
     check_refused(chain, ALICE, build_offer(2, 6), "congested")
     assert chain.registration(ALICE) is None
-
-
-def _cut_in_four(genesis):
-    from genesis.presets import build_layout
-
-    return build_layout(genesis.models, 4)

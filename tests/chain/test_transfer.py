@@ -8,6 +8,7 @@ from test_channels import check_refused
 from chain.contracts.credit import Credit
 from chain.contracts.transfer import Transfer
 from chain.execution import ChunkFull, ChunkLimits
+from chain.transaction import Transaction, sign_transaction
 from genesis.state import build_chain_spec
 from primitives.codec import encode
 from shards.errors import InvalidPacket
@@ -122,8 +123,6 @@ def test_money_whose_owner_cannot_be_read_counts_as_burned(chain, kind):
 
 
 def test_limits_of_a_chunk(chain):
-    from chain.transaction import Transaction, sign_transaction
-
     def sign(nonce):
         payload = Transfer(CAROL.public_key, 1, 1)
         fields = (1, SPEC.chain_id, 1, ALICE.public_key, nonce, COIN, 100, payload)

@@ -1,0 +1,432 @@
+"""One wrong thing at a time: every way in which a block can be invalid."""
+
+from dataclasses import dataclass, fields
+
+import msgspec
+import pytest
+from chain_world import (
+    ALICE,
+    BLS_KEYS,
+    BOB,
+    COIN,
+    DAVE,
+    SPEC,
+    VALIDATORS,
+    World,
+    build_genesis,
+)
+
+from chain.block import (
+    NO_ATTENDANCE,
+    Attendance,
+    Block,
+    Body,
+    compute_attendance_root,
+    compute_chunks_root,
+    compute_roots_root,
+    decode_block,
+)
+from chain.contracts.transfer import Transfer
+from chain.errors import BodyMismatch, InvalidBlock
+from chain.header import build_proposal, compute_block_hash
+from chain.held import HeldBlock
+from chain.spec import ChainSpec
+from consensus.messages import compute_notarize_bytes
+from consensus.randao import compute_mix
+from consensus.validators import encode_bitmap
+from genesis.state import build_chain_spec
+from primitives import bls
+from primitives.codec import encode
+from primitives.merkle import compute_list_root
+
+replace = msgspec.structs.replace
+
+
+@dataclass
+class Scene:
+    """A good block at height 2 that a second node has not seen yet."""
+
+    world: World
+    other: World
+    parent: HeldBlock
+    held: HeldBlock
+
+    @property
+    def block(self) -> Block:
+        return self.held.block
+
+    def judge(self, block: Block, now_ms: int | None = None, proposal=None) -> None:
+        now_ms = self.held.header.time_ms if now_ms is None else now_ms
+        self.other.tree.add(encode(block), now_ms, proposal)
+
+    def refuse(self, block: Block, match: str, **arguments) -> None:
+        with pytest.raises(InvalidBlock, match=match):
+            self.judge(block, **arguments)
+        assert not self.other.tree.has(compute_block_hash(block.header))
+
+    def with_header(self, **changes) -> Block:
+        return Block(replace(self.block.header, **changes), self.block.body)
+
+    def with_chunks(self, *chunks) -> Block:
+        """Return the block with other chunks and a header that commits to them."""
+        root = compute_chunks_root([chunk.header for chunk in chunks])
+        body = replace(self.block.body, chunks=chunks)
+        return Block(replace(self.block.header, chunks_root=root), body)
+
+    def with_chunk_header(self, index=0, **changes) -> Block:
+        chunks = list(self.block.body.chunks)
+        header = replace(chunks[index].header, **changes)
+        chunks[index] = replace(chunks[index], header=header)
+        return self.with_chunks(*chunks)
+
+    def with_transactions(self, *transactions, index=0) -> Block:
+        chunks = list(self.block.body.chunks)
+        data = tuple(transactions)
+        header = replace(
+            chunks[index].header, tx_root=compute_list_root(data), tx_count=len(data)
+        )
+        chunks[index] = replace(chunks[index], header=header, transactions=data)
+        return self.with_chunks(*chunks)
+
+    def with_packets(self, *packets, index) -> Block:
+        chunks = list(self.block.body.chunks)
+        root = compute_list_root([encode(packet) for packet in packets])
+        header = replace(chunks[index].header, in_root=root)
+        chunks[index] = replace(chunks[index], header=header, packets=packets)
+        return self.with_chunks(*chunks)
+
+    def with_attendance(self, attendance) -> Block:
+        root = compute_attendance_root(attendance)
+        body = replace(self.block.body, attendance=attendance)
+        return Block(replace(self.block.header, attendance_root=root), body)
+
+
+@pytest.fixture
+def scene():
+    world, other = World(), World()
+    parent = world.build(
+        world.sign(ALICE, Transfer(DAVE.public_key, 2, COIN)),
+        world.sign(ALICE, Transfer(DAVE.public_key, 2, 2 * COIN)),
+    )
+    other.tree.add(parent.block_bytes, parent.header.time_ms)
+    held = world.build(
+        world.sign(ALICE, Transfer(BOB.public_key, 0, COIN)),
+        world.sign(BOB, Transfer(ALICE.public_key, 0, COIN)),
+    )
+    return Scene(world, other, parent, held)
+
+
+def test_the_good_block_is_good(scene):
+    scene.judge(scene.block, proposal=scene.held.proposal)
+    assert scene.other.tree.has(scene.held.block_hash)
+
+
+# ----------------------------------------------------------------------- bytes
+
+
+@pytest.mark.parametrize(
+    "mangle",
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: data + b"\xc0",
+        lambda data: b"\xdc\x00\x02" + data[1:],
+        lambda data: bytes(2 * 1024 * 1024),
+    ],
+)
+def test_bytes_that_are_no_block(scene, mangle):
+    with pytest.raises(InvalidBlock, match="not a block"):
+        scene.other.tree.add(mangle(scene.held.block_bytes), scene.held.header.time_ms)
+
+
+def test_evidence_is_not_known_yet():
+    block = World().build().block
+    data = encode(Block(block.header, replace(block.body, evidence=(b"x",))))
+    with pytest.raises(InvalidBlock, match="not a block"):
+        decode_block(data)
+
+
+def test_another_block_than_the_one_voted_on(scene):
+    other = scene.world.build(parent=scene.parent, view=9)
+    with pytest.raises(BodyMismatch):
+        scene.judge(scene.block, proposal=other.proposal)
+
+
+@pytest.mark.parametrize(
+    "field", ["epoch", "view", "parent_view", "parent_hash", "height"]
+)
+def test_a_proposal_that_says_something_else(scene, field):
+    proposal = build_proposal(scene.block.header, scene.held.block_hash)
+    wrong = bytes(32) if field == "parent_hash" else 77
+    with pytest.raises(InvalidBlock, match=field):
+        scene.judge(scene.block, proposal=replace(proposal, **{field: wrong}))
+
+
+def test_a_body_that_the_header_does_not_bind(scene):
+    body = scene.block.body
+    chunk = body.chunks[0]
+    bodies = [
+        replace(body, chunks=()),
+        replace(body, chunks=body.chunks[::-1]),
+        replace(body, attendance=NO_ATTENDANCE),
+        replace(body, chunks=(replace(chunk, transactions=()), *body.chunks[1:])),
+        replace(body, chunks=(*body.chunks[:1], replace(body.chunks[1], packets=()))),
+    ]
+    for wrong in bodies:
+        with pytest.raises(BodyMismatch):
+            scene.judge(Block(scene.block.header, wrong))
+
+
+# ---------------------------------------------------------------------- header
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("version", 2),
+        ("chain_id", bytes(32)),
+        ("epoch", 1),
+        ("height", 3),
+        ("height", 1),
+        ("parent_view", 0),
+        ("evidence_root", bytes(32)),
+        ("valset_root", bytes(32)),
+        ("next_valset_root", bytes(32)),
+        ("layout_root", bytes(32)),
+    ],
+)
+def test_header_fields(scene, field, value):
+    scene.refuse(scene.with_header(**{field: value}), field)
+
+
+def test_the_view_grows(scene):
+    scene.refuse(scene.with_header(view=scene.parent.header.view), "after view")
+
+
+def test_time_grows_strictly(scene):
+    time_ms = scene.parent.header.time_ms
+    scene.refuse(scene.with_header(time_ms=time_ms), "the parent's is")
+
+
+def test_time_is_at_most_a_second_ahead(scene):
+    time_ms = scene.held.header.time_ms
+    scene.refuse(scene.block, "now it is", now_ms=time_ms - 1001)
+    scene.judge(scene.block, now_ms=time_ms - 1000)
+
+
+def test_somebody_elses_view(scene):
+    wrong = (scene.block.header.proposer + 1) % VALIDATORS
+    scene.refuse(scene.with_header(proposer=wrong), "leads view")
+
+
+def test_the_reveal_is_the_leaders(scene):
+    message = b"anything else"
+    forged = BLS_KEYS[scene.block.header.proposer].sign(message)
+    for reveal in (forged, bytes(96), b"\xff" * 96):
+        scene.refuse(scene.with_header(reveal=reveal), "reveal")
+
+
+def test_the_mix_follows_from_the_reveal(scene):
+    scene.refuse(scene.with_header(mix=bytes(32)), "mix")
+    own = compute_mix(bytes(32), scene.block.header.reveal)
+    scene.refuse(scene.with_header(mix=own), "mix")
+
+
+def test_the_roots_root_is_that_of_the_states(scene):
+    scene.refuse(scene.with_header(roots_root=bytes(32)), "roots_root")
+    stale = compute_roots_root(scene.parent.view.get_roots())
+    scene.refuse(scene.with_header(roots_root=stale), "roots_root")
+
+
+# ------------------------------------------------------------------ attendance
+
+
+def test_attendance_is_a_quorum(scene):
+    two = scene.world.attend(scene.parent, signers=(0, 1))
+    scene.refuse(scene.with_attendance(two), "attendance")
+    three = scene.world.attend(scene.parent, signers=(0, 1, 3))
+    scene.judge(scene.with_attendance(three))
+
+
+def test_attendance_is_for_the_parent(scene):
+    message = compute_notarize_bytes(SPEC.chain_id, scene.held.proposal)
+    signature = bls.aggregate([key.sign(message) for key in BLS_KEYS])
+    wrong = Attendance(encode_bitmap(range(4), 4), signature)
+    scene.refuse(scene.with_attendance(wrong), "attendance")
+
+
+@pytest.mark.parametrize(
+    "attendance",
+    [
+        NO_ATTENDANCE,
+        Attendance(b"\x0f", b""),
+        Attendance(b"\x0f", bytes(96)),
+        Attendance(b"\x1f", bytes(96)),
+        Attendance(b"\x0f\x00", bytes(96)),
+        Attendance(b"", bytes(96)),
+    ],
+)
+def test_attendance_that_is_none(scene, attendance):
+    scene.refuse(scene.with_attendance(attendance), "attendance")
+
+
+def test_attendance_bitmap_names_the_signers(scene):
+    good = scene.world.attend(scene.parent, signers=(0, 1, 2))
+    for bitmap in (b"\x0f", b"\x0b"):
+        wrong = Attendance(bitmap, good.signature)
+        scene.refuse(scene.with_attendance(wrong), "attendance")
+
+
+def test_nobody_attends_genesis():
+    world, other = World(), World()
+    block = world.build().block
+    attendance = Attendance(b"\x0f", bytes(96))
+    header = replace(block.header, attendance_root=compute_attendance_root(attendance))
+    wrong = Block(header, Body((), attendance, ()))
+    with pytest.raises(InvalidBlock, match="genesis"):
+        other.tree.add(encode(wrong), header.time_ms)
+
+
+# ---------------------------------------------------------------------- chunks
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epoch", 1),
+        ("created_view", 99),
+        ("seq", 5),
+        ("prev_chunk", bytes(32)),
+        ("anchor", bytes(32)),
+        ("producer", 99),
+        ("pre_root", bytes(32)),
+        ("post_root", bytes(32)),
+        ("tx_count", 1),
+        ("in_cursor", ()),
+        ("out_root", bytes(32)),
+        ("fees", 0),
+        ("work", 0),
+        ("bytes", 0),
+    ],
+)
+def test_chunk_header_fields(scene, field, value):
+    index = 1 if field == "in_cursor" else 0
+    scene.refuse(scene.with_chunk_header(index, **{field: value}), field)
+
+
+def test_chunks_come_once_and_in_order(scene):
+    root, two = scene.block.body.chunks
+    for chunks in ((two, root), (root, root), (root, two, two)):
+        scene.refuse(scene.with_chunks(*chunks), "a chunk of shard")
+
+
+def test_a_chunk_of_a_shard_that_does_not_exist(scene):
+    scene.refuse(scene.with_chunk_header(1, shard=9), "a chunk of shard 9")
+
+
+def test_a_chunk_is_not_empty(scene):
+    scene.refuse(scene.with_transactions(), "empty chunk")
+
+
+def test_transactions_have_to_be_valid(scene):
+    first, second = scene.block.body.chunks[0].transactions
+    for transactions, code in [
+        ((first, first), "wrong_nonce"),
+        ((first, second[:-1]), "malformed"),
+        ((first, second[:-1] + bytes([second[-1] ^ 1])), "bad_signature"),
+        ((first, bytes(9000)), "too_large"),
+    ]:
+        scene.refuse(scene.with_transactions(*transactions), code)
+
+
+def test_a_transaction_of_another_shard_or_chain(scene):
+    world = scene.world
+    payload = Transfer(BOB.public_key, 0, 1)
+    fields = {"nonce": world.tip.height}
+    elsewhere = world.sign(ALICE, payload, shard=1, nonce=0)
+    scene.refuse(scene.with_transactions(encode(elsewhere)), "wrong_shard")
+    foreign = world.sign(ALICE, payload, chain_id=bytes(32), **fields)
+    scene.refuse(scene.with_transactions(encode(foreign)), "wrong_chain")
+
+
+def test_leaving_transactions_out_shows(scene):
+    """Dropping one makes another block, and its header has to say so."""
+    first, _ = scene.block.body.chunks[0].transactions
+    scene.refuse(scene.with_transactions(first), "post_root")
+
+
+# --------------------------------------------------------------------- packets
+
+
+def test_packets_come_in_order_and_are_proven(scene):
+    first, second = scene.block.body.chunks[1].packets
+    assert (first.packet.seq, second.packet.seq) == (0, 1)
+    richer = replace(first.packet, amount=10**15)
+    for packets, match in [
+        ((second,), "packet 1 from shard 0, 0 is next"),
+        ((second, first), "is next"),
+        ((first, first), "packet 0 from shard 0, 1 is next"),
+        ((replace(first, packet=richer), second), "no packet 0 of shard 0"),
+        ((replace(first, source_height=2),), "no packet 0 of shard 0 at height 2"),
+        ((replace(first, source_height=0),), "no packet"),
+        ((replace(first, source_height=99),), "no packet"),
+        ((replace(first, index=1),), "no packet"),
+        ((replace(first, path=()),), "no packet"),
+    ]:
+        scene.refuse(scene.with_packets(*packets, index=1), match)
+
+
+def test_a_packet_for_another_shard(scene):
+    world, other = World(), World()
+    parent = world.build(world.sign(ALICE, Transfer(DAVE.public_key, 1, COIN)))
+    other.tree.add(parent.block_bytes, parent.header.time_ms)
+    held = world.build()
+    (chunk,) = held.block.body.chunks
+    header = replace(chunk.header, shard=2)
+    wrong = replace(chunk, header=header)
+    moved = Scene(world, other, parent, held).with_chunks(wrong)
+    with pytest.raises(InvalidBlock, match="packet for shard 1"):
+        other.tree.add(encode(moved), held.header.time_ms)
+
+
+def test_a_leader_may_leave_packets_for_later(scene):
+    """Consuming fewer is valid; the next block takes them, still in order."""
+    spec = build_chain_spec(build_genesis(chunk_packets=1))
+    world = World(spec=spec)
+    world.build(
+        *[world.sign(ALICE, Transfer(DAVE.public_key, 2, COIN)) for _ in range(3)]
+    )
+    for count in (1, 2, 3):
+        block = world.build()
+        (chunk,) = block.block.body.chunks
+        assert [proof.packet.seq for proof in chunk.packets] == [count - 1]
+    assert world.build().block.body.chunks == ()
+
+
+# ---------------------------------------------------------------------- limits
+
+
+def test_blocks_beyond_the_limits():
+    generous = World(spec=build_chain_spec(build_genesis()))
+    payments = [generous.sign(ALICE, Transfer(BOB.public_key, 0, 1)) for _ in range(12)]
+    held = generous.build(*payments)
+    for limits, match in [
+        ({"block_work": 1500}, "work"),
+        ({"chunk_transactions": 5}, "transactions"),
+    ]:
+        spec = build_chain_spec(build_genesis(**limits))
+        # The same chain but for the limit, so that nothing else differs.
+        strict = World(spec=_with_params(generous.spec, spec.params))
+        with pytest.raises(InvalidBlock, match=match):
+            strict.tree.add(held.block_bytes, held.header.time_ms)
+    spec = _with_params(generous.spec, build_genesis(block_bytes=65536).params.chain)
+    small = World(spec=spec)
+    many = [generous.sign(ALICE, Transfer(BOB.public_key, 0, 1)) for _ in range(600)]
+    long = generous.build(*many)
+    with pytest.raises(InvalidBlock, match="bytes"):
+        small.tree.add(long.block_bytes, long.header.time_ms)
+
+
+def _with_params(spec, params):
+    values = {f.name: getattr(spec, f.name) for f in fields(ChainSpec) if f.init}
+    return ChainSpec(**values | {"params": params})
