@@ -86,7 +86,9 @@ class ChannelPool:
     def find(self, registration: Registration) -> Channel | None:
         """Return our open channel to a provider, as the chain shows it."""
         return self._chain.queries.find_channel(
-            registration.home, self._treasury.address, registration.account
+            payer=self._treasury.address,
+            payee=registration.account,
+            shard=registration.home,
         )
 
     def build_opening(
