@@ -44,9 +44,7 @@ class GoodbyeCode(IntEnum):
     """Another connection between the two nodes is kept instead."""
     PROTOCOL = 4
     SLOW = 5
-    """The receiver did not read for too long."""
-    SILENT = 6
-    """Pings went unanswered."""
+    """The receiver of this did not read for too long."""
 
 
 class ResetCode(IntEnum):

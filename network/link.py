@@ -148,7 +148,7 @@ class Link:
         stood_s = self._mux.publish(topic, payload, direct, trio.current_time())
         is_urgent = self._params.topics[topic].priority <= Priority.BLOCKS
         if is_urgent and stood_s > self._params.queue_age_s:
-            self.end(f"its queue stood for {stood_s:.0f} s")
+            self.end(f"its queue stood for {stood_s:.0f} s", GoodbyeCode.SLOW)
         self.poke()
         return True
 
