@@ -31,7 +31,10 @@ def load_genesis(path: Path) -> Genesis:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CorruptGenesis(f"cannot read {path}: {error}") from error
-    return parse_genesis(text)
+    try:
+        return parse_genesis(text)
+    except CorruptGenesis as error:
+        raise CorruptGenesis(f"{path} is no genesis: {error}") from error
 
 
 def dump_genesis(genesis: Genesis) -> str:
