@@ -457,6 +457,7 @@ class HopSession:
             self.account.count_paid_steps(max(0, self.steps - 1))
         else:
             self.account.give_back(-missing)
+            self.claimed = self.billed
             self.account.count_paid_steps(self.steps)
         if self.phase is not Phase.FINISHED:
             effects.append(Release())
@@ -480,7 +481,7 @@ class HopSession:
             tokens_in=tokens_in,
             tokens_out=covered - tokens_in,
             billed_units=self.billed,
-            claimed_units=min(self.claimed, self.billed),
+            claimed_units=self.claimed,
             decode_us=tuple(self._decode_us),
             code=code,
         )

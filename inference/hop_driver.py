@@ -234,8 +234,8 @@ class HopDriver:
             account.credit(payee.accept_payment(account.channel_id, message.payment))
         except RemoteError as error:
             # Streams of two sessions may overtake each other; then the later payment
-            # has paid for both, and the earlier one brings nothing.
-            if account.sessions == 1:
+            # has paid for both (it is in the pool), and the earlier one brings nothing.
+            if account.sessions == 1 and account.free < message.units:
                 return Violated(Side.REQUESTER, AbortCode.BAD_PAYMENT, str(error))
             log.debug("session %s: overtaken payment: %s", self._name, error)
         return PayArrived(message.units)

@@ -148,8 +148,8 @@ class HopLimits:
     """For a payment that should travel at the same time as the data."""
     compute_s: float = 60.0
     """For the stage worker: a full prefill step on a slow CPU."""
-    settle_s: float = 5.0
-    """For the last payment after Finish."""
+    settle_s: float = 15.0
+    """For the last payment after Finish: longer than the requester waits for the lap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

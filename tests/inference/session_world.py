@@ -356,7 +356,7 @@ class HopNode:
 class Dialer:
     """Opens streams from one node of the world to another."""
 
-    def __init__(self, world: "World", own_id: bytes, tamper: Tamper) -> None:
+    def __init__(self, world: "World", own_id: bytes, tamper: Tamper | None) -> None:
         self._world = world
         self._own_id = own_id
         self._tamper = tamper

@@ -1,0 +1,540 @@
+"""The hop's state machine alone: every event in every phase, and its invariants."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain.contracts.proof import verify_receipt
+from inference.activations import Dtype, compute_digest
+from inference.channel_account import EMPTY_STANDING, ChannelAccount, Standing
+from inference.hop import HopSession, Phase
+from inference.hop_events import (
+    AbortArrived,
+    Blame,
+    Compute,
+    Computed,
+    ComputeFailed,
+    DataArrived,
+    End,
+    Expired,
+    FinishArrived,
+    KeepReceipt,
+    Lost,
+    PayArrived,
+    PoolChanged,
+    ProbeArrived,
+    Release,
+    SaveStanding,
+    Send,
+    Side,
+    Stopping,
+    Violated,
+)
+from inference.hop_ports import HopLimits
+from inference.messages import (
+    Abort,
+    AbortCode,
+    Activity,
+    Data,
+    Finish,
+    Note,
+    Probe,
+    SessionTerms,
+)
+from inference.receipts import Range, sign_input
+from inference.steps import compute_step
+from primitives.keys import SecretKey
+
+HIDDEN = 4
+PROMPT = 5
+KEY = SecretKey(b"\1" * 32)
+SIGNER = SecretKey(b"\2" * 32)
+REQUESTER = b"\3" * 32
+NEXT = b"\4" * 32
+SESSION = b"\5" * 32
+CHAIN = b"\6" * 32
+PREFILL_PRICE = 5 * 2 * 3 // 5
+DECODE_PRICE = 2 * 10 // 5
+
+TERMS = SessionTerms(
+    version=1,
+    chain_id=CHAIN,
+    session=SESSION,
+    attempt=1,
+    provider=KEY.public_key,
+    profile=b"\7" * 32,
+    start=0,
+    end=2,
+    client=b"\x08" * 32,
+    signer=SIGNER.public_key,
+    channel_id=b"\x09" * 32,
+    unit_price=5,
+    input_price=3,
+    output_price=10,
+    prompt_tokens=PROMPT,
+    max_positions=40,
+    hidden_size=HIDDEN,
+    dtype=Dtype.FLOAT32,
+    previous=None,
+    next=NEXT,
+)
+
+
+@dataclass
+class Bench:
+    """One session under test, with a client that knows the rules."""
+
+    prepaid_steps: int = 0
+    terms: SessionTerms = TERMS
+    now_us: int = 0
+    work: Range = field(default_factory=Range)
+    step: int = 0
+
+    def __post_init__(self):
+        self.account = ChannelAccount.load(self.terms.channel_id, EMPTY_STANDING, 0)
+        self.account.sessions = 1
+        self.session = HopSession(
+            terms=self.terms,
+            account=self.account,
+            prepaid_steps=self.prepaid_steps,
+            requester=REQUESTER,
+            sign=KEY.sign,
+            get_expiry=lambda: 99,
+            limits=HopLimits(),
+            now_us=0,
+        )
+
+    def handle(self, event, wait_us=10):
+        self.now_us += wait_us
+        return self.session.handle(event, self.now_us)
+
+    def build_data(self, **changes):
+        """Return the next step as an honest requester sends it, or not quite."""
+        step = compute_step(PROMPT, self.step)
+        body = np.full((step.tokens, HIDDEN), self.step, np.float32).tobytes()
+        self.next_work = self.work.add(step, 0, compute_digest(body), b"")
+        said = None
+        if step.closes_range:
+            said = self.sign(self.next_work)
+        data = Data(
+            session=SESSION,
+            attempt=1,
+            step=self.step,
+            position=step.position,
+            tokens=step.tokens,
+            hidden_size=HIDDEN,
+            dtype=1,
+            timings=(),
+            signed_input=said,
+            receipt=None,
+        )
+        side = changes.pop("side", Side.REQUESTER)
+        body = changes.pop("body", body)
+        return DataArrived(msgspec.structs.replace(data, **changes), body, side)
+
+    def sign(self, work):
+        return sign_input(CHAIN, SESSION, work, SIGNER.public_key, SIGNER.sign)
+
+    def pay(self, units):
+        self.account.credit(units)
+        return self.handle(PayArrived(units))
+
+    def answer(self):
+        """Deliver the step that is being computed."""
+        step = compute_step(PROMPT, self.step)
+        body = np.full((step.tokens, HIDDEN), 0.5, np.float32).tobytes()
+        effects = self.handle(Computed(body, 1000))
+        self.work = Range() if step.closes_range else self.next_work
+        self.step += 1
+        return effects
+
+    def finish(self):
+        said = self.sign(self.work) if self.work.tokens else None
+        return FinishArrived(Finish(SESSION, 1, self.step, said, None), Side.REQUESTER)
+
+    def run_steps(self, count):
+        """Make steps, each paid when the next one begins."""
+        for _ in range(count):
+            assert kinds(self.handle(self.build_data())) == [Compute]
+            self.answer()
+            self.pay(PREFILL_PRICE if self.step == 1 else DECODE_PRICE)
+        return self
+
+
+def kinds(effects):
+    return [type(effect) for effect in effects]
+
+
+def get_abort(effects):
+    """Return the Abort that the requester is sent."""
+    return next(
+        effect.message
+        for effect in effects
+        if isinstance(effect, Send)
+        and effect.side is Side.REQUESTER
+        and isinstance(effect.message, Abort)
+    )
+
+
+def test_a_step_in_order():
+    bench = Bench()
+    (compute,) = bench.handle(bench.build_data())
+    assert (compute.position, compute.tokens) == (0, PROMPT)
+    effects = bench.answer()
+    assert kinds(effects) == [SaveStanding, Send, Send, KeepReceipt]
+    assert effects[1].side is Side.NEXT
+    assert isinstance(effects[2].message, Note)
+    receipt = effects[3].receipt
+    assert effects[1].message.receipt == receipt
+    assert verify_receipt(receipt)
+    assert receipt.price_units == PREFILL_PRICE
+    (timing,) = effects[1].message.timings
+    assert (timing.queue_us, timing.compute_us) == (0, 1000)
+
+
+def test_step_waits_for_the_payment_of_the_one_before():
+    bench = Bench()
+    bench.handle(bench.build_data())
+    bench.answer()
+    assert bench.handle(bench.build_data(), wait_us=5) == []
+    assert bench.session.phase is Phase.HELD
+    assert bench.pay(PREFILL_PRICE - 1) == []
+    (compute,) = bench.pay(1)
+    assert compute == Compute(PROMPT, 1, compute.body)
+    timing = bench.answer()[1].message.timings[0]
+    assert timing.queue_us == 20
+
+
+def test_payment_before_the_data_is_as_good():
+    bench = Bench()
+    bench.handle(bench.build_data())
+    bench.answer()
+    assert bench.pay(PREFILL_PRICE) == []
+    assert kinds(bench.handle(bench.build_data())) == [Compute]
+
+
+def test_units_of_another_session_are_not_taken():
+    bench = Bench()
+    bench.handle(bench.build_data())
+    bench.answer()
+    bench.handle(bench.build_data())
+    bench.account.credit(100)
+    assert bench.handle(PoolChanged()) == []
+    assert bench.account.free == 100
+    assert kinds(bench.handle(PayArrived(PREFILL_PRICE))) == [Compute]
+    assert bench.account.free == 100 - PREFILL_PRICE
+
+
+def test_promise_without_money_waits_for_it():
+    bench = Bench()
+    bench.handle(bench.build_data())
+    bench.answer()
+    bench.handle(bench.build_data())
+    assert bench.handle(PayArrived(PREFILL_PRICE)) == []
+    bench.account.credit(PREFILL_PRICE)
+    assert kinds(bench.handle(PoolChanged())) == [Compute]
+
+
+def test_paying_ahead():
+    bench = Bench(prepaid_steps=2)
+    assert bench.handle(bench.build_data()) == []
+    assert kinds(bench.pay(PREFILL_PRICE)) == [Compute]
+    bench.answer()
+    assert bench.handle(bench.build_data()) == []
+    assert kinds(bench.pay(DECODE_PRICE)) == [Compute]
+    bench.answer()
+    # The third step is trusted.
+    assert kinds(bench.handle(bench.build_data())) == [Compute]
+
+
+WRONG = {
+    "gap": {"step": 1},
+    "attempt": {"attempt": 2},
+    "position": {"position": 1},
+    "tokens": {"tokens": 4},
+    "hidden size": {"hidden_size": 5},
+    "dtype": {"dtype": 2},
+    "short": {"body": bytes(PROMPT * HIDDEN * 4 - 1)},
+    "long": {"body": bytes(PROMPT * HIDDEN * 4 + 1)},
+    "infinite": {"body": b"\0\0\x80\x7f" * PROMPT * HIDDEN},
+    "NaN": {"body": b"\1\0\x80\xff" * PROMPT * HIDDEN},
+    "other bytes": {"body": bytes(PROMPT * HIDDEN * 4 - 4) + b"\0\0\0\1"},
+    "no signed input": {"signed_input": None},
+    "from the wrong side": {"side": Side.NEXT},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_data_ends_the_session(name):
+    bench = Bench()
+    effects = bench.handle(bench.build_data(**WRONG[name]))
+    assert isinstance(effects[0], Blame)
+    culprit = NEXT if name == "from the wrong side" else REQUESTER
+    assert effects[0].peer_id == culprit
+    assert get_abort(effects).culprit == culprit
+    sends = [effect.side for effect in effects if isinstance(effect, Send)]
+    assert sends == [Side.REQUESTER, Side.NEXT]
+    assert kinds(effects)[-3:] == [SaveStanding, Release, End]
+    assert bench.session.phase is Phase.ENDED
+    assert bench.handle(bench.build_data()) == []
+
+
+@pytest.mark.parametrize("changes", [{"attempt": 0}, {"step": 0}, {"step": 1}])
+def test_stale_data_is_ignored(changes):
+    bench = Bench().run_steps(2)
+    assert bench.handle(bench.build_data(**changes)) == []
+    assert kinds(bench.handle(bench.build_data())) == [Compute]
+    # The same step again, while it is computed.
+    assert bench.handle(bench.build_data()) == []
+
+
+def test_two_steps_at_once_are_against_the_rules():
+    bench = Bench()
+    bench.handle(bench.build_data())
+    bench.step = 1
+    effects = bench.handle(bench.build_data())
+    assert get_abort(effects).code == AbortCode.PROTOCOL
+
+
+def test_positions_end_where_the_terms_say():
+    bench = Bench().run_steps(36)
+    effects = bench.handle(bench.build_data())
+    assert "last position" in get_abort(effects).text
+
+
+def test_own_nonsense_is_our_own_fault():
+    for body in (b"", np.full((PROMPT, HIDDEN), np.nan, np.float32).tobytes()):
+        bench = Bench()
+        bench.handle(bench.build_data())
+        effects = bench.handle(Computed(body, 1))
+        assert get_abort(effects).culprit == KEY.public_key
+        assert not any(isinstance(effect, Blame) for effect in effects)
+        assert effects[-1].account.billed_units == 0
+
+
+def test_finish_in_the_middle_of_a_range():
+    bench = Bench().run_steps(4)
+    effects = bench.handle(bench.finish())
+    assert kinds(effects) == [SaveStanding, Send, Send, Release, KeepReceipt]
+    receipt = effects[-1].receipt
+    assert (receipt.first_position, receipt.tokens) == (PROMPT, 3)
+    assert isinstance(effects[1].message, Note)
+    assert effects[2].side is Side.NEXT
+    assert effects[2].message.receipt == receipt
+    effects = bench.handle(Lost(Side.REQUESTER))
+    assert kinds(effects) == [SaveStanding, End]
+    account = effects[-1].account
+    assert account.code == 0
+    assert (account.tokens_in, account.tokens_out) == (PROMPT, 3)
+    assert account.billed_units == PREFILL_PRICE + 3 * DECODE_PRICE
+    assert account.claimed_units == account.billed_units
+    assert bench.account.standing.paid_steps == 4
+
+
+def test_finish_where_a_range_has_just_closed():
+    bench = Bench().run_steps(17)
+    effects = bench.handle(bench.finish())
+    assert kinds(effects) == [Send, Release]
+
+
+@pytest.mark.parametrize("wrong", ["count", "receipt", "phase", "side"])
+def test_wrong_finish(wrong):
+    bench = Bench().run_steps(3)
+    event = bench.finish()
+    if wrong == "count":
+        finish = msgspec.structs.replace(event.finish, steps=2)
+        event = FinishArrived(finish, Side.REQUESTER)
+    elif wrong == "receipt":
+        finish = msgspec.structs.replace(event.finish, signed_input=None)
+        event = FinishArrived(finish, Side.REQUESTER)
+    elif wrong == "phase":
+        bench.handle(bench.build_data())
+    else:
+        event = FinishArrived(event.finish, Side.NEXT)
+    effects = bench.handle(event)
+    assert isinstance(effects[0], Blame)
+    assert bench.session.phase is Phase.ENDED
+
+
+def test_a_session_that_is_cut_off_attests_what_it_delivered():
+    bench = Bench().run_steps(4)
+    effects = bench.handle(Lost(Side.REQUESTER))
+    account = effects[-1].account
+    assert sum(r.price_units for r in account.receipts) == account.billed_units
+    assert account.receipts[-1].previous_hop == bytes(32)
+    assert account.receipts[-1].tokens == 3
+    assert account.code == AbortCode.PEER_LOST
+
+
+def test_whoever_received_other_bytes_attests_nothing_about_them():
+    bench = Bench().run_steps(16)
+    bench.work = Range()
+    effects = bench.handle(bench.build_data())
+    assert get_abort(effects).code == AbortCode.BAD_RECEIPT
+    assert len(effects[-1].account.receipts) == 1
+
+
+def test_unpaid_step_becomes_arrears():
+    bench = Bench()
+    bench.handle(bench.build_data())
+    bench.answer()
+    effects = bench.handle(Lost(Side.REQUESTER))
+    assert bench.account.arrears == PREFILL_PRICE
+    assert effects[-1].account.claimed_units == 0
+    assert bench.account.standing == Standing(PREFILL_PRICE, 0, 1)
+
+
+def test_change_goes_back_to_the_pool():
+    bench = Bench(prepaid_steps=5)
+    bench.pay(PREFILL_PRICE)
+    bench.handle(bench.build_data())
+    bench.handle(ComputeFailed(AbortCode.STAGE_LOST, "gone"))
+    assert (bench.account.free, bench.account.arrears) == (PREFILL_PRICE, 0)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code"),
+    [
+        (lambda b: None, AbortCode.TIMEOUT),
+        (lambda b: b.handle(b.build_data()), AbortCode.TIMEOUT),
+        (lambda b: (b.handle(b.build_data()), b.answer(), b.handle(b.build_data())),
+         AbortCode.UNPAID),
+    ],
+)  # fmt: skip
+def test_deadlines(prepare, code):
+    bench = Bench()
+    prepare(bench)
+    assert bench.session.deadline_us > bench.now_us
+    assert get_abort(bench.handle(Expired())).code == code
+
+
+def test_probe():
+    bench = Bench()
+
+    def ask(step):
+        (send,) = bench.handle(ProbeArrived(Probe(SESSION, step)))
+        return send.message.activity
+
+    assert ask(0) == Activity.NO_DATA
+    bench.handle(bench.build_data())
+    assert ask(0) == Activity.COMPUTING
+    bench.answer()
+    assert (ask(0), ask(1)) == (Activity.DONE, Activity.NO_DATA)
+    bench.handle(bench.build_data())
+    assert ask(1) == Activity.NO_PAYMENT
+
+
+def test_abort_goes_to_the_other_neighbours():
+    for side, others in (
+        (Side.REQUESTER, [Side.NEXT]),
+        (Side.NEXT, [Side.REQUESTER]),
+    ):
+        bench = Bench()
+        abort = Abort(SESSION, 3, "why", NEXT)
+        effects = bench.handle(AbortArrived(abort, side))
+        sends = [effect for effect in effects if isinstance(effect, Send)]
+        assert [(send.side, send.message) for send in sends] == [
+            (other, abort) for other in others
+        ]
+
+
+# Whatever happens
+
+
+class Chaos:
+    """Draws any event at any time and checks what must always hold."""
+
+    def __init__(self, draw, prepaid_steps):
+        self.draw = draw
+        self.bench = Bench(prepaid_steps=prepaid_steps)
+        self.is_computing = False
+        self.releases = 0
+        self.ended = None
+
+    def play(self):
+        bench = self.bench
+        for _ in range(self.draw(st.integers(1, 60))):
+            name = self.draw(st.sampled_from(NAMES))
+            before = bench.session.phase
+            self.check(before, self.make(name))
+
+    def make(self, name):
+        bench = self.bench
+        match name:
+            case "data":
+                return bench.handle(bench.build_data())
+            case "odd data":
+                wrong = self.draw(st.sampled_from(list(WRONG.values())))
+                return bench.handle(bench.build_data(**wrong))
+            case "pay":
+                return bench.pay(self.draw(st.integers(1, 12)))
+            case "promise":
+                return bench.handle(PayArrived(self.draw(st.integers(1, 2**32 - 1))))
+            case "computed":
+                if bench.session.phase is Phase.COMPUTING:
+                    return bench.answer()
+                return bench.handle(Computed(b"", 1))
+            case "finish":
+                return bench.handle(bench.finish())
+            case _:
+                return bench.handle(self.draw(OTHERS))
+
+    def check(self, before, effects):
+        bench, session = self.bench, self.bench.session
+        account = bench.account
+        assert before is not Phase.ENDED or effects == []
+        assert 0 <= session.claimed <= account.claimed <= account.paid
+        assert account.arrears >= 0
+        for effect in effects:
+            if isinstance(effect, Compute):
+                # The interlock, in one line.
+                assert session.claimed >= session.billed
+                assert before is not Phase.COMPUTING
+            self.releases += isinstance(effect, Release)
+            if isinstance(effect, End):
+                assert self.ended is None
+                self.ended = effect.account
+        assert self.releases <= 1
+        if session.phase is Phase.ENDED:
+            assert self.releases == 1
+            assert self.ended is not None
+            total = sum(r.price_units for r in self.ended.receipts)
+            assert total <= self.ended.billed_units
+            assert account.standing.billed_units == session.billed
+            owed = max(0, session.billed - session.claimed)
+            assert account.arrears == owed
+            assert owed <= max(PREFILL_PRICE, DECODE_PRICE)
+
+
+NAMES = ["data"] * 6 + ["pay"] * 6 + ["computed"] * 6 + [
+    "odd data", "promise", "finish", "other",
+]  # fmt: skip
+OTHERS = st.one_of(
+    st.builds(Lost, st.sampled_from([Side.REQUESTER, Side.NEXT])),
+    st.builds(ComputeFailed, st.sampled_from(list(AbortCode)), st.text(max_size=300)),
+    st.builds(
+        AbortArrived,
+        st.builds(Abort, st.just(SESSION), st.integers(0, 65535), st.text(), st.none()),
+        st.sampled_from([Side.REQUESTER, Side.NEXT]),
+    ),
+    st.builds(
+        Violated,
+        st.sampled_from([Side.REQUESTER, Side.NEXT]),
+        st.sampled_from(list(AbortCode)),
+        st.text(max_size=300),
+    ),
+    st.builds(ProbeArrived, st.builds(Probe, st.just(SESSION), st.integers(0, 99))),
+    st.just(PoolChanged()),
+    st.just(Expired()),
+    st.just(Stopping()),
+)
+
+
+@settings(max_examples=200)
+@given(st.data(), st.integers(0, 5))
+def test_invariants_hold_whatever_happens(data, prepaid_steps):
+    Chaos(data.draw, prepaid_steps).play()
