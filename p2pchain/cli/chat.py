@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2pchain.cli.options import add_command, positive
 from p2pchain.cli.output import Output, format_amount
-from p2pchain.cli.rpc_client import RpcClient, RpcError
+from p2pchain.cli.rpc_client import NodeUnreachable, RpcClient, RpcError
 from p2pchain.cli.session import open_client
 
 if TYPE_CHECKING:
@@ -89,7 +89,15 @@ def _converse(
         if not question.strip():
             continue
         messages.append({"role": "user", "content": question.strip()})
-        answer = _ask(client, settings | {"messages": messages}, show=True)
+        try:
+            answer = _ask(client, settings | {"messages": messages}, show=True)
+        except NodeUnreachable:
+            raise
+        except RpcError as error:
+            # One question went wrong; the conversation can go on without it.
+            print(f"\np2pchain: {error}", file=sys.stderr)
+            messages.pop()
+            continue
         messages.append({"role": "assistant", "content": answer["content"]})
         if not quiet:
             print(_describe(answer), file=sys.stderr)
