@@ -312,7 +312,9 @@ class Network:
             watcher(peer_id, is_connected)
 
     def _charge(self, peer_id: PeerId, fault: Fault, reason: str) -> None:
-        log.info("peer %s: %s (%s)", peer_id.hex()[:8], reason, fault.name.lower())
+        # A flood is counted once a second but reported with every message.
+        level = logging.DEBUG if fault is Fault.FLOOD else logging.INFO
+        log.log(level, "peer %s: %s (%s)", peer_id.hex()[:8], reason, fault.name)
         if self._scores.charge(peer_id, fault, trio.current_time()):
             log.warning("peer %s is banned: %s", peer_id.hex()[:8], reason)
             self._connections.drop(peer_id, f"banned: {reason}", GoodbyeCode.BANNED)

@@ -57,7 +57,7 @@ class TopicParams:
     queue_count: int = 4096
     """Messages waiting for one peer to read, or for our check, per peer."""
     queue_bytes: int = 8 * MIB
-    """Bytes waiting likewise."""
+    """Bytes waiting likewise: a second of the budget, or 64 peers would not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +77,18 @@ TOPICS: Mapping[Topic, TopicParams] = MappingProxyType(
     {
         # A vote is about 200 bytes, a certificate with attendance below 1 KiB; 128
         # validators in a one-second view send some 500 of them through one peer.
-        Topic.CONSENSUS: TopicParams(Priority.CONSENSUS, 256 * KIB, 4000, 4 * MIB),
+        Topic.CONSENSUS: TopicParams(
+            Priority.CONSENSUS, 256 * KIB, 4000, 4 * MIB, queue_bytes=4 * MIB
+        ),
         # One encoded block is at most 4 MiB (primitives.codec) and some envelope.
         Topic.BLOCKS: TopicParams(
             Priority.BLOCKS, 4 * MIB + 64 * KIB, 64, 16 * MIB, 64, 16 * MIB
         ),
         Topic.TRANSACTIONS: TopicParams(
-            Priority.TRANSACTIONS, 128 * KIB, 4000, 4 * MIB
+            Priority.TRANSACTIONS, 128 * KIB, 4000, 4 * MIB, queue_bytes=4 * MIB
         ),
-        Topic.WORK: TopicParams(Priority.TRANSACTIONS, 128 * KIB, 2000, 2 * MIB),
+        Topic.WORK: TopicParams(
+            Priority.TRANSACTIONS, 128 * KIB, 2000, 2 * MIB, queue_bytes=2 * MIB
+        ),
     }
 )

@@ -51,9 +51,6 @@ def test_the_page_lists_all_codes_and_topics() -> None:
         assert f"{code.value} {code.name}" in text
     for topic, params in TOPICS.items():
         rate = f"{params.count_per_s:,} messages, {params.bytes_per_s >> 20} MiB"
-        row = next(
-            r
-            for r in text.splitlines()
-            if r.startswith(f"| {topic.value} {topic.name.lower()}")
-        )
+        start = f"| {topic.value} {topic.name.lower()} |"
+        row = next(line for line in text.splitlines() if line.startswith(start))
         assert row.endswith(f"{rate} |")
