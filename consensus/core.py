@@ -39,8 +39,6 @@ from dataclasses import dataclass
 
 from consensus.book import CertificateBook, Tip
 from consensus.certificates import (
-    build_certificate,
-    merge_votes,
     validate_certificate,
 )
 from consensus.effects import (
@@ -83,16 +81,16 @@ from consensus.messages import (
     Proposal,
     Propose,
     Vote,
-    compute_finalize_bytes,
-    compute_notarize_bytes,
-    compute_nullify_bytes,
     get_view,
 )
 from consensus.params import ConsensusParams
-from consensus.pool import MAX_PER_SIGNER, PooledVote, VoteVerifier, get_subject
+from consensus.place import find_fault, is_next
+from consensus.pool import PooledVote
 from consensus.round import Round
 from consensus.scheme import SignatureScheme, Signer
+from consensus.tally import Tally
 from consensus.validators import ValidatorSet
+from consensus.voter import Voter
 
 VIEWS_BEHIND = 8
 """Votes are taken for that many views before ours: attendance and late finality."""
@@ -134,16 +132,21 @@ class Core:
     ) -> None:
         self._config = config
         self._validators = config.validators
-        key = config.signer.public_key if config.signer is not None else b""
-        self._index = self._validators.find_index(key)
-        self._verifier = VoteVerifier(config.chain_id, config.validators, config.scheme)
+        self._voter = Voter(
+            config.chain_id, config.epoch, config.validators, config.signer
+        )
         self._book = CertificateBook(tip)
         self._rounds: dict[int, Round] = {}
         self._early: tuple[Propose, bytes | None] | None = None
         self._effects: list[Effect] = []
+        self._tally = Tally(
+            config.chain_id,
+            config.epoch,
+            config.validators,
+            config.scheme,
+            emit=lambda effect: self._effects.append(effect),
+        )
         self._view = tip.view + 1
-        self._silent_until = 0
-        self._last_finalize: Finalize | None = None
         self._restore(records, held)
 
     @property
@@ -154,7 +157,7 @@ class Core:
     @property
     def index(self) -> int | None:
         """Our place in the validator set; None while we only listen."""
-        return self._index
+        return self._voter.index
 
     @property
     def book(self) -> CertificateBook:
@@ -253,12 +256,13 @@ class Core:
     def _repeat(self) -> None:
         """R7: repeat our votes of this view and the best entering certificate."""
         round = self._get_round(self._view)
-        votes: list[Vote | None] = [round.notarize, round.nullify, self._last_finalize]
+        last = self._voter.last_finalize
+        votes: list[Vote | None] = [round.notarize, round.nullify, last]
         for vote in votes:
             if vote is not None:
                 self._effects.append(Broadcast(vote, is_repeat=True))
         entering = self._book.find_entering(self._view - 1)
-        if entering is not None and self._index is not None:
+        if entering is not None and self._voter.index is not None:
             self._effects.append(Broadcast(entering, is_repeat=True))
         for wanted in self._book.find_wanted():
             self._effects.append(FetchBlock(wanted))
@@ -294,17 +298,19 @@ class Core:
             round.scheduled_parent = ancestry.parent_hash
             self._effects.append(ScheduleProposal(view, ancestry.parent_hash))
             return
-        assert self._index is not None
+        assert self._voter.index is not None
         bitmap, signature = b"", b""
         if ancestry.notarization is not None:
-            bitmap, signature = self._compute_attendance(ancestry.notarization)
+            bitmap, signature = self._tally.compute_attendance(
+                self._rounds.get(ancestry.parent_view), ancestry.notarization
+            )
         self._effects.append(
             BuildBlock(
                 epoch=self._config.epoch,
                 view=view,
                 parent_view=ancestry.parent_view,
                 parent_hash=ancestry.parent_hash,
-                proposer=self._index,
+                proposer=self._voter.index,
                 bitmap=bitmap,
                 signature=signature,
             )
@@ -329,29 +335,14 @@ class Core:
         )
         self._book.add_held(proposal)
         round.candidate = proposal
-        vote = self._sign_notarize(proposal)
-        round.notarize = vote
+        vote = self._voter.notarize(round, proposal)
+        assert vote is not None
         self._effects.append(Persist(vote))
         self._effects.append(Broadcast(Propose(event.block, vote, ancestry.just)))
         self._pool_own(round, vote)
 
     def _may_propose(self, round: Round) -> bool:
-        return (
-            self._index == round.leader
-            and round.view > self._silent_until
-            and round.notarize is None
-            and round.nullify is None
-        )
-
-    def _compute_attendance(self, notarization: Certificate) -> tuple[bytes, bytes]:
-        """Return all Notarize votes for the parent that we hold, as one."""
-        votes: dict[int, bytes] = {}
-        round = self._rounds.get(notarization.view)
-        if round is not None:
-            self._drop_forged(round.notarize_pool.get_votes(notarization.proposal))
-            pooled = round.notarize_pool.get_votes(notarization.proposal)
-            votes = {signer: entry.vote.signature for signer, entry in pooled.items()}
-        return merge_votes(notarization, votes, self._validators, self._config.scheme)
+        return self._voter.index == round.leader and self._voter.may_notarize(round)
 
     # Proposals of others
 
@@ -372,7 +363,7 @@ class Core:
             return self._refuse(sender, Reason.DUPLICATE)
         if self._early is not None and self._early[0].notarize == propose.notarize:
             return self._refuse(sender, Reason.DUPLICATE)
-        if not self._verifier.verify(propose.notarize):
+        if not self._tally.verify(propose.notarize):
             return self._refuse(sender, Reason.BAD_SIGNATURE)
         if is_wanted and proposal.view != self._view:
             self._effects.append(CheckBlock(proposal, propose.block, sender))
@@ -390,41 +381,21 @@ class Core:
         return self._early is None or get_view(self._early[0])[1] < proposal.view
 
     def _adopt_just(self, propose: Propose, sender: bytes | None) -> bool:
-        """Check the place of a proposal that its leader signed; adopt what proves it.
-
-        The proposal is signed and costs its leader the view when it contradicts
-        itself; the certificates beside it are not, and cost the sender only.
-        """
-        proposal, just = propose.notarize.proposal, propose.just
-        parent_view = proposal.parent_view
-        if parent_view >= proposal.view or parent_view < self._book.tip.view:
-            self._blame_leader(proposal, sender, "its parent is not before it")
+        """Check the place of a signed proposal; adopt the certificates for it."""
+        proposal = propose.notarize.proposal
+        fault = find_fault(propose, self._book.tip.view)
+        if fault is not None:
+            reason, detail = fault
+            if reason is Reason.BAD_PROPOSAL:
+                self._blame_leader(proposal, sender, detail)
+            else:
+                self._refuse(sender, reason, detail)
             return False
-        is_root = parent_view == 0
-        skipped = just if is_root else just[1:]
-        views = [certificate.view for certificate in skipped]
-        if (not is_root and not just) or views != list(
-            range(parent_view + 1, proposal.view)
-        ):
-            self._refuse(sender, Reason.BAD_JUST, "views that are not contiguous")
-            return False
-        if any(certificate.kind != Kind.NULLIFICATION for certificate in skipped):
-            self._refuse(sender, Reason.BAD_JUST, "a skipped view not nullified")
-            return False
-        if is_root:
-            is_right = proposal.parent_hash == self._book.root_hash
-            height = 0
-        else:
-            parent = just[0].proposal
-            if parent is None or parent.view != parent_view:
-                self._refuse(sender, Reason.BAD_JUST, "no certificate of the parent")
-                return False
-            is_right, height = parent.block_hash == proposal.parent_hash, parent.height
-        for certificate in just:
+        for certificate in propose.just:
             if not self._adopt_untrusted(certificate):
                 self._refuse(sender, Reason.BAD_JUST, "a false certificate")
                 return False
-        if not is_right or proposal.height != height + 1:
+        if not is_next(propose, self._book.root_hash):
             self._blame_leader(proposal, sender, "it does not follow its parent")
             return False
         return True
@@ -440,7 +411,7 @@ class Core:
         """R1: have the first proposal of the view checked; notice a second one."""
         proposal = propose.notarize.proposal
         round = self._get_round(proposal.view)
-        self._admit(round, PooledVote(propose.notarize, None, is_verified=True))
+        self._tally.admit(round, PooledVote(propose.notarize, None, is_verified=True))
         if round.candidate is None:
             round.candidate = proposal
         elif round.candidate != proposal:
@@ -455,7 +426,7 @@ class Core:
         certificates = self._book.add_held(proposal)
         round = self._rounds.get(self._view)
         if round is not None and round.candidate == proposal:
-            self._notarize(round, proposal)
+            self._send_vote(round, self._voter.notarize(round, proposal))
         for certificate in certificates:
             self._on_certified(certificate)
 
@@ -472,59 +443,27 @@ class Core:
 
     # Voting
 
-    def _notarize(self, round: Round, proposal: Proposal) -> None:
-        """R1, the vote."""
-        if self._index is None or round.view <= self._silent_until:
-            return
-        if round.notarize is not None or round.nullify is not None:
-            return
-        vote = round.notarize = self._sign_notarize(proposal)
-        self._send_vote(round, vote)
-
     def _finalize(self, proposal: Proposal) -> None:
-        """R2, the vote: only where we did not and never will nullify."""
+        """R2, the vote; spared where the view's nullification is known."""
         round = self._get_round(proposal.view)
-        if self._index is None or round.finalize is not None:
-            return
-        if round.nullify is not None or round.is_equivocal:
-            return
-        if proposal.view in self._book.nullifications:
-            return
-        message = compute_finalize_bytes(self._config.chain_id, proposal)
-        vote = Finalize(proposal, self._index, self._sign(message))
-        round.finalize = self._last_finalize = vote
-        self._send_vote(round, vote)
+        if proposal.view not in self._book.nullifications:
+            self._send_vote(round, self._voter.finalize(round, proposal))
 
     def _nullify(self) -> None:
-        """R4: leave the current view, unless we finalized it."""
+        """R4; spared where the view is final elsewhere and nobody needs our leave."""
         round = self._get_round(self._view)
-        if self._index is None or round.finalize is not None:
+        if self._book.best_final_view < self._view:
+            self._send_vote(round, self._voter.nullify(round))
+
+    def _send_vote(self, round: Round, vote: Vote | None) -> None:
+        if vote is None:
             return
-        if round.nullify is not None or self._book.best_final_view >= self._view:
-            # The view is final elsewhere: nobody needs our leave to leave it.
-            return
-        epoch = self._config.epoch
-        message = compute_nullify_bytes(self._config.chain_id, epoch, self._view)
-        vote = Nullify(epoch, self._view, self._index, self._sign(message))
-        round.nullify = vote
-        self._send_vote(round, vote)
-
-    def _sign_notarize(self, proposal: Proposal) -> Notarize:
-        assert self._index is not None
-        message = compute_notarize_bytes(self._config.chain_id, proposal)
-        return Notarize(proposal, self._index, self._sign(message))
-
-    def _sign(self, message: bytes) -> bytes:
-        assert self._config.signer is not None
-        return self._config.signer.sign(message)
-
-    def _send_vote(self, round: Round, vote: Vote) -> None:
         self._effects.append(Persist(vote))
         self._effects.append(Broadcast(vote))
         self._pool_own(round, vote)
 
     def _pool_own(self, round: Round, vote: Vote) -> None:
-        self._admit(round, PooledVote(vote, None, is_verified=True))
+        self._tally.admit(round, PooledVote(vote, None, is_verified=True))
         self._try_certify(round, vote)
 
     # Votes of others
@@ -543,10 +482,10 @@ class Core:
         pooled = PooledVote(vote, sender, is_verified=False)
         if isinstance(vote, Nullify) and vote.signer == round.leader:
             # Acted upon alone (R4), so verified alone.
-            pooled.is_verified = self._verifier.verify(vote)
+            pooled.is_verified = self._tally.verify(vote)
             if not pooled.is_verified:
                 return self._refuse(sender, Reason.BAD_SIGNATURE)
-        if not self._admit(round, pooled):
+        if not self._tally.admit(round, pooled):
             return None
         self._try_certify(round, vote)
         if pooled.is_verified and isinstance(vote, Nullify) and view == self._view:
@@ -557,63 +496,14 @@ class Core:
     def _oldest_view(self) -> int:
         return max(self._book.tip.view, self._view - VIEWS_BEHIND, 1)
 
-    def _admit(self, round: Round, pooled: PooledVote) -> bool:
-        """Pool a vote; verify it first where its signer already has another one."""
-        pool, vote = round.get_pool(pooled.vote), pooled.vote
-        known = list(pool.find(vote.signer))
-        same = [entry for entry in known if entry.vote == vote]
-        if same:
-            if pooled.is_verified:
-                same[0].is_verified = True
-            self._refuse(pooled.sender, Reason.DUPLICATE)
-            return False
-        if sum(entry.is_verified for entry in known) >= MAX_PER_SIGNER:
-            self._refuse(pooled.sender, Reason.SURPLUS)
-            return False
-        if known:
-            pooled.is_verified = pooled.is_verified or self._verifier.verify(vote)
-            if not pooled.is_verified:
-                self._refuse(pooled.sender, Reason.BAD_SIGNATURE)
-                return False
-            for forged in pool.settle_rivals(vote.signer, self._verifier.verify):
-                self._refuse(forged.sender, Reason.BAD_SIGNATURE)
-            for rival in pool.find(vote.signer):
-                self._on_conflict(round, rival.vote, vote)
-        pool.add(pooled)
-        return True
-
-    def _on_conflict(self, round: Round, first: Vote, second: Vote) -> None:
-        self._effects.append(Conflict(first, second))
-        if isinstance(first, Notarize) and first.signer == round.leader:
-            round.is_equivocal = True
-
     def _try_certify(self, round: Round, vote: Vote) -> None:
         """R2, R3, R5: make the certificate once a quorum of votes verifies."""
-        subject, pool = get_subject(vote), round.get_pool(vote)
         if self._book.is_certified(vote):
             return
-        if not self._validators.has_quorum(pool.get_votes(subject)):
-            return
-        self._drop_forged(pool.get_votes(subject))
-        votes = pool.get_votes(subject)
-        if not self._validators.has_quorum(votes):
-            return
-        certificate = build_certificate(
-            _KIND_OF[type(vote)],
-            subject if subject is not None else (self._config.epoch, round.view),
-            {signer: entry.vote.signature for signer, entry in votes.items()},
-            self._validators,
-            self._config.scheme,
-        )
-        self._effects.append(Broadcast(certificate))
-        self._adopt(certificate)
-
-    def _drop_forged(self, votes: dict[int, PooledVote]) -> None:
-        doubtful = [entry for entry in votes.values() if not entry.is_verified]
-        for forged in self._verifier.find_forged(doubtful):
-            vote = forged.vote
-            self._rounds[get_view(vote)[1]].get_pool(vote).remove([forged])
-            self._refuse(forged.sender, Reason.BAD_SIGNATURE)
+        certificate = self._tally.count(round, vote)
+        if certificate is not None:
+            self._effects.append(Broadcast(certificate))
+            self._adopt(certificate)
 
     # Certificates
 
@@ -681,9 +571,9 @@ class Core:
             return
         self._effects.append(Decide(certificate))
         self._book.set_tip(certificate)
-        last = self._last_finalize
+        last = self._voter.last_finalize
         if last is not None and last.proposal.view <= self._book.tip.view:
-            self._last_finalize = None
+            self._voter.last_finalize = None
 
     def _retry_proposal(self) -> None:
         """Something new: a leader that waited for a parent may look again."""
@@ -699,36 +589,32 @@ class Core:
         A vote that the log does not hold was never sent, but the view's block may
         have been: we neither propose nor notarize there again.
         """
+        silent_until = 0
         for record in records:
             epoch, view = get_view(record)
             if epoch != self._config.epoch:
                 continue
             match record:
                 case Notarize() | Nullify() | Finalize():
-                    self._silent_until = max(self._silent_until, view)
+                    silent_until = max(silent_until, view)
                     self._view = max(self._view, view)
                     self._restore_vote(record)
                 case Certificate():
-                    self._silent_until = max(self._silent_until, view + 1)
+                    silent_until = max(silent_until, view + 1)
                     proposal = record.proposal
                     if proposal is not None and proposal.block_hash in held:
                         self._book.add_held(proposal)
                     if not self._book.is_stale(record):
                         self._book.restore(record)
+        self._voter.silent_until = silent_until
         self._view = max(self._view, self._book.get_passed_view() + 1)
 
     def _restore_vote(self, vote: Vote) -> None:
         _, view = get_view(vote)
-        if view < self._book.tip.view or vote.signer != self._index:
+        if view < self._book.tip.view or vote.signer != self._voter.index:
             return
         round = self._get_round(view)
-        match vote:
-            case Notarize():
-                round.notarize = vote
-            case Nullify():
-                round.nullify = vote
-            case Finalize():
-                round.finalize = self._last_finalize = vote
+        self._voter.restore(round, vote)
         round.get_pool(vote).add(PooledVote(vote, None, is_verified=True))
 
     def _get_round(self, view: int) -> Round:
@@ -757,10 +643,3 @@ class Core:
     def _take_effects(self) -> list[Effect]:
         effects, self._effects = self._effects, []
         return effects
-
-
-_KIND_OF: dict[type, Kind] = {
-    Notarize: Kind.NOTARIZATION,
-    Nullify: Kind.NULLIFICATION,
-    Finalize: Kind.FINALIZATION,
-}

@@ -1,0 +1,54 @@
+"""
+Where a proposal stands in the chain, and whether what comes with it proves it.
+
+The proposal itself is signed by the leader, so a contradiction in it is the leader's
+fault.  The certificates beside it are not: whoever passes the message on could have
+changed them, so they cost the sender only.
+"""
+
+from consensus.effects import Reason
+from consensus.messages import Kind, Propose
+
+Fault = tuple[Reason, str]
+"""BAD_PROPOSAL is the leader's, BAD_JUST the sender's; and what is wrong."""
+
+
+def find_fault(propose: Propose, tip_view: int) -> Fault | None:
+    """Return what is wrong with the views that a proposal names and skips.
+
+    Args:
+        propose: Signed by the leader; its certificates not verified yet.
+        tip_view: View of the last final block, below which nothing can be built.
+    """
+    proposal, just = propose.notarize.proposal, propose.just
+    parent_view = proposal.parent_view
+    if not tip_view <= parent_view < proposal.view:
+        return Reason.BAD_PROPOSAL, f"parent in view {parent_view}"
+    skipped = just
+    if parent_view > 0:
+        parent = just[0].proposal if just else None
+        if parent is None or just[0].view != parent_view:
+            return Reason.BAD_JUST, "no certificate of the parent"
+        skipped = just[1:]
+    if any(certificate.kind != Kind.NULLIFICATION for certificate in skipped):
+        return Reason.BAD_JUST, "a skipped view that is not nullified"
+    views = [certificate.view for certificate in skipped]
+    if views != list(range(parent_view + 1, proposal.view)):
+        return Reason.BAD_JUST, "skipped views that are not contiguous"
+    return None
+
+
+def is_next(propose: Propose, root_hash: bytes) -> bool:
+    """Tell whether a proposal follows its parent, whose certificate is verified.
+
+    Args:
+        propose: `find_fault` found nothing.
+        root_hash: The genesis block's hash.
+    """
+    proposal = propose.notarize.proposal
+    if proposal.parent_view == 0:
+        return (proposal.parent_hash, proposal.height) == (root_hash, 1)
+    parent = propose.just[0].proposal
+    assert parent is not None
+    after = parent.block_hash, parent.height + 1
+    return (proposal.parent_hash, proposal.height) == after

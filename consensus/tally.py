@@ -1,0 +1,122 @@
+"""
+Counting votes: which to pool, which to verify when, and when they make a certificate.
+"""
+
+from collections.abc import Callable
+
+from consensus.certificates import build_certificate, merge_votes
+from consensus.effects import Conflict, Effect, Reason, Refuse
+from consensus.messages import Certificate, Finalize, Kind, Notarize, Nullify, Vote
+from consensus.pool import MAX_PER_SIGNER, PooledVote, VoteVerifier, get_subject
+from consensus.round import Round
+from consensus.scheme import SignatureScheme
+from consensus.validators import ValidatorSet
+
+KIND_OF: dict[type[Vote], Kind] = {
+    Notarize: Kind.NOTARIZATION,
+    Nullify: Kind.NULLIFICATION,
+    Finalize: Kind.FINALIZATION,
+}
+"""What a quorum of such votes certifies."""
+
+
+class Tally:
+    """Counts the votes of one epoch.
+
+    Args:
+        chain_id: Part of what is signed.
+        epoch: The epoch.
+        validators: Its set.
+        scheme: Verifies and adds signatures.
+        emit: Takes `Refuse` and `Conflict` effects.
+    """
+
+    def __init__(
+        self,
+        chain_id: bytes,
+        epoch: int,
+        validators: ValidatorSet,
+        scheme: SignatureScheme,
+        emit: Callable[[Effect], None],
+    ) -> None:
+        self._epoch = epoch
+        self._validators = validators
+        self._scheme = scheme
+        self._verifier = VoteVerifier(chain_id, validators, scheme)
+        self._emit = emit
+
+    def verify(self, vote: Vote) -> bool:
+        """Tell whether the signer, who is in the set, signed `vote`."""
+        return self._verifier.verify(vote)
+
+    def admit(self, round: Round, pooled: PooledVote) -> bool:
+        """Pool a vote; verify it first where its signer already has another one."""
+        pool, vote = round.get_pool(pooled.vote), pooled.vote
+        known = list(pool.find(vote.signer))
+        same = [entry for entry in known if entry.vote == vote]
+        if same:
+            if pooled.is_verified:
+                same[0].is_verified = True
+            self._emit(Refuse(pooled.sender, Reason.DUPLICATE))
+            return False
+        if sum(entry.is_verified for entry in known) >= MAX_PER_SIGNER:
+            self._emit(Refuse(pooled.sender, Reason.SURPLUS))
+            return False
+        if known and not self._settle_rivals(round, pooled):
+            return False
+        pool.add(pooled)
+        return True
+
+    def count(self, round: Round, vote: Vote) -> Certificate | None:
+        """Return the certificate of `vote`'s subject once a quorum verifies."""
+        pool, subject = round.get_pool(vote), get_subject(vote)
+        if not self._validators.has_quorum(pool.get_votes(subject)):
+            return None
+        self._drop_forged(round, vote)
+        votes = pool.get_votes(subject)
+        if not self._validators.has_quorum(votes):
+            return None
+        return build_certificate(
+            KIND_OF[type(vote)],
+            subject if subject is not None else (self._epoch, round.view),
+            {signer: entry.vote.signature for signer, entry in votes.items()},
+            self._validators,
+            self._scheme,
+        )
+
+    def compute_attendance(
+        self, round: Round | None, notarization: Certificate
+    ) -> tuple[bytes, bytes]:
+        """Return bitmap and sum of all votes that we hold for a certified block."""
+        votes: dict[int, bytes] = {}
+        pool = round.notarize_pool.get_votes(notarization.proposal) if round else {}
+        if round is not None and pool:
+            self._drop_forged(round, next(iter(pool.values())).vote)
+            pool = round.notarize_pool.get_votes(notarization.proposal)
+            votes = {signer: entry.vote.signature for signer, entry in pool.items()}
+        return merge_votes(notarization, votes, self._validators, self._scheme)
+
+    def _settle_rivals(self, round: Round, pooled: PooledVote) -> bool:
+        """Verify a vote and the others of its signer; False when it is forged."""
+        pool, vote = round.get_pool(pooled.vote), pooled.vote
+        pooled.is_verified = pooled.is_verified or self.verify(vote)
+        if not pooled.is_verified:
+            self._emit(Refuse(pooled.sender, Reason.BAD_SIGNATURE))
+            return False
+        for forged in pool.settle_rivals(vote.signer, self.verify):
+            self._emit(Refuse(forged.sender, Reason.BAD_SIGNATURE))
+        for rival in pool.find(vote.signer):
+            self._emit(Conflict(rival.vote, vote))
+            if isinstance(vote, Notarize) and vote.signer == round.leader:
+                round.is_equivocal = True
+        return True
+
+    def _drop_forged(self, round: Round, vote: Vote) -> None:
+        """Verify all votes of `vote`'s subject; forged ones go."""
+        pool = round.get_pool(vote)
+        entries = pool.get_votes(get_subject(vote)).values()
+        doubtful = [entry for entry in entries if not entry.is_verified]
+        forged = self._verifier.find_forged(doubtful)
+        pool.remove(forged)
+        for entry in forged:
+            self._emit(Refuse(entry.sender, Reason.BAD_SIGNATURE))
