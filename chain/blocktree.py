@@ -327,18 +327,24 @@ class BlockTree:
         """
         try:
             blocks = [decode_block(data) for data in self.store.iterate_pending()]
-            for block in sorted(blocks, key=lambda block: block.header.height):
-                self._load_one(block)
+            blocks.sort(key=lambda block: block.header.height)
+            stale = [block for block in blocks if not self._load_one(block)]
         except InvalidBlock as error:
             raise StoreError(f"a saved block is not valid: {error}") from error
+        if stale:
+            names = [compute_block_hash(block.header) for block in stale]
+            keys = [build_key(b"U", name) for name in names]
+            self.store.kv.write(dict.fromkeys(keys), sync=True)
 
-    def _load_one(self, block: Block) -> None:
+    def _load_one(self, block: Block) -> bool:
+        """Hold a saved block; False if nothing that we hold leads to it."""
         try:
-            parent = self._get_parent(block)
-        except MissingParent:
-            return
+            parent = self.get(block.header.parent_hash)
+        except UnknownBlock:
+            return False
         held = self._hold(block, encode(block), self._process(parent, block))
         self._saved.add(held.block_hash)
+        return True
 
     def _get_parent(self, block: Block) -> HeldBlock:
         parent_hash = block.header.parent_hash

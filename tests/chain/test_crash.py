@@ -138,13 +138,14 @@ def test_saving_twice_writes_once():
     world.tree.save_pending(block.block_hash)
 
 
-def test_a_saved_block_without_its_parent_is_left_alone():
+def test_a_saved_block_to_which_nothing_leads_is_forgotten():
     world = World()
     first = world.build()
     second = world.build()
     world.tree.save_pending(second.block_hash)
     world.store.write({build_key(b"U", first.block_hash): None}, sync=True)
     assert world.reopen().pending == ()
+    assert list(world.tree.store.iterate_pending()) == []
 
 
 def test_the_database_of_another_chain():
