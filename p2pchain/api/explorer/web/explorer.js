@@ -14,7 +14,7 @@ function el(name, attributes, ...children) {
     if (key === "style") Object.assign(node.style, value);
     else if (value !== null && value !== undefined) node.setAttribute(key, value);
   }
-  for (const child of children.flat()) {
+  for (const child of children.flat(Infinity)) {
     if (child !== null && child !== undefined) node.append(child);
   }
   return node;
