@@ -53,8 +53,12 @@ from primitives.types import Height, ShardId, TimeMs
 from shards.chunk import ChunkHeader, get_count
 from shards.packet import PacketProof
 
-MAX_PENDING = 64
-"""Unfinalised blocks in memory: a minute of views, at most 64 MiB of bytes."""
+MAX_UNSAVED = 64
+"""Blocks that nobody is known to have certified: a minute of views, at most 64 MiB."""
+
+MAX_SAVED = 4096
+"""Certified blocks that are not final yet; each one took a quorum and a view, so this
+is more than an hour in which every view got a block and none became final."""
 
 
 class BlockTree:
@@ -386,8 +390,10 @@ class BlockTree:
             results=processed.results,
             emitted=compute_emitted(processed, block.header.height),
         )
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._pending) - len(self._saved) >= MAX_UNSAVED:
             self._evict(held.parent_hash)
+        if len(self._pending) >= MAX_SAVED + MAX_UNSAVED:
+            raise TooManyPending(f"{len(self._pending)} blocks and none becomes final")
         self._pending[held.block_hash] = held
         return held
 
@@ -400,7 +406,7 @@ class BlockTree:
             if held.block_hash not in parents and held.block_hash not in self._saved
         ]
         if not leaves:
-            raise TooManyPending(f"{len(self._pending)} blocks, all of them saved")
+            raise TooManyPending(f"{len(self._pending)} blocks in one line")
         del self._pending[min(leaves, key=lambda held: held.header.view).block_hash]
 
     def _walk(self, held: HeldBlock) -> Iterator[HeldBlock]:

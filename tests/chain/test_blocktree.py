@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from chain_world import ALICE, BOB, COIN, DAVE, SPEC, World, build_genesis
 
-from chain.blocktree import MAX_PENDING
+from chain import blocktree
+from chain.blocktree import MAX_UNSAVED
 from chain.contracts.transfer import Transfer
 from chain.errors import (
     ConflictingFinal,
@@ -177,28 +178,38 @@ def test_the_number_of_pending_blocks_is_bounded(world):
     kept = world.build(view=1)
     world.tree.save_pending(kept.block_hash)
     final = world.tree.final
-    blocks = [world.build(parent=final, view=2 + i) for i in range(MAX_PENDING)]
-    assert len(world.tree.pending) == MAX_PENDING
+    views = range(2, 3 + MAX_UNSAVED)
+    blocks = [world.build(parent=final, view=view) for view in views]
+    assert len(world.tree.pending) == MAX_UNSAVED + 1
     assert world.tree.has(kept.block_hash)
     assert not world.tree.has(blocks[0].block_hash)
     assert world.tree.has(blocks[-1].block_hash)
 
 
-def test_saved_blocks_are_never_evicted(world):
-    for _ in range(MAX_PENDING):
+def test_saved_blocks_are_never_evicted(world, monkeypatch):
+    monkeypatch.setattr(blocktree, "MAX_UNSAVED", 2)
+    monkeypatch.setattr(blocktree, "MAX_SAVED", 3)
+    for _ in range(5):
         block = world.build()
-    world.tree.save_pending(block.block_hash)
+        world.tree.save_pending(block.block_hash)
     with pytest.raises(TooManyPending):
         world.build()
     world.finalize(block)
-    assert world.tree.final_height == MAX_PENDING
+    assert world.tree.final_height == 5
+
+
+def test_a_line_of_unsaved_blocks_ends(world, monkeypatch):
+    monkeypatch.setattr(blocktree, "MAX_UNSAVED", 2)
+    world.build(), world.build()
+    with pytest.raises(TooManyPending):
+        world.build()
 
 
 def test_a_parent_is_not_evicted_for_its_child(world):
     blocks = [
-        world.build(parent=world.tree.final, view=1 + i) for i in range(MAX_PENDING)
+        world.build(parent=world.tree.final, view=1 + i) for i in range(MAX_UNSAVED)
     ]
-    child = world.build(parent=blocks[0], view=MAX_PENDING + 1)
+    child = world.build(parent=blocks[0], view=MAX_UNSAVED + 1)
     assert world.tree.has(blocks[0].block_hash)
     world.finalize(child)
 
