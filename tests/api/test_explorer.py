@@ -135,6 +135,8 @@ def test_a_block_s_transactions_in_pages(server, node):
     assert len(found) == 60
     assert [int(tx["nonce"]) for tx in found] == list(range(60))
     assert [tx["index"] for tx in found] == list(range(60))
+    chunk = get(server, f"/block/{node.many.height}")["chunks"][0]
+    assert chunk["tx_ids"] == [tx["tx_id"] for tx in found]
 
 
 def test_an_address_with_its_history(server):

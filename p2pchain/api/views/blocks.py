@@ -3,6 +3,7 @@
 from typing import Any
 
 from chain.queries import FoundBlock
+from chain.transaction import compute_tx_id
 from consensus.messages import Certificate, Kind
 from consensus.validators import decode_bitmap
 from p2pchain.api.backend import Backend
@@ -100,4 +101,5 @@ def _build_chunk(chunk: Chunk) -> Json:
     return render(chunk.header) | {
         "chunk_hash": to_hex(compute_chunk_hash(chunk.header)),
         "packets_in": len(chunk.packets),
+        "tx_ids": [to_hex(compute_tx_id(data)) for data in chunk.transactions],
     }
