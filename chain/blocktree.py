@@ -53,8 +53,9 @@ from primitives.types import Height, ShardId, TimeMs
 from shards.chunk import ChunkHeader, get_count
 from shards.packet import PacketProof
 
-MAX_UNSAVED = 64
-"""Blocks that nobody is known to have certified: a minute of views, at most 64 MiB."""
+MAX_UNSAVED = 320
+"""Blocks that are not known to be certified: 256 of one catch-up lot, which comes with
+one certificate for all, and a minute of views, each worth at most 1 MiB."""
 
 MAX_SAVED = 4096
 """Certified blocks that are not final yet; each one took a quorum and a view, so this

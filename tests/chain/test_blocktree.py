@@ -6,7 +6,6 @@ import pytest
 from chain_world import ALICE, BOB, COIN, DAVE, SPEC, World, build_genesis
 
 from chain import blocktree
-from chain.blocktree import MAX_UNSAVED
 from chain.contracts.transfer import Transfer
 from chain.errors import (
     ConflictingFinal,
@@ -174,13 +173,14 @@ def test_unknown_hashes(world):
         world.build(parent=replace(tree.final, block_hash=bytes(32)))
 
 
-def test_the_number_of_pending_blocks_is_bounded(world):
+def test_the_number_of_pending_blocks_is_bounded(world, monkeypatch):
+    monkeypatch.setattr(blocktree, "MAX_UNSAVED", 8)
     kept = world.build(view=1)
     world.tree.save_pending(kept.block_hash)
     final = world.tree.final
-    views = range(2, 3 + MAX_UNSAVED)
+    views = range(2, 11)
     blocks = [world.build(parent=final, view=view) for view in views]
-    assert len(world.tree.pending) == MAX_UNSAVED + 1
+    assert len(world.tree.pending) == 9
     assert world.tree.has(kept.block_hash)
     assert not world.tree.has(blocks[0].block_hash)
     assert world.tree.has(blocks[-1].block_hash)
@@ -205,12 +205,13 @@ def test_a_line_of_unsaved_blocks_ends(world, monkeypatch):
         world.build()
 
 
-def test_a_parent_is_not_evicted_for_its_child(world):
-    blocks = [
-        world.build(parent=world.tree.final, view=1 + i) for i in range(MAX_UNSAVED)
-    ]
-    child = world.build(parent=blocks[0], view=MAX_UNSAVED + 1)
+def test_a_parent_is_not_evicted_for_its_child(world, monkeypatch):
+    monkeypatch.setattr(blocktree, "MAX_UNSAVED", 8)
+    final = world.tree.final
+    blocks = [world.build(parent=final, view=1 + i) for i in range(8)]
+    child = world.build(parent=blocks[0], view=9)
     assert world.tree.has(blocks[0].block_hash)
+    assert not world.tree.has(blocks[1].block_hash)
     world.finalize(child)
 
 
