@@ -435,9 +435,6 @@ class HopSession:
 
     def _refuse_input(self, code: AbortCode, text: str, side: Side) -> list[Effect]:
         peer_id = self._get_peer(side)
-        if code is AbortCode.BAD_RECEIPT:
-            # Who received other bytes than were signed for signs nothing about them.
-            self._work = Range()
         return [Blame(peer_id, text), *self._abort(code, text, peer_id)]
 
     def _abort(self, code: AbortCode, text: str, culprit: bytes | None) -> list[Effect]:

@@ -63,6 +63,9 @@ log = logging.getLogger(__name__)
 
 INBOX_EVENTS = 4
 """One step is here at a time; the rest of a neighbour's frames wait in its stream."""
+OVERDUE_S = 5.0
+"""What waits in the inbox is heard before a deadline strikes, but not for ever, or a
+neighbour could hold a session open with idle talk."""
 CLEANUP_S = 5.0
 """For the last words of a session whose handler is cancelled."""
 
@@ -202,10 +205,17 @@ class HopDriver:
             return  # The session is over; nobody reads any more.
 
     async def _receive(self) -> Event:
-        with trio.move_on_at(self.session.deadline_us / 1_000_000):
-            item = await self._receiver.receive()
-            return self._build_event(item) if isinstance(item, Arrival) else item
-        return Expired()
+        deadline = self.session.deadline_us / 1_000_000
+        if trio.current_time() > deadline + OVERDUE_S:
+            return Expired()
+        try:
+            item = self._receiver.receive_nowait()
+        except trio.WouldBlock:
+            with trio.CancelScope(deadline=deadline) as waiting:
+                item = await self._receiver.receive()
+            if waiting.cancelled_caught:
+                return Expired()
+        return self._build_event(item) if isinstance(item, Arrival) else item
 
     def _build_event(self, arrival: Arrival) -> Event:
         side, message = arrival.side, arrival.message
@@ -281,12 +291,14 @@ class HopDriver:
         stream = self._streams.get(side)
         if stream is None:
             return None
+        frame = encode_frame(message, body)
+        deadline = trio.current_time() + self._limits.send_s
         try:
-            with trio.fail_after(self._limits.send_s):
-                await stream.send(encode_frame(message, body))
-        except (P2PChainError, trio.TooSlowError):
+            with trio.CancelScope(deadline=deadline) as sending:
+                await stream.send(frame)
+        except P2PChainError:
             return Lost(side)
-        return None
+        return Lost(side) if sending.cancelled_caught else None
 
     async def _compute(self, effect: Compute) -> None:
         session_id = self.session.terms.session

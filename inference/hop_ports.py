@@ -149,7 +149,7 @@ class HopLimits:
     compute_s: float = 60.0
     """For the stage worker: a full prefill step on a slow CPU."""
     settle_s: float = 15.0
-    """For the last payment after Finish: longer than the requester waits for the lap."""
+    """For the last payment after Finish; requesters wait less than this for the lap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,10 @@ So in_hash of a receipt always repeats the out_hash of the one before, and whoev
 other bytes than were signed for stops there, before it computes the closing step and
 before it signs.  The requester also holds every receipt and checks the whole chain.
 
-A range that is cut off by an abort has no signed predecessor.  The hop still accounts
-for the steps that it delivered, in a receipt with previous_hop = `EMPTY_HASH`: it says
-only what the hop itself did, and lets it settle what it was paid for.
+A range that is cut off by an abort has no signed predecessor, or one that is wrong.
+The hop still accounts for the steps that it delivered, in a receipt with previous_hop
+= `EMPTY_HASH`: it links to nobody, says only what the hop itself did, and lets it
+settle what it was paid for (the chain pays nothing beyond attested work).
 
 Spec: docs/protocol/07-inference.md, "Receipts"
 """

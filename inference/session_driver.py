@@ -299,12 +299,14 @@ class RequesterSession:
         stream = self._streams.get(hop)
         if stream is None:
             return None
+        frame = encode_frame(message, body)
+        deadline = trio.current_time() + self._timeouts.step_s
         try:
-            with trio.fail_after(self._timeouts.step_s):
-                await stream.send(encode_frame(message, body))
-        except (P2PChainError, trio.TooSlowError) as error:
-            return HopGone(hop, str(error) or "it does not read")
-        return None
+            with trio.CancelScope(deadline=deadline) as sending:
+                await stream.send(frame)
+        except P2PChainError as error:
+            return HopGone(hop, str(error))
+        return HopGone(hop, "it does not read") if sending.cancelled_caught else None
 
     async def _pay(self, effect: PayHop) -> Event | None:
         try:

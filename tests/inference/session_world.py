@@ -54,6 +54,12 @@ UNIT_PRICE = 5
 INPUT_PRICE = 3
 OUTPUT_PRICE = 20
 DEPOSIT = 10_000_000
+DECODE_UNITS = -(-LAYERS_PER_HOP * OUTPUT_PRICE // UNIT_PRICE)
+
+
+def compute_prefill_units(tokens: int) -> int:
+    """Return what a prefill step of `tokens` tokens costs."""
+    return -(-tokens * LAYERS_PER_HOP * INPUT_PRICE // UNIT_PRICE)
 
 
 def build_key(name: str) -> SecretKey:
@@ -311,9 +317,9 @@ class HopNode:
             end=(self.index + 1) * LAYERS_PER_HOP,
             input_price=self.input_price,
             output_price=self.output_price,
-            hidden_size=HIDDEN,
+            hidden_size=self.world.hidden_size,
             dtype=Dtype.FLOAT32,
-            max_positions=4096,
+            max_positions=self.world.max_positions,
         )
 
     def tamper(self, message: Message, body: bytes) -> tuple[Message, bytes] | None:
@@ -382,6 +388,8 @@ class World:
     hop_of: dict[bytes, HopNode] = field(default_factory=dict)
     faults: list[tuple[bytes, str]] = field(default_factory=list)
     sessions: int = 0
+    hidden_size: int = HIDDEN
+    max_positions: int = 4096
     jitter: Random | None = None
     """Makes every send take up to 20 ms."""
 
@@ -468,7 +476,7 @@ class World:
             ),
             prompt=tuple(prompt),
             max_tokens=max_tokens,
-            hidden_size=HIDDEN,
+            hidden_size=self.hidden_size,
             dtype=Dtype.FLOAT32,
         )
 
@@ -481,7 +489,7 @@ class World:
         timeouts: SessionTimeouts | None = None,
     ) -> RequesterSession:
         plan = self.plan(prompt, max_tokens, arrears)
-        sampling = SamplingParams(max_tokens=max_tokens)
+        sampling = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
         return RequesterSession(self.ports, plan, sampling, timeouts)
 
     # What should be

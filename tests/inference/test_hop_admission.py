@@ -3,6 +3,13 @@
 import msgspec
 import pytest
 import trio
+from session_world import (
+    UNIT_PRICE,
+    Dialer,
+    build_key,
+    open_world,
+    run,
+)
 
 from chain.contracts.channel import ChannelStatus
 from inference.activations import Dtype
@@ -23,13 +30,6 @@ from inference.messages import (
     encode_frame,
 )
 from inference.session_plan import build_terms
-from tests.inference.session_world import (
-    UNIT_PRICE,
-    Dialer,
-    build_key,
-    open_world,
-    run,
-)
 
 INVALID = RefuseCode.INVALID
 TERMS = RefuseCode.TERMS

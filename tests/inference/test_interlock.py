@@ -2,13 +2,20 @@
 
 import pytest
 import trio
+from session_world import (
+    DECODE_UNITS,
+    UNIT_PRICE,
+    HopNode,
+    collect,
+    compute_prefill_units,
+    open_world,
+    run,
+)
 
 from inference.errors import WorkerLost
 from inference.hop_ports import HopLimits
 from inference.messages import AbortCode, Data, Finish, Pay, RefuseCode
 from inference.session_errors import HopAborted, HopLost, HopRefused
-from tests.inference.session_world import HopNode, collect, open_world, run
-from tests.inference.test_session import DECODE_UNITS, UNIT_PRICE, compute_prefill_units
 
 PREFILL_UNITS = compute_prefill_units(3)
 PROMPT = [1, 2, 3]

@@ -4,6 +4,14 @@ from random import Random
 
 import pytest
 import trio
+from session_world import (
+    DECODE_UNITS,
+    UNIT_PRICE,
+    collect,
+    compute_prefill_units,
+    open_world,
+    run,
+)
 
 from chain.contracts.proof import (
     compute_receipt_hash,
@@ -14,21 +22,6 @@ from inference.session_account import build_work_record
 from inference.session_errors import HopLost, HopRefused, PaymentFailed
 from inference.session_plan import SessionTimeouts, TokenEvent
 from primitives.types import EMPTY_HASH
-from tests.inference.session_world import (
-    INPUT_PRICE,
-    LAYERS_PER_HOP,
-    OUTPUT_PRICE,
-    UNIT_PRICE,
-    collect,
-    open_world,
-    run,
-)
-
-DECODE_UNITS = -(-LAYERS_PER_HOP * OUTPUT_PRICE // UNIT_PRICE)
-
-
-def compute_prefill_units(tokens: int) -> int:
-    return -(-tokens * LAYERS_PER_HOP * INPUT_PRICE // UNIT_PRICE)
 
 
 @pytest.mark.parametrize(

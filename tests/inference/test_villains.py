@@ -4,6 +4,16 @@ import msgspec
 import numpy as np
 import pytest
 import trio
+from session_world import (
+    DECODE_UNITS,
+    HIDDEN,
+    UNIT_PRICE,
+    HopNode,
+    collect,
+    compute_prefill_units,
+    open_world,
+    run,
+)
 
 from chain.contracts.proof import compute_receipt_message
 from inference.messages import (
@@ -26,15 +36,7 @@ from inference.session_errors import (
     WrongAnswer,
 )
 from inference.session_plan import SessionTimeouts
-from tests.inference.session_world import (
-    HIDDEN,
-    UNIT_PRICE,
-    HopNode,
-    collect,
-    open_world,
-    run,
-)
-from tests.inference.test_session import DECODE_UNITS, compute_prefill_units
+from primitives.types import EMPTY_HASH
 
 PROMPT = [1, 2, 3]
 PREFILL_UNITS = compute_prefill_units(3)
@@ -150,10 +152,13 @@ def test_liar_is_found_when_the_range_closes(index, step):
             await world.rest()
             closing = 0 if step == 0 else 16 if step <= 16 else 32
             assert_paid_steps(world, closing)
-            # The hop after the liar has not signed for the range.
+            # The hop after the liar names it as predecessor for no part of the range,
+            # and has not computed the step that closes it.
             for hop in world.hops[index + 1 :][:1]:
-                covered = sum(receipt.tokens for receipt in hop.published)
+                linked = [r for r in hop.published if r.previous_hop != EMPTY_HASH]
+                covered = sum(receipt.tokens for receipt in linked)
                 assert covered == (0 if closing == 0 else 3 + closing - 16)
+                assert hop.stage.forwards == closing
 
     run(test)
 
