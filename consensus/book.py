@@ -237,7 +237,7 @@ class CertificateBook:
         return self.is_held(certificate.proposal.block_hash)
 
     def _get_kind(self, certificate: Certificate) -> dict[int, Certificate]:
-        match Kind(certificate.kind):
+        match certificate.kind:
             case Kind.NOTARIZATION:
                 return self.notarizations
             case Kind.NULLIFICATION:

@@ -60,8 +60,6 @@ def validate_certificate(
         InvalidCertificate: The first thing that is wrong.
     """
     proposal = certificate.proposal
-    if certificate.kind not in (1, 2, 3):
-        raise InvalidCertificate(f"unknown kind {certificate.kind}")
     if (proposal is None) != (certificate.kind == Kind.NULLIFICATION):
         raise InvalidCertificate("a subject that does not fit the kind")
     place = certificate.epoch, certificate.view

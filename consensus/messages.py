@@ -22,7 +22,7 @@ from msgspec import Meta
 from consensus.validators import MAX_BITMAP_BYTES
 from primitives.codec import Record, encode
 from primitives.hashing import compute_hash
-from primitives.types import U8, U16, BlsSignature, Epoch, Hash32, Height, View
+from primitives.types import U16, BlsSignature, Epoch, Hash32, Height, View
 
 MAX_JUST = 4097
 """Certificates in a Propose: one of the parent and 4,096 nullified views."""
@@ -85,8 +85,8 @@ class Kind(IntEnum):
 class Certificate(Record, tag=4):
     """A quorum's votes for one subject."""
 
-    kind: U8
-    """A `Kind`."""
+    kind: Kind
+    """What the signers voted; other numbers do not decode."""
     proposal: Proposal | None
     """The subject; None for a nullification, whose subject is (epoch, view)."""
     epoch: Epoch
