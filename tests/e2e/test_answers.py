@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from conftest import RunningDevnet, wait_until
+from devnet_process import RunningDevnet, wait_until
 
 from inference.bundled.pairs import load_pairs
 from inference.bundled.paths import model_dir

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import openai
 import pytest
-from conftest import RunningDevnet, start_devnet, wait_until
+from devnet_process import RunningDevnet, start_devnet, wait_until
 
 from inference.bundled.pairs import load_pairs
 
@@ -57,9 +57,7 @@ def test_the_chain_goes_on_without_one_validator(devnet, name) -> None:
 
 def test_a_stage_killed_in_mid_answer_is_a_typed_error(devnet) -> None:
     before = devnet.rpc("node1").call("status")["stages"][0]["pid"]
-    stream = ask(
-        devnet, stream=True, max_tokens=1500, extra_body={"ignore_eos": True}
-    )
+    stream = ask(devnet, stream=True, max_tokens=1500, extra_body={"ignore_eos": True})
     chunks = iter(stream)
     for _ in range(5):
         next(chunks)
