@@ -2,10 +2,10 @@
 
 import msgspec
 import pytest
-from bench import Bench, assert_durable, find, make_hash, reasons, sent
+from consensus_bench import Bench, assert_durable, find, make_hash, reasons, sent
+from consensus_world import GENESIS
 from hypothesis import given
 from hypothesis import strategies as st
-from world import GENESIS
 
 from consensus import effects as fx
 from consensus import events as ev

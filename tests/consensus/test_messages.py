@@ -4,10 +4,10 @@ import contextlib
 
 import msgspec
 import pytest
-from bench import Bench, make_hash
+from consensus_bench import Bench, make_hash
+from consensus_world import CHAIN
 from hypothesis import given
 from hypothesis import strategies as st
-from world import CHAIN
 
 from consensus.certificates import verify_attendance, verify_certificate
 from consensus.errors import InvalidValidators

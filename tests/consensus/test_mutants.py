@@ -6,8 +6,8 @@ after Finalize: who finalizes leaves the view), are in test_core.py alone.
 """
 
 import pytest
-from test_simulation import run_storm
-from world import CHAIN, Node
+from consensus_world import CHAIN, Node
+from storms import run_storm
 
 from consensus.core import Core
 from consensus.validators import ValidatorSet

@@ -1,10 +1,10 @@
 """The log: bytes, tears, damage, locks."""
 
 import pytest
-from bench import Bench
+from consensus_bench import Bench
+from consensus_world import CHAIN
 from hypothesis import given
 from hypothesis import strategies as st
-from world import CHAIN
 
 from consensus.errors import CorruptWal, LostWal, WrongWal
 from consensus.messages import Kind

@@ -9,8 +9,8 @@ One core on a workbench: everybody else's votes are made by hand.
 from dataclasses import replace
 from hashlib import blake2b
 
-from standin import StandinScheme
-from world import CHAIN, GENESIS, PARAMS
+from consensus_world import CHAIN, GENESIS, PARAMS
+from standin_bls import StandinScheme
 
 from consensus import effects as fx
 from consensus import events as ev

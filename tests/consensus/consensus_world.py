@@ -18,7 +18,7 @@ import random
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
-from standin import StandinScheme
+from standin_bls import StandinScheme
 
 from consensus import effects as fx
 from consensus import events as ev
