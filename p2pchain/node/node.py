@@ -33,7 +33,7 @@ from inference.model_info import Model, load_model
 from inference.shared_payer import SharedPayer
 from inference.supervisor import RequesterWorker, StageWorker
 from network.endpoint import Endpoint
-from network.errors import ListenFailed
+from network.errors import InvalidEndpoint, ListenFailed
 from network.network import Network
 from p2pchain.api.app import ApiSettings, build_app
 from p2pchain.api.http_service import serve_http
@@ -129,7 +129,7 @@ class Node:
         self._provider = self._build_provider(model)
         self._gateway = self._build_gateway(model, session_key)
         for peer in config.peers:
-            self._network.add_endpoint(Endpoint.parse(peer), persistent=True)
+            self._network.add_endpoint(_parse_peer(peer), persistent=True)
 
     async def run(self, parent_fd: int | None = None) -> None:
         """Run until SIGTERM, SIGINT or the end of `parent_fd`, then stop in order.
@@ -292,6 +292,13 @@ class _RegisteredKeys:
 
 def _get_names(genesis: Genesis) -> Mapping[bytes, str]:
     return {validator.account: validator.name for validator in genesis.validators}
+
+
+def _parse_peer(text: str) -> Endpoint:
+    try:
+        return Endpoint.parse(text)
+    except InvalidEndpoint as error:
+        raise ConfigError(f"peers: {text!r} is {error}") from error
 
 
 async def _watch_signals(stop: trio.Event) -> None:

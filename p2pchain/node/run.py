@@ -15,7 +15,13 @@ from p2pchain.errors import ConfigError, HomeError, find_cause
 from p2pchain.node.home import Config, Home
 from p2pchain.node.node import Node, NodeKeys
 from primitives.bls import BlsSecretKey, select_backend
-from wallet.keystore import decrypt_account_key, decrypt_secret, load_keystore
+from wallet.errors import CorruptKeystore
+from wallet.keystore import (
+    Keystore,
+    decrypt_account_key,
+    decrypt_secret,
+    load_keystore,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +81,17 @@ def load_keys(
     return NodeKeys(account=account, node=home.load_node_key(), validator=validator)
 
 
-def _load(home: Home, kind: Literal["account", "validator"]):  # type: ignore[no-untyped-def]
+def _load(home: Home, kind: Literal["account", "validator"]) -> Keystore:
     path = home.account_keystore if kind == "account" else home.validator_keystore
     if not path.is_file():
         raise HomeError(
             f"{path} is missing; restore it from a copy, or make a new home with "
             "`p2pchain init --genesis FILE --restore WORDS`"
         )
-    return load_keystore(path)
+    try:
+        return load_keystore(path)
+    except CorruptKeystore as error:
+        raise HomeError(f"{path}: {error}; restore it from a copy") from error
 
 
 def configure_logging(log_format: LogFormat) -> None:
