@@ -2,6 +2,7 @@
 What every surface needs of HTTP: bounded JSON bodies, answers, tokens, conditions.
 """
 
+import asyncio
 import hashlib
 import hmac
 from typing import Any
@@ -14,11 +15,14 @@ from p2pchain.api.errors import (
     InvalidParams,
     Overloaded,
     RequestRefused,
+    Timeout,
     Unauthorized,
 )
 
 MAX_BODY_BYTES = 1024 * 1024
 """A batch of the longest transactions, or a prompt of 250,000 words."""
+BODY_TIMEOUT_S = 30.0
+"""A megabyte at 300 kbit/s; who sends slower holds one of the places below."""
 MAX_REQUESTS = 256
 """Requests in work at a time: more only wait for the one trio thread, and a client
 that is told so at once can go elsewhere."""
@@ -30,9 +34,13 @@ async def read_json(request: web.Request) -> Any:
     Raises:
         BodyTooLarge: More than MAX_BODY_BYTES.
         InvalidParams: Not JSON in UTF-8.
+        Timeout: It did not all come.
     """
     try:
-        body = await request.read()
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.read()
+    except TimeoutError:
+        raise Timeout(f"the body did not come within {BODY_TIMEOUT_S:g} s") from None
     except web.HTTPRequestEntityTooLarge:
         raise BodyTooLarge(f"a request body has at most {MAX_BODY_BYTES} bytes") from (
             None

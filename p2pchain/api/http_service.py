@@ -25,11 +25,13 @@ from p2pchain.api.bridge import Bridge
 from p2pchain.api.errors import BindFailed
 from p2pchain.errors import PortInUse
 
-PORT_SETTING = "--rpc-port (or rpc_port in config.toml)"
+PORT_SETTING = "--rpc-port or rpc_port in config.toml"
 DRAIN_GRACE_S = 5.0
 """An answer that needs longer than this to end is cut off when the node stops."""
 KEEPALIVE_S = 75.0
 """Idle connections are kept as long as browsers keep theirs."""
+LINGER_S = 1.0
+"""How long the rest of a refused body is read, so that the sender sees the refusal."""
 MAX_HEADER_BYTES = 16_384
 """One header line; ours are far smaller, and this is read before any check."""
 
@@ -144,6 +146,7 @@ class _Server:
             access_log=None,
             handler_cancellation=True,
             keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGER_S,
             # aiohttp waits twice: for handlers to end, then to notice; 0 is for ever.
             shutdown_timeout=max(self.grace_s / 2, 0.001),
             max_line_size=MAX_HEADER_BYTES,
