@@ -25,6 +25,7 @@ Spec: docs/protocol/03-blocks-and-state.md
 from collections.abc import Iterator, Sequence
 
 from chain.block import Attendance, Block, compute_roots_root, decode_block
+from chain.branch import Branch
 from chain.building import Picker, build_block, build_chunks
 from chain.errors import (
     BodyMismatch,
@@ -49,9 +50,7 @@ from consensus.messages import Certificate, Proposal
 from consensus.scheme import SignatureScheme
 from primitives.codec import encode
 from primitives.kv import KeyValueStore
-from primitives.types import Height, ShardId, TimeMs
-from shards.chunk import ChunkHeader, get_count
-from shards.packet import PacketProof
+from primitives.types import Height, TimeMs
 
 MAX_UNSAVED = 320
 """Blocks that are not known to be certified: 256 of one catch-up lot, which comes with
@@ -208,11 +207,12 @@ class BlockTree:
             TooManyPending: No room and nothing to evict.
         """
         parent = self.get(parent_hash)
+        branch = self._build_branch(parent)
         processed = build_chunks(
             self.spec,
             parent,
             picker,
-            lambda shard: self._get_inbox(parent, shard),
+            lambda shard: branch.get_inbox(shard, self.spec.params.chunk_packets),
             view,
             proposer,
             self.verified,
@@ -371,7 +371,7 @@ class BlockTree:
             block.body,
             block.header.view,
             block.header.proposer,
-            lambda shard, height: self._find_chunk(parent, shard, height),
+            self._build_branch(parent).find_chunk,
             self.verified,
         )
         roots_root = compute_roots_root(processed.view.get_roots())
@@ -425,37 +425,9 @@ class BlockTree:
                 found[held.block_hash] = held
         return found
 
-    def _find_chunk(
-        self, parent: HeldBlock, shard: ShardId, height: Height
-    ) -> ChunkHeader | None:
-        """Return the header of a shard's chunk at a height of `parent`'s branch."""
-        if height <= self.final_height:
-            return self.store.get_chunk_header(shard, height)
-        for held in self._walk(parent):
-            if held.height == height:
-                return held.heads[shard] if shard in held.results else None
-        return None
-
-    def _get_inbox(self, parent: HeldBlock, shard: ShardId) -> Sequence[PacketProof]:
-        """Return the packets that wait for a shard, per source in order."""
-        branch = list(reversed(list(self._walk(parent))))
-        limit = self.spec.params.chunk_packets
-        inbox: list[PacketProof] = []
-        for src, head in parent.heads.items():
-            first = get_count(parent.heads[shard].in_cursor, src)
-            last = min(get_count(head.out_count, shard), first + limit)
-            for seq in range(first, last):
-                stored = self.store.get_packet(src, shard, seq)
-                if stored is None:
-                    break
-                inbox.append(stored.proof)
-            for held in branch:
-                inbox += [
-                    proof
-                    for proof in held.emitted.get((src, shard), ())
-                    if first <= proof.packet.seq < last
-                ]
-        return inbox
+    def _build_branch(self, tip: HeldBlock) -> Branch:
+        pending = tuple(reversed(list(self._walk(tip))))
+        return Branch(tip, pending, self.final_height, self.store)
 
     def _validate_old_final(self, proposal: Proposal) -> None:
         if proposal.block_hash == self.final_hash:

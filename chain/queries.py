@@ -6,10 +6,8 @@ anything.  Lists come in pages: `next` of one page is `after` of the next, an op
 string that stays good while blocks arrive.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Generic, TypeVar
 
 from chain.account import NO_ACCOUNT, Account, compute_ripe
 from chain.block import Block, compute_root_path
@@ -31,6 +29,7 @@ from chain.keys import (
 )
 from chain.ledger import Totals
 from chain.outcome import Outcome
+from chain.paging import PAGE, Page, build_page, iterate_keys, parse_cursor
 from chain.proofs import StateProof
 from chain.spec import ChainSpec
 from chain.stake import Stake
@@ -38,32 +37,12 @@ from chain.store import ChainStore, StoredPacket, build_key
 from chain.transaction import SignedTransaction, compute_tx_id, decode_transaction
 from consensus.messages import Certificate
 from primitives.codec import decode
-from primitives.errors import RemoteError
 from primitives.types import Height, ShardId
 from shards.chunk import Chunk, ChunkHeader, get_count
 from shards.layout import ShardSpec
 
-PAGE = 25
-MAX_PAGE = 1000
-"""A page of the largest items is then below 1 MB."""
-
 CACHED_BLOCKS = 16
 """Decoded blocks kept: at most 16 MiB of bytes, about 60 MB decoded."""
-
-T = TypeVar("T")
-
-
-class InvalidCursor(RemoteError):
-    """An `after` that no page of this list ever gave."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """Part of a list."""
-
-    items: tuple[T, ...]
-    next: str | None
-    """Give it as `after` for what follows; None at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +131,7 @@ class Queries:
         self._tree = tree
         self._store: ChainStore = tree.store
         # Final blocks never change, and a page often shows one block many times.
-        self._find_block = lru_cache(CACHED_BLOCKS)(self._load_block)
+        self._cached_block = lru_cache(CACHED_BLOCKS)(self._load_block)
 
     @property
     def spec(self) -> ChainSpec:
@@ -181,8 +160,8 @@ class Queries:
         self, after: str | None = None, limit: int = PAGE
     ) -> Page[FoundBlock]:
         """Return final blocks, newest first."""
-        keys = self._list_keys(b"B", after, limit, reverse=True)
-        return self._build_page(keys, lambda key: self._get_at(key[1:9]), limit)
+        keys = iterate_keys(self._store.kv, b"B", after)
+        return build_page(keys, lambda key: self._get_at(key[1:9]), limit)
 
     def get_transaction(self, tx_id: bytes) -> FoundTransaction | None:
         """Return a final transaction."""
@@ -201,10 +180,9 @@ class Queries:
             for chunk in (block.body.chunks if block else ())
             for index in range(len(chunk.transactions))
         ]
-        start = b"" if after is None else _parse_cursor(after)
-        keys = [place for place in places if place > start or after is None]
-        return self._build_page(
-            iter(keys[: _clip(limit) + 1]),
+        start = None if after is None else parse_cursor(after)
+        return build_page(
+            (place for place in places if start is None or place > start),
             lambda key: self._find_transaction(
                 height, int.from_bytes(key[:2], "big"), int.from_bytes(key[2:], "big")
             ),
@@ -216,8 +194,8 @@ class Queries:
     ) -> Page[FoundTransaction]:
         """Return the transactions that concern an account, newest first."""
         prefix = build_key(b"A", address)
-        keys = self._list_keys(prefix, after, limit, reverse=True)
-        return self._build_page(
+        keys = iterate_keys(self._store.kv, prefix, after)
+        return build_page(
             keys,
             lambda key: self._find_transaction(
                 int.from_bytes(key[-14:-6], "big"),
@@ -336,8 +314,8 @@ class Queries:
             is_open: Only those that have not ended, or only those that have.
         """
         prefix = build_key(b"Y", address)
-        keys = self._list_keys(prefix, after, limit, reverse=True)
-        page = self._build_page(keys, lambda key: self.get_channel(key[-32:]), limit)
+        keys = iterate_keys(self._store.kv, prefix, after)
+        page = build_page(keys, lambda key: self.get_channel(key[-32:]), limit)
         if is_open is None:
             return page
         items = tuple(
@@ -375,12 +353,16 @@ class Queries:
         return self._store.get_packet(src, dst, seq)
 
     def list_packets(
-        self, src: ShardId, dst: ShardId, after: str | None = None, limit: int = PAGE
+        self,
+        src: ShardId,
+        dst: ShardId,
+        after: str | None = None,
+        limit: int = PAGE,
     ) -> Page[StoredPacket]:
         """Return the packets from one shard to another, newest first."""
         prefix = build_key(b"P", (src, 2), (dst, 2))
-        keys = self._list_keys(prefix, after, limit, reverse=True)
-        return self._build_page(
+        keys = iterate_keys(self._store.kv, prefix, after)
+        return build_page(
             keys,
             lambda key: self._store.get_packet(
                 src, dst, int.from_bytes(key[-8:], "big")
@@ -391,12 +373,15 @@ class Queries:
     # ------------------------------------------------------------------ work
 
     def list_work(
-        self, after: str | None = None, limit: int = PAGE, payee: bytes | None = None
+        self,
+        after: str | None = None,
+        limit: int = PAGE,
+        payee: bytes | None = None,
     ) -> Page[FoundWork]:
         """Return posted work records, newest first, of everybody or of one payee."""
         prefix = b"W" if payee is None else build_key(b"V", payee)
-        keys = self._list_keys(prefix, after, limit, reverse=True)
-        return self._build_page(keys, self._find_work, limit)
+        keys = iterate_keys(self._store.kv, prefix, after)
+        return build_page(keys, self._find_work, limit)
 
     # ----------------------------------------------------------------- proof
 
@@ -425,11 +410,15 @@ class Queries:
 
     # ---------------------------------------------------------------- inside
 
-    def _load_block(self, height: Height) -> FoundBlock | None:
+    def _find_block(self, height: Height) -> FoundBlock | None:
+        is_final = 0 <= height <= self.height
+        return self._cached_block(height) if is_final else None
+
+    def _load_block(self, height: Height) -> FoundBlock:
         data = self._store.get_block_bytes(height)
         block = self._store.get_block(height)
         if data is None or block is None:
-            return None
+            raise StoreError(f"no block at height {height}")
         return FoundBlock(
             height=height,
             block_hash=compute_block_hash(block.header),
@@ -486,42 +475,3 @@ class Queries:
 
     def _get_at(self, height_bytes: bytes) -> FoundBlock | None:
         return self._find_block(int.from_bytes(height_bytes, "big"))
-
-    def _list_keys(
-        self, prefix: bytes, after: str | None, limit: int, *, reverse: bool
-    ) -> Iterator[bytes]:
-        """Yield the keys of a page, and one more if the list goes on."""
-        start = None if after is None else _parse_cursor(after)
-        if start is not None and not start.startswith(prefix):
-            raise InvalidCursor("a cursor of another list")
-        left = _clip(limit) + 1
-        for key, _ in self._store.kv.iterate(prefix, start=start, reverse=reverse):
-            if key == start:
-                continue
-            yield key
-            left -= 1
-            if left == 0:
-                return
-
-    def _build_page(
-        self,
-        keys: Iterator[bytes],
-        find: Callable[[bytes], T | None],
-        limit: int,
-    ) -> Page[T]:
-        found = list(keys)
-        shown = found[: _clip(limit)]
-        items = tuple(item for item in map(find, shown) if item is not None)
-        more = len(found) > len(shown)
-        return Page(items, shown[-1].hex() if more else None)
-
-
-def _clip(limit: int) -> int:
-    return max(1, min(limit, MAX_PAGE))
-
-
-def _parse_cursor(after: str) -> bytes:
-    try:
-        return bytes.fromhex(after)
-    except ValueError as error:
-        raise InvalidCursor("not a cursor of this list") from error

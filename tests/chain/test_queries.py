@@ -10,8 +10,9 @@ from chain.contracts.channel import ChannelStatus, Close, OpenChannels, Settle
 from chain.contracts.registration import RegistrationStatus
 from chain.contracts.transfer import Transfer
 from chain.keys import build_account_key
+from chain.paging import InvalidCursor
 from chain.proofs import StateProof, verify_state_proof
-from chain.queries import InvalidCursor, Queries
+from chain.queries import Queries
 from chain.transaction import compute_tx_id
 from primitives import bls
 from primitives.codec import decode, encode
@@ -58,6 +59,15 @@ def test_blocks_by_height_hash_and_tip(world, queries):
     assert queries.get_block(bytes(32)) is None
     assert queries.get_block(1).transactions == 4
     assert queries.get_block(1).length == len(encode(queries.get_block(1).block))
+
+
+def test_a_block_that_is_not_there_yet_is_found_later():
+    world = World()
+    queries = Queries(world.tree)
+    assert queries.get_block(1) is None
+    block = world.advance()
+    assert queries.get_block(1).block_hash == block.block_hash
+    assert queries.get_block(-1) is None
 
 
 def collect(read, limit):
