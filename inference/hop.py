@@ -48,6 +48,7 @@ from inference.hop_events import (
     Event,
     Expired,
     FinishArrived,
+    GivingUp,
     KeepReceipt,
     Lost,
     PayArrived,
@@ -57,7 +58,6 @@ from inference.hop_events import (
     SaveStanding,
     Send,
     Side,
-    Stopping,
     Violated,
 )
 from inference.hop_ports import HopLimits
@@ -194,9 +194,8 @@ class HopSession:
                 return self._on_lost(side)
             case Expired():
                 return self._on_expired()
-            case Stopping():
-                text = "the node shuts down"
-                return self._abort(AbortCode.STOPPING, text, self.terms.provider)
+            case GivingUp(code, text):
+                return self._abort(code, text, self.terms.provider)
             case _:
                 assert_never(event)
 

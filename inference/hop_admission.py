@@ -8,8 +8,17 @@ from inference.activations import Dtype
 from inference.channel_account import ChannelAccount
 from inference.hop_ports import HopOffer, PayeeChannel
 from inference.messages import VERSION, Open, RefuseCode, SessionTerms, verify_open
-from inference.steps import compute_step
+from inference.steps import PREFILL_TOKENS, RANGE_TOKENS, compute_step
 from inference.terms import get_prices
+
+MAX_RANGE_UNITS = 2**31
+"""Units that one receipt can hold with room to spare; nobody means to pay as much."""
+
+_FULL_RANGES = (
+    (compute_step(PREFILL_TOKENS, 0), 1),
+    (compute_step(1, 1), RANGE_TOKENS),
+)
+"""A full prefill step, and as many decode steps as one receipt covers."""
 
 
 class Refusal(Exception):
@@ -74,6 +83,10 @@ def validate_channel(terms: SessionTerms, channel: PayeeChannel | None) -> Payee
     if channel.unit_price != terms.unit_price or channel.unit_price <= 0:
         text = f"the channel's unit price is {channel.unit_price}"
         raise Refusal(RefuseCode.CHANNEL, text)
+    prices = get_prices(terms)
+    dearest = max(prices.compute_units(step) * n for step, n in _FULL_RANGES)
+    if dearest > MAX_RANGE_UNITS:
+        raise Refusal(RefuseCode.TERMS, f"{dearest} units per receipt")
     return channel
 
 

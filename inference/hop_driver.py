@@ -31,6 +31,7 @@ from inference.hop_events import (
     Event,
     Expired,
     FinishArrived,
+    GivingUp,
     KeepReceipt,
     Lost,
     PayArrived,
@@ -40,7 +41,6 @@ from inference.hop_events import (
     SaveStanding,
     Send,
     Side,
-    Stopping,
     Violated,
 )
 from inference.hop_ports import HopLimits, HopPorts, Stream
@@ -137,7 +137,7 @@ class HopDriver:
             with trio.CancelScope(
                 shield=True, deadline=trio.current_time() + CLEANUP_S
             ):
-                await self._apply(Stopping())
+                await self._apply(GivingUp())
                 self._receiver.close()
                 await self._release()
 
@@ -162,7 +162,7 @@ class HopDriver:
         self._streams[Side.PREVIOUS] = stream
         return True
 
-    def post(self, event: PoolChanged | Stopping) -> None:
+    def post(self, event: PoolChanged | GivingUp) -> None:
         """Hand in an event from outside; it may be dropped when the inbox is full.
 
         A full inbox means that events are being handled, and each of them looks at
@@ -248,6 +248,9 @@ class HopDriver:
             if account.sessions == 1 and account.free < message.units:
                 return Violated(Side.REQUESTER, AbortCode.BAD_PAYMENT, str(error))
             log.debug("session %s: overtaken payment: %s", self._name, error)
+        except P2PChainError as error:
+            # Our own book: the channel may have been closed on chain meanwhile.
+            return GivingUp(AbortCode.INTERNAL, str(error))
         return PayArrived(message.units)
 
     # Out

@@ -110,8 +110,11 @@ class Expired:
 
 
 @dataclass(frozen=True, slots=True)
-class Stopping:
-    """The node shuts down."""
+class GivingUp:
+    """We cannot or do not want to go on; nobody else's fault."""
+
+    code: AbortCode = AbortCode.STOPPING
+    text: str = "the node shuts down"
 
 
 Event = (
@@ -126,7 +129,7 @@ Event = (
     | Violated
     | Lost
     | Expired
-    | Stopping
+    | GivingUp
 )
 
 

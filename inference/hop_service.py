@@ -24,7 +24,7 @@ from inference.hop_admission import (
     validate_open,
 )
 from inference.hop_driver import CLEANUP_S, HopDriver, compute_now_us
-from inference.hop_events import PoolChanged, Side, Stopping
+from inference.hop_events import GivingUp, PoolChanged, Side
 from inference.hop_ports import HopLimits, HopPorts, Stream
 from inference.messages import (
     PUSH_PROTOCOL,
@@ -67,7 +67,7 @@ class HopService:
         """Take no new sessions and end the open ones; their handlers return soon."""
         self._is_stopping = True
         for driver in self._drivers.values():
-            driver.post(Stopping())
+            driver.post(GivingUp())
 
     # Handlers
 

@@ -71,6 +71,8 @@ INBOX_EVENTS = 16
 """Each hop has at most a receipt and an answer to say per step."""
 CLEANUP_S = 5.0
 """For our own worker to forget the session."""
+LAST_WORDS_S = 1.0
+"""For each hop to take the last messages of a session that is over already."""
 READER_TOKENS = 16
 """Tokens that wait for a slow reader before the session does."""
 
@@ -273,34 +275,44 @@ class RequesterSession:
     # Hops
 
     async def _open_hop(self, effect: OpenHop) -> None:
-        """Dial a hop and send it the signed terms, with arrears if we owe any."""
-        hop, terms = effect.hop, effect.terms
+        """Reach a hop and send it the signed terms, with arrears if we owe any."""
+        hop = effect.hop
         with trio.CancelScope() as opening:
             self._openings.append(opening)
             try:
                 stream = await self._ports.dialer.open_stream(
-                    terms.provider, HOP_PROTOCOL
+                    effect.terms.provider, HOP_PROTOCOL
                 )
-                self._streams[hop] = stream
-                arrears = None
-                if effect.arrears_units:
-                    arrears = self._release_units(hop, effect.arrears_units)
-                    self._arrears[hop] = effect.arrears_units
-                signature = self._ports.signer.sign(compute_open_message(terms))
-                await stream.send(encode_frame(Open(terms, arrears, signature)))
+                try:
+                    await stream.send(encode_frame(self._build_open(effect)))
+                except BaseException:
+                    stream.abort()
+                    raise
             except PaymentFailed as error:
                 await self._post(LocalFailed(error))
             except P2PChainError as error:
                 await self._post(HopGone(hop, str(error)))
             else:
+                # Only now can anything else be sent: Open is the first message.
+                self._streams[hop] = stream
                 self._nursery.start_soon(self._pump, hop, stream)
+
+    def _build_open(self, effect: OpenHop) -> Open:
+        arrears = None
+        if effect.arrears_units:
+            arrears = self._release_units(effect.hop, effect.arrears_units)
+            self._arrears[effect.hop] = effect.arrears_units
+        signature = self._ports.signer.sign(compute_open_message(effect.terms))
+        return Open(effect.terms, arrears, signature)
 
     async def _send(self, hop: int, message: Message, body: bytes) -> Event | None:
         stream = self._streams.get(hop)
         if stream is None:
             return None
         frame = encode_frame(message, body)
-        deadline = trio.current_time() + self._timeouts.step_s
+        is_over = self._machine.phase is Phase.ENDED
+        wait_s = LAST_WORDS_S if is_over else self._timeouts.send_s
+        deadline = trio.current_time() + wait_s
         try:
             with trio.CancelScope(deadline=deadline) as sending:
                 await stream.send(frame)

@@ -71,6 +71,8 @@ class SessionTimeouts:
     """For receipts that should have come before the answer."""
     finish_s: float = 5.0
     """For the last lap."""
+    send_s: float = 10.0
+    """For a hop to take a message."""
     close_s: float = 10.0
     """For everything that is left to do once the caller wants no more."""
 

@@ -423,6 +423,7 @@ class World:
             close_height=0,
             opened_height=1,
             settlements=0,
+            worked=0,
         )
         self.channels[channel.channel_id] = channel
         self.purse.add(PayerChannel.from_channel(CHAIN_ID, channel, self.signer))

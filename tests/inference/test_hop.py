@@ -22,6 +22,7 @@ from inference.hop_events import (
     End,
     Expired,
     FinishArrived,
+    GivingUp,
     KeepReceipt,
     Lost,
     PayArrived,
@@ -31,7 +32,6 @@ from inference.hop_events import (
     SaveStanding,
     Send,
     Side,
-    Stopping,
     Violated,
 )
 from inference.hop_ports import HopLimits
@@ -534,7 +534,7 @@ OTHERS = st.one_of(
     st.builds(ProbeArrived, st.builds(Probe, st.just(SESSION), st.integers(0, 99))),
     st.just(PoolChanged()),
     st.just(Expired()),
-    st.just(Stopping()),
+    st.just(GivingUp()),
 )
 
 

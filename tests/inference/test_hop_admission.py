@@ -75,6 +75,8 @@ async def ask(world, *, signer=None, arrears=None, **changes):
         ({"channel_id": bytes(32)}, CHANNEL, "no such"),
         ({"unit_price": 1}, CHANNEL, "unit price"),
         ({"unit_price": 0}, CHANNEL, "unit price"),
+        ({"input_price": 2**62}, TERMS, "units per receipt"),
+        ({"output_price": 2**62}, TERMS, "units per receipt"),
         ({"next": bytes(32)}, RefuseCode.UNREACHABLE, "out of reach"),
     ],
 )

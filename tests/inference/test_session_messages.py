@@ -1,5 +1,7 @@
 """Frames: what was encoded comes back, and nothing else is taken."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from chain.contracts.channel import Payment, Voucher
 from chain.contracts.proof import Receipt
+from inference.activations import compute_digest
 from inference.messages import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
@@ -31,7 +34,14 @@ from inference.messages import (
     encode_frame,
     verify_open,
 )
+from inference.receipts import (
+    Range,
+    compute_history_root,
+    compute_input_hash,
+    sign_input,
+)
 from inference.session_errors import BadMessage
+from inference.steps import compute_step
 from primitives.codec import encode
 from primitives.keys import SecretKey
 
@@ -162,3 +172,29 @@ def test_terms_are_bound_to_their_signature(asked, seed):
     assert verify_open(signed)
     richer = msgspec.structs.replace(asked, max_positions=asked.max_positions ^ 1)
     assert not verify_open(Open(richer, None, signed.signature))
+
+
+def test_vectors_of_the_protocol_page():
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "protocol" / "07-inference.md").read_text()
+    vectors = page.split("## Vectors")[1]
+    session, chain = b"\5" * 32, b"\6" * 32
+    key = SecretKey(bytes(range(32)))
+
+    probe = "".join(line.strip() for line in vectors.splitlines() if line[:4] == "    ")
+    assert decode_frame(bytes.fromhex(probe)) == (Probe(session, 7), b"")
+
+    body = bytes(64)
+    work = Range().add(compute_step(2, 0), 0, compute_digest(body), b"")
+    said = sign_input(chain, session, work, key.public_key, key.sign)
+    data = Data(session, 0, 0, 0, 2, 8, 1, (), said, None)
+    for value in (
+        compute_digest(body),
+        work.in_hash,
+        said.signature[:32],
+        said.signature[32:],
+        compute_input_hash(said),
+        compute_history_root(bytes(32), 0, 2, work.in_hash),
+        compute_digest(encode_frame(data, body)),
+    ):
+        assert f"`{value.hex()}`" in vectors
