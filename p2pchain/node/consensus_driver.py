@@ -23,7 +23,7 @@ as they are in networks below the connection limit.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,6 +48,7 @@ from consensus.messages import (
     MAX_PROPOSE_BYTES,
     Certificate,
     Finalize,
+    Kind,
     Message,
     Notarize,
     Nullify,
@@ -140,6 +141,7 @@ class ConsensusDriver:
         self._refusals: list[fx.Refuse] = []
         self._outbox: list[fx.Persist | fx.Broadcast] = []
         self._outbox_filled = trio.Event()
+        self._disk = trio.CapacityLimiter(1)
         self._timers = Timers(self._on_timer)
         self._fetcher = Fetcher(
             network, application, self._on_fetched_block, self._on_certificate
@@ -308,12 +310,13 @@ class ConsensusDriver:
         except MissingParent:
             waiting = WaitingBlock(proposal, block, sender)
             self._fetcher.park(waiting, is_fetching=not self._is_far_behind)
-            self._sync.note_height(sender, proposal.height - 1)
         except InvalidBlock as error:
-            self._blame(sender, str(error))
             if isinstance(error, BodyMismatch) or not self._is_named(proposal, block):
+                self._blame(sender, str(error))
                 self._events.append(ev.BlockMismatched(proposal))
             else:
+                # The leader's, not the sender's; and where it is about time, perhaps
+                # our clock's.  It costs the view.
                 log.warning("invalid block in view %d: %s", proposal.view, error)
                 self._events.append(ev.BlockRefused(proposal))
         except TooManyPending:
@@ -380,8 +383,9 @@ class ConsensusDriver:
     async def _check_message(self, peer_id: bytes, payload: bytes) -> Verdict:
         """Take a vote or a certificate; pass only certificates on."""
         message: Message = decode(SmallMessage, payload, MAX_MESSAGE_BYTES)  # type: ignore[arg-type]
-        if isinstance(message, Certificate) and message.proposal is not None:
-            self._note_height(peer_id, message)
+        match message:
+            case Certificate(kind=Kind.FINALIZATION, proposal=Proposal() as proposal):
+                self._sync.note_height(peer_id, proposal.height)
         verdict = self._receive(message, peer_id)
         if isinstance(message, Certificate):
             return verdict
@@ -408,10 +412,6 @@ class ConsensusDriver:
                 self._blame(refusal.sender, refusal.reason.value)
         return verdict
 
-    def _note_height(self, peer_id: bytes, certificate: Certificate) -> None:
-        assert certificate.proposal is not None
-        self._sync.note_height(peer_id, certificate.proposal.height - 1)
-
     def _blame(self, sender: bytes | None, reason: str) -> None:
         if sender is not None:
             log.info("%s is to blame: %s", sender.hex()[:8], reason)
@@ -434,13 +434,21 @@ class ConsensusDriver:
             turn, self._outbox = self._outbox, []
             records = [e.record for e in turn if isinstance(e, fx.Persist)]
             if records and self._wal is not None:
-                await trio.to_thread.run_sync(self._wal.append, records)
+                await self._write(self._wal.append, records)
                 if self._wal.is_long:
                     retained = self._core.get_retained_records()
-                    await trio.to_thread.run_sync(self._wal.rewrite, retained)
+                    await self._write(self._wal.rewrite, retained)
             for effect in turn:
                 if isinstance(effect, fx.Broadcast):
                     self._send(effect.message, effect.is_repeat)
+
+    async def _write(
+        self,
+        write: Callable[[Sequence[fx.WalRecord]], None],
+        records: Sequence[fx.WalRecord],
+    ) -> None:
+        # A thread of its own: votes never queue behind other services' work.
+        await trio.to_thread.run_sync(write, records, limiter=self._disk)
 
     def _send(self, message: Message, is_repeat: bool) -> None:
         payload = encode(message)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import trio
 
-from chain.errors import MissingParent
+from chain.errors import BodyMismatch, InvalidBlock, MissingParent, TooManyPending
 from consensus.messages import Certificate, Proposal
 from network.errors import NetworkError, RequestTimeout
 from network.faults import Fault
@@ -39,11 +39,12 @@ from p2pchain.node.sync_messages import (
     Status,
 )
 from primitives.codec import decode, encode
-from primitives.errors import DecodeError, MissingError, RemoteError
+from primitives.errors import DecodeError, LocalError, MissingError, RemoteError
 
 STATUS_INTERVAL_S = 5.0
 """A peer that fell behind notices within this, whatever it missed."""
-REQUEST_TIMEOUT_S = 15.0
+STATUS_TIMEOUT_S = 3.0
+RANGE_TIMEOUT_S = 15.0
 """Four megabytes over a slow line."""
 MAX_GAP = 1
 """Blocks behind a peer that the normal course closes by itself: the one in flight."""
@@ -53,6 +54,10 @@ log = logging.getLogger(__name__)
 
 class BadRange(RemoteError):
     """An answer that does not continue our chain."""
+
+
+class CannotFollow(LocalError):
+    """A block that others hold for final is not valid here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,13 +140,16 @@ class Sync:
     async def _exchange_regularly(self) -> None:
         while True:
             await trio.sleep(STATUS_INTERVAL_S)
-            for peer in self._network.peers():
-                await self._exchange_status(peer.peer_id)
+            async with trio.open_nursery() as nursery:
+                for peer in self._network.peers():
+                    nursery.start_soon(self._exchange_status, peer.peer_id)
 
     async def _exchange_status(self, peer_id: bytes) -> None:
         ours = encode(self._ports.get_status())
         try:
-            answer = await self._request(peer_id, STATUS, ours, MAX_SMALL_BYTES)
+            answer = await self._request(
+                peer_id, STATUS, ours, MAX_SMALL_BYTES, STATUS_TIMEOUT_S
+            )
             status = decode(Status, answer, MAX_SMALL_BYTES)
         except NetworkError as error:
             log.debug("no status from %s: %s", peer_id.hex()[:8], error)
@@ -165,6 +173,8 @@ class Sync:
                     self._network.penalize(peer_id, Fault.TIMEOUT)
                 except NetworkError as error:
                     log.info("no range from %s: %s", peer_id.hex()[:8], error)
+                except CannotFollow as error:
+                    log.error("cannot follow the final chain: %s", error)
                 except RemoteError as error:
                     log.warning("bad range from %s: %s", peer_id.hex()[:8], error)
                     self._network.penalize(peer_id, Fault.BAD_MESSAGE)
@@ -194,10 +204,7 @@ class Sync:
                 raise BadRange("a finalization that does not verify")
             proposals = self._read_lot(lot, height, parent_hash)
             for proposal, block in zip(proposals, lot.blocks, strict=True):
-                try:
-                    self._add(proposal, block)
-                except MissingParent as error:
-                    raise BadRange(str(error)) from error
+                self._add(proposal, block)
                 await trio.lowlevel.checkpoint()
             height, parent_hash = proposals[-1].height, proposals[-1].block_hash
             if target.height == height:
@@ -205,8 +212,16 @@ class Sync:
                 return
 
     def _add(self, proposal: Proposal, block: bytes) -> None:
-        if not self._application.has_block(proposal.block_hash):
-            self._application.add_block(proposal, block)
+        try:
+            if not self._application.has_block(proposal.block_hash):
+                self._application.add_block(proposal, block)
+        except BodyMismatch:
+            raise
+        except MissingParent as error:
+            raise BadRange(str(error)) from error
+        except (InvalidBlock, TooManyPending) as error:
+            # A quorum stands behind the hash: the fault may well be our clock or code.
+            raise CannotFollow(f"block {proposal.height}: {error}") from error
         self._ports.on_block(proposal)
 
     def _read_lot(
@@ -231,17 +246,24 @@ class Sync:
 
     async def _ask_for_range(self, peer_id: bytes, height: int) -> FinalRange:
         request = encode(FinalRequest(height))
-        answer = await self._request(peer_id, FINAL, request, MAX_RANGE_BYTES)
+        answer = await self._request(
+            peer_id, FINAL, request, MAX_RANGE_BYTES, RANGE_TIMEOUT_S
+        )
         return decode(FinalRange, answer, MAX_RANGE_BYTES)
 
     async def _request(
-        self, peer_id: bytes, protocol: str, payload: bytes, max_bytes: int
+        self,
+        peer_id: bytes,
+        protocol: str,
+        payload: bytes,
+        max_bytes: int,
+        timeout_s: float,
     ) -> bytes:
         return await self._network.request(
             peer_id,
             protocol,
             payload,
-            timeout_s=REQUEST_TIMEOUT_S,
+            timeout_s=timeout_s,
             priority=Priority.BLOCKS,
             max_answer_bytes=max_bytes,
         )
