@@ -165,6 +165,8 @@ class Channel(Record):
     opened_height: Height
     settlements: U63
     """How often the payee has settled."""
+    worked: Amount
+    """Atoms of work posted so far; `settled` never exceeds it."""
 
 
 class OpenPair(Record):

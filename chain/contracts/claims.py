@@ -19,7 +19,14 @@ from chain.keys import (
     build_work_count_key,
     build_work_key,
 )
-from chain.ledger import Count, Ledger, credit, credit_maturing, get_count
+from chain.ledger import (
+    MAX_AMOUNT,
+    Count,
+    Ledger,
+    credit,
+    credit_maturing,
+    get_count,
+)
 from chain.outcome import Event
 
 
@@ -110,7 +117,16 @@ def pay_claim(
     Raises:
         RuleError: bad_work_record, work_below_claim.
     """
-    validate_work(work, delta)
+    validate_work(work)
+    settled, worked = channel.settled + delta, channel.worked + work.price_sum
+    # Over the channel's life, not per settlement: a step that was recorded with one
+    # session may be paid for with the next.
+    if settled > worked:
+        raise RuleError(
+            "work_below_claim", f"{settled} claimed in all for work of {worked}"
+        )
+    if worked > MAX_AMOUNT:
+        raise RuleError("bad_work_record", "the work posted would not fit 63 bits")
     credit_maturing(ledger, context, channel.payee, delta)
     _post_work(ledger, context, channel, delta, work)
     ledger.note(
@@ -118,25 +134,22 @@ def pay_claim(
     )
     return msgspec.structs.replace(
         channel,
-        settled=channel.settled + delta,
+        settled=settled,
         settlements=channel.settlements + 1,
+        worked=worked,
     )
 
 
-def validate_work(work: WorkRecord, delta: int) -> None:
-    """Check a work record against what it is to justify.
+def validate_work(work: WorkRecord) -> None:
+    """Check that a work record makes sense.
 
     Raises:
-        RuleError: bad_work_record, work_below_claim.
+        RuleError: bad_work_record.
     """
     if work.start > work.end or (work.receipts > 0 and work.start == work.end):
         raise RuleError(
             "bad_work_record",
             f"{work.receipts} receipts over layers [{work.start}, {work.end})",
-        )
-    if delta > work.price_sum:
-        raise RuleError(
-            "work_below_claim", f"claim of {delta} for work of {work.price_sum}"
         )
 
 

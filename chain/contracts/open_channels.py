@@ -79,6 +79,7 @@ def _open_one(
         close_height=0,
         opened_height=context.height,
         settlements=0,
+        worked=0,
     )
     ledger.put(build_channel_key(channel_id), channel)
     ledger.put(pair_key, OpenPair(channel_id))

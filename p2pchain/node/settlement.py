@@ -19,6 +19,7 @@ from chain.contracts.channel import (
     Settle,
     compute_total,
 )
+from chain.contracts.proof import WorkRecord
 from inference.session_account import SessionAccount, build_work_record
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.provider_book import ProviderBook
@@ -79,11 +80,27 @@ class Settlement:
         claim: Claim,
         sessions: list[SessionAccount],
     ) -> None:
-        delta = compute_total(claim) - channel.settled
+        total = compute_total(claim)
         work = build_work_record(sessions)
-        if not 0 < delta <= work.price_sum:
+        if self._is_posted(channel, work):
+            # A crash came between the block and our note of it.
+            book.forget_sessions(sessions)
+            return
+        if not channel.settled < total <= channel.worked + work.price_sum:
             return
         settle = Settle(channel.channel_id, claim, work)
         await self._treasury.execute(channel.shard, settle)
         book.forget_sessions(sessions)
-        log.info("settled %d atoms of channel %s", delta, channel.channel_id.hex()[:8])
+        log.info(
+            "settled %d atoms of channel %s",
+            total - channel.settled,
+            channel.channel_id.hex()[:8],
+        )
+
+    def _is_posted(self, channel: Channel, work: WorkRecord) -> bool:
+        recent = self._chain.queries.list_work(payee=channel.payee).items
+        return any(
+            found.entry.channel_id == channel.channel_id
+            and found.entry.work.work_root == work.work_root
+            for found in recent
+        )

@@ -271,6 +271,19 @@ def test_settle_judges_the_work_record(chain, channel_id, work, code):
     check_refused(chain, BOB, Settle(channel_id, claim, build_work(**work)), code)
 
 
+def test_arrears_are_paid_out_of_work_that_was_posted_before(chain, channel_id):
+    """The last step of a session is recorded with it and paid with the next one."""
+    work = build_work(price_sum=11 * PRICE)
+    assert chain.call(BOB, Settle(channel_id, build_claim(channel_id, 10), work)).ok
+    work = build_work(price_sum=9 * PRICE)
+    claim = build_claim(channel_id, 21)
+    check_refused(chain, BOB, Settle(channel_id, claim, work), "work_below_claim")
+    claim = build_claim(channel_id, 20)
+    assert chain.call(BOB, Settle(channel_id, claim, work)).ok
+    channel = chain.channel(channel_id)
+    assert (channel.settled, channel.worked) == (20 * PRICE, 20 * PRICE)
+
+
 def test_work_without_receipts_needs_no_layers(chain, channel_id):
     work = build_work(receipts=0, start=0, end=0)
     assert chain.call(BOB, Settle(channel_id, build_claim(channel_id), work)).ok

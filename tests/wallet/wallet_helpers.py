@@ -29,6 +29,7 @@ def build_channel(*, deposit=100_000, unit_price=7, nonce=0, settled=0):
         close_height=0,
         opened_height=1,
         settlements=0,
+        worked=0,
     )
 
 
