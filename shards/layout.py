@@ -17,7 +17,7 @@ from shards.errors import InvalidLayout, UnknownLayers
 
 ROOT_SHARD: ShardId = 0
 MAX_SHARDS = 64
-"""Chunk headers grow with the number of shards: 64 of 2 KiB are an eighth of a block."""
+"""Chunk headers grow with their number: 64 of 2 KiB are an eighth of a block."""
 
 
 class ShardSpec(Record):
