@@ -7,6 +7,7 @@ roots.  Forks live for a while and die.
 """
 
 import random
+from contextlib import suppress
 
 import pytest
 from chain_world import ALICE, BOB, CAROL, COIN, DAVE, SPEC, World
@@ -69,17 +70,11 @@ def test_two_nodes_agree_whatever_happens(seed):
             shard, payload = draw_payload(luck, queries, sender)
             final = builder.tree.final
             nonce = pool.get_next_nonce(shard, sender.public_key, final)
-            signed = builder.sign(
-                sender,
-                payload,
-                shard,
-                nonce=nonce,
-                valid_until_height=final.height + 50,
-            )
-            try:
+            last = final.height + 50
+            fields = {"nonce": nonce, "valid_until_height": last}
+            signed = builder.sign(sender, payload, shard, **fields)
+            with suppress(InvalidTransaction):
                 pool.add(encode(signed), final)
-            except InvalidTransaction as error:
-                assert error.code
         view += luck.choice([1, 1, 2])
         parent = builder.tip
         if luck.random() < 0.2 and builder.tree.pending:
