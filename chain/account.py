@@ -56,11 +56,12 @@ def compute_with_maturing(
 ) -> Account:
     """Return the account with `amount` released `maturity_blocks` after `height`.
 
-    The release is rounded up to the next sixteenth of the maturity.
+    The release is rounded up to a multiple of a sixteenth of the maturity, itself
+    rounded up.
     """
     if maturity_blocks == 0:
         return Account(account.balance + amount, account.nonce, account.maturing)
-    step = max(1, maturity_blocks // MATURING_STEPS)
+    step = -(-maturity_blocks // MATURING_STEPS)
     release = -(-(height + maturity_blocks) // step) * step
     entries = {entry.height: entry.amount for entry in account.maturing}
     entries[release] = entries.get(release, 0) + amount

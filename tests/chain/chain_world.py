@@ -15,7 +15,6 @@ from chain.transaction import (
     Payload,
     SignedTransaction,
     Transaction,
-    decode_transaction,
     sign_transaction,
 )
 from consensus.leader import compute_leader
@@ -212,8 +211,3 @@ class World:
     def tip(self) -> HeldBlock:
         """The highest block that the tree holds."""
         return max((self.tree.final, *self.tree.pending), key=lambda held: held.height)
-
-
-def resign(world: World, signed_bytes: bytes) -> SignedTransaction:
-    """Return the decoded form of a block's transaction."""
-    return decode_transaction(signed_bytes)

@@ -23,12 +23,12 @@ def test_amounts_come_in_time_and_the_queue_stays_short(payments, maturity):
         account = compute_ripe(account, height)
         account = compute_with_maturing(account, amount, height, maturity)
         paid.append((height, amount))
-        assert len(account.maturing) <= 2 * MATURING_STEPS
+        assert len(account.maturing) <= MATURING_STEPS + 1
         total = sum(amount for _, amount in paid)
         assert account.balance + account.maturing_amount == total
         early = sum(a for at, a in paid if at + maturity > height)
         assert account.balance <= total - early
-    last = compute_ripe(account, height + maturity + maturity // MATURING_STEPS + 1)
+    last = compute_ripe(account, height + maturity + maturity // MATURING_STEPS + 2)
     assert last.maturing == ()
     assert last.balance == sum(amount for _, amount in paid)
 
