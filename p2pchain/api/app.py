@@ -65,7 +65,7 @@ def build_app(
 
     app = web.Application(middlewares=[refuse], client_max_size=MAX_BODY_BYTES)
     RpcRoutes(backend, bridge, gate, build_methods(settings.version)).add_to(app)
-    ExplorerRoutes(backend, bridge).add_to(app)
+    ExplorerRoutes(backend, bridge, settings.version).add_to(app)
     OpenAiRoutes(backend, bridge, gate).add_to(app)
     add_page(app)
     return app

@@ -20,7 +20,7 @@ NEW = ""
 """--genesis without a value."""
 DEFAULT_VALIDATORS = 4
 """The fewest of which one may fail."""
-_NEW_ONLY = ("validators", "port_base")
+_NEW_ONLY = ("validators", "port_base", "devnet")
 
 
 def add_parser(commands: "Commands") -> None:
@@ -107,7 +107,7 @@ def _join(args: Namespace, output: Output, folder: Path) -> None:
     from p2pchain.node.initialise import create_home
 
     for option in _NEW_ONLY:
-        if getattr(args, option) is not None:
+        if getattr(args, option) not in (None, False):
             flag = "--" + option.replace("_", "-")
             raise ConfigError(f"{flag} is for a new network: leave it or the FILE out")
     settings: dict[str, object] = {"name": args.name or folder.name}

@@ -302,6 +302,21 @@ def test_errors_are_json_with_a_status_and_a_word(server, path, status, code):
         assert body["error"]["message"]
 
 
+def test_the_openapi_document_describes_every_path(server):
+    document = get(server, "/openapi.json")
+    assert document["openapi"].startswith("3.")
+    parameters = document["paths"]["/block/{block}/txs"]["get"]["parameters"]
+    assert [(p["name"], p["in"], p["required"]) for p in parameters] == [
+        ("block", "path", True),
+        ("after", "query", False),
+        ("limit", "query", False),
+    ]
+    for path, verbs in document["paths"].items():
+        assert verbs["get"]["summary"], path
+        named = {p["name"] for p in verbs["get"]["parameters"] if p["in"] == "path"}
+        assert all("{" + name + "}" in path for name in named)
+
+
 def test_only_reads(server):
     body = get(server, "/blocks", 405, body={})
     assert "POST" in body["error"]["message"]

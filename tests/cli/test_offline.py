@@ -183,6 +183,18 @@ def test_a_genesis_that_is_none(run, tmp_path, passphrase_file, text):
     assert not (tmp_path / "me").exists()
 
 
+@pytest.mark.parametrize("option", [("--validators", 4), ("--devnet",)])
+def test_options_of_a_new_network_have_no_place_when_joining(
+    run, network, tmp_path, option
+):
+    said = run(
+        *("--home", tmp_path / "me", "init", "--genesis", network / "genesis.json"),
+        *option,
+    )
+    assert said.code == 1
+    assert f"{option[0]} is for a new network" in said.err
+
+
 def test_a_genesis_that_is_missing(run, tmp_path, passphrase_file):
     said = run(
         *("--home", tmp_path / "me", "--passphrase-file", passphrase_file),

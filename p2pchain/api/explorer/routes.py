@@ -14,6 +14,7 @@ from aiohttp import web
 
 from p2pchain.api.backend import Backend
 from p2pchain.api.bridge import Bridge
+from p2pchain.api.explorer.openapi import build_openapi
 from p2pchain.api.http import read_query, respond_cached
 from p2pchain.api.params import (
     ADDRESS,
@@ -218,14 +219,20 @@ PATHS = (
 class ExplorerRoutes:
     """Handlers of /api/v1."""
 
-    def __init__(self, backend: Backend, bridge: Bridge) -> None:
+    def __init__(self, backend: Backend, bridge: Bridge, version: str) -> None:
         self._backend = backend
         self._bridge = bridge
+        self._document = build_openapi(PATHS, version)
 
     def add_to(self, app: web.Application) -> None:
         """Register the paths."""
         for path in PATHS:
             app.router.add_get("/api/v1" + path.pattern, self._build_handler(path))
+        app.router.add_get("/api/v1/openapi.json", self.describe)
+
+    async def describe(self, request: web.Request) -> web.Response:
+        """GET /api/v1/openapi.json: all of this, as an OpenAPI document."""
+        return respond_cached(request, self._document, final=False)
 
     def _build_handler(
         self, path: Path

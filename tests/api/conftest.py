@@ -1,6 +1,0 @@
-"""The chain tests' small real world serves the api's tests too."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "chain"))
