@@ -18,10 +18,12 @@ from chain.errors import (
     AlreadyKnown,
     CannotPay,
     CongestedShard,
+    DoubleSpend,
     Expired,
     InvalidTransaction,
     NonceGap,
     PoolFull,
+    ValidityTooLong,
     WrongNonce,
 )
 from chain.header import build_proposal, compute_block_hash
@@ -40,8 +42,18 @@ from primitives.types import Height, Nonce, ShardId
 
 log = logging.getLogger(__name__)
 
-NOBODYS_FAULT = (AlreadyKnown, CannotPay, CongestedShard, Expired, NonceGap, PoolFull)
-"""Refusals that a correct peer runs into when its final block is not ours."""
+NOBODYS_FAULT = (
+    AlreadyKnown,
+    CannotPay,
+    CongestedShard,
+    DoubleSpend,
+    Expired,
+    NonceGap,
+    PoolFull,
+    ValidityTooLong,
+)
+"""Refusals that a correct peer runs into: its final block or its pool is not ours, or
+somebody told it one half of a double spend and us the other."""
 
 
 class ChainService:
