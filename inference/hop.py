@@ -34,8 +34,9 @@ from enum import Enum, auto
 from typing import assert_never
 
 from chain.contracts.proof import Receipt, compute_receipt_hash
-from inference.activations import compute_digest, compute_size, is_finite
+from inference.activations import compute_digest, is_finite
 from inference.channel_account import ChannelAccount
+from inference.hop_checks import Held, check_data, check_predecessor
 from inference.hop_events import (
     AbortArrived,
     Blame,
@@ -62,7 +63,6 @@ from inference.hop_events import (
 )
 from inference.hop_ports import HopLimits
 from inference.messages import (
-    MAX_HOPS,
     Abort,
     AbortCode,
     Activity,
@@ -81,12 +81,10 @@ from inference.receipts import (
     Sign,
     compute_input_hash,
     sign_receipt,
-    validate_input,
-    validate_predecessor,
 )
 from inference.session_account import SessionAccount
 from inference.session_errors import BadMessage, ReceiptMismatch
-from inference.steps import Prices, Step, compute_step
+from inference.steps import Prices, compute_step
 from inference.terms import get_contribution, get_prices
 from primitives.types import EMPTY_HASH
 
@@ -102,17 +100,6 @@ class Phase(Enum):
     COMPUTING = auto()
     FINISHED = auto()
     ENDED = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """The step that is here now."""
-
-    step: Step
-    data: Data
-    body: bytes
-    in_digest: bytes
-    arrived_us: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -214,7 +201,9 @@ class HopSession:
             text = f"step {data.step} while {self.phase.name.lower()}"
             return self._refuse_input(AbortCode.PROTOCOL, text, event.side)
         try:
-            held = self._check_data(data, event.body)
+            held = check_data(
+                self.terms, self.steps, self._work, data, event.body, self.now_us
+            )
         except BadMessage as error:
             return self._refuse_input(AbortCode.BAD_DATA, str(error), event.side)
         except ReceiptMismatch as error:
@@ -223,52 +212,6 @@ class HopSession:
         self.phase = Phase.HELD
         self._set_deadline(self.limits.payment_s)
         return self._on_pool()
-
-    def _check_data(self, data: Data, body: bytes) -> Held:
-        step = compute_step(self.terms.prompt_tokens, self.steps)
-        if data.attempt != self.terms.attempt or data.step != step.number:
-            raise BadMessage(f"step {data.step} where {step.number} is due")
-        if (data.position, data.tokens) != (step.position, step.tokens):
-            raise BadMessage(
-                f"positions {data.position}+{data.tokens} where "
-                f"{step.position}+{step.tokens} are due"
-            )
-        if step.position + step.tokens > self.terms.max_positions:
-            raise BadMessage("a step beyond the session's last position")
-        shape = (data.hidden_size, data.dtype)
-        if shape != (self.terms.hidden_size, self.terms.dtype):
-            raise BadMessage("hidden states of another shape or dtype")
-        size = compute_size(step.tokens, data.hidden_size, data.dtype)
-        if len(body) != size:
-            raise BadMessage(f"{len(body)} bytes where {size} are due")
-        if not is_finite(body, data.dtype):
-            raise BadMessage("hidden states that are not finite numbers")
-        if len(data.timings) >= MAX_HOPS:
-            raise BadMessage("more hops than a route has")
-        in_digest = compute_digest(body)
-        if step.closes_range:
-            work = self._work.add(step, 0, in_digest, EMPTY_HASH)
-            self._check_predecessor(work, data.signed_input, data.receipt)
-        elif data.signed_input is not None or data.receipt is not None:
-            raise BadMessage("a receipt where no range closes")
-        return Held(step, data, body, in_digest, self.now_us)
-
-    def _check_predecessor(
-        self, work: Range, said: SignedInput | None, receipt: Receipt | None
-    ) -> None:
-        """Hold what the sender signed against what came (spec: Receipts, rule 2)."""
-        terms = self.terms
-        if terms.previous is None:
-            if said is None or receipt is not None:
-                raise ReceiptMismatch("a range closes without the signed input")
-            validate_input(said, terms.chain_id, terms.session, terms.signer, work)
-        else:
-            if receipt is None or said is not None:
-                raise ReceiptMismatch("a range closes without the hop's receipt")
-            validate_predecessor(
-                receipt, terms.chain_id, terms.session, terms.previous, terms.start,
-                work,
-            )  # fmt: skip
 
     def _on_pool(self) -> list[Effect]:
         """Claim what was promised; compute when that is enough."""
@@ -380,7 +323,9 @@ class HopSession:
         receipt = None
         if self._work.tokens:
             try:
-                self._check_predecessor(self._work, finish.signed_input, finish.receipt)
+                check_predecessor(
+                    self.terms, self._work, finish.signed_input, finish.receipt
+                )
             except ReceiptMismatch as error:
                 return self._refuse_input(AbortCode.BAD_RECEIPT, str(error), event.side)
             receipt = self._sign_range(finish.signed_input, finish.receipt)

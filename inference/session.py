@@ -36,7 +36,7 @@ from enum import Enum, auto
 from typing import assert_never
 
 from chain.contracts.proof import Receipt
-from inference.activations import compute_digest, compute_size, is_finite
+from inference.activations import compute_digest, compute_size
 from inference.errors import WorkerLost
 from inference.messages import (
     Abort,
@@ -56,6 +56,7 @@ from inference.messages import (
 )
 from inference.receipts import Range, Sign, sign_input
 from inference.sampling import SampledToken
+from inference.session_checks import check_answer
 from inference.session_errors import (
     HopAborted,
     HopLost,
@@ -274,7 +275,10 @@ class RequesterMachine:
         is_here = self.phase in (Phase.SAMPLING, Phase.ATTESTING, Phase.FINISHING)
         if data.step == step.number and is_here:
             return []
-        self._check_answer(data, body)
+        if self.phase is not Phase.IN_FLIGHT:
+            text = "an answer that nobody asked for"
+            raise WrongAnswer(text, peer_id=self.route.last.peer_id)
+        check_answer(plan, step, data, body)
         self._elapsed_us = self._now_us - self._sent_us
         self._timings = data.timings
         self._work = self._work.add(step, 0, self._in_digest, compute_digest(body))
@@ -286,27 +290,6 @@ class RequesterMachine:
         self.phase = Phase.SAMPLING
         self._set_deadline(self._timeouts.worker_s)
         return [Sample(body, step.tokens)]
-
-    def _check_answer(self, data: Data, body: bytes) -> None:
-        step, plan = self._step, self.plan
-        last = self.route.last.peer_id
-        if self.phase is not Phase.IN_FLIGHT:
-            raise WrongAnswer("an answer that nobody asked for", peer_id=last)
-        said = (data.attempt, data.step, data.position, data.tokens)
-        if said != (plan.attempt, step.number, step.position, step.tokens):
-            text = f"an answer to step {data.step} where {step.number} is due"
-            raise WrongAnswer(text, peer_id=last)
-        if (data.hidden_size, data.dtype) != (plan.hidden_size, plan.dtype):
-            raise WrongAnswer("an answer of another shape or dtype", peer_id=last)
-        size = compute_size(step.tokens, plan.hidden_size, plan.dtype)
-        if len(body) != size:
-            text = f"an answer of {len(body)} bytes where {size} are due"
-            raise WrongAnswer(text, peer_id=last)
-        if not is_finite(body, plan.dtype):
-            raise WrongAnswer("an answer that is not finite numbers", peer_id=last)
-        if len(data.timings) != len(plan.hops):
-            text = f"an answer that went through {len(data.timings)} hops"
-            raise WrongAnswer(text, peer_id=last)
 
     # Receipts
 
@@ -349,6 +332,8 @@ class RequesterMachine:
         if not self._finish_reason:
             # The next step goes first: payments and the reader ride in its shadow.
             following = self._begin_step(step.number + 1)
+            if token is not None and token.embedding:
+                following = self._send_step(token.embedding)
             return [*following, *self.route.pay_after(step), *shown]
         if self._work.tokens:
             self._owed = step

@@ -16,8 +16,6 @@ steps as tiny prefill steps at the input price.
 
 from dataclasses import dataclass
 
-from inference.session_errors import BadMessage
-
 PREFILL_TOKENS = 128
 """Most tokens of a prefill step: what a client or provider can lose in one step."""
 
@@ -71,15 +69,3 @@ class Prices:
         """Return the whole units that `step` costs, rounded up, for the provider."""
         price = self.input_price if step.is_prefill else self.output_price
         return -(-step.tokens * self.layers * price // self.unit_price)
-
-
-def validate_prices(prices: Prices) -> None:
-    """Refuse prices that could not be computed with.
-
-    Raises:
-        BadMessage: A price or a range that makes no sense.
-    """
-    if prices.unit_price <= 0:
-        raise BadMessage("the unit price must be positive")
-    if prices.layers <= 0:
-        raise BadMessage("a hop has at least one layer")

@@ -1,0 +1,90 @@
+"""What a hop demands of the data that it is asked to compute."""
+
+from dataclasses import dataclass
+
+from chain.contracts.proof import Receipt
+from inference.activations import compute_digest, compute_size, is_finite
+from inference.messages import MAX_HOPS, Data, SessionTerms, SignedInput
+from inference.receipts import Range, validate_input, validate_predecessor
+from inference.session_errors import BadMessage, ReceiptMismatch
+from inference.steps import Step, compute_step
+from primitives.types import EMPTY_HASH
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A step that is here and valid."""
+
+    step: Step
+    data: Data
+    body: bytes
+    in_digest: bytes
+    arrived_us: int
+
+
+def check_data(
+    terms: SessionTerms, steps: int, work: Range, data: Data, body: bytes, now_us: int
+) -> Held:
+    """Return the step if it is the next one and everything about it is as agreed.
+
+    Args:
+        terms: Of the session.
+        steps: Computed so far, so the number of the one that is due.
+        work: The open range.
+        data: What came.
+        body: Hidden states that came with it.
+        now_us: Time of the arrival.
+
+    Raises:
+        BadMessage: Another step, shape or length, or numbers that are not finite.
+        ReceiptMismatch: The range closes and its sender signed for other bytes.
+    """
+    step = compute_step(terms.prompt_tokens, steps)
+    if data.attempt != terms.attempt or data.step != step.number:
+        raise BadMessage(f"step {data.step} where {step.number} is due")
+    if (data.position, data.tokens) != (step.position, step.tokens):
+        raise BadMessage(
+            f"positions {data.position}+{data.tokens} where "
+            f"{step.position}+{step.tokens} are due"
+        )
+    if step.position + step.tokens > terms.max_positions:
+        raise BadMessage("a step beyond the session's last position")
+    if (data.hidden_size, data.dtype) != (terms.hidden_size, terms.dtype):
+        raise BadMessage("hidden states of another shape or dtype")
+    size = compute_size(step.tokens, data.hidden_size, data.dtype)
+    if len(body) != size:
+        raise BadMessage(f"{len(body)} bytes where {size} are due")
+    if not is_finite(body, data.dtype):
+        raise BadMessage("hidden states that are not finite numbers")
+    if len(data.timings) >= MAX_HOPS:
+        raise BadMessage("more hops than a route has")
+    in_digest = compute_digest(body)
+    if step.closes_range:
+        work = work.add(step, 0, in_digest, EMPTY_HASH)
+        check_predecessor(terms, work, data.signed_input, data.receipt)
+    elif data.signed_input is not None or data.receipt is not None:
+        raise BadMessage("a receipt where no range closes")
+    return Held(step, data, body, in_digest, now_us)
+
+
+def check_predecessor(
+    terms: SessionTerms,
+    work: Range,
+    said: SignedInput | None,
+    receipt: Receipt | None,
+) -> None:
+    """Hold what the sender signed against what came.
+
+    Raises:
+        ReceiptMismatch: Missing, not signed, or about other bytes.
+    """
+    if terms.previous is None:
+        if said is None or receipt is not None:
+            raise ReceiptMismatch("a range closes without the signed input")
+        validate_input(said, terms.chain_id, terms.session, terms.signer, work)
+        return
+    if receipt is None or said is not None:
+        raise ReceiptMismatch("a range closes without the hop's receipt")
+    validate_predecessor(
+        receipt, terms.chain_id, terms.session, terms.previous, terms.start, work
+    )

@@ -1,0 +1,31 @@
+"""What a requester demands of an answer before it pays for it."""
+
+from inference.activations import compute_size, is_finite
+from inference.messages import Data
+from inference.session_errors import WrongAnswer
+from inference.session_plan import SessionPlan
+from inference.steps import Step
+
+
+def check_answer(plan: SessionPlan, step: Step, data: Data, body: bytes) -> None:
+    """Check the last hop's answer to `step`; the sampler judges the numbers later.
+
+    Raises:
+        WrongAnswer: To another step, of another shape or length, or not finite.
+    """
+    peer_id = plan.hops[-1].peer_id
+    said = (data.attempt, data.step, data.position, data.tokens)
+    if said != (plan.attempt, step.number, step.position, step.tokens):
+        text = f"an answer to step {data.step} where {step.number} is due"
+        raise WrongAnswer(text, peer_id=peer_id)
+    if (data.hidden_size, data.dtype) != (plan.hidden_size, plan.dtype):
+        raise WrongAnswer("an answer of another shape or dtype", peer_id=peer_id)
+    size = compute_size(step.tokens, plan.hidden_size, plan.dtype)
+    if len(body) != size:
+        text = f"an answer of {len(body)} bytes where {size} are due"
+        raise WrongAnswer(text, peer_id=peer_id)
+    if not is_finite(body, plan.dtype):
+        raise WrongAnswer("an answer that is not finite numbers", peer_id=peer_id)
+    if len(data.timings) != len(plan.hops):
+        text = f"an answer that went through {len(data.timings)} hops"
+        raise WrongAnswer(text, peer_id=peer_id)
