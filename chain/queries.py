@@ -132,6 +132,7 @@ class Queries:
         self._store: ChainStore = tree.store
         # Final blocks never change, and a page often shows one block many times.
         self._cached_block = lru_cache(CACHED_BLOCKS)(self._load_block)
+        self._cached_outcomes = lru_cache(CACHED_BLOCKS)(tree.store.get_outcomes)
 
     @property
     def spec(self) -> ChainSpec:
@@ -444,7 +445,7 @@ class Queries:
             time_ms=found.block.header.time_ms,
             shard=shard,
             index=index,
-            outcome=self._store.get_outcomes(height, shard)[index],
+            outcome=self._cached_outcomes(height, shard)[index],
         )
 
     def _find_shard(self, shard: ShardId) -> FoundShard:
