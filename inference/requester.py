@@ -130,6 +130,16 @@ class RequesterEngine:
             )
         return self._run_front(position, torch.tensor([list(token_ids)]))
 
+    def embed_last(self, session_id: bytes) -> torch.Tensor:
+        """Return what enters layer 0 for the token chosen last, (1, 1, H).
+
+        Raises:
+            UnknownSession: No such session.
+        """
+        answer = self._find(session_id)
+        position = len(answer.prompt) + len(answer.tokens) - 1
+        return self._run_front(position, torch.tensor([answer.tokens[-1:]]))
+
     def finish(self, hidden: torch.Tensor, position: int) -> torch.Tensor:
         """Return the logits (V,) for what left the last layer, (1, 1, H)."""
         self._cache.truncate(0)

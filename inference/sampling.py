@@ -90,3 +90,5 @@ class SampledToken(Record):
     """What became readable; may be empty while a character or a stop is incomplete."""
     finish_reason: str | None = None
     """"stop" (end of text or a stop string), "length", or None: go on."""
+    embedding: bytes = b""
+    """What enters layer 0 for this token, if the worker has looked it up already."""

@@ -12,12 +12,15 @@ and the null stage, and a model that is refused by its headers, do without.
 from pathlib import Path
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from inference.errors import BadAnswer, BadRequest, UnsupportedModel
 from inference.model_info import (
     DTYPE_BYTES,
     ModelShape,
     read_model_shape,
 )
+from inference.sampling import SampledToken
 from inference.worker_wire import (
     Answer,
     CloseSession,
@@ -136,7 +139,8 @@ class RequesterService:
                 return HiddenStates(call, len(token_ids)), get_bytes(hidden)
             case Sample(call, session_id, tokens):
                 hidden = build_tensor(payload, tokens, self._shape)
-                return Sampled(call, engine.sample(session_id, hidden)), b""
+                token = engine.sample(session_id, hidden)
+                return Sampled(call, self._embed_next(session_id, token)), b""
             case EncodeChat(call, messages):
                 return TokenIds(call, tuple(engine.encode_chat(messages))), b""
             case EncodeText(call, text):
@@ -148,6 +152,13 @@ class RequesterService:
                 engine.close_session(session_id)
                 return Done(call), b""
         raise BadRequest(f"a requester does not answer {type(request).__name__}")
+
+    def _embed_next(self, session_id: bytes, token: SampledToken) -> SampledToken:
+        """Look the next step's input up at once: it saves a way there and back."""
+        if token.finish_reason is not None:
+            return token
+        hidden = self._engine.embed_last(session_id)
+        return replace(token, embedding=bytes(get_bytes(hidden)))
 
 
 def import_torch(threads: int) -> None:

@@ -180,14 +180,18 @@ class SumSampler:
 
     def __init__(self) -> None:
         self.sessions: dict[bytes, int] = {}
+        self.positions: dict[bytes, int] = {}
         self.sampled = 0
         self.stop_after = 10**9
+        self.looks_ahead = True
+        """Whether a token comes with its embedding."""
 
     async def open(
         self, session_id: bytes, sampling: SamplingParams, prompt_tokens: Sequence[int]
     ) -> None:
         await trio.lowlevel.checkpoint()
         self.sessions[session_id] = 0
+        self.positions[session_id] = len(prompt_tokens)
 
     async def embed(
         self, session_id: bytes, position: int, token_ids: Sequence[int]
@@ -207,9 +211,13 @@ class SumSampler:
         token_id = choose(rows[-HIDDEN:])
         is_last = self.sessions[session_id] >= self.stop_after
         reason = "stop" if is_last else None
+        position = self.positions[session_id]
+        self.positions[session_id] += 1
+        ahead = embed(position, [token_id]).tobytes() if self.looks_ahead else b""
         return SampledToken(
-            token_id=token_id, text=f"{token_id} ", finish_reason=reason
-        )
+            token_id=token_id, text=f"{token_id} ", finish_reason=reason,
+            embedding=ahead,
+        )  # fmt: skip
 
     async def close(self, session_id: bytes) -> None:
         self.sessions.pop(session_id, None)

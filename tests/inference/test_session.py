@@ -24,15 +24,17 @@ from inference.session_plan import SessionTimeouts, TokenEvent
 from primitives.types import EMPTY_HASH
 
 
+@pytest.mark.parametrize("looks_ahead", [True, False])
 @pytest.mark.parametrize(
     ("prompt_tokens", "max_tokens"),
     [(1, 1), (3, 2), (3, 17), (3, 18), (127, 1), (128, 33), (129, 5), (300, 40)],
 )
-def test_answer_payment_and_receipts(prompt_tokens, max_tokens):
+def test_answer_payment_and_receipts(prompt_tokens, max_tokens, looks_ahead):
     prompt = [(7 * i + 3) % 97 for i in range(prompt_tokens)]
 
     async def test():
         async with open_world() as world:
+            world.worker.looks_ahead = looks_ahead
             session = world.session(prompt, max_tokens)
             events = await collect(session)
             await world.rest()

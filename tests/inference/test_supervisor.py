@@ -100,8 +100,11 @@ async def test_answers_through_processes_equal_generate(
             step = await requester.sample(b"s", hidden, len(tokens))
             ids.append(step.token_id)
             if step.finish_reason:
+                assert step.embedding == b""
                 break
             position, tokens = position + len(tokens), [step.token_id]
+            ahead = await requester.embed(b"s", position, tokens)
+            assert step.embedding == ahead
         with pytest.raises(BadAnswer):
             await requester.sample(b"s", hidden[:-1], 1)
         with pytest.raises(BadPrompt):
