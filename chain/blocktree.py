@@ -252,9 +252,10 @@ class BlockTree:
             raise BodyMismatch(
                 f"block {block_hash.hex()} where {proposal.block_hash.hex()} was named"
             )
+        # First what somebody on the way may have added, then what the leader did.
+        validate_body(block)
         if len(block_bytes) > self.spec.params.block_bytes:
             raise InvalidBlock(f"{len(block_bytes)} bytes")
-        validate_body(block)
         if proposal is not None:
             validate_proposal(block.header, block_hash, proposal)
         if self.has(block_hash):

@@ -10,7 +10,6 @@ from chain.contracts.proof import WorkEntry
 from chain.execution import ChunkResult
 from chain.held import HeldBlock
 from chain.keys import build_channel_key, build_mirror_key, build_registration_key
-from chain.ledger import Archived
 from chain.store import Place, build_key
 from primitives.codec import decode, encode
 from primitives.types import Height, ShardId
@@ -35,7 +34,7 @@ def compute_index_changes(held: HeldBlock) -> Changes:
         _index_chunk(changes, height, chunk)
         _index_transactions(changes, height, chunk.header.shard, result)
         _index_objects(changes, chunk.header.shard, result)
-        _index_archive(changes, height, chunk.header.shard, result.archived)
+        _index_archive(changes, height, chunk.header.shard, result)
     for (src, dst), proofs in held.emitted.items():
         for proof in proofs:
             place = ((src, 2), (dst, 2), (proof.packet.seq, 8))
@@ -84,16 +83,26 @@ def _index_objects(changes: Changes, shard: ShardId, result: ChunkResult) -> Non
 
 
 def _index_archive(
-    changes: Changes, height: Height, shard: ShardId, archived: tuple[Archived, ...]
+    changes: Changes, height: Height, shard: ShardId, result: ChunkResult
 ) -> None:
-    """Keep closed channels and work records; runs after `_index_objects`."""
-    for index, record in enumerate(archived):
+    """Keep closed channels and work records; runs after `_index_objects`.
+
+    Every work record comes with one event "settled", in the same order, which tells
+    the transaction that posted it.
+    """
+    settling = iter(
+        index
+        for index, outcome in enumerate(result.outcomes)
+        for event in outcome.events
+        if event.kind == "settled"
+    )
+    for record in result.archived:
         match record:
             case Channel():
                 changes[build_key(b"Z", record.channel_id)] = encode(record)
                 _index_parties(changes, record)
             case WorkEntry():
-                place = ((height, 8), (shard, 2), (index, 4))
+                place = ((height, 8), (shard, 2), (next(settling), 4))
                 changes[build_key(b"W", *place)] = encode(record)
                 changes[build_key(b"V", record.payee, *place)] = b""
 

@@ -121,6 +121,8 @@ class FoundWork:
     height: Height
     """Of the block that holds the settlement."""
     shard: ShardId
+    tx_id: bytes
+    """The settlement."""
     entry: WorkEntry
 
 
@@ -472,7 +474,10 @@ class Queries:
         if entry is None:
             return None
         height = int.from_bytes(place[:8], "big")
-        return FoundWork(height, int.from_bytes(place[8:10], "big"), entry)
+        shard = int.from_bytes(place[8:10], "big")
+        outcomes = self._store.get_outcomes(height, shard)
+        tx_id = outcomes[int.from_bytes(place[10:], "big")].tx_id
+        return FoundWork(height, shard, tx_id, entry)
 
     def _get_at(self, height_bytes: bytes) -> FoundBlock | None:
         return self._find_block(int.from_bytes(height_bytes, "big"))

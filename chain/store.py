@@ -16,7 +16,7 @@ The database: what is stored under which key, and typed reads of it.
     G shard home account       mirror
     Z channel_id               channel as it is, or as it was at its end
     Y address height id        a party's channels, by height of opening
-    W height shard i           work record
+    W height shard i           work record posted by transaction i of the chunk
     V payee height shard i     a payee's work records
     U block_hash               pending block that must survive a crash
     M name                     meta: chain_id, format, tip

@@ -91,7 +91,7 @@ async def _show(args: Namespace, output: Output, devnet: Devnet) -> None:
     accounts = {payer: gateway.name, **{h["provider"]: h["name"] for h in route}}
     before = {each: await _load_wealth(client, each) for each in accounts}
     output.say(f"\nasking: {args.question}\n")
-    answer = await trio.to_thread.run_sync(_chat, client, args.question)
+    answer = await trio.to_thread.run_sync(_chat, client, args.question, output)
     settlements = await _wait_settled(client, payer, answer)
     after = {each: await _load_wealth(client, each) for each in accounts}
     if output.as_json:
@@ -101,8 +101,8 @@ async def _show(args: Namespace, output: Output, devnet: Devnet) -> None:
     _validate_books(payer, before, after, answer)
 
 
-def _chat(client: RpcClient, question: str) -> Answer:
-    """Ask and print the answer as it comes."""
+def _chat(client: RpcClient, question: str, output: Output) -> Answer:
+    """Ask, and show the answer as it comes unless stdout is for programs."""
     started = time.monotonic()
     body = {
         "model": client.get("/v1/models")["data"][0]["id"],
@@ -110,7 +110,8 @@ def _chat(client: RpcClient, question: str) -> Answer:
         "max_tokens": MAX_TOKENS,
         "temperature": 0,
     }
-    text, route, account = "", "", {}
+    text, route = "", ""
+    account: Json = {}
     for chunk in client.stream_chat(body):
         if "headers" in chunk:
             route = chunk["headers"]["x-p2pchain-route"]
@@ -119,8 +120,10 @@ def _chat(client: RpcClient, question: str) -> Answer:
         for choice in chunk["choices"]:
             piece = choice["delta"].get("content") or ""
             text += piece
-            print(piece, end="", flush=True)
-    print("\n", flush=True)
+            if not output.as_json:
+                print(piece, end="", flush=True)
+    if not output.as_json:
+        print("\n", flush=True)
     if not text:
         raise NodeFailed("the answer is empty")
     return Answer(text, route, account, time.monotonic() - started)
@@ -235,7 +238,8 @@ def _describe(
         ),
     )
     transactions = "\n".join(
-        f"  block {entry['height']}  work {entry['work']['work_root']}"
+        f"  {entry['tx_id']}  block {entry['height']}, shard {entry['shard']}, "
+        f"work {entry['work']['work_root'][:18]}..."
         for entry in settlements
     )
     balances = format_table(

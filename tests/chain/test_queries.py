@@ -165,6 +165,10 @@ def test_channels_open_and_ended(queries):
 
 def test_work_records(queries):
     work = collect(queries.list_work, 2)
+    for found in work:
+        settlement = queries.get_transaction(found.tx_id)
+        assert settlement.height == found.height
+        assert settlement.signed.transaction.payload.work == found.entry.work
     assert [found.height for found in work] == [6, 5, 4]
     assert [found.entry.number for found in work] == [2, 1, 0]
     assert {found.shard for found in work} == {1}

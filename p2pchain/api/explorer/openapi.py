@@ -1,12 +1,10 @@
 """The OpenAPI document of /api/v1, made from the table of paths."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from p2pchain.api.explorer.path import Path
 from p2pchain.api.params import Param
-
-if TYPE_CHECKING:
-    from p2pchain.api.explorer.routes import Path
 
 Json = dict[str, Any]
 
@@ -21,7 +19,7 @@ _ERROR: Json = {
 }
 
 
-def build_openapi(paths: "tuple[Path, ...]", version: str) -> Json:
+def build_openapi(paths: tuple[Path, ...], version: str) -> Json:
     """Return the document that describes `paths`."""
     return {
         "openapi": "3.1.0",

@@ -7,7 +7,6 @@ ETag and may be cached for ever; what still moves has an ETag only.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -15,6 +14,7 @@ from aiohttp import web
 from p2pchain.api.backend import Backend
 from p2pchain.api.bridge import Bridge
 from p2pchain.api.explorer.openapi import build_openapi
+from p2pchain.api.explorer.path import Path
 from p2pchain.api.http import read_query, respond_cached
 from p2pchain.api.params import (
     ADDRESS,
@@ -38,23 +38,9 @@ from p2pchain.api.views import (
 )
 
 Json = dict[str, Any]
-Read = Callable[..., Awaitable[Any]]
 
 PAGE = 25
 MEMPOOL_PAGE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """One path: where its arguments come from and what answers it."""
-
-    pattern: str
-    read: Read
-    """`async read(backend, **arguments)` on the trio thread; gives JSON, or text."""
-    params: tuple[Param, ...] = ()
-    """Of the path and of the query string together."""
-    is_final: bool = False
-    """The answer never changes once it is final."""
 
 
 async def get_tip_height(backend: Backend) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 from chain.contracts.registration import Registration
 from chain.queries import FoundWork
 from p2pchain.api.backend import Backend
-from p2pchain.api.render import render
+from p2pchain.api.render import render, to_hex
 from p2pchain.api.views.stamp import build_stamp, get_account_name, get_model_name
 
 Json = dict[str, Any]
@@ -82,6 +82,7 @@ def _render_work(backend: Backend, found: FoundWork) -> Json:
     return render(found.entry) | {
         "height": str(found.height),
         "shard": found.shard,
+        "tx_id": to_hex(found.tx_id),
         "payee_name": get_account_name(backend, found.entry.payee),
         "payer_name": get_account_name(backend, found.entry.payer),
     }

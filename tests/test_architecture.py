@@ -1,0 +1,22 @@
+"""What import rules cannot say: what a running node has loaded."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("p2pchain.node.run", "torch"),
+        ("p2pchain.node.run", "transformers"),
+        ("p2pchain.node.run", "py_ecc"),
+        ("p2pchain.cli.main", "aiohttp"),
+        ("chain.blocktree", "trio"),
+        ("inference.hop_service", "torch"),
+    ],
+)
+def test_importing_a_part_leaves_out_what_it_must_not_load(module, absent) -> None:
+    program = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
