@@ -133,6 +133,7 @@ class RequesterMachine:
         self.positions = 0
         """Positions that came back as a valid answer."""
         self.deadline_us = 0
+        self._token_bytes = compute_size(1, plan.hidden_size, plan.dtype)
         self._timeouts = timeouts
         self._signer = signer
         self._sign = sign
@@ -332,7 +333,8 @@ class RequesterMachine:
         if not self._finish_reason:
             # The next step goes first: payments and the reader ride in its shadow.
             following = self._begin_step(step.number + 1)
-            if token is not None and token.embedding:
+            if token is not None and len(token.embedding) == self._token_bytes:
+                # The worker has looked it up already; no need to ask.
                 following = self._send_step(token.embedding)
             return [*following, *self.route.pay_after(step), *shown]
         if self._work.tokens:

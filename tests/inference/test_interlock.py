@@ -468,6 +468,7 @@ def test_lap_that_never_ends_does_not_take_the_answer_back():
 def test_requester_worker_that_dies():
     async def test():
         async with open_world() as world:
+            world.worker.looks_ahead = False
 
             async def embed(session_id, position, token_ids):
                 raise WorkerLost("the requester worker died")
