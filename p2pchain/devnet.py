@@ -22,7 +22,7 @@ from typing import Any
 
 import trio
 
-from p2pchain.cli.rpc_client import RpcClient, RpcError
+from p2pchain.client import RpcClient, RpcError
 from p2pchain.errors import NodeFailed
 from p2pchain.node.home import Config, Home
 

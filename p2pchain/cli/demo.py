@@ -18,7 +18,7 @@ import trio
 from p2pchain.cli.devnet import add_network_options, open_network, run_until_signal
 from p2pchain.cli.options import add_command
 from p2pchain.cli.output import Output, format_amount, format_table
-from p2pchain.cli.rpc_client import RpcClient, RpcError
+from p2pchain.client import RpcClient, RpcError
 from p2pchain.devnet import Devnet
 from p2pchain.errors import NodeFailed
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from p2pchain.cli.options import add_command
 from p2pchain.cli.output import Output
-from p2pchain.cli.rpc_client import RpcError
 from p2pchain.cli.session import open_client
+from p2pchain.client import RpcError
 
 if TYPE_CHECKING:
     from p2pchain.cli.options import Commands

@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from p2pchain.cli.rpc_client import NodeUnreachable, RpcClient
+from p2pchain.client import NodeUnreachable, RpcClient
 from p2pchain.errors import HomeError
 from p2pchain.node.home import DEFAULT_HOME, Home
 

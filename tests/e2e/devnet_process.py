@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from p2pchain.cli.rpc_client import RpcClient, RpcError
+from p2pchain.client import RpcClient, RpcError
 
 START_S = 180
 """What a devnet gets to become READY on a busy machine; a bound, not a measurement."""

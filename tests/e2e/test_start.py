@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from devnet_process import run_cli, wait_until
 
-from p2pchain.cli.rpc_client import RpcClient
+from p2pchain.client import RpcClient
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from devnet_process import RunningDevnet, run_cli, wait_until
 from chain.contracts.transfer import Transfer
 from genesis.files import load_genesis
 from genesis.genesis import compute_chain_id
-from p2pchain.cli.rpc_client import RpcError
+from p2pchain.client import RpcError
 from primitives.address import decode_address, encode_address
 from primitives.codec import encode
 from primitives.keys import SecretKey
