@@ -306,6 +306,9 @@ class Finished:
     """"stop" (end of sequence or a stop string) or "length"."""
     prompt_tokens: int
     completion_tokens: int
+    lap_us: int = 0
+    """Median time of one decode step through all hops and back, as the client saw it;
+    0 for an answer without decode steps."""
     hops: tuple[HopReport, ...] = field(default=())
 
 

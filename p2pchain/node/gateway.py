@@ -232,11 +232,14 @@ class Gateway:
         plan = await self._plan(route, prompt, max_tokens)
         sampling = _build_sampling(request, max_tokens)
         reports = [_Report(hop) for hop in route]
+        laps_us: list[int] = []
         yield Started(session=plan.session_id, route=route, prompt_tokens=len(prompt))
         running, receiver = self._start(plan, sampling)
         try:
             async with receiver:
                 async for token in receiver:
+                    if token.step:
+                        laps_us.append(token.elapsed_us)
                     for report, timing in zip(reports, token.hops, strict=False):
                         report.add(timing.compute_us, is_first=token.step == 0)
                     yield Delta(text=token.text)
@@ -247,7 +250,7 @@ class Gateway:
         if running.error is not None:
             raise _translate(running.error)
         assert running.summary is not None
-        yield _build_finished(running.summary, reports)
+        yield _build_finished(running.summary, reports, laps_us)
 
     async def _encode(self, request: CompletionRequest) -> tuple[int, ...]:
         try:
@@ -375,7 +378,9 @@ class _Report:
         (self.prefill_us if is_first else self.decode_us).append(compute_us)
 
 
-def _build_finished(summary: SessionSummary, reports: list[_Report]) -> Finished:
+def _build_finished(
+    summary: SessionSummary, reports: list[_Report], laps_us: list[int]
+) -> Finished:
     hops = []
     for part, report in zip(summary.hops, reports, strict=True):
         times = report.decode_us or report.prefill_us
@@ -396,6 +401,7 @@ def _build_finished(summary: SessionSummary, reports: list[_Report]) -> Finished
         reason="length" if summary.finish_reason == "length" else "stop",
         prompt_tokens=summary.tokens_in,
         completion_tokens=summary.tokens_out,
+        lap_us=median_low(laps_us) if laps_us else 0,
         hops=tuple(hops),
     )
 

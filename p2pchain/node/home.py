@@ -61,6 +61,9 @@ class Config:
     """Atoms per layer and token of a prompt."""
     output_price: int = 1600
     """Atoms per layer and token of an answer."""
+    null_layers: bool = False
+    """Compute nothing and hand hidden states on: what remains is the cost of the way.
+    Measurements use it; answers are nonsense."""
 
     @property
     def layer_range(self) -> tuple[int, int] | None:

@@ -114,6 +114,7 @@ def build_account(session: bytes, finished: Finished) -> Json:
     return {
         "session": to_hex(session),
         "price": price,
+        "lap_us": finished.lap_us,
         "hops": [render_hop_report(hop) for hop in finished.hops],
     }
 
