@@ -6,11 +6,18 @@ and for checking one thing by hand, never for a validator.  Same functions and s
 errors as `primitives.bls_native`.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from py_ecc.bls import g2_primitives
-from py_ecc.bls.ciphersuites import G2ProofOfPossession
+_recursion_limit = sys.getrecursionlimit()
+
+from py_ecc.bls import g2_primitives  # noqa: E402
+from py_ecc.bls.ciphersuites import G2ProofOfPossession  # noqa: E402
+
+# py_ecc raises the limit to 100,000 for the whole process.  Its optimised pairing does
+# without, and with it a deeply nested JSON body would overflow the C stack.
+sys.setrecursionlimit(_recursion_limit)
 
 Scheme: Any = G2ProofOfPossession
 """Any: py_ecc has its own names for bytes."""

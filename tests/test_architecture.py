@@ -20,3 +20,12 @@ import pytest
 def test_importing_a_part_leaves_out_what_it_must_not_load(module, absent) -> None:
     program = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_slow_reference_does_not_unbind_recursion() -> None:
+    """A remote body of many brackets would end the process instead of its request."""
+    program = (
+        "import sys; before = sys.getrecursionlimit(); import primitives.bls_reference;"
+        "sys.exit(sys.getrecursionlimit() != before)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
