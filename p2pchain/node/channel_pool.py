@@ -29,6 +29,8 @@ MIN_DEPOSIT = ATOMS_PER_COIN // 20
 """Fifty answers of the bundled model; opening a channel costs a fee each time."""
 DEPOSIT_SESSIONS = 4
 """Longest sessions that a new deposit covers."""
+FLUSH_S = 1.0
+"""What a power cut can make us forget of our payments."""
 UNITS_PER_STEP = 8
 """A unit is at most an eighth of a decode step, so rounding up costs little."""
 
@@ -61,6 +63,12 @@ class ChannelPool:
         if channel_id not in self._book:
             return 0
         return self._book.get(channel_id).paid_total
+
+    async def run(self) -> None:
+        """Keep the book safe from power cuts until cancelled."""
+        while True:
+            await trio.sleep(FLUSH_S)
+            self._book.flush()
 
     def flush(self) -> None:
         """Make the book safe from a power cut."""

@@ -50,6 +50,7 @@ from p2pchain.api.errors import (
     NoRoute,
     Overloaded,
     PromptTooLong,
+    ShuttingDown,
     StageLost,
     UnknownModel,
 )
@@ -131,9 +132,7 @@ class Gateway:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self.worker.run)
-            while True:
-                await trio.sleep(1)
-                self._pool.flush()
+            await trio.sleep_forever()
 
     # Routes
 
@@ -249,7 +248,8 @@ class Gateway:
                 await running.ended.wait()
         if running.error is not None:
             raise _translate(running.error)
-        assert running.summary is not None
+        if running.summary is None:
+            raise ShuttingDown("the node stops")
         yield _build_finished(running.summary, reports, laps_us)
 
     async def _encode(self, request: CompletionRequest) -> tuple[int, ...]:

@@ -3,7 +3,8 @@ Assembly: the parts of one node, in one nursery.
 
     database, chain, network                      always
     consensus driver                              always; votes with --validator
-    stage worker, hop service, settlement         with --host-layers
+    settlement, channels                          always
+    stage worker, hop service                     with --host-layers
     requester worker, gateway                     with --gateway
     HTTP                                          always
 
@@ -144,9 +145,11 @@ class Node:
                 services.start_soon(_watch_parent, parent_fd, stop)
             endpoint = await self._listen(services)
             services.start_soon(self._driver.run)
+            services.start_soon(self._pool.run)
+            # Also without layers: an earlier start may have left claims to settle.
+            services.start_soon(self._settlement.run, self._book)
             if self._provider is not None:
                 services.start_soon(self._provider.run, endpoint)
-                services.start_soon(self._settlement.run, self._book)
             if self._gateway is not None:
                 services.start_soon(self._gateway.run)
             await self._serve(endpoint, stop)

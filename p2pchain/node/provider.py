@@ -79,6 +79,7 @@ class Provider:
         self._chain = chain
         self._treasury = treasury
         self._book = book
+        self._tell_world = publish
         self._is_active = False
         info = worker.info
         self.model_id = compute_model_id(info.weights_root, info.tokenizer_hash)
@@ -90,7 +91,7 @@ class Provider:
                 worker=worker,
                 dialer=network,
                 payee=book,
-                publish=publish,
+                publish=self._publish,
                 get_expiry=lambda: chain.height + RECEIPT_LIFETIME_BLOCKS,
                 on_fault=lambda peer, text: network.penalize(peer, Fault.BAD_MESSAGE),
             )
@@ -149,6 +150,10 @@ class Provider:
 
     async def _serve_push(self, peer_id: bytes, stream: Stream) -> None:
         await self.hops.serve_push(stream)
+
+    def _publish(self, receipt: Receipt) -> None:
+        self._book.keep_receipt(receipt)
+        self._tell_world(receipt)
 
     async def _flush(self) -> None:
         while True:

@@ -6,25 +6,46 @@ as the chain shows it, the best claim (wallet/book.py), and what was delivered.
 
     book/payee/     best claim per channel                  (wallet.book)
     book/standing/  what was delivered on a channel         (Standing)
+    book/receipt/   receipts of sessions that are open      (Receipt)
     book/session/   finished sessions, until settled        (SessionAccount)
+    book/settling/  what a settlement on its way is about   (Settling)
 
-Everything is written before the answer that it is about leaves the node, so that a
-killed process forgets nothing; `flush`, once a second, makes it safe from a power cut.
+The standing and the claim are written before the answer that they are about leaves the
+node, so that a killed process forgets nothing; `flush`, once a second, makes them safe
+from a power cut.  A session that a crash cut off is put together again from its
+receipts: they say what the chain pays for.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from chain.contracts.channel import Channel, ChannelStatus, Claim, Close, Payment
+from chain.contracts.proof import Receipt
 from inference.channel_account import EMPTY_STANDING, Standing
 from inference.hop_ports import PayeeChannel as ChannelView
-from inference.session_account import SessionAccount, build_work_record
-from primitives.codec import decode, encode
+from inference.session_account import SessionAccount
+from p2pchain.node.cashing import plan_cashing, recover_session
+from primitives.codec import Record, decode, encode
 from primitives.kv import KeyValueStore
+from primitives.types import Amount, Hash32, Height
 from wallet.book import PayeeBook
 from wallet.payee import PayeeChannel
 
 STANDING_PREFIX = b"book/standing/"
+RECEIPT_PREFIX = b"book/receipt/"
 SESSION_PREFIX = b"book/session/"
+SETTLING_PREFIX = b"book/settling/"
+
+
+class Settling(Record):
+    """A settlement that was sent and of which we do not know what became."""
+
+    channel_id: Hash32
+    total: Amount
+    """Atoms that the channel has paid in all once it is final."""
+    sessions: tuple[Hash32, ...]
+    """Whose work it posts."""
+    last_height: Height
+    """It cannot become final above this."""
 
 
 class ProviderBook:
@@ -53,13 +74,17 @@ class ProviderBook:
         self._on_work = on_work
         self._book = PayeeBook(kv)
         self._unsynced: dict[bytes, bytes | None] = {}
+        self._recover_sessions()
 
     # The port of inference
 
     def get_channel(self, channel_id: bytes) -> ChannelView | None:
-        """Return a channel that pays us, or None."""
+        """Return an open channel that pays us, or None."""
         channel = self._find_channel(channel_id)
         if channel is None or channel.payee != self._account:
+            return None
+        if channel.status is ChannelStatus.CLOSED:
+            # Anybody can name one; what is over gets no place in the book.
             return None
         self._book.add(PayeeChannel.from_channel(self._chain_id, channel))
         entry = self._book.get(channel_id)
@@ -80,13 +105,17 @@ class ProviderBook:
 
     def save_standing(self, channel_id: bytes, standing: Standing) -> None:
         """Write down what was delivered on a channel."""
-        self._write(STANDING_PREFIX + channel_id, encode(standing))
+        self._write({STANDING_PREFIX + channel_id: encode(standing)})
 
     def on_session_closed(self, account: SessionAccount) -> None:
         """Keep a session's receipts until they are settled."""
         if account.receipts:
-            self._write(_build_session_key(account), encode(account))
+            self._file(account)
             self._on_work()
+
+    def keep_receipt(self, receipt: Receipt) -> None:
+        """Keep a receipt of an open session, in case that we do not see its end."""
+        self._write({_build_receipt_key(receipt): encode(receipt)})
 
     # What settling needs
 
@@ -106,33 +135,55 @@ class ProviderBook:
         """Return what ends a channel that pays us, with our best claim in it."""
         claim = (
             self.get_claim(channel.channel_id)
-            if self.get_total(channel.channel_id) > channel.settled
+            if channel.channel_id in self._book
             else None
         )
         sessions = self.load_sessions(channel.channel_id)
-        if claim is None or not sessions:
+        cashing = None if claim is None else plan_cashing(channel, claim, sessions)
+        if cashing is None:
             return Close(channel.channel_id, None, None)
-        return Close(channel.channel_id, claim, build_work_record(sessions))
+        return Close(channel.channel_id, cashing.claim, cashing.work)
 
     def load_sessions(self, channel_id: bytes) -> list[SessionAccount]:
         """Return the channel's unsettled sessions."""
         return [account for _, account in self._iterate_sessions(channel_id)]
 
-    def forget_sessions(self, accounts: list[SessionAccount]) -> None:
-        """Drop sessions whose settlement is final."""
-        keys: dict[bytes, bytes | None] = dict.fromkeys(
-            map(_build_session_key, accounts)
+    # A settlement on its way
+
+    def get_settling(self, channel_id: bytes) -> Settling | None:
+        """Return the settlement that was sent last, while its end is not known."""
+        data = self._kv.get(SETTLING_PREFIX + channel_id)
+        return None if data is None else decode(Settling, data)
+
+    def begin_settling(self, settling: Sequence[Settling]) -> None:
+        """Note settlements before they are sent."""
+        self._kv.write(
+            {SETTLING_PREFIX + each.channel_id: encode(each) for each in settling},
+            sync=True,
         )
-        for key in keys:
-            self._unsynced.pop(key, None)
-        self._kv.write(keys, sync=True)
+
+    def finish_settling(self, settling: Settling) -> None:
+        """Drop the sessions of a settlement that is final."""
+        sessions = [
+            SESSION_PREFIX + settling.channel_id + session
+            for session in settling.sessions
+        ]
+        self._delete([SETTLING_PREFIX + settling.channel_id, *sessions])
+
+    def give_up_settling(self, settling: Settling) -> None:
+        """Note that a settlement has failed; its sessions wait for the next one."""
+        self._delete([SETTLING_PREFIX + settling.channel_id])
 
     def forget_channel(self, channel_id: bytes) -> None:
         """Drop everything about a channel that the chain has closed."""
-        keys = [key for key, _ in self._iterate_sessions(channel_id)]
-        self._kv.write(dict.fromkeys([STANDING_PREFIX + channel_id, *keys]), sync=True)
-        for key in [STANDING_PREFIX + channel_id, *keys]:
-            self._unsynced.pop(key, None)
+        self._delete(
+            [
+                STANDING_PREFIX + channel_id,
+                SETTLING_PREFIX + channel_id,
+                *(key for key, _ in self._iterate_sessions(channel_id)),
+                *(key for key, _ in self._kv.iterate(RECEIPT_PREFIX + channel_id)),
+            ]
+        )
         self._book.remove(channel_id)
 
     def flush(self) -> None:
@@ -142,9 +193,40 @@ class ProviderBook:
             self._kv.write(self._unsynced, sync=True)
             self._unsynced.clear()
 
-    def _write(self, key: bytes, data: bytes) -> None:
-        self._kv.write({key: data}, sync=False)
-        self._unsynced[key] = data
+    # Inside
+
+    def _file(self, account: SessionAccount) -> None:
+        """Put an ended session in the place of its receipts."""
+        prefix = RECEIPT_PREFIX + account.channel_id + account.session
+        changes: dict[bytes, bytes | None] = {
+            key: None for key, _ in self._kv.iterate(prefix)
+        }
+        changes[_build_session_key(account)] = encode(account)
+        self._write(changes)
+
+    def _recover_sessions(self) -> None:
+        """File the sessions whose end we did not see."""
+        found: dict[tuple[bytes, bytes], list[Receipt]] = {}
+        for _, data in self._kv.iterate(RECEIPT_PREFIX):
+            receipt = decode(Receipt, data)
+            place = receipt.channel_id, receipt.session
+            found.setdefault(place, []).append(receipt)
+        for (channel_id, _), receipts in found.items():
+            channel = self._find_channel(channel_id)
+            if channel is None or channel.status is ChannelStatus.CLOSED:
+                keys = [_build_receipt_key(receipt) for receipt in receipts]
+                self._delete(keys)
+            else:
+                self._file(recover_session(receipts, channel.unit_price))
+
+    def _write(self, changes: dict[bytes, bytes | None]) -> None:
+        self._kv.write(changes, sync=False)
+        self._unsynced.update(changes)
+
+    def _delete(self, keys: list[bytes]) -> None:
+        for key in keys:
+            self._unsynced.pop(key, None)
+        self._kv.write(dict.fromkeys(keys), sync=True)
 
     def _iterate_sessions(
         self, channel_id: bytes
@@ -155,3 +237,8 @@ class ProviderBook:
 
 def _build_session_key(account: SessionAccount) -> bytes:
     return SESSION_PREFIX + account.channel_id + account.session
+
+
+def _build_receipt_key(receipt: Receipt) -> bytes:
+    nonce = receipt.nonce.to_bytes(8, "big")
+    return RECEIPT_PREFIX + receipt.channel_id + receipt.session + nonce

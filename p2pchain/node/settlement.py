@@ -2,37 +2,61 @@
 Cashing what customers have paid: one SETTLE per channel that has something new.
 
 After a session has ended we wait a moment, because another may follow, and then settle
-the best claim together with the record of all work that it pays for.  The chain pays
-nothing beyond that record, so a claim that runs ahead of delivered work waits for it.
+the best claim together with the record of all work that it pays for, all channels in
+one block.  A settlement that would bring in less than its fee waits for more.
+
+    due --note it--> SETTLING --final--> sessions forgotten, with the note
+     ^                  |
+     +--refused, or above its last height--
+
+The note is on disk before the transaction leaves, and while it is there nothing else is
+settled on the channel: so work is never posted twice, whatever a crash comes between.
+
 A channel that its payer wants to close is settled at once, like every other one; the
 grace window is hundreds of blocks long.
 """
 
 import logging
+from dataclasses import dataclass
 
 import trio
 
-from chain.contracts.channel import (
-    Channel,
-    ChannelStatus,
-    Claim,
-    Settle,
-    compute_total,
-)
-from chain.contracts.proof import WorkRecord
-from inference.session_account import SessionAccount, build_work_record
+from chain.contracts.channel import Channel, ChannelStatus, Settle, compute_total
+from p2pchain.node.cashing import plan_cashing
 from p2pchain.node.chain_service import ChainService
-from p2pchain.node.provider_book import ProviderBook
+from p2pchain.node.provider_book import ProviderBook, Settling
 from p2pchain.node.treasury import Treasury
 from primitives.errors import P2PChainError
+from wallet.transactions import DEFAULT_LIFETIME_BLOCKS, estimate_fee
 
 log = logging.getLogger(__name__)
 
 DELAY_S = 0.5
 """After the last session's end: long enough for its last payment, which may follow it,
 short enough that whoever watches sees the settlement in one of the next blocks."""
-RETRY_BLOCKS = 5
-"""Between attempts, while something hinders a settlement."""
+RETRY_S = 5.0
+"""Between looks at what hindered a settlement, or at what became of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A settlement to make."""
+
+    channel: Channel
+    settle: Settle
+    total: int
+    """Atoms paid in all once it is final."""
+    sessions: tuple[bytes, ...]
+    """Whose work it posts."""
+
+    def build_settling(self, height: int) -> Settling:
+        """Return the note of it for a transaction that is signed at `height`."""
+        return Settling(
+            channel_id=self.channel.channel_id,
+            total=self.total,
+            sessions=self.sessions,
+            last_height=height + DEFAULT_LIFETIME_BLOCKS,
+        )
 
 
 class Settlement:
@@ -49,15 +73,42 @@ class Settlement:
 
     async def run(self, book: ProviderBook) -> None:
         """Settle whatever there is, until cancelled."""
-        await self._settle_all(book)  # what a stop or a crash left
         while True:
-            with trio.move_on_after(RETRY_BLOCKS):
-                await self._news.wait()
-            await trio.sleep(DELAY_S)
             self._news = trio.Event()
             await self._settle_all(book)
+            with trio.move_on_after(RETRY_S):
+                await self._news.wait()
+            await trio.sleep(DELAY_S)
 
     async def _settle_all(self, book: ProviderBook) -> None:
+        dues = self._list_due(book)
+        if not dues:
+            return
+        notes: list[Settling] = []
+
+        def begin() -> None:
+            notes.extend(due.build_settling(self._chain.height) for due in dues)
+            book.begin_settling(notes)
+
+        requests = [(due.channel.shard, due.settle, 0) for due in dues]
+        try:
+            outcomes = await self._treasury.run_all(requests, begin)
+        except P2PChainError as error:
+            # Some may be on their way; where notes were made, they say until when.
+            log.warning("not settled yet: %s", error)
+            return
+        for due, note, outcome in zip(dues, notes, outcomes, strict=True):
+            name = due.channel.channel_id.hex()[:8]
+            if outcome.ok:
+                book.finish_settling(note)
+                gain = due.total - due.channel.settled
+                log.info("settled %d atoms of channel %s", gain, name)
+            else:
+                book.give_up_settling(note)
+                log.warning("channel %s: %s", name, outcome.message)
+
+    def _list_due(self, book: ProviderBook) -> list[_Due]:
+        dues = []
         for entry in book.list_channels():
             channel = self._chain.queries.get_channel(entry.channel_id)
             if channel is None:
@@ -65,42 +116,36 @@ class Settlement:
             if channel.status is ChannelStatus.CLOSED:
                 book.forget_channel(entry.channel_id)
                 continue
-            sessions = book.load_sessions(entry.channel_id)
-            if entry.claim is None or not sessions:
+            if self._is_settling(book, channel):
                 continue
-            try:
-                await self._settle(book, channel, entry.claim, sessions)
-            except P2PChainError as error:
-                log.warning("channel %s: %s", channel.channel_id.hex()[:8], error)
+            due = self._build_due(book, channel)
+            if due is not None:
+                dues.append(due)
+        return dues
 
-    async def _settle(
-        self,
-        book: ProviderBook,
-        channel: Channel,
-        claim: Claim,
-        sessions: list[SessionAccount],
-    ) -> None:
-        total = compute_total(claim)
-        work = build_work_record(sessions)
-        if self._is_posted(channel, work):
-            # A crash came between the block and our note of it.
-            book.forget_sessions(sessions)
-            return
-        if not channel.settled < total <= channel.worked + work.price_sum:
-            return
-        settle = Settle(channel.channel_id, claim, work)
-        await self._treasury.execute(channel.shard, settle)
-        book.forget_sessions(sessions)
-        log.info(
-            "settled %d atoms of channel %s",
-            total - channel.settled,
-            channel.channel_id.hex()[:8],
-        )
+    def _is_settling(self, book: ProviderBook, channel: Channel) -> bool:
+        """Tell whether a settlement is on its way; close the books of one that was."""
+        settling = book.get_settling(channel.channel_id)
+        if settling is None:
+            return False
+        if channel.settled >= settling.total:
+            book.finish_settling(settling)
+            return False
+        if self._chain.height <= settling.last_height:
+            return True
+        book.give_up_settling(settling)
+        return False
 
-    def _is_posted(self, channel: Channel, work: WorkRecord) -> bool:
-        recent = self._chain.queries.list_work(payee=channel.payee).items
-        return any(
-            found.entry.channel_id == channel.channel_id
-            and found.entry.work.work_root == work.work_root
-            for found in recent
-        )
+    def _build_due(self, book: ProviderBook, channel: Channel) -> _Due | None:
+        claim = book.get_claim(channel.channel_id)
+        if claim is None or compute_total(claim) <= channel.settled:
+            return None
+        sessions = book.load_sessions(channel.channel_id)
+        cashing = plan_cashing(channel, claim, sessions)
+        if cashing is None:
+            return None
+        settle = Settle(channel.channel_id, cashing.claim, cashing.work)
+        total = compute_total(cashing.claim)
+        if total - channel.settled <= estimate_fee(self._chain.spec.params, settle):
+            return None
+        return _Due(channel, settle, total, tuple(each.session for each in sessions))

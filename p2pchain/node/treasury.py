@@ -8,7 +8,7 @@ of this account is about to spend.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 FINAL_TIMEOUT_S = 60.0
 """Sixty blocks; a transaction that is not in by then has lost its chance."""
+
+Request = tuple[ShardId, Payload, int]
+"""Where a transaction runs, what it does, and the atoms that it takes there."""
 
 
 class Treasury:
@@ -64,46 +67,65 @@ class Treasury:
             amount: Atoms that it takes from the balance there, fee aside.
 
         Raises:
-            InsufficientFunds: All shards together hold too little.
+            InsufficientFunds: All shards together hold too little; nothing was sent.
             TransactionFailed: It is in a block, and the rules refused it.
-            RemoteError: The mempool refused it.
+            InvalidTransaction: The mempool refused it.
+            NotReady: It is not final in time; it may still become so.
         """
         return (await self.execute_all([(shard, payload, amount)]))[0]
 
-    async def execute_all(
-        self, requests: Sequence[tuple[ShardId, Payload, int]]
-    ) -> list[Outcome]:
+    async def execute_all(self, requests: Sequence[Request]) -> list[Outcome]:
         """Like `execute` for several transactions, which run side by side."""
+        outcomes = await self.run_all(requests)
+        for outcome in outcomes:
+            _require_ok(outcome)
+        return outcomes
+
+    async def run_all(
+        self,
+        requests: Sequence[Request],
+        on_funded: Callable[[], None] = lambda: None,
+    ) -> list[Outcome]:
+        """Like `execute_all`, and leave it to the caller to look at the outcomes.
+
+        Args:
+            requests: What to run.
+            on_funded: Called before anything of it is signed; from then on a failure
+                does not mean that it will not happen.
+        """
         params = self._chain.spec.params
         needs: dict[ShardId, int] = {}
         for shard, payload, amount in requests:
             needs[shard] = needs.get(shard, 0) + amount + estimate_fee(params, payload)
         async with self._planning:
             await self._fund(needs)
+            on_funded()
             tx_ids = self._submit([(shard, payload) for shard, payload, _ in requests])
-            outcomes = [
+            return [
                 await self._chain.wait_outcome(tx_id, FINAL_TIMEOUT_S)
                 for tx_id in tx_ids
             ]
-        for outcome in outcomes:
-            if not outcome.ok:
-                raise TransactionFailed(outcome.code, outcome.message)
-        return outcomes
 
     async def send(self, recipient: bytes, amount: int, shard: ShardId) -> list[bytes]:
         """Pay from whichever shards hold enough; returns the transactions' ids.
 
         Raises:
-            InsufficientFunds: All shards together hold too little.
-            RemoteError: The mempool refused it.
+            InsufficientFunds: All shards together hold too little; nothing was sent.
+            TransactionFailed: The rules refused it; what other shards sent has arrived.
+            InvalidTransaction: The mempool refused it.
+            NotReady: It is not final in time; it may still become so.
         """
         async with self._planning:
             fee = estimate_transfer_fee(self._chain.spec.params)
             moves = plan_send(self.get_balances(), amount, fee, destination=shard)
             tx_ids = self._submit(_build_requests(moves, recipient))
-            for tx_id in tx_ids:
-                # The next plan must see what this one has spent.
+            # The next plan must see what this one has spent.
+            outcomes = [
                 await self._chain.wait_outcome(tx_id, FINAL_TIMEOUT_S)
+                for tx_id in tx_ids
+            ]
+        for outcome in outcomes:
+            _require_ok(outcome)
         return tx_ids
 
     async def _fund(self, needs: Mapping[ShardId, int]) -> None:
@@ -114,9 +136,7 @@ class Treasury:
             return
         log.info("moving funds: %s", ", ".join(map(_describe, moves)))
         for tx_id in self._submit(_build_requests(moves, self.address)):
-            outcome = await self._chain.wait_outcome(tx_id, FINAL_TIMEOUT_S)
-            if not outcome.ok:
-                raise TransactionFailed(outcome.code, outcome.message)
+            _require_ok(await self._chain.wait_outcome(tx_id, FINAL_TIMEOUT_S))
         with trio.move_on_after(FINAL_TIMEOUT_S):
             while not self._has(needs):
                 await self._chain.wait_height(self._chain.height + 1)
@@ -146,6 +166,11 @@ def _build_requests(
     moves: Sequence[Move], recipient: bytes
 ) -> list[tuple[ShardId, Payload]]:
     return [(move.source, move.build_payload(recipient)) for move in moves]
+
+
+def _require_ok(outcome: Outcome) -> None:
+    if not outcome.ok:
+        raise TransactionFailed(outcome.code, outcome.message)
 
 
 def _describe(move: Move) -> str:
