@@ -32,6 +32,7 @@ const link = (href, text) => el("a", { href, class: "mono", title: text }, short
 const linkTx = (id) => link("#/tx/" + id, id);
 const linkAddress = (address) => link("#/address/" + address, address);
 const linkBlock = (height) => el("a", { href: "#/block/" + height }, height);
+const code = (text) => el("code", { title: text }, short(text));
 const linkChannel = (id) => link("#/channel/" + id, id);
 
 function amount(atoms) {
@@ -118,7 +119,7 @@ async function showBlock(reference) {
     el("h2", {}, "Chunks"),
     table(["shard", "transactions", "packets in", "fees", "state root"], block.chunks.map((chunk) => [
       el("a", { href: "#/shard/" + chunk.shard }, chunk.shard), chunk.tx_count, chunk.packets_in,
-      amount(chunk.fees), el("code", { title: chunk.post_root }, short(chunk.post_root))])),
+      amount(chunk.fees), code(chunk.post_root)])),
     el("h2", {}, "Transactions"),
     paged(TX_HEADER, async (after) => {
       const page = await read(cursor("/block/" + block.height + "/txs", after));
@@ -150,7 +151,7 @@ async function showTx(id) {
     tx.outcome ? el("h2", {}, "What it did") : "",
     tx.outcome ? table(["event", "amount", "accounts", "object"], tx.outcome.events.map((event) => [
       event.kind, amount(event.amount), event.addresses.map((a) => [linkAddress(a), " "]).flat(),
-      el("code", { title: event.object_id }, short(event.object_id))])) : "",
+      code(event.object_id)])) : "",
     json(tx));
 }
 
@@ -222,19 +223,20 @@ async function showProviders() {
 async function showWork() {
   main.replaceChildren(
     el("h1", {}, "Posted work"),
-    paged(["block", "provider", "paid", "layers", "tokens in", "tokens out", "receipts", "median step", "channel"],
+    paged(["block", "provider", "paid", "layers", "tokens in", "tokens out", "receipts", "median step", "work root", "settlement"],
       async (after) => {
         const page = await read(cursor("/work", after));
         const rows = page.records.map((entry) => [linkBlock(entry.height), entry.payee_name || linkAddress(entry.payee),
           amount(entry.paid), `[${entry.work.start}, ${entry.work.end})`, entry.work.tokens_in,
           entry.work.tokens_out, entry.work.receipts, (entry.work.median_us / 1000).toFixed(2) + " ms",
-          linkChannel(entry.channel_id)]);
+          code(entry.work.work_root), linkTx(entry.tx_id)]);
         return { rows, next: page.next };
       }),
     el("h2", {}, "Receipts seen now"),
-    table(["seen", "node", "layers", "tokens", "units", "session"], (await read("/receipts")).receipts.map((r) => [
-      time(r.seen), el("code", { title: r.node }, short(r.node)), `[${r.start}, ${r.end})`, r.tokens,
-      r.price_units, el("code", { title: r.session }, short(r.session))])));
+    table(["seen", "node", "layers", "tokens", "units", "in", "out", "session"],
+      (await read("/receipts")).receipts.map((r) => [
+        time(r.seen), code(r.node), `[${r.start}, ${r.end})`, r.tokens, r.price_units,
+        code(r.in_hash), code(r.out_hash), code(r.session)])));
 }
 
 async function showShards() {
@@ -243,7 +245,7 @@ async function showShards() {
     table(["shard", "layers", "chunks", "state root"], shards.map((s) => [
       el("a", { href: "#/shard/" + s.shard }, s.shard === 0 ? "0 (root)" : s.shard),
       s.layers ? `${s.model} [${s.layers[0]}, ${s.layers[1]})` : "stake, models, parameters",
-      s.chunk ? s.chunk.seq : "0", el("code", { title: s.state_root }, short(s.state_root))])),
+      s.chunk ? s.chunk.seq : "0", code(s.state_root)])),
     el("h2", {}, "Packets between shards"),
     table(["from", "to", "sent", "consumed", "waiting"], shards.flatMap((s) => s.links.map((l) => [
       s.shard, el("a", { href: `#/packets/${s.shard}/${l.dst}` }, l.dst), l.sent, l.consumed, l.backlog]))));
@@ -275,7 +277,7 @@ async function showValidators() {
   const { validators } = await read("/validators");
   main.replaceChildren(el("h1", {}, "Validators"),
     table(["index", "name", "stake", "account", "key"], validators.map((v) => [v.index, v.name,
-      amount(v.power), linkAddress(v.account), el("code", { title: v.public_key }, short(v.public_key))])));
+      amount(v.power), linkAddress(v.account), code(v.public_key)])));
 }
 
 async function showModels() {
