@@ -45,6 +45,7 @@ class NodeProcess:
     rpc: str = ""
     """URL of its RPC once it listens."""
     stage_pid: int | None = None
+    """Its worker: the layers' on a validator, the requester's on a gateway."""
 
     @property
     def name(self) -> str:
@@ -171,8 +172,7 @@ async def _get_unready_reason(node: NodeProcess) -> str:
     except RpcError as error:
         return str(error)
     for stage in status["stages"]:
-        if stage["role"] == "stage":
-            node.stage_pid = stage["pid"]
+        node.stage_pid = stage["pid"]
     return "" if status["ready"] else status["waiting_for"] or "the first final block"
 
 

@@ -35,7 +35,8 @@ def test_the_ready_line_describes_the_network(devnet: RunningDevnet) -> None:
         "4:6",
         "6:8",
     ]
-    assert len({node["stage_pid"] for node in devnet.validators}) == 4
+    pids = {node[pid] for node in devnet.nodes for pid in ("pid", "stage_pid")}
+    assert len(pids) == 10
     assert devnet.gateway["layers"] is None
     assert devnet.rpc().call("status")["ready"] is True
 
