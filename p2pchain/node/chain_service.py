@@ -8,7 +8,7 @@ come in through `submit`, from our own interfaces, and through gossip from peers
 
 import logging
 import time
-from collections.abc import Callable
+from itertools import islice
 
 import trio
 
@@ -27,7 +27,6 @@ from chain.errors import (
     WrongNonce,
 )
 from chain.header import build_proposal, compute_block_hash
-from chain.held import HeldBlock
 from chain.mempool import Mempool
 from chain.outcome import Outcome
 from chain.queries import Queries
@@ -41,6 +40,12 @@ from primitives.kv import KeyValueStore
 from primitives.types import Height, Nonce, ShardId
 
 log = logging.getLogger(__name__)
+
+REPEAT_BLOCKS = 10
+"""Our own transactions are told again while they wait: a peer may have joined since, or
+have lost its pool in a restart."""
+MAX_REPEATED = 256
+"""Of them at a time: one sender's window in a shard, and far below a peer's budget."""
 
 NOBODYS_FAULT = (
     AlreadyKnown,
@@ -72,7 +77,8 @@ class ChainService:
         self.queries = Queries(self.tree)
         self._network = network
         self._changed = trio.Event()
-        self._listeners: list[Callable[[HeldBlock], None]] = []
+        self._own: dict[bytes, bytes] = {}
+        """Transactions that we brought in, while they wait."""
         network.subscribe(Topic.TRANSACTIONS, self._check_transaction)
 
     # What consensus asks for
@@ -156,9 +162,7 @@ class ChainService:
         if not blocks:
             return
         self.mempool.revalidate(self.tree.final)
-        for block in blocks:
-            for listener in self._listeners:
-                listener(block)
+        self._repeat_own()
         self._changed.set()
         self._changed = trio.Event()
 
@@ -169,10 +173,6 @@ class ChainService:
         """Height of the last final block."""
         return self.tree.final_height
 
-    def listen(self, listener: Callable[[HeldBlock], None]) -> None:
-        """Call `listener` with every block that becomes final, in order."""
-        self._listeners.append(listener)
-
     async def wait_height(self, height: Height) -> None:
         """Return once the final height is at least `height`."""
         while self.height < height:
@@ -182,19 +182,30 @@ class ChainService:
         """Return what became of a transaction, once that is final.
 
         Raises:
-            NotReady: It is not final within `timeout_s`; it may still become so.
+            NotReady: It is not final within `timeout_s` or waits no more; in both
+                cases it may still become so, for other nodes may know it.
         """
         with trio.move_on_after(timeout_s):
             while True:
-                place = self.tree.store.get_place(tx_id)
-                if place is not None:
-                    outcomes = self.tree.store.get_outcomes(place.height, place.shard)
-                    return outcomes[place.index]
+                outcome = self._find_outcome(tx_id)
+                if outcome is not None:
+                    return outcome
+                if tx_id not in self.mempool:
+                    raise NotReady(
+                        f"transaction 0x{tx_id.hex()} waits no more: it expired, its "
+                        "account cannot pay it, or another one took its place"
+                    )
                 await self._changed.wait()
         raise NotReady(
             f"transaction 0x{tx_id.hex()} is not final after {timeout_s:.0f} s; "
             "it may still become so"
         )
+
+    def _find_outcome(self, tx_id: bytes) -> Outcome | None:
+        place = self.tree.store.get_place(tx_id)
+        if place is None:
+            return None
+        return self.tree.store.get_outcomes(place.height, place.shard)[place.index]
 
     def get_next_nonce(self, shard: ShardId, address: bytes) -> Nonce:
         """Return the nonce that an account's next transaction needs."""
@@ -208,7 +219,15 @@ class ChainService:
         """
         tx_id = self.mempool.add(data, self.tree.final)
         self._network.publish(Topic.TRANSACTIONS, data)
+        self._own[tx_id] = data
         return tx_id
+
+    def _repeat_own(self) -> None:
+        """Tell our waiting transactions again, every few blocks, the oldest first."""
+        self._own = {t: data for t, data in self._own.items() if t in self.mempool}
+        if self.height % REPEAT_BLOCKS == 0:
+            for data in islice(self._own.values(), MAX_REPEATED):
+                self._network.publish(Topic.TRANSACTIONS, data)
 
     async def _check_transaction(self, peer_id: bytes, payload: bytes) -> Verdict:
         try:

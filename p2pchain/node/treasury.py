@@ -8,7 +8,8 @@ of this account is about to spend.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 FINAL_TIMEOUT_S = 60.0
 """Sixty blocks; a transaction that is not in by then has lost its chance."""
+BUSY_TIMEOUT_S = 60.0
+"""For the plans before this one; each takes a few blocks."""
 
 Request = tuple[ShardId, Payload, int]
 """Where a transaction runs, what it does, and the atoms that it takes there."""
@@ -97,7 +100,7 @@ class Treasury:
         needs: dict[ShardId, int] = {}
         for shard, payload, amount in requests:
             needs[shard] = needs.get(shard, 0) + amount + estimate_fee(params, payload)
-        async with self._planning:
+        async with self._hold_plan():
             await self._fund(needs)
             on_funded()
             tx_ids = self._submit([(shard, payload) for shard, payload, _ in requests])
@@ -115,7 +118,7 @@ class Treasury:
             InvalidTransaction: The mempool refused it.
             NotReady: It is not final in time; it may still become so.
         """
-        async with self._planning:
+        async with self._hold_plan():
             fee = estimate_transfer_fee(self._chain.spec.params)
             moves = plan_send(self.get_balances(), amount, fee, destination=shard)
             tx_ids = self._submit(_build_requests(moves, recipient))
@@ -127,6 +130,22 @@ class Treasury:
         for outcome in outcomes:
             _require_ok(outcome)
         return tx_ids
+
+    @asynccontextmanager
+    async def _hold_plan(self) -> AsyncIterator[None]:
+        """Let one plan run at a time; while the chain stands still, nobody waits long.
+
+        Raises:
+            NotReady: Another one is not done.
+        """
+        with trio.move_on_after(BUSY_TIMEOUT_S) as waiting:
+            await self._planning.acquire()
+        if waiting.cancelled_caught:
+            raise NotReady("the wallet waits for earlier transactions; try again later")
+        try:
+            yield
+        finally:
+            self._planning.release()
 
     async def _fund(self, needs: Mapping[ShardId, int]) -> None:
         """Bring every shard to what it needs, and wait until it is there."""
