@@ -4,7 +4,8 @@ A provider: layers in a worker, a registration on chain, sessions for whoever pa
     worker READY -> measure a step -> register -> ACTIVE -> serve hop/1 and push/1
 
 The registration is renewed when price, address or layers differ from what the chain
-shows; nothing is sent when it is right already, so a restart costs no fee.
+shows; nothing is sent when it is right already, so a restart costs no fee.  A worker
+that cannot start leaves the node without layers and otherwise as it is.
 """
 
 import logging
@@ -18,6 +19,7 @@ from chain.contracts.model import compute_model_id
 from chain.contracts.proof import Receipt
 from chain.contracts.registration import Register, Registration, RegistrationStatus
 from inference.activations import DTYPE_OF_NAME, compute_size
+from inference.errors import WorkerFailed
 from inference.hop_ports import HopOffer, HopPorts
 from inference.hop_service import HopService
 from inference.messages import HOP_PROTOCOL, PUSH_PROTOCOL
@@ -37,13 +39,15 @@ log = logging.getLogger(__name__)
 
 RECEIPT_LIFETIME_BLOCKS = 20_000
 """How long a receipt can be disputed: several hours of blocks."""
-RETRY_S = 3.0
-"""Between attempts to register: three blocks, until funds or peers have arrived."""
+FIRST_PAUSE_S = 3.0
+LONGEST_PAUSE_S = 300.0
+"""Between attempts to register: soon at first, until funds or peers have arrived;
+rarely when the chain goes on refusing, because each attempt costs a fee."""
 FLUSH_S = 1.0
 """What a power cut can cost us of customers' payments."""
 MEASURED_STEPS = 5
 DRAIN_S = 3.0
-"""What open sessions get to end when the node stops."""
+"""What open sessions get to say goodbye when the node stops."""
 MEASURE_SESSION = b"measure".ljust(32, b"\0")
 
 
@@ -130,14 +134,17 @@ class Provider:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.worker.run)
             nursery.start_soon(self._flush)
-            await self.worker.wait_ready()
-            measured_us = await self._measure()
+            try:
+                measured_us = await self._measure()
+            except WorkerFailed as error:
+                log.error("no layers are served: %s", error)
+                return
             await self._register(endpoint, measured_us)
             self._is_active = True
             log.info("serving layers [%d, %d)", *self.worker.layers)
 
     async def drain(self) -> None:
-        """Take no more sessions and wait a little for the open ones."""
+        """Take no more sessions, end the open ones, and wait until they are filed."""
         self._is_active = False
         self.hops.stop()
         with trio.move_on_after(DRAIN_S):
@@ -161,34 +168,65 @@ class Provider:
             self._book.flush()
 
     async def _measure(self) -> int:
-        """Return the median time of a decode step here, in microseconds."""
+        """Return the time of a decode step here, in microseconds, once it is known.
+
+        Raises:
+            WorkerFailed: The worker never will be ready.
+        """
+        while True:
+            await self.worker.wait_ready()
+            try:
+                return await self._time_steps()
+            except WorkerFailed:
+                raise
+            except P2PChainError as error:
+                log.warning("not measured yet: %s", error)
+                await trio.sleep(FIRST_PAUSE_S)
+
+    async def _time_steps(self) -> int:
         info = self.worker.info
         hidden = bytes(compute_size(1, info.hidden_size, DTYPE_OF_NAME[info.dtype]))
         await self.worker.open(MEASURE_SESSION, MEASURED_STEPS)
         times = []
-        for position in range(MEASURED_STEPS):
-            started = time.perf_counter_ns()
-            await self.worker.forward(MEASURE_SESSION, position, hidden, 1)
-            times.append((time.perf_counter_ns() - started) // 1000)
-        await self.worker.close(MEASURE_SESSION)
+        try:
+            for position in range(MEASURED_STEPS):
+                started = time.perf_counter_ns()
+                await self.worker.forward(MEASURE_SESSION, position, hidden, 1)
+                times.append((time.perf_counter_ns() - started) // 1000)
+        finally:
+            await self.worker.close(MEASURE_SESSION)
         return median_low(times)
 
     async def _register(self, endpoint: Endpoint, measured_us: int) -> None:
         """Make the chain show our offer as it is now."""
         offer = self._build_offer(endpoint, measured_us)
+        # Before there is a block, a transaction would only grow old.
+        await self._chain.wait_height(1)
+        pause_s, is_first = FIRST_PAUSE_S, True
         while True:
-            current = self._chain.queries.get_registration(self._treasury.address)
+            current = self._get_registration()
             if current is not None and _shows(current, offer):
                 if current.status is RegistrationStatus.ACTIVE:
                     return
                 if current.status is RegistrationStatus.PENDING:
                     await self._chain.wait_height(self._chain.height + 1)
                     continue
+                log.warning("another shard of the range refused the registration")
+            if not is_first:
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            is_first = False
+            locked = 0 if current is None else current.collateral
+            amount = max(0, offer.collateral - locked)
             try:
-                await self._treasury.execute(self._get_home(), offer, offer.collateral)
+                await self._treasury.execute(self._get_home(), offer, amount)
             except P2PChainError as error:
                 log.warning("not registered yet: %s", error)
-                await trio.sleep(RETRY_S)
+
+    def _get_registration(self) -> Registration | None:
+        """Return ours in the shard of our first layer; other shards keep old ones."""
+        address, home = self._treasury.address, self._get_home()
+        return self._chain.queries.get_registration(address, home)
 
     def _get_home(self) -> int:
         layout = self._chain.spec.layout
