@@ -1,0 +1,1 @@
+"""What things cost on this machine, now: medians and ratios, never absolute claims."""

@@ -1,0 +1,127 @@
+"""Figures, and how they are summed up and shown."""
+
+import math
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured thing: a number, or a yes or no."""
+
+    name: str
+    value: float | bool
+    unit: str = ""
+    note: str = ""
+    """Conditions of this figure alone: how many samples, what was compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The figures of one section and the conditions that they were measured under."""
+
+    name: str
+    title: str
+    seconds: float
+    load_before: float
+    """Processes that wanted a core in the minute before; ours are among them after."""
+    load_after: float
+    figures: tuple[Figure, ...] = field(default=())
+    error: str = ""
+    """Why there are no figures; empty when there are."""
+
+
+def compute_quantile(samples: Sequence[float], share: float) -> float:
+    """Return the smallest sample that at least `share` of the samples do not exceed.
+
+    Args:
+        samples: At least one.
+        share: Above 0, at most 1.
+    """
+    ordered = sorted(samples)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def summarise(name: str, samples: Sequence[float], unit: str, note: str = "") -> Figure:
+    """Return the median of samples as a figure, with the 90th percentile beside it."""
+    spread = f"p90 {format_number(compute_quantile(samples, 0.9))}, n {len(samples)}"
+    return Figure(name, median(samples), unit, f"{spread}; {note}" if note else spread)
+
+
+def get_load() -> float:
+    """Return the load average of the last minute."""
+    return os.getloadavg()[0]
+
+
+def collect_conditions() -> dict[str, Any]:
+    """Return what figures depend on; nothing in it names this machine."""
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": _read_processor(),
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+        "transformers": metadata.version("transformers"),
+        "trio": metadata.version("trio"),
+    }
+
+
+def _read_processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def format_number(value: float) -> str:
+    """Return a number with three significant digits, or all of a large one's."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(digits, 6)}f}"
+
+
+def format_value(figure: Figure) -> str:
+    """Return a figure's value with its unit."""
+    if isinstance(figure.value, bool):
+        return "yes" if figure.value else "NO"
+    return f"{format_number(figure.value)} {figure.unit}".rstrip()
+
+
+def format_section(section: Section) -> str:
+    """Return a section as lines of text."""
+    head = (
+        f"{section.title}  ({section.name}; {section.seconds:.0f} s; "
+        f"load {section.load_before:.1f} -> {section.load_after:.1f})"
+    )
+    if section.error:
+        return f"{head}\n  failed: {section.error}"
+    width = max((len(figure.name) for figure in section.figures), default=0)
+    values = [format_value(figure) for figure in section.figures]
+    column = max(map(len, values), default=0)
+    lines = [
+        f"  {figure.name:{width}}  {value:>{column}}  {figure.note}".rstrip()
+        for figure, value in zip(section.figures, values, strict=True)
+    ]
+    return "\n".join([head, *lines])
+
+
+def build_document(
+    conditions: dict[str, Any], sections: Sequence[Section]
+) -> dict[str, Any]:
+    """Return everything as plain data for --json."""
+    return {
+        "command": "python -m p2pchain.bench " + " ".join(sys.argv[1:]),
+        "conditions": conditions,
+        "sections": [asdict(section) for section in sections],
+    }
