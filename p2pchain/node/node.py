@@ -39,6 +39,7 @@ from network.network import Network
 from p2pchain.api.app import ApiSettings, build_app
 from p2pchain.api.http_service import serve_http
 from p2pchain.errors import ConfigError, PortInUse
+from p2pchain.node.address_book import AddressBook
 from p2pchain.node.backend import NodeBackend
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool
@@ -127,6 +128,9 @@ class Node:
             self._chain, self._treasury, self._payer_book, session_key
         )
         model = self._load_model()
+        self._addresses = AddressBook(self._chain.queries, self._network)
+        self._addresses.refresh()
+        self._chain.listen(self._addresses.on_final)
         self._provider = self._build_provider(model)
         self._gateway = self._build_gateway(model, session_key)
         for peer in config.peers:
