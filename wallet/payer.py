@@ -100,7 +100,8 @@ class PayerChannel:
             payee=channel.payee,
             deposit=channel.deposit,
             unit_price=channel.unit_price,
-            cumulative=0,
+            # Not 0: a payer that has lost its book owes what was settled all the same.
+            cumulative=channel.settled,
             units=0,
             used=0,
         )

@@ -10,6 +10,7 @@ from chain.contracts.channel import (
     Close,
     OpenChannels,
     RequestClose,
+    Withdraw,
     compute_channel_id,
 )
 from chain.contracts.registration import RegistrationStatus
@@ -42,6 +43,7 @@ from p2pchain.api.errors import (
     NoRoute,
     NotFound,
     RequestRefused,
+    TransactionRejected,
     UnknownModel,
 )
 from p2pchain.node.chain_service import ChainService
@@ -267,7 +269,7 @@ class NodeBackend:
         )
 
     async def close_channel(self, channel_id: bytes) -> SendResult:
-        """Close as payee, or request the close as payer."""
+        """Close as payee; as payer request the close, or withdraw once it is due."""
         channel = self.queries.get_channel(channel_id)
         address = self.treasury.address
         if (
@@ -276,12 +278,23 @@ class NodeBackend:
             or channel.status is ChannelStatus.CLOSED
         ):
             raise NotFound("no open channel of this wallet has this id")
-        payload: Close | RequestClose = RequestClose(channel_id)
-        if address == channel.payee:
-            payload = self.book.build_close(channel)
+        payload = self._build_close(channel)
         done = await self.treasury.execute(channel.shard, payload)
         fee = estimate_fee(self.chain.spec.params, payload)
         return SendResult(tx_ids=(done.tx_id,), fee_limit=fee)
+
+    def _build_close(self, channel: Channel) -> Close | RequestClose | Withdraw:
+        if self.treasury.address == channel.payee:
+            return self.book.build_close(channel)
+        if channel.status is ChannelStatus.OPEN:
+            return RequestClose(channel.channel_id)
+        if self.chain.height < channel.close_height:
+            raise TransactionRejected(
+                f"the payee may settle until block {channel.close_height}; close "
+                f"again then to withdraw (now: {self.chain.height})",
+                reason="grace_window",
+            )
+        return Withdraw(channel.channel_id)
 
     def list_own_channels(self) -> tuple[OwnChannel, ...]:
         """Return the wallet's channels, open ones first."""

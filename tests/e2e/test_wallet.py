@@ -80,6 +80,10 @@ def test_a_channel_is_opened_and_its_close_requested_by_hand(devnet, cli) -> Non
     closing = devnet.rpc().get(f"/api/v1/channels/{channel['channel_id']}")
     assert closing["status"] == "CLOSING"
     assert int(closing["close_height"]) > devnet.height()
+    rpc, channel_id = devnet.rpc(token=True), channel["channel_id"]
+    with pytest.raises(RpcError, match="may settle until block") as error:
+        rpc.call("wallet_channel_close", channel_id=channel_id)
+    assert error.value.data["reason"] == "grace_window"
 
 
 @pytest.fixture

@@ -91,6 +91,13 @@ def test_first_payment_brings_a_voucher_and_the_next_a_hash():
     assert payee.total == payer.paid_total == 35
 
 
+def test_a_payer_that_lost_its_book_goes_on_above_what_was_settled():
+    channel = msgspec.structs.replace(build_channel(), settled=70)
+    payer = PayerChannel.from_channel(CHAIN_ID, channel, SESSION)
+    _, payment = payer.pay(1)
+    assert payment.voucher.cumulative == 70 + channel.unit_price
+
+
 def test_the_claim_is_one_that_the_chain_accepts():
     _, payee = pay_both(*open_both(), 1, 1, 5)
     assert verify_voucher(CHAIN_ID, payee.claim.voucher, SESSION.public_key)
