@@ -92,7 +92,7 @@ async def _show(args: Namespace, output: Output, devnet: Devnet) -> None:
     before = {each: await _load_wealth(client, each) for each in accounts}
     output.say(f"\nasking: {args.question}\n")
     answer = await trio.to_thread.run_sync(_chat, client, args.question, output)
-    settlements = await _wait_settled(client, payer, answer)
+    settlements = await _wait_settled(client, answer)
     after = {each: await _load_wealth(client, each) for each in accounts}
     if output.as_json:
         output.show(_summarise(answer, settlements, accounts, before, after), "")
@@ -129,21 +129,22 @@ def _chat(client: RpcClient, question: str, output: Output) -> Answer:
     return Answer(text, route, account, time.monotonic() - started)
 
 
-async def _wait_settled(client: RpcClient, payer: str, answer: Answer) -> list[Json]:
-    """Return the settlement of every hop, once all of them are final."""
-    wanted = {hop["channel_id"]: int(hop["price"]) for hop in answer.account["hops"]}
+async def _wait_settled(client: RpcClient, answer: Answer) -> list[Json]:
+    """Return the newest settlement of every hop, once nothing is owed any more."""
+    wanted = [hop["channel_id"] for hop in answer.account["hops"]]
     with trio.move_on_after(SETTLE_TIMEOUT_S):
         while True:
             work = await _get(client, "/api/v1/work")
-            found = {
-                entry["channel_id"]: entry
-                for entry in work["records"]
-                if entry["channel_id"] in wanted
-            }
-            if found.keys() == wanted.keys() and not await _has_open_claims(client):
+            # Newest first, so the last one kept of each channel is the newest.
+            found = {each["channel_id"]: each for each in reversed(work["records"])}
+            is_paid = all(channel_id in found for channel_id in wanted)
+            if is_paid and not await _has_open_claims(client):
                 return [found[channel_id] for channel_id in wanted]
             await trio.sleep(0.2)
-    raise NodeFailed(f"not settled within {SETTLE_TIMEOUT_S:.0f} s of the answer")
+    raise NodeFailed(
+        f"not settled within {SETTLE_TIMEOUT_S:.0f} s of the answer; a provider waits "
+        "while what it is owed does not pay the fee: ask for a longer answer"
+    )
 
 
 async def _has_open_claims(client: RpcClient) -> bool:
