@@ -8,6 +8,7 @@ come in through `submit`, from our own interfaces, and through gossip from peers
 
 import logging
 import time
+from collections.abc import Callable
 from itertools import islice
 
 import trio
@@ -27,6 +28,7 @@ from chain.errors import (
     WrongNonce,
 )
 from chain.header import build_proposal, compute_block_hash
+from chain.held import HeldBlock
 from chain.mempool import Mempool
 from chain.outcome import Outcome
 from chain.queries import Queries
@@ -77,6 +79,7 @@ class ChainService:
         self.queries = Queries(self.tree)
         self._network = network
         self._changed = trio.Event()
+        self._listeners: list[Callable[[HeldBlock], None]] = []
         self._own: dict[bytes, bytes] = {}
         """Transactions that we brought in, while they wait."""
         network.subscribe(Topic.TRANSACTIONS, self._check_transaction)
@@ -162,6 +165,9 @@ class ChainService:
         if not blocks:
             return
         self.mempool.revalidate(self.tree.final)
+        for block in blocks:
+            for listener in self._listeners:
+                listener(block)
         self._repeat_own()
         self._changed.set()
         self._changed = trio.Event()
@@ -172,6 +178,10 @@ class ChainService:
     def height(self) -> Height:
         """Height of the last final block."""
         return self.tree.final_height
+
+    def listen(self, listener: Callable[[HeldBlock], None]) -> None:
+        """Call `listener` with every block that becomes final, in order."""
+        self._listeners.append(listener)
 
     async def wait_height(self, height: Height) -> None:
         """Return once the final height is at least `height`."""
