@@ -153,10 +153,12 @@ class Lab:
             )  # fmt: skip
         assert process.stdout is not None
         line = process.stdout.readline()
-        if not line:
-            process.wait()
-            raise BenchError(f"the devnet did not start: {log.read_text()[-2000:]}")
-        ready = json.loads(line)
+        try:
+            ready = json.loads(line)
+        except json.JSONDecodeError:
+            # No READY line but nothing, or an error over several lines.
+            said = line + process.communicate()[0] + log.read_text()
+            raise BenchError(f"the devnet did not start: {said[-2000:]}") from None
         return RunningNetwork(
             process, ready["api"], ready["nodes"], time.monotonic() - started
         )
