@@ -33,7 +33,6 @@ from genesis.state import build_chain_spec
 from inference.errors import BadPrompt, WorkerFailed
 from inference.model_info import ModelInfo
 from inference.sampling import ChatMessage, SamplingParams
-from inference.session_plan import SessionTimeouts
 from inference.shared_payer import SharedPayer
 from inference.supervisor import WorkerState, WorkerStatus
 from network.endpoint import Endpoint
@@ -361,10 +360,14 @@ class GatewayNode:
         return self.gateway.complete(build_request(prompt, max_tokens, **changes))
 
     async def answer(
-        self, prompt: tuple[int, ...] = (1, 2, 3), max_tokens: int = 8, **changes
+        self,
+        prompt: tuple[int, ...] = (1, 2, 3),
+        max_tokens: int = 8,
+        seen: list[int] | None = None,
+        **changes,
     ) -> "Answered":
-        """Ask and read the whole answer."""
-        answered = Answered()
+        """Ask and read the whole answer; `seen` gets its tokens, also of a half one."""
+        answered = Answered(tokens=[] if seen is None else seen)
         async for event in self.ask(prompt, max_tokens, **changes):
             answered.add(event)
         return answered
@@ -502,6 +505,3 @@ async def open_network(
 def run(test: Callable[[], Awaitable[None]]) -> None:
     """Run an async test on a virtual clock: waiting costs nothing."""
     trio.run(test, clock=MockClock(autojump_threshold=0))
-
-
-QUICK = SessionTimeouts()
