@@ -1,0 +1,87 @@
+"""Tiny random models as people find them on disk, with a tokenizer one can read back.
+
+Every token but the end of text is one character, so a text tells its token ids.
+"""
+
+from pathlib import Path
+
+import torch
+import transformers as hf
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+END = 0
+CHARACTERS = [chr(code) for code in range(33, 127)]
+VOCABULARY = {"<|end|>": END} | {c: i for i, c in enumerate(CHARACTERS, start=1)}
+HIDDEN = 32
+POSITIONS = 96
+
+_SIZES = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": HIDDEN,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": POSITIONS,
+    "bos_token_id": END,
+    "eos_token_id": END,
+    "pad_token_id": END,
+}
+
+FAMILIES = {
+    "llama": lambda layers: hf.LlamaConfig(**_SIZES, num_hidden_layers=layers),
+    "qwen2": lambda layers: hf.Qwen2Config(
+        **_SIZES, num_hidden_layers=layers, tie_word_embeddings=True
+    ),
+    "mistral": lambda layers: hf.MistralConfig(
+        **_SIZES, num_hidden_layers=layers, sliding_window=6
+    ),
+    "gpt2": lambda layers: hf.GPT2Config(
+        vocab_size=len(VOCABULARY),
+        n_embd=HIDDEN,
+        n_layer=layers,
+        n_head=4,
+        n_positions=POSITIONS,
+        bos_token_id=END,
+        eos_token_id=END,
+    ),
+}
+"""Configurations by family, for a number of layers."""
+
+
+def save_model(directory: Path, family: str, layers: int) -> Path:
+    """Save a random model with its tokenizer and return the directory."""
+    torch.manual_seed(layers)
+    model = hf.AutoModelForCausalLM.from_config(FAMILIES[family](layers))
+    for parameter in model.parameters():
+        # Wide enough that a wrong layer shows in the first token.
+        noise = torch.randn_like(parameter)
+        parameter.data = noise * 0.3 if parameter.ndim > 1 else 1 + noise * 0.1
+    model.save_pretrained(directory)
+    tokenizer = Tokenizer(models.BPE(vocab=VOCABULARY, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    hf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>"
+    ).save_pretrained(directory)
+    return directory
+
+
+def generate(directory: Path, prompt: list[int], tokens: int) -> list[int]:
+    """Return the greedy answer of the undivided model, by the library alone."""
+    model = hf.AutoModelForCausalLM.from_pretrained(directory).eval()
+    for parameter in model.parameters():
+        # The file's mapping is not aligned, and kernels then add in another order.
+        parameter.data = parameter.data.clone()
+    answer = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt)),
+        max_new_tokens=tokens,
+        do_sample=False,
+        eos_token_id=None,
+    )
+    return answer[0, len(prompt) :].tolist()
+
+
+def spell(token_ids: list[int]) -> str:
+    """Return the text of tokens; the end of text has none."""
+    return "".join(CHARACTERS[token - 1] for token in token_ids if token != END)
