@@ -1,7 +1,8 @@
 """The node as its HTTP interfaces see it: the `Backend` of p2pchain/api/backend.py."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from chain.contracts.channel import (
@@ -46,6 +47,7 @@ from p2pchain.api.errors import (
     TransactionRejected,
     UnknownModel,
 )
+from p2pchain.errors import TransactionFailed
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool
 from p2pchain.node.consensus_driver import ConsensusDriver
@@ -72,7 +74,7 @@ class NodeBackend:
 
     config: Config
     genesis: Genesis
-    endpoint: Endpoint
+    endpoints: tuple[Endpoint, ...]
     """Where peers reach us."""
     network: Network
     chain: ChainService
@@ -103,7 +105,7 @@ class NodeBackend:
             chain_id=self.chain.chain_id,
             node_id=self.network.peer_id,
             address=self.treasury.address,
-            listen=(str(self.endpoint),),
+            listen=tuple(map(str, self.endpoints)),
             height=final.height,
             block_hash=final.block_hash,
             time_ms=final.header.time_ms,
@@ -137,7 +139,7 @@ class NodeBackend:
             )
             for peer in self.network.peers()
         )
-        listen = (str(self.endpoint),)
+        listen = tuple(map(str, self.endpoints))
         return NetInfo(node_id=self.network.peer_id, listen=listen, peers=peers)
 
     def get_consensus_info(self) -> ConsensusInfo:
@@ -170,13 +172,14 @@ class NodeBackend:
 
     def _list_stages(self) -> tuple[StageStatus, ...]:
         stages = []
-        if self.provider is not None:
-            sessions = self.provider.hops.sessions
-            model_id, worker = self.provider.model_id, self.provider.worker
-            stages.append(_describe_worker("stage", model_id, worker, sessions))
-        if self.gateway is not None:
-            model_id, worker = self.gateway.model_id, self.gateway.worker
-            stages.append(_describe_worker("requester", model_id, worker, 0))
+        if (provider := self.provider) is not None:
+            sessions, model_id = provider.hops.sessions, provider.model_id
+            stages.append(
+                _describe_worker("stage", model_id, provider.worker, sessions)
+            )
+        if (gateway := self.gateway) is not None:
+            model_id = gateway.model_id
+            stages.append(_describe_worker("requester", model_id, gateway.worker, 0))
         return tuple(stages)
 
     def _get_missing(self) -> str:
@@ -233,10 +236,8 @@ class NodeBackend:
 
     async def send(self, recipient: bytes, amount: int, shard: int) -> SendResult:
         """Pay from this wallet, gathering funds from other shards."""
-        try:
+        with _explain_refusals():
             tx_ids = await self.treasury.send(recipient, amount, shard)
-        except wallet_errors.InsufficientFunds as error:
-            raise InsufficientFunds(str(error)) from error
         fee = estimate_transfer_fee(self.chain.spec.params)
         return SendResult(tx_ids=tuple(tx_ids), fee_limit=fee * len(tx_ids))
 
@@ -249,10 +250,8 @@ class NodeBackend:
             raise NotFound("no active provider has this address", param="payee")
         opening = self.pool.build_opening(registration, deposit, unit_price)
         payload = OpenChannels((opening,))
-        try:
+        with _explain_refusals():
             done = await self.treasury.execute(registration.home, payload, deposit)
-        except wallet_errors.InsufficientFunds as error:
-            raise InsufficientFunds(str(error)) from error
         found = self.queries.get_transaction(done.tx_id)
         assert found is not None  # `execute` returns when it is final
         channel_id = compute_channel_id(
@@ -279,7 +278,8 @@ class NodeBackend:
         ):
             raise NotFound("no open channel of this wallet has this id")
         payload = self._build_close(channel)
-        done = await self.treasury.execute(channel.shard, payload)
+        with _explain_refusals():
+            done = await self.treasury.execute(channel.shard, payload)
         fee = estimate_fee(self.chain.spec.params, payload)
         return SendResult(tx_ids=(done.tx_id,), fee_limit=fee)
 
@@ -290,8 +290,8 @@ class NodeBackend:
             return RequestClose(channel.channel_id)
         if self.chain.height < channel.close_height:
             raise TransactionRejected(
-                f"the payee may settle until block {channel.close_height}; close "
-                f"again then to withdraw (now: {self.chain.height})",
+                f"the payee may settle until block {channel.close_height}; what is "
+                f"left comes back by itself then (now: {self.chain.height})",
                 reason="grace_window",
             )
         return Withdraw(channel.channel_id)
@@ -369,6 +369,17 @@ class NodeBackend:
                 "this node serves no models; ask a node that was started with --gateway"
             )
         return self.gateway
+
+
+@contextmanager
+def _explain_refusals() -> Iterator[None]:
+    """Turn what hinders a transaction of ours into what a caller is told."""
+    try:
+        yield
+    except wallet_errors.InsufficientFunds as error:
+        raise InsufficientFunds(str(error)) from error
+    except TransactionFailed as error:
+        raise TransactionRejected(str(error), reason=error.code) from error
 
 
 def _describe_worker(

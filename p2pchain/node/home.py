@@ -23,12 +23,17 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from p2pchain.errors import ConfigError, HomeError
 from primitives.keys import SecretKey
 
 DEFAULT_HOME = Path("~/.p2pchain")
+MAX_LAYERS = 2**16 - 1
+"""What a registration can say."""
+MAX_LAYERS_TEXT = 32
+"""Room for both numbers with zeros before them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +83,13 @@ def parse_layers(text: str) -> tuple[int, int]:
         ConfigError: Not two ascending non-negative integers.
     """
     start, separator, end = text.partition(":")
-    if not (separator and start.isdecimal() and end.isdecimal()):
-        raise ConfigError(f"layers {text!r}: expected start:end, as in 0:2")
+    is_plain = text.isascii() and len(text) <= MAX_LAYERS_TEXT
+    if not (is_plain and separator and start.isdecimal() and end.isdecimal()):
+        raise ConfigError(f"layers {text[:40]!r}: expected start:end, as in 0:2")
     if not int(start) < int(end):
         raise ConfigError(f"layers {text!r}: the end must be above the start")
+    if int(end) > MAX_LAYERS:
+        raise ConfigError(f"layers {text!r}: no model has more than {MAX_LAYERS}")
     return int(start), int(end)
 
 
@@ -135,8 +143,7 @@ class Home:
         Raises:
             HomeError: Something is there already.
         """
-        if self.path.exists() and any(self.path.iterdir()):
-            raise HomeError(f"{self.path} exists and is not empty; nothing was changed")
+        require_empty(self.path)
         for folder in (
             self.path,
             self.account_keystore.parent,
@@ -157,7 +164,7 @@ class Home:
         """
         path = self.path / "config.toml"
         try:
-            values = tomllib.loads(path.read_text())
+            values = tomllib.loads(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
         return build_config(values, str(path))
@@ -166,8 +173,11 @@ class Home:
         """Write config.toml anew."""
         lines = ["# Settings of this node; every one has an option of `start` too."]
         for name in config.__dataclass_fields__:
-            # JSON's strings, numbers, booleans and lists of strings are TOML's too.
-            lines.append(f"{name} = {json.dumps(getattr(config, name))}")
+            # JSON's strings, numbers, booleans and lists of strings are TOML's too,
+            # but for escaped pairs of surrogates, and the one control character that
+            # JSON lets through.
+            value = json.dumps(getattr(config, name), ensure_ascii=False)
+            lines.append(f"{name} = {value}".replace("\x7f", "\\u007f"))
         write_atomically(self.path / "config.toml", "\n".join(lines) + "\n", 0o644)
 
     def load_node_key(self) -> SecretKey:
@@ -267,6 +277,13 @@ def _validate(config: Config, source: str) -> None:
     for setting in ("p2p_port", "rpc_port"):
         if not 0 <= getattr(config, setting) <= 65535:
             raise ConfigError(f"{source}: {setting} must be from 0 to 65535")
+    for setting in ("p2p_host", "rpc_host"):
+        if not _is_host(getattr(config, setting)):
+            raise ConfigError(
+                f"{source}: {setting} must be an address of this machine, as 127.0.0.1"
+            )
+    if not config.model:
+        raise ConfigError(f"{source}: model must be a folder, or bundled")
     if config.bls not in ("native", "reference"):
         raise ConfigError(f"{source}: bls must be native or reference")
     if not 1 <= config.torch_threads <= 256:
@@ -275,7 +292,30 @@ def _validate(config: Config, source: str) -> None:
         if not 1 <= getattr(config, setting) <= 10**12:
             raise ConfigError(f"{source}: {setting} must be from 1 to 10^12 atoms")
     if config.layers:
-        parse_layers(config.layers)
+        try:
+            parse_layers(config.layers)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
+
+
+def _is_host(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return text == "localhost"
+    return True
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse to make anything where something is.
+
+    Raises:
+        HomeError: The folder holds something, or is none.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise HomeError(f"{folder} is no folder; nothing was changed")
+    if folder.exists() and any(folder.iterdir()):
+        raise HomeError(f"{folder} exists and is not empty; nothing was changed")
 
 
 def write_secret(path: Path, text: str) -> None:
@@ -287,7 +327,8 @@ def write_atomically(path: Path, text: str, mode: int) -> None:
     """Replace `path` by `text`; a crash leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, mode)  # a crash may have left one with another mode
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

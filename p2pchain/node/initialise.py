@@ -22,8 +22,8 @@ from genesis.presets import build_devnet_genesis
 from inference.bundled.paths import model_dir
 from inference.model_info import ModelInfo, load_model_info
 from network.endpoint import Endpoint
-from p2pchain.errors import ConfigError, HomeError
-from p2pchain.node.home import Config, Home, write_secret
+from p2pchain.errors import ConfigError
+from p2pchain.node.home import Config, Home, require_empty, write_secret
 from p2pchain.node.wal_file import create_wal
 from primitives.bls import BlsSecretKey
 from primitives.keys import SecretKey
@@ -52,6 +52,7 @@ MAX_VALIDATORS = 16
 """Processes that one machine runs for a try-out; networks of many machines join."""
 DEFAULT_PORT_BASE = 26600
 """The gateway listens at base (peers) and base + 1 (RPC), node i at 10 (i + 1) more."""
+MAX_PORT = 65535
 
 STAKE = 100_000 * ATOMS_PER_COIN
 BALANCE = 10_000 * ATOMS_PER_COIN
@@ -157,8 +158,9 @@ def create_network(
     if not 1 <= validators <= MAX_VALIDATORS:
         raise ConfigError(f"validators must be from 1 to {MAX_VALIDATORS}")
     folder = folder.expanduser().absolute()
-    if folder.exists() and any(folder.iterdir()):
-        raise HomeError(f"{folder} exists and is not empty; nothing was changed")
+    require_empty(folder)
+    if port_base is not None:
+        _validate_port_base(port_base, validators)
     report("reading the model")
     info = load_model_info(resolve_model_dir(model), get_model_name(model))
     keys = [_generate_keys() for _ in range(validators + 1)]
@@ -293,6 +295,14 @@ def _build_configs(
             config = replace(config, layers=f"{start}:{end}")
         configs.append(config)
     return configs
+
+
+def _validate_port_base(port_base: int, validators: int) -> None:
+    last = port_base + 10 * validators + 1
+    if not (port_base > 0 and last <= MAX_PORT):
+        raise ConfigError(
+            f"ports {port_base} to {last} are needed; they go from 1 to {MAX_PORT}"
+        )
 
 
 def _find_free_ports(count: int) -> list[int]:

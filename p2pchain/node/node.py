@@ -14,6 +14,7 @@ sessions end and claims are written down; then the network and consensus stop; t
 database closes last.
 """
 
+import errno
 import json
 import logging
 import os
@@ -23,7 +24,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
+from msgspec.structs import replace
 
+from chain.contracts.registration import MAX_ADDRESSES
 from chain.queries import Queries
 from chain.spec import GENESIS_EPOCH
 from consensus.core import CoreConfig
@@ -127,6 +130,7 @@ class Node:
         self._pool = ChannelPool(
             self._chain, self._treasury, self._payer_book, session_key
         )
+        self._advertised = _parse_advertised(config, keys.node.public_key)
         model = self._load_model()
         self._addresses = AddressBook(self._chain.queries, self._network)
         self._addresses.refresh()
@@ -147,16 +151,16 @@ class Node:
             services.start_soon(_watch_signals, stop)
             if parent_fd is not None:
                 services.start_soon(_watch_parent, parent_fd, stop)
-            endpoint = await self._listen(services)
+            endpoints = await self._listen(services)
             services.start_soon(self._driver.run)
             services.start_soon(self._pool.run)
             # Also without layers: an earlier start may have left claims to settle.
             services.start_soon(self._settlement.run, self._book)
             if self._provider is not None:
-                services.start_soon(self._provider.run, endpoint)
+                services.start_soon(self._provider.run, endpoints)
             if self._gateway is not None:
                 services.start_soon(self._gateway.run)
-            await self._serve(endpoint, stop)
+            await self._serve(endpoints, stop)
             if self._provider is not None:
                 await self._provider.drain()
             services.cancel_scope.cancel()
@@ -165,19 +169,20 @@ class Node:
         self._home.runtime.unlink(missing_ok=True)
         log.info("stopped at height %d", self._chain.height)
 
-    async def _listen(self, services: trio.Nursery) -> Endpoint:
+    async def _listen(self, services: trio.Nursery) -> tuple[Endpoint, ...]:
+        """Return where others reach us, once they do."""
         host, port = self._config.p2p_host, self._config.p2p_port
         try:
             endpoint: Endpoint = await services.start(self._network.run, host, port)
         except ListenFailed as error:
-            raise PortInUse(f"{host}:{port}", "--p2p-port") from error
-        if self._config.advertise:
-            return Endpoint.parse(self._config.advertise[0])
-        return endpoint
+            if getattr(error.__cause__, "errno", None) == errno.EADDRINUSE:
+                raise PortInUse(f"{host}:{port}", "--p2p-port") from error
+            raise
+        return self._advertised or (endpoint,)
 
-    async def _serve(self, endpoint: Endpoint, stop: trio.Event) -> None:
+    async def _serve(self, endpoints: tuple[Endpoint, ...], stop: trio.Event) -> None:
         """Offer HTTP until `stop`; returns when it has drained."""
-        backend = self._build_backend(endpoint)
+        backend = self._build_backend(endpoints)
         settings = ApiSettings(token=self._home.load_api_token(), version=VERSION)
         async with trio.open_nursery() as nursery:
             port = await nursery.start(
@@ -186,7 +191,7 @@ class Node:
                 self._config.rpc_host,
                 self._config.rpc_port,
             )
-            self._write_runtime(endpoint, f"http://{self._config.rpc_host}:{port}")
+            self._write_runtime(endpoints[0], f"http://{self._config.rpc_host}:{port}")
             await stop.wait()
             log.info("stopping")
             nursery.cancel_scope.cancel()
@@ -197,12 +202,12 @@ class Node:
         write_atomically(self._home.runtime, json.dumps(document) + "\n", 0o644)
         log.info("%s listens: rpc %s, p2p %s", self._config.name, rpc, endpoint)
 
-    def _build_backend(self, endpoint: Endpoint) -> NodeBackend:
+    def _build_backend(self, endpoints: tuple[Endpoint, ...]) -> NodeBackend:
         validator = self._keys.validator
         return NodeBackend(
             config=self._config,
             genesis=self._genesis,
-            endpoint=endpoint,
+            endpoints=endpoints,
             network=self._network,
             chain=self._chain,
             driver=self._driver,
@@ -224,7 +229,8 @@ class Node:
         roots = (model.info.weights_root, model.info.tokenizer_hash)
         for record in self._genesis.models:
             if (record.weights_root, record.tokenizer_hash) == roots:
-                return model
+                # The folder may be called anything; the chain has a name for it.
+                return Model(replace(model.info, name=record.name), model.manifest)
         raise ConfigError(
             f"the model in {directory} is none of this network's "
             f"({', '.join(record.name for record in self._genesis.models)}): its "
@@ -309,6 +315,34 @@ def _parse_peer(text: str) -> Endpoint:
         return Endpoint.parse(text)
     except InvalidEndpoint as error:
         raise ConfigError(f"peers: {text!r} is {error}") from error
+
+
+def _parse_advertised(config: Config, node_key: bytes) -> tuple[Endpoint, ...]:
+    """Return the endpoints to let others know; none for the bound one.
+
+    Raises:
+        ConfigError: One is malformed or of another node, or there must be one.
+    """
+    if config.layers and config.p2p_host in ("0.0.0.0", "::") and not config.advertise:
+        raise ConfigError(
+            f"advertise: with p2p_host {config.p2p_host} nobody can tell where "
+            "customers reach this node; name its endpoint there"
+        )
+    if len(config.advertise) > MAX_ADDRESSES:
+        raise ConfigError(f"advertise: at most {MAX_ADDRESSES} endpoints")
+    endpoints = []
+    for text in config.advertise:
+        try:
+            endpoint = Endpoint.parse(text)
+        except InvalidEndpoint as error:
+            raise ConfigError(f"advertise: {text!r} is {error}") from error
+        if endpoint.peer_id != node_key:
+            raise ConfigError(
+                f"advertise: {text!r} names another node; this one's key is "
+                f"{node_key.hex()}"
+            )
+        endpoints.append(endpoint)
+    return tuple(endpoints)
 
 
 async def _watch_signals(stop: trio.Event) -> None:

@@ -125,11 +125,11 @@ class Provider:
             max_positions=info.max_positions,
         )
 
-    async def run(self, endpoint: Endpoint) -> None:
+    async def run(self, endpoints: tuple[Endpoint, ...]) -> None:
         """Load, register and serve until cancelled.
 
         Args:
-            endpoint: Where customers reach us.
+            endpoints: Where customers reach us.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.worker.run)
@@ -139,7 +139,7 @@ class Provider:
             except WorkerFailed as error:
                 log.error("no layers are served: %s", error)
                 return
-            await self._register(endpoint, measured_us)
+            await self._register(endpoints, measured_us)
             self._is_active = True
             log.info("serving layers [%d, %d)", *self.worker.layers)
 
@@ -197,9 +197,11 @@ class Provider:
             await self.worker.close(MEASURE_SESSION)
         return median_low(times)
 
-    async def _register(self, endpoint: Endpoint, measured_us: int) -> None:
+    async def _register(
+        self, endpoints: tuple[Endpoint, ...], measured_us: int
+    ) -> None:
         """Make the chain show our offer as it is now."""
-        offer = self._build_offer(endpoint, measured_us)
+        offer = self._build_offer(endpoints, measured_us)
         # Before there is a block, a transaction would only grow old.
         await self._chain.wait_height(1)
         pause_s, is_first = FIRST_PAUSE_S, True
@@ -232,7 +234,9 @@ class Provider:
         layout = self._chain.spec.layout
         return layout.home_shard(self.model_id, self.worker.layers[0])
 
-    def _build_offer(self, endpoint: Endpoint, measured_us: int) -> Register:
+    def _build_offer(
+        self, endpoints: tuple[Endpoint, ...], measured_us: int
+    ) -> Register:
         start, end = self.worker.layers
         params = self._chain.spec.params
         ticket = max(self._prices) * (end - start) * params.ticket_tokens
@@ -248,7 +252,7 @@ class Provider:
             collateral=max(minimum, params.collateral_tickets * ticket),
             payout=self._treasury.address,
             node_key=self._node_key.public_key,
-            addresses=(str(endpoint),),
+            addresses=tuple(map(str, endpoints)),
         )
 
 

@@ -281,7 +281,7 @@ class ProviderNode:
         async with trio.open_nursery() as nursery:
             self.scope = nursery.cancel_scope
             await nursery.start(self.net.run)
-            nursery.start_soon(self.provider.run, self.endpoint)
+            nursery.start_soon(self.provider.run, (self.endpoint,))
             nursery.start_soon(self.settlement.run, self.book)
             task_status.started()
 

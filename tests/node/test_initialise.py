@@ -1,0 +1,216 @@
+"""New networks and homes: layers, ports, permissions, and nothing overwritten."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from chain.contracts.model import compute_model_id
+from genesis.files import load_genesis
+from genesis.genesis import compute_chain_id
+from genesis.state import build_chain_spec
+from inference.model_info import ModelInfo
+from network.endpoint import Endpoint
+from p2pchain.errors import ConfigError, HomeError
+from p2pchain.node import initialise
+from p2pchain.node.home import Config, Home
+from p2pchain.node.initialise import (
+    GATEWAY,
+    MAX_VALIDATORS,
+    create_home,
+    create_network,
+    resolve_model_dir,
+)
+from p2pchain.node.run import load_keys
+from wallet.errors import WrongPassphrase
+
+PASSPHRASE = "not a secret"
+TIME_MS = 1_700_000_000_000
+
+
+def build_info(layers: int) -> ModelInfo:
+    return ModelInfo(
+        name="toy",
+        architecture="LlamaForCausalLM",
+        layers=layers,
+        hidden_size=16,
+        vocab_size=100,
+        max_positions=100,
+        dtype="float32",
+        weights_root=bytes([1]) * 32,
+        tokenizer_hash=bytes([2]) * 32,
+    )
+
+
+@pytest.fixture
+def create(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Make a network; how many layers the model has is an argument."""
+
+    def create(validators: int = 2, layers: int = 8, **changes):
+        monkeypatch.setattr(
+            initialise, "load_model_info", lambda *args: build_info(layers)
+        )
+        options = {
+            "validators": validators,
+            "model": "bundled",
+            "passphrase": PASSPHRASE,
+            "time_ms": TIME_MS,
+            "is_devnet": True,
+        } | changes
+        return create_network(tmp_path / "net", **options)
+
+    return create
+
+
+def load_configs(network) -> list[Config]:
+    return [Home(home.path).load_config() for home in network.homes]
+
+
+@pytest.mark.parametrize("validators", range(1, 9))
+@pytest.mark.parametrize("layers", [1, 3, 8, 9])
+def test_every_layer_has_one_host(create, validators: int, layers: int) -> None:
+    network = create(validators, layers)
+    *nodes, gateway = load_configs(network)
+    assert [config.name for config in nodes] == [f"node{i}" for i in range(validators)]
+    assert all(config.validator and not config.gateway for config in nodes)
+    assert (gateway.name, gateway.gateway, gateway.validator) == (GATEWAY, True, False)
+    assert gateway.layer_range is None
+    ranges = [config.layer_range for config in nodes if config.layers]
+    covered = [layer for start, end in ranges for layer in range(start, end)]
+    assert covered == list(range(layers))
+    assert len(ranges) == min(validators, layers)
+    # The chain has a shard for every one of them.
+    spec = build_chain_spec(load_genesis(network.genesis))
+    model_id = compute_model_id(bytes([1]) * 32, bytes([2]) * 32)
+    for start, end in ranges:
+        assert spec.layout.shards_of_range(model_id, start, end)
+
+
+def test_everybody_reaches_everybody(create) -> None:
+    network = create(3)
+    homes = [Home(home.path) for home in network.homes]
+    keys = [home.load_node_key().public_key for home in homes]
+    ports = [config.p2p_port for config in load_configs(network)]
+    assert len(set(ports)) == 4
+    assert all(ports)
+    for index, config in enumerate(load_configs(network)):
+        peers = [Endpoint.parse(text) for text in config.peers]
+        assert [peer.peer_id for peer in peers] == keys[:index]
+        assert [peer.port for peer in peers] == ports[:index]
+        assert config.rpc_port == 0
+
+
+def test_ports_can_be_known_in_advance(create) -> None:
+    *nodes, gateway = load_configs(create(2, port_base=30_000))
+    assert (gateway.p2p_port, gateway.rpc_port) == (30_000, 30_001)
+    assert [(c.p2p_port, c.rpc_port) for c in nodes] == [
+        (30_010, 30_011),
+        (30_020, 30_021),
+    ]
+
+
+def test_ports_that_do_not_exist(create, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="port"):
+        create(4, port_base=65_500)
+    assert not (tmp_path / "net").exists()
+
+
+def test_one_genesis_for_all(create) -> None:
+    network = create(3)
+    genesis = load_genesis(network.genesis)
+    assert compute_chain_id(genesis) == network.chain_id
+    assert len(genesis.validators) == 3
+    assert all(load_genesis(Home(h.path).genesis) == genesis for h in network.homes)
+    accounts = {a.address for a in genesis.allocations}
+    assert len(accounts) == 4
+
+
+def test_secrets_are_readable_by_their_owner_alone(create) -> None:
+    network = create(2)
+    for new in network.homes:
+        home = Home(new.path)
+        files = [path for path in new.path.rglob("*") if path.is_file()]
+        secret = {
+            home.account_keystore,
+            home.path / "node_key",
+            home.path / "api_token",
+            home.path / "passphrase",
+        } | ({home.validator_keystore} if new.name != GATEWAY else set())
+        assert secret <= set(files)
+        for path in secret:
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        for path in files:
+            text = path.read_bytes()
+            assert new.phrase.encode() not in text, path
+
+
+def test_keys_open_with_the_passphrase_alone(create) -> None:
+    network = create(1)
+    genesis = load_genesis(network.genesis)
+    home = Home(network.homes[0].path)
+    keys = load_keys(home, home.load_config(), genesis, PASSPHRASE)
+    assert keys.validator.public_key == genesis.validators[0].public_key
+    assert keys.account.public_key == genesis.validators[0].account
+    with pytest.raises(WrongPassphrase):
+        load_keys(home, home.load_config(), genesis, "wrong")
+    assert home.load_passphrase() == PASSPHRASE
+
+
+def test_only_a_devnet_keeps_its_passphrase(create, monkeypatch) -> None:
+    monkeypatch.setattr(initialise, "DEFAULT_COST", initialise.LIGHT_COST)
+    network = create(1, is_devnet=False)
+    assert all(Home(h.path).load_passphrase() is None for h in network.homes)
+
+
+def test_nothing_is_overwritten(create, tmp_path: Path) -> None:
+    create(1)
+    before = (tmp_path / "net" / "genesis.json").read_bytes()
+    with pytest.raises(HomeError, match="not empty"):
+        create(1)
+    assert (tmp_path / "net" / "genesis.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("validators", [0, -1, MAX_VALIDATORS + 1])
+def test_impossible_numbers(create, validators: int) -> None:
+    with pytest.raises(ConfigError, match="validators"):
+        create(validators)
+
+
+def test_folders_that_are_not_there(create, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        create(model=str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="no such folder"):
+        resolve_model_dir(str(tmp_path / "nowhere"))
+    assert (resolve_model_dir("bundled") / "config.json").is_file()
+
+
+def test_a_home_joins_with_keys_of_its_own(create, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(initialise, "DEFAULT_COST", initialise.LIGHT_COST)
+    network = create(1)
+    config = Config(name="guest")
+    joined = create_home(tmp_path / "guest", network.genesis, config, PASSPHRASE)
+    home = Home.open(joined.path)
+    assert home.load_config() == config
+    keys = load_keys(home, config, load_genesis(network.genesis), PASSPHRASE)
+    assert keys.validator is None
+    # The words bring all of it back.
+    again = create_home(
+        tmp_path / "again", network.genesis, config, PASSPHRASE, joined.phrase
+    )
+    restored = Home(again.path)
+    assert restored.load_node_key().seed == home.load_node_key().seed
+    account = load_keys(
+        restored, config, load_genesis(network.genesis), PASSPHRASE
+    ).account
+    assert account.seed == keys.account.seed
+    with pytest.raises(HomeError, match="not empty"):
+        create_home(tmp_path / "guest", network.genesis, config, PASSPHRASE)
+
+
+def test_a_stranger_does_not_validate(create, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(initialise, "DEFAULT_COST", initialise.LIGHT_COST)
+    network = create(1)
+    config = Config(name="guest", validator=True)
+    joined = create_home(tmp_path / "guest", network.genesis, config, PASSPHRASE)
+    with pytest.raises(ConfigError, match="not one of this network's"):
+        load_keys(Home(joined.path), config, load_genesis(network.genesis), PASSPHRASE)
