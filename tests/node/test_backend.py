@@ -1,0 +1,220 @@
+"""What a node tells of itself, and what it does for its owner."""
+
+import pytest
+import trio
+from chain_world import GENESIS
+from node_world import COIN, INFO, build_key, build_request, open_network, run
+
+from chain.contracts.channel import ChannelStatus, Withdraw
+from inference.supervisor import WorkerState
+from p2pchain.api.backend import StageState
+from p2pchain.api.errors import (
+    InsufficientFunds,
+    NotFound,
+    TransactionRejected,
+    UnknownModel,
+)
+from p2pchain.errors import TransactionFailed
+from p2pchain.node.backend import NodeBackend
+from p2pchain.node.consensus_driver import ConsensusStatus
+from p2pchain.node.home import Config
+
+FRIEND = build_key("friend").public_key
+
+
+class Driver:
+    """Consensus as a status page sees it."""
+
+    def __init__(self) -> None:
+        self.set()
+
+    def set(self, **changes) -> None:
+        fields = {
+            "epoch": 0,
+            "view": 1,
+            "leader": 0,
+            "index": None,
+            "is_voting": False,
+            "mute_reason": "",
+            "is_catching_up": False,
+            "best_height": 0,
+        } | changes
+        self.status = ConsensusStatus(**fields)
+
+    def get_peer_height(self, peer_id: bytes) -> int | None:
+        return None
+
+
+def build_backend(net, node, *, provider=None, gateway=None) -> NodeBackend:
+    return NodeBackend(
+        config=Config(name="node0"),
+        genesis=GENESIS,
+        endpoints=(),
+        network=node.net,
+        chain=net.chain,
+        driver=Driver(),
+        treasury=node.treasury,
+        pool=net.gateway.pool,
+        book=net.providers[0].book,
+        feed=net.providers[0].feed,
+        provider=provider,
+        gateway=gateway,
+        validator_key=None,
+    )
+
+
+def of_gateway(net) -> NodeBackend:
+    return build_backend(net, net.gateway, gateway=net.gateway.gateway)
+
+
+def of_provider(net) -> NodeBackend:
+    node = net.providers[0]
+    return build_backend(net, node, provider=node.provider)
+
+
+def test_a_node_says_what_it_waits_for() -> None:
+    async def test() -> None:
+        async with open_network(is_started=False) as net:
+            net.is_stalled = True
+            for node in (*net.providers, net.gateway):
+                node.build()
+                worker = node.worker if node is net.gateway else node.stage
+                worker.starts_ready = False
+                await net.nursery.start(node.run)
+            node, gateway = of_provider(net), of_gateway(net)
+            assert node.get_status().waiting_for == "its stage worker: LOADING"
+            assert gateway.get_status().waiting_for == "its requester worker: LOADING"
+            net.providers[0].stage.set_state(WorkerState.STARTING, "the worker died")
+            assert "LOADING (the worker died)" in node.get_status().waiting_for
+            for provider in net.providers:
+                provider.stage.set_state(WorkerState.READY)
+            net.gateway.worker.set_state(WorkerState.READY)
+            assert node.get_status().waiting_for == "the first final block"
+            net.is_stalled = False
+            await net.chain.wait_height(1)
+            assert node.get_status().waiting_for == "its registration"
+            assert gateway.get_status().waiting_for.startswith("a route: no provider")
+            assert not node.get_status().ready
+            await net.wait_until(lambda: gateway.get_status().ready)
+            assert node.get_status().ready
+            assert all(model.servable for model in gateway.list_models())
+
+    run(test)
+
+
+def test_consensus_has_a_word_in_it() -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            backend = of_provider(net)
+            backend.driver.set(is_catching_up=True, best_height=77)
+            assert backend.get_status().waiting_for == "blocks up to 77"
+            backend.driver.set(mute_reason="the log of votes is missing")
+            assert "log of votes" in backend.get_status().waiting_for
+
+    run(test)
+
+
+def test_a_worker_that_failed_is_told_with_its_reason() -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            net.providers[0].stage.set_state(WorkerState.FAILED, "a weight is missing")
+            status = of_provider(net).get_status()
+            assert status.stages[0].state is StageState.FAILED
+            assert status.stages[0].detail == "a weight is missing"
+            assert "FAILED (a weight is missing)" in status.waiting_for
+            assert not status.ready
+
+    run(test)
+
+
+def test_models_say_why_they_are_not_served() -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            (model,) = of_provider(net).list_models()
+            assert (model.servable, model.reason) == (False, "this node is no gateway")
+            with pytest.raises(UnknownModel):
+                of_provider(net).get_route(INFO.name)
+            with pytest.raises(UnknownModel):
+                of_provider(net).complete(build_request())
+            (model,) = of_gateway(net).list_models()
+            assert model.servable
+            assert model.context_length == INFO.max_positions
+            net.gateway.gateway.model_id = bytes(32)
+            (model,) = of_gateway(net).list_models()
+            assert not model.servable
+
+    run(test)
+
+
+def test_channels_by_hand() -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            backend = of_gateway(net)
+            payee = net.providers[0].account.public_key
+            opened = await backend.open_channel(payee, COIN, None)
+            (own,) = backend.list_own_channels()
+            assert own.channel.channel_id == opened.channel_id
+            assert (own.role, own.promised, own.blocked) == ("payer", 0, "")
+            with pytest.raises(TransactionRejected) as error:
+                await backend.open_channel(payee, COIN, 5)
+            assert error.value.reason == "channel_exists"
+            with pytest.raises(NotFound):
+                await backend.open_channel(FRIEND, COIN, None)
+            with pytest.raises(InsufficientFunds):
+                await backend.open_channel(
+                    net.providers[1].account.public_key, 5000 * COIN, None
+                )
+
+            await backend.close_channel(opened.channel_id)
+            (own,) = backend.list_own_channels()
+            assert own.blocked == "it is closing"
+            with pytest.raises(TransactionRejected) as error:
+                await backend.close_channel(opened.channel_id)
+            assert error.value.reason == "grace_window"
+            await trio.sleep(net.chain.spec.params.grace_blocks + 60)
+            (own,) = backend.list_own_channels()
+            assert own.channel.status is ChannelStatus.CLOSED
+            assert len(net.list_transactions(net.gateway.account, Withdraw)) == 1
+            with pytest.raises(NotFound):
+                await backend.close_channel(opened.channel_id)
+            with pytest.raises(NotFound):
+                await backend.close_channel(bytes(32))
+
+    run(test)
+
+
+def test_a_payee_closes_with_what_it_has_earned() -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            answered = await net.gateway.answer(tuple(range(1, 40)), 30)
+            backend = of_provider(net)
+            (own,) = backend.list_own_channels()
+            assert own.role == "payee"
+            assert own.promised == answered.finished.hops[0].price
+            await backend.close_channel(own.channel.channel_id)
+            (own,) = backend.list_own_channels()
+            assert own.channel.settled == answered.finished.hops[0].price
+            assert own.blocked == "it is closed"
+
+    run(test)
+
+
+def test_sending_tells_what_went_wrong() -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            backend = of_gateway(net)
+            result = await backend.send(FRIEND, 5 * COIN, 0)
+            assert len(result.tx_ids) == 1
+            assert net.chain.queries.get_account(0, FRIEND).balance == 5 * COIN
+            with pytest.raises(InsufficientFunds):
+                await backend.send(FRIEND, 10**15, 0)
+
+            async def fail(*args):
+                raise TransactionFailed("congested", "too many packets wait")
+
+            backend.treasury.send = fail
+            with pytest.raises(TransactionRejected) as error:
+                await backend.send(FRIEND, 1, 0)
+            assert error.value.reason == "congested"
+
+    run(test)
