@@ -9,7 +9,7 @@ a gossip check, a timer, a fetched block.  Its effects fall into two classes.
 At once, in order: asking the application to build, judge, save or finalise a block
 (its answers are the next events), starting timers, fetching.
 
-In the outbox, in order: log records and messages.  One task empties it, turn by turn:
+In the outbox, in order: log records, messages, and decisions that follow from records.  One task empties it, turn by turn:
 all records of the turn in one append and one fsync, in a thread; then the messages.
 So nothing leaves before what it promises is on disk, and while the disk works, events
 go on being handled and gather for the next turn.
@@ -139,7 +139,8 @@ class ConsensusDriver:
         self._is_handling = False
         self._failure: Exception | None = None
         self._refusals: list[fx.Refuse] = []
-        self._outbox: list[fx.Persist | fx.Broadcast] = []
+        self._outbox: list[fx.Persist | fx.Broadcast | fx.Decide] = []
+        self._is_writing = False
         self._outbox_filled = trio.Event()
         self._disk = trio.CapacityLimiter(1)
         self._timers = Timers(self._on_timer)
@@ -254,8 +255,7 @@ class ConsensusDriver:
                 case fx.SavePending():
                     self._application.save_pending(effect.block_hash)
                 case fx.Decide():
-                    self._application.finalize(effect.certificate)
-                    self._fetcher.forget_below(self._application.final_height)
+                    self._decide(effect)
                 case fx.FetchBlock():
                     self._fetch_block(effect.proposal)
                 case fx.FetchCertificates():
@@ -264,6 +264,23 @@ class ConsensusDriver:
                     self._refusals.append(effect)
                 case fx.Conflict():
                     log.warning("conflicting votes: %s and %s", *_show(effect))
+
+    def _decide(self, effect: fx.Decide) -> None:
+        """Finalize a block, after the records that it follows from.
+
+        A validator that is a quorum alone decides on votes that are not on disk yet.
+        Were its block final without them, a crash would leave nobody who knows the
+        notarization that the next block needs.  What we catch up with, others know.
+        """
+        if (self._outbox or self._is_writing) and not self._sync.is_catching_up:
+            self._outbox.append(effect)
+            self._outbox_filled.set()
+        else:
+            self._finalize(effect)
+
+    def _finalize(self, effect: fx.Decide) -> None:
+        self._application.finalize(effect.certificate)
+        self._fetcher.forget_below(self._application.final_height)
 
     def _on_timer(self, name: Hashable, value: object) -> None:
         assert isinstance(value, ev.TimerFired | ev.ProposalDue)
@@ -432,15 +449,19 @@ class ConsensusDriver:
                 raise self._failure
             self._outbox_filled = trio.Event()
             turn, self._outbox = self._outbox, []
+            self._is_writing = True
             records = [e.record for e in turn if isinstance(e, fx.Persist)]
             if records and self._wal is not None:
                 await self._write(self._wal.append, records)
                 if self._wal.is_long:
                     retained = self._core.get_retained_records()
                     await self._write(self._wal.rewrite, retained)
+            self._is_writing = False
             for effect in turn:
                 if isinstance(effect, fx.Broadcast):
                     self._send(effect.message, effect.is_repeat)
+                elif isinstance(effect, fx.Decide):
+                    self._finalize(effect)
 
     async def _write(
         self,

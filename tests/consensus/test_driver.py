@@ -155,6 +155,26 @@ def test_single_validator(tmp_path):
     run_town(scenario, tmp_path, size=1)
 
 
+def test_nothing_is_final_before_the_votes_for_it_are_on_disk(tmp_path):
+    """One validator is a quorum: nobody else could give it back what it forgot."""
+
+    async def scenario(town):
+        async with town.members[0].running() as member:
+            done, lost = trio.Event(), []
+
+            def look():
+                if len(member.read_votes()) < 2 * member.chain.final_height:
+                    lost.append(member.chain.final_height)
+                if member.chain.final_height >= 5:
+                    done.set()
+
+            member.chain.on_final = look
+            await done.wait()
+            assert lost == []
+
+    run_town(scenario, tmp_path, size=1)
+
+
 def test_restarted_validator_catches_up_and_votes_again(tmp_path):
     async def scenario(town):
         async with AsyncExitStack() as stack:
