@@ -67,6 +67,10 @@ log = logging.getLogger(__name__)
 
 WAITING_TOKENS = 64
 """Tokens that a slow reader may be behind before the session waits."""
+DRAIN_S = 3.0
+"""What open answers get to end by themselves when the node stops."""
+CLOSE_S = 5.0
+"""For those that did not, to pay their last step and tell their readers."""
 
 
 @dataclass(slots=True)
@@ -120,6 +124,8 @@ class Gateway:
             on_fault=lambda peer, text: network.penalize(peer, Fault.BAD_MESSAGE),
         )
         self._nursery: trio.Nursery | None = None
+        self._open: set[RequesterSession] = set()
+        self._is_stopping = False
 
     async def run(self) -> None:
         """Run the worker and all sessions until cancelled."""
@@ -127,6 +133,20 @@ class Gateway:
             self._nursery = nursery
             nursery.start_soon(self.worker.run)
             await trio.sleep_forever()
+
+    async def drain(self) -> None:
+        """Take no more requests; let open answers end, or end them in order."""
+        self._is_stopping = True
+        with trio.move_on_after(DRAIN_S):
+            await self._wait_idle()
+        for session in self._open:
+            session.cancel()
+        with trio.move_on_after(CLOSE_S):
+            await self._wait_idle()
+
+    async def _wait_idle(self) -> None:
+        while self._open:
+            await trio.sleep(0.05)
 
     def get_route(
         self, model: str, input_tokens: int = 1, max_tokens: int = EXPECTED_TOKENS
@@ -161,6 +181,8 @@ class Gateway:
         sampling = replace_fields(request.sampling, max_tokens=max_tokens)
         retries = Retries(self._routes, self._chain)
         while True:
+            if self._is_stopping:
+                raise ShuttingDown("the node stops")
             route = self._routes.find(len(prompt), max_tokens)
             needs = [Need(h.registration, len(prompt), max_tokens) for h in route]
             await self._fill(needs)
@@ -179,15 +201,18 @@ class Gateway:
                     running.session.cancel()
                     with trio.CancelScope(shield=True):
                         await running.ended.wait()
-            error, summary = running.error, running.session.summary
+            error, summary = running.error, running.summary
             if error is None:
                 break
-            if report.laps or not await retries.allow(error, summary, route):
+            if report.laps or not await retries.allow(
+                error, running.session.summary, route
+            ):
                 raise _translate(error) from error
             log.info("trying again: %s", error)
-        if running.summary is None:
+        if summary is None or summary.finish_reason == "cancelled":
+            # Not by the reader, or nobody would be here to be told.
             raise ShuttingDown("the node stops")
-        yield report.build_finished(running.summary)
+        yield report.build_finished(summary)
 
     async def _encode(self, request: CompletionRequest) -> tuple[int, ...]:
         try:
@@ -259,6 +284,7 @@ class Gateway:
             raise NotReady("the gateway is starting; try again in a moment")
         sender, receiver = trio.open_memory_channel[TokenEvent](WAITING_TOKENS)
         running = _Running(RequesterSession(self._ports, plan, sampling), sender)
+        self._open.add(running.session)
         self._nursery.start_soon(self._run_session, running)
         return running, receiver
 
@@ -273,6 +299,7 @@ class Gateway:
             log.warning("session %s: %s", session_id.hex()[:8], error)
             running.error = error
         finally:
+            self._open.discard(running.session)
             running.ended.set()
 
 

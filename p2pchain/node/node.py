@@ -9,9 +9,9 @@ Assembly: the parts of one node, in one nursery.
     HTTP                                          always
 
 A service either runs or raises, and what one raises ends the node.  Stopping goes the
-other way round: HTTP drains first, because its requests use everything else; then open
-sessions end and claims are written down; then the network and consensus stop; the
-database closes last.
+other way round: answers end first and then HTTP, because they use everything else; then
+the sessions that others have here end and are written down; then the network and
+consensus stop; the database closes last.
 """
 
 import errno
@@ -194,6 +194,8 @@ class Node:
             self._write_runtime(endpoints[0], f"http://{self._config.rpc_host}:{port}")
             await stop.wait()
             log.info("stopping")
+            if self._gateway is not None:
+                await self._gateway.drain()
             nursery.cancel_scope.cancel()
 
     def _write_runtime(self, endpoint: Endpoint, rpc: str) -> None:

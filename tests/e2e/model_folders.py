@@ -48,10 +48,14 @@ FAMILIES = {
 """Configurations by family, for a number of layers."""
 
 
-def save_model(directory: Path, family: str, layers: int) -> Path:
+def save_model(
+    directory: Path, family: str, layers: int, positions: int = POSITIONS
+) -> Path:
     """Save a random model with its tokenizer and return the directory."""
     torch.manual_seed(layers)
-    model = hf.AutoModelForCausalLM.from_config(FAMILIES[family](layers))
+    config = FAMILIES[family](layers)
+    config.max_position_embeddings = positions
+    model = hf.AutoModelForCausalLM.from_config(config)
     for parameter in model.parameters():
         # Wide enough that a wrong layer shows in the first token.
         noise = torch.randn_like(parameter)

@@ -493,3 +493,33 @@ def _find_later(find):
         return find(channel_id) if len(asked) > 1 else None
 
     return find_later
+
+
+@pytest.mark.parametrize(("step_s", "is_cut"), [(0.001, False), (1.0, True)])
+def test_draining_lets_short_answers_end_and_cuts_long_ones(step_s, is_cut) -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            await net.gateway.answer()
+            net.providers[0].stage.step_s = step_s
+            ends = []
+
+            async def ask() -> None:
+                try:
+                    await net.gateway.answer(PROMPT, 100)
+                    ends.append("whole")
+                except ShuttingDown:
+                    ends.append("cut")
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(ask)
+                await trio.sleep(0.01)
+                await net.gateway.gateway.drain()
+                with pytest.raises(ShuttingDown):
+                    await net.gateway.answer()
+            assert ends == ["cut" if is_cut else "whole"] * 3
+            await net.rest()
+            # What the readers of cut answers got is paid as well.
+            await net.wait_until(net.is_settled)
+
+    run(test)
