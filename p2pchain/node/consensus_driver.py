@@ -9,8 +9,9 @@ a gossip check, a timer, a fetched block.  Its effects fall into two classes.
 At once, in order: asking the application to build, judge, save or finalise a block
 (its answers are the next events), starting timers, fetching.
 
-In the outbox, in order: log records, messages, and decisions that follow from records.  One task empties it, turn by turn:
-all records of the turn in one append and one fsync, in a thread; then the messages.
+In the outbox, in order: log records, messages, and decisions that follow from them.
+One task empties it, turn by turn: all records of the turn in one append and one fsync,
+in a thread; then the rest.
 So nothing leaves before what it promises is on disk, and while the disk works, events
 go on being handled and gather for the next turn.
 
