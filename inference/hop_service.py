@@ -54,6 +54,7 @@ class HopService:
         self._ports = ports
         self._limits = limits or HopLimits()
         self._is_stopping = False
+        self._max_body = 0
         self._drivers: dict[bytes, HopDriver] = {}
         self._admitting: set[bytes] = set()
         self._accounts: dict[bytes, ChannelAccount] = {}
@@ -267,7 +268,14 @@ class HopService:
                 driver.post(PoolChanged())
 
     def _get_max_body(self) -> int:
+        """Return the longest hidden states of a step, bytes.
+
+        While no layers are ready the bound is that of the last ones: a neighbour in a
+        session that was opened before does nothing wrong.
+        """
         offer = self._ports.get_offer()
-        if offer is None:
-            return 0
-        return compute_size(PREFILL_TOKENS, offer.hidden_size, offer.dtype)
+        if offer is not None:
+            self._max_body = compute_size(
+                PREFILL_TOKENS, offer.hidden_size, offer.dtype
+            )
+        return self._max_body

@@ -7,6 +7,7 @@ from node_world import COIN, HALVES, open_network, run
 from chain.contracts.registration import Register, RegistrationStatus
 from chain.contracts.transfer import Transfer
 from inference.errors import WorkerLost
+from inference.messages import Accept
 from inference.supervisor import WorkerState
 from p2pchain.api.errors import NoRoute, StageLost
 
@@ -241,5 +242,27 @@ def test_collateral_covers_the_dearest_ticket() -> None:
                 params.collateral_tickets * ticket
             )
             assert provider.registration.collateral > COIN
+
+    run(test)
+
+
+def test_a_stage_that_dies_before_the_first_step_costs_no_neighbour() -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            first, second = net.providers
+
+            def die(message, body):
+                if isinstance(message, Accept):
+                    second.stage.set_state(WorkerState.STARTING, "killed")
+                    second.stage.is_dead = True
+                return message, body
+
+            second.net.tamper = die
+            with pytest.raises(StageLost):
+                await net.gateway.answer((1,) * 128, 10)
+            await net.rest()
+            assert second.net.faults == []
+            assert first.net.faults == []
+            assert net.gateway.net.faults == []
 
     run(test)
