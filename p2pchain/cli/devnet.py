@@ -8,6 +8,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
@@ -91,13 +92,41 @@ async def _run(args: Namespace, output: Output) -> None:
 
 @asynccontextmanager
 async def open_network(args: Namespace, report: Report) -> AsyncIterator[Devnet]:
-    """Make the network unless --home has one, and run it inside the block."""
+    """Make the network unless --home has one, and run it inside the block.
+
+    Without --home it is made in a temporary folder, which goes with it; when something
+    failed it stays, for its logs.
+    """
+    if args.home:
+        folder = Path(args.home).expanduser().absolute()
+        async with _open_network(folder, args, report) as devnet:
+            yield devnet
+        return
+    parent = Path(mkdtemp(prefix="p2pchain-"))
+    is_kept = False
+    try:
+        async with _open_network(parent / "net", args, report) as devnet:
+            yield devnet
+    except Exception:
+        is_kept = any(parent.rglob("node.log"))
+        if is_kept:
+            report(f"what the nodes logged is in {parent}")
+        raise
+    finally:
+        if not is_kept:
+            rmtree(parent, ignore_errors=True)
+
+
+@asynccontextmanager
+async def _open_network(
+    folder: Path, args: Namespace, report: Report
+) -> AsyncIterator[Devnet]:
     # Imported here: these packages take half a second, which no other command needs.
     from p2pchain.node.initialise import create_network
 
-    folder = Path(args.home) if args.home else Path(mkdtemp(prefix="p2pchain-")) / "net"
-    folder = folder.expanduser().absolute()
-    if not (folder / "genesis.json").is_file():
+    if (folder / "genesis.json").is_file():
+        report(f"the network in {folder} goes on as it is")
+    else:
         create_network(
             folder,
             validators=args.validators,
