@@ -3,6 +3,7 @@ What consensus raises, sorted by whose fault it is.
 
     RemoteError
     |- InvalidCertificate   a certificate that does not hold what it claims
+    |- InvalidEvidence      two statements that convict nobody
     |- InvalidValidators    a list that cannot be a validator set
     LocalError
     |- CorruptWal           the log holds something that we never wrote
@@ -18,6 +19,10 @@ from primitives.errors import LocalError, RemoteError
 
 class InvalidCertificate(RemoteError):
     """A certificate of the wrong form, without a quorum, or with a false signature."""
+
+
+class InvalidEvidence(RemoteError):
+    """Two statements that may stand beside each other, or that nobody signed."""
 
 
 class InvalidValidators(RemoteError):
