@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from p2pchain.cli.chain_options import add_chain_options, get_chain_choices
 from p2pchain.cli.options import add_command, positive
 from p2pchain.cli.output import Output
 from p2pchain.devnet import Devnet, Report, open_devnet
@@ -51,6 +52,7 @@ def add_network_options(parser: ArgumentParser) -> None:
         default="bundled",
         help="Hugging Face folder (default: the bundled model)",
     )
+    add_chain_options(parser)
 
 
 def run(args: Namespace, output: Output) -> None:
@@ -134,6 +136,7 @@ async def _open_network(
             passphrase=secrets.token_urlsafe(16),
             time_ms=time.time_ns() // 1_000_000,
             is_devnet=True,
+            choices=get_chain_choices(args),
             report=report,
         )
     homes = sorted(path.parent for path in folder.glob("*/config.toml"))

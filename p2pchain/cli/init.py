@@ -6,6 +6,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2pchain.cli.chain_options import (
+    CHAIN_OPTIONS,
+    add_chain_options,
+    get_chain_choices,
+    get_flag,
+)
 from p2pchain.cli.options import add_command, port, positive
 from p2pchain.cli.output import Output
 from p2pchain.cli.session import get_home_path, read_passphrase
@@ -20,7 +26,7 @@ NEW = ""
 """--genesis without a value."""
 DEFAULT_VALIDATORS = 4
 """The fewest of which one may fail."""
-_NEW_ONLY = ("validators", "port_base", "devnet")
+_NEW_ONLY = ("validators", "port_base", "devnet", *CHAIN_OPTIONS)
 
 
 def add_parser(commands: "Commands") -> None:
@@ -62,6 +68,7 @@ def add_parser(commands: "Commands") -> None:
         metavar="PORT",
         help="first port of a new network; 0 takes any free ones",
     )
+    add_chain_options(parser)
     joining = parser.add_argument_group("a home that joins")
     joining.add_argument("--name", help="the node's name (default: its folder's)")
     joining.add_argument("--peers", nargs="+", metavar="P2P://KEY@HOST:PORT")
@@ -97,6 +104,7 @@ def _create(args: Namespace, output: Output, folder: Path) -> None:
         time_ms=time.time_ns() // 1_000_000,
         is_devnet=args.devnet,
         port_base=base or None,
+        choices=get_chain_choices(args),
         report=output.say,
     )
     output.show(_summarise(network), _describe(network, folder))
@@ -108,9 +116,11 @@ def _join(args: Namespace, output: Output, folder: Path) -> None:
 
     for option in _NEW_ONLY:
         if getattr(args, option) not in (None, False):
-            flag = "--" + option.replace("_", "-")
-            raise ConfigError(f"{flag} is for a new network: leave it or the FILE out")
-    settings: dict[str, object] = {"name": args.name or folder.name}
+            raise ConfigError(
+                f"{get_flag(option)} is for a new network: leave it or the FILE out"
+            )
+    # Its key votes as soon as it is in the set; until then it has nothing to sign.
+    settings: dict[str, object] = {"name": args.name or folder.name, "validator": True}
     if args.peers:
         settings["peers"] = list(args.peers)
     settings["model"] = args.model

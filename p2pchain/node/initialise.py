@@ -10,15 +10,25 @@ balances lie in the root shard; nodes move what they need to other shards themse
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+
+from msgspec import structs
 
 from chain.contracts.model import ModelRecord, compute_model_id
 from genesis.files import load_genesis, save_genesis
-from genesis.genesis import Genesis, GenesisValidator, compute_chain_id
-from genesis.presets import build_devnet_genesis
+from genesis.genesis import (
+    Genesis,
+    GenesisParams,
+    GenesisValidator,
+    compute_chain_id,
+)
+from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
+from genesis.validation import validate_genesis
 from inference.bundled.paths import model_dir
 from inference.model_info import ModelInfo, load_model_info
 from network.endpoint import Endpoint
@@ -26,6 +36,8 @@ from p2pchain.errors import ConfigError
 from p2pchain.node.home import Config, Home, require_empty, write_secret
 from p2pchain.node.wal_file import create_wal
 from primitives.bls import BlsSecretKey
+from primitives.codec import Record, decode, encode
+from primitives.errors import DecodeError
 from primitives.keys import SecretKey
 from primitives.types import ATOMS_PER_COIN
 from shards.layout import cut_layers
@@ -59,6 +71,7 @@ BALANCE = 10_000 * ATOMS_PER_COIN
 MIN_COLLATERAL = 1 * ATOMS_PER_COIN
 
 Report = Callable[[str], None]
+P = TypeVar("P", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +148,7 @@ def create_network(
     time_ms: int,
     is_devnet: bool,
     port_base: int | None = None,
+    choices: Mapping[str, int] = MappingProxyType({}),
     report: Report = lambda line: None,
 ) -> NewNetwork:
     """Make a network's genesis and homes under `folder`.
@@ -148,11 +162,13 @@ def create_network(
         is_devnet: Keystores guard nothing: cheap scrypt, passphrase beside them.
         port_base: See `DEFAULT_PORT_BASE`; None takes free ports now for peers and
             a free one at every start for RPC.
+        choices: Chain and consensus parameters by name that differ from a devnet's.
         report: Takes a line of progress.
 
     Raises:
         HomeError: The folder holds something.
         ConfigError: An impossible number or model folder.
+        CorruptGenesis: The chosen parameters cannot start a chain.
         ModelError: The model cannot be split.
     """
     if not 1 <= validators <= MAX_VALIDATORS:
@@ -164,7 +180,8 @@ def create_network(
     report("reading the model")
     info = load_model_info(resolve_model_dir(model), get_model_name(model))
     keys = [_generate_keys() for _ in range(validators + 1)]
-    genesis = _build_genesis(info, keys, time_ms)
+    genesis = _build_genesis(info, keys, time_ms, build_params(choices))
+    validate_genesis(genesis)
     configs = _build_configs(info, model, keys, port_base)
     folder.mkdir(parents=True, exist_ok=True)
     save_genesis(genesis, folder / "genesis.json")
@@ -192,6 +209,7 @@ def create_home(
     config: Config,
     passphrase: str,
     phrase: str | None = None,
+    cost: ScryptCost = DEFAULT_COST,
 ) -> NewHome:
     """Make one home that joins the network of `genesis_file`.
 
@@ -201,6 +219,7 @@ def create_home(
         config: Its settings.
         passphrase: Opens its keystores.
         phrase: 24 words to restore keys from; None makes new ones.
+        cost: Of opening the keystores.
 
     Raises:
         HomeError: The folder holds something.
@@ -211,7 +230,7 @@ def create_home(
     home = Home(folder)
     home.create(config, keys.node)
     save_genesis(genesis, home.genesis)
-    _save_keys(home, keys, passphrase, DEFAULT_COST, is_validator=True)
+    _save_keys(home, keys, passphrase, cost, is_validator=True)
     create_wal(home.votes, keys.validator.public_key, compute_chain_id(genesis))
     return NewHome(config.name, home.path, keys.phrase)
 
@@ -241,7 +260,34 @@ def _save_keys(
         save_keystore(home.validator_keystore, keystore)
 
 
-def _build_genesis(info: ModelInfo, keys: list[_Keys], time_ms: int) -> Genesis:
+def build_params(choices: Mapping[str, int]) -> GenesisParams:
+    """Return a devnet's parameters with those replaced that `choices` names.
+
+    Raises:
+        ConfigError: A name that no parameter has, or a number that it cannot be.
+    """
+    params = DEVNET_PARAMS
+    for name, value in choices.items():
+        for part in (params.chain, params.consensus):
+            if name in part.__struct_fields__:
+                kind = "chain" if part is params.chain else "consensus"
+                params = structs.replace(params, **{kind: _change(part, name, value)})
+                break
+        else:
+            raise ConfigError(f"no parameter of the chain is called {name}")
+    return params
+
+
+def _change(part: P, name: str, value: int) -> P:
+    try:
+        return decode(type(part), encode(structs.replace(part, **{name: value})))
+    except (DecodeError, OverflowError) as error:
+        raise ConfigError(f"{name} cannot be {value}: {error}") from error
+
+
+def _build_genesis(
+    info: ModelInfo, keys: list[_Keys], time_ms: int, params: GenesisParams
+) -> Genesis:
     validators = [
         GenesisValidator(
             name=f"node{index}",
@@ -257,6 +303,7 @@ def _build_genesis(info: ModelInfo, keys: list[_Keys], time_ms: int) -> Genesis:
         models=[build_model_record(info)],
         balances={key.account.public_key: BALANCE for key in keys},
         time_ms=time_ms,
+        params=params,
     )
 
 

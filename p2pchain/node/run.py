@@ -10,8 +10,7 @@ import trio
 
 from chain.leveldb import LevelStore
 from genesis.files import load_genesis
-from genesis.genesis import Genesis
-from p2pchain.errors import ConfigError, HomeError, find_cause
+from p2pchain.errors import HomeError, find_cause
 from p2pchain.node.home import Config, Home
 from p2pchain.node.node import Node, NodeKeys
 from primitives.bls import BlsSecretKey, select_backend
@@ -47,7 +46,7 @@ def run_node(
         log.warning("--bls reference: about a second per signature check; for tests")
     genesis = load_genesis(home.genesis)
     with home.lock():
-        keys = load_keys(home, config, genesis, passphrase)
+        keys = load_keys(home, config, passphrase)
         with LevelStore(home.data) as kv:
             node = Node(home, config, keys, genesis, kv)
             try:
@@ -57,26 +56,20 @@ def run_node(
     return 0
 
 
-def load_keys(
-    home: Home, config: Config, genesis: Genesis, passphrase: str
-) -> NodeKeys:
+def load_keys(home: Home, config: Config, passphrase: str) -> NodeKeys:
     """Return the secrets of a home.
+
+    A validator's key is there before it has a stake: what it may sign follows from the
+    chain's validator sets.
 
     Raises:
         HomeError: A keystore is missing.
         KeystoreError: It is damaged, or the passphrase does not open it.
-        ConfigError: The validator key is not in this network's genesis.
     """
     account = decrypt_account_key(_load(home, "account"), passphrase)
     validator = None
     if config.validator:
         keystore = _load(home, "validator")
-        known = {validator.public_key for validator in genesis.validators}
-        if keystore.public_key not in known:
-            raise ConfigError(
-                "the key in keystore/validator.json is not one of this network's "
-                "validators; start without --validator"
-            )
         validator = BlsSecretKey(decrypt_secret(keystore, passphrase))
     return NodeKeys(account=account, node=home.load_node_key(), validator=validator)
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from chain.contracts.model import compute_model_id
+from genesis.errors import CorruptGenesis
 from genesis.files import load_genesis
 from genesis.genesis import compute_chain_id
+from genesis.presets import DEVNET_PARAMS
 from genesis.state import build_chain_spec
 from inference.model_info import ModelInfo
 from network.endpoint import Endpoint
@@ -148,11 +150,11 @@ def test_keys_open_with_the_passphrase_alone(create) -> None:
     network = create(1)
     genesis = load_genesis(network.genesis)
     home = Home(network.homes[0].path)
-    keys = load_keys(home, home.load_config(), genesis, PASSPHRASE)
+    keys = load_keys(home, home.load_config(), PASSPHRASE)
     assert keys.validator.public_key == genesis.validators[0].public_key
     assert keys.account.public_key == genesis.validators[0].account
     with pytest.raises(WrongPassphrase):
-        load_keys(home, home.load_config(), genesis, "wrong")
+        load_keys(home, home.load_config(), "wrong")
     assert home.load_passphrase() == PASSPHRASE
 
 
@@ -191,7 +193,7 @@ def test_a_home_joins_with_keys_of_its_own(create, tmp_path, monkeypatch) -> Non
     joined = create_home(tmp_path / "guest", network.genesis, config, PASSPHRASE)
     home = Home.open(joined.path)
     assert home.load_config() == config
-    keys = load_keys(home, config, load_genesis(network.genesis), PASSPHRASE)
+    keys = load_keys(home, config, PASSPHRASE)
     assert keys.validator is None
     # The words bring all of it back.
     again = create_home(
@@ -199,18 +201,49 @@ def test_a_home_joins_with_keys_of_its_own(create, tmp_path, monkeypatch) -> Non
     )
     restored = Home(again.path)
     assert restored.load_node_key().seed == home.load_node_key().seed
-    account = load_keys(
-        restored, config, load_genesis(network.genesis), PASSPHRASE
-    ).account
+    account = load_keys(restored, config, PASSPHRASE).account
     assert account.seed == keys.account.seed
     with pytest.raises(HomeError, match="not empty"):
         create_home(tmp_path / "guest", network.genesis, config, PASSPHRASE)
 
 
-def test_a_stranger_does_not_validate(create, tmp_path, monkeypatch) -> None:
+def test_a_home_that_joins_has_a_key_to_stake_with(
+    create, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(initialise, "DEFAULT_COST", initialise.LIGHT_COST)
     network = create(1)
     config = Config(name="guest", validator=True)
     joined = create_home(tmp_path / "guest", network.genesis, config, PASSPHRASE)
-    with pytest.raises(ConfigError, match="not one of this network's"):
-        load_keys(Home(joined.path), config, load_genesis(network.genesis), PASSPHRASE)
+    keys = load_keys(Home(joined.path), config, PASSPHRASE)
+    known = {v.public_key for v in load_genesis(network.genesis).validators}
+    assert keys.validator is not None
+    assert keys.validator.public_key not in known
+
+
+def test_a_network_has_the_constants_that_were_chosen(create) -> None:
+    network = create(choices={"epoch_blocks": 5, "interval_ms": 200})
+    params = load_genesis(network.genesis).params
+    assert params.chain.epoch_blocks == 5
+    assert params.consensus.interval_ms == 200
+    assert params.chain.base_fee == DEVNET_PARAMS.chain.base_fee
+
+
+@pytest.mark.parametrize(
+    ("choices", "complaint"),
+    [
+        ({"epoch_blocks": 2**40}, "epoch_blocks cannot be"),
+        ({"min_stake": 2**70}, "min_stake cannot be"),
+        ({"interval_ms": 0}, "interval_ms cannot be"),
+        ({"colour": 1}, "no parameter of the chain is called colour"),
+    ],
+)
+def test_constants_that_cannot_be(create, tmp_path, choices, complaint) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        create(choices=choices)
+    assert not (tmp_path / "net").exists()
+
+
+def test_constants_that_no_chain_can_start_with(create, tmp_path) -> None:
+    with pytest.raises(CorruptGenesis, match="unbonding"):
+        create(choices={"unbonding_epochs": 1})
+    assert not (tmp_path / "net").exists()

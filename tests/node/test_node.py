@@ -38,7 +38,7 @@ def build(home: Home, **changes) -> Node:
     # One that votes holds its log until it ends; none of these ever runs.
     config: Config = replace(home.load_config(), validator=False, **changes)
     genesis = load_genesis(home.genesis)
-    keys = load_keys(home, config, genesis, PASSPHRASE)
+    keys = load_keys(home, config, PASSPHRASE)
     return Node(home, config, keys, genesis, MemoryStore())
 
 
