@@ -56,7 +56,6 @@ from consensus.effects import (
     SavePending,
     ScheduleProposal,
     SetTimer,
-    WalRecord,
 )
 from consensus.errors import InvalidCertificate
 from consensus.events import (
@@ -86,6 +85,7 @@ from consensus.messages import (
 from consensus.params import ConsensusParams
 from consensus.place import find_fault, is_next
 from consensus.pool import PooledVote
+from consensus.records import Floor, WalRecord, get_place
 from consensus.round import Round
 from consensus.scheme import SignatureScheme, Signer
 from consensus.tally import Tally
@@ -107,6 +107,8 @@ class CoreConfig:
     seed: bytes
     """The epoch's seed, from which leaders are drawn."""
     validators: ValidatorSet
+    last_height: int
+    """Height of the epoch's boundary block."""
     params: ConsensusParams
     scheme: SignatureScheme
     signer: Signer | None
@@ -591,10 +593,12 @@ class Core:
         """
         silent_until = 0
         for record in records:
-            epoch, view = get_view(record)
+            epoch, view = get_place(record)
             if epoch != self._config.epoch:
                 continue
             match record:
+                case Floor():
+                    continue
                 case Notarize() | Nullify() | Finalize():
                     silent_until = max(silent_until, view)
                     self._view = max(self._view, view)

@@ -8,18 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from consensus.events import Timer
-from consensus.messages import (
-    Certificate,
-    Finalize,
-    Message,
-    Notarize,
-    Nullify,
-    Proposal,
-    Vote,
-)
-
-WalRecord = Notarize | Nullify | Finalize | Certificate
-"""What the log keeps: our votes, and the certificates by which we advanced."""
+from consensus.messages import Certificate, Message, Proposal, Vote
+from consensus.records import Floor, WalRecord
 
 
 class Reason(Enum):
@@ -62,6 +52,16 @@ class Persist:
     """Append to the log."""
 
     record: WalRecord
+
+
+@dataclass(frozen=True, slots=True)
+class BeginLog:
+    """Begin a new log, in place of the lost one, with this record in it.
+
+    A log without the record must never be there, not even after a crash.
+    """
+
+    floor: Floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +108,26 @@ class BuildBlock:
     proposer: int
     """Our own index."""
     bitmap: bytes
-    """Attendance: who voted for the parent; empty for children of genesis."""
+    """Attendance: who voted for the parent; empty for children of the root."""
     signature: bytes
-    """Attendance: the sum of their votes; empty for children of genesis."""
+    """Attendance: the sum of their votes; empty for children of the root."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBlock:
+    """Give `BlockBuilt` with the bytes of a held block, to propose it once more."""
+
+    view: int
+    block_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CheckBlock:
     """Judge a block and give `BlockAdded`, `BlockRefused` or `BlockMismatched`.
 
-    The answer may come later, when an ancestor has to be fetched first.
+    The answer may come later, when an ancestor has to be fetched first.  A proposal
+    with `is_repeat` names a block that has been proposed before: the block is judged
+    as that earlier proposal, which its header gives, and the answer names this one.
     """
 
     proposal: Proposal
@@ -148,6 +158,28 @@ class Decide:
 
 
 @dataclass(frozen=True, slots=True)
+class TellEpochEnd:
+    """Give a peer the finalization of an epoch's boundary; it seems to lack it.
+
+    The shell bounds how often one peer gets it: a round trip apart.
+    """
+
+    peer: bytes
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """Ask a peer for final blocks: it speaks of an epoch that we are not in yet.
+
+    Nothing is verified: the shell bounds how often it asks.
+    """
+
+    peer: bytes
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """A message was not taken; only faults cost the sender."""
 
@@ -169,15 +201,19 @@ class Conflict:
 
 Effect = (
     Persist
+    | BeginLog
     | SavePending
     | Broadcast
     | SetTimer
     | ScheduleProposal
     | BuildBlock
+    | LoadBlock
     | CheckBlock
     | FetchBlock
     | FetchCertificates
     | Decide
+    | TellEpochEnd
+    | CatchUp
     | Refuse
     | Conflict
 )

@@ -5,6 +5,8 @@ What happens to the core: everything it learns, it learns through one of these.
 from dataclasses import dataclass
 from enum import Enum
 
+from consensus.book import Tip
+from consensus.epoch import EpochConfig
 from consensus.messages import Message, Proposal
 
 
@@ -45,7 +47,7 @@ class ProposalDue:
 
 @dataclass(frozen=True, slots=True)
 class BlockBuilt:
-    """The block that `BuildBlock` asked for; it is held from now on."""
+    """The block that `BuildBlock` or `LoadBlock` asked for; it is held from now on."""
 
     view: int
     block_hash: bytes
@@ -74,6 +76,30 @@ class BlockMismatched:
     proposal: Proposal
 
 
+@dataclass(frozen=True, slots=True)
+class EpochBegun:
+    """The boundary of the epoch before is final, durably; this epoch goes on from it.
+
+    For the participant only; a core lives in one epoch.
+    """
+
+    epoch: EpochConfig
+    root: Tip
+
+
+@dataclass(frozen=True, slots=True)
+class FirstBlockFinal:
+    """The first block of the current epoch is final.
+
+    For the participant only: who lost its log may begin a new one once the epoch is
+    young enough.
+    """
+
+    epoch: int
+    time_ms: int
+    """The block's time, Unix milliseconds."""
+
+
 Event = (
     Received
     | TimerFired
@@ -82,4 +108,6 @@ Event = (
     | BlockAdded
     | BlockRefused
     | BlockMismatched
+    | EpochBegun
+    | FirstBlockFinal
 )

@@ -35,17 +35,29 @@ MAX_MESSAGE_BYTES = 4096
 
 
 class Proposal(Record):
-    """What is voted on: one block at one place."""
+    """What is voted on: one block at one place.
+
+    The last block of an epoch may be proposed again in later views, until it is final;
+    such a repetition names the block as its own parent.
+    """
 
     epoch: Epoch
     view: View
     """The view of the vote; starts at 1 in every epoch."""
     parent_view: View
-    """The view in which the parent was certified; 0 for children of genesis."""
+    """The view in which the parent was certified; 0 for children of the epoch's root.
+
+    For a repetition: a view in which this very block was certified."""
     parent_hash: Hash32
+    """For a repetition the block's own hash."""
     block_hash: Hash32
     height: Height
-    """One more than the parent's."""
+    """One more than the parent's; for a repetition the block's own."""
+
+    @property
+    def is_repeat(self) -> bool:
+        """Whether it proposes again what an earlier view certified."""
+        return self.parent_hash == self.block_hash
 
 
 class Notarize(Record, tag=1):
@@ -105,8 +117,8 @@ class Propose(Record, tag=5):
     notarize: Notarize
     """The leader's own vote, which names the proposal."""
     just: Annotated[tuple[Certificate, ...], Meta(max_length=MAX_JUST)]
-    """A certificate of the parent (none for genesis), then the nullification of every
-    view between, in order."""
+    """A certificate of the parent, unless that is the epoch's root; then the
+    nullification of every view between, in order."""
 
 
 Vote = Notarize | Nullify | Finalize

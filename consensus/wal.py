@@ -21,8 +21,8 @@ Reading and writing files is the driver's work.
 import zlib
 from collections.abc import Sequence
 
-from consensus.effects import WalRecord
 from consensus.errors import CorruptWal, WrongWal
+from consensus.records import WalRecord
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.types import U8, BlsPublicKey, Hash32

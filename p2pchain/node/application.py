@@ -9,7 +9,9 @@ milliseconds; block validation may take tens of them.
 from typing import Protocol
 
 from chain.block import Attendance
-from consensus.messages import Certificate, Proposal
+from consensus.book import Tip
+from consensus.epoch import EpochConfig
+from consensus.messages import Certificate, Proposal, Vote
 
 
 class Application(Protocol):
@@ -24,12 +26,22 @@ class Application(Protocol):
         """Its hash."""
 
     @property
-    def final_view(self) -> int:
-        """The view it was proposed in; 0 for genesis."""
+    def tip(self) -> Tip:
+        """The last final block; with view 0 and no certificate if it roots an epoch."""
 
     @property
-    def final_certificate(self) -> Certificate | None:
-        """Its finalization; None for genesis."""
+    def epoch(self) -> EpochConfig:
+        """The epoch of the child of the last final block."""
+
+    @property
+    def epoch_first_time_ms(self) -> int | None:
+        """Time of the first block of `epoch`, Unix milliseconds; None until final."""
+
+    def get_epoch_end(self, epoch: int) -> Certificate | None:
+        """Return the finalization of an epoch's boundary block, if that is final."""
+
+    def report(self, first: Vote | Certificate, second: Vote | Certificate) -> None:
+        """Take two verified statements that exclude each other: evidence."""
 
     def build_block(
         self,
@@ -43,7 +55,10 @@ class Application(Protocol):
         attendance: Attendance,
         time_ms: int,
     ) -> tuple[bytes, bytes, int]:
-        """Build a block on a held parent and hold it; return hash, bytes, height."""
+        """Build a block on a held parent and hold it; return hash, bytes, height.
+
+        A child of the epoch's root has `parent_view` 0 and no attendance.
+        """
 
     def add_block(self, proposal: Proposal, block_bytes: bytes) -> None:
         """Judge a block fully and hold it.
@@ -76,7 +91,13 @@ class Application(Protocol):
         """Return the time of a held block, Unix milliseconds."""
 
     def finalize(self, certificate: Certificate) -> None:
-        """Make a held block and its ancestors final in one synced batch."""
+        """Make a held block and its ancestors final in one synced batch.
+
+        An epoch's boundary may be final by a proposal of any view: the block counts.
+        """
 
     def get_final(self, height: int) -> tuple[bytes, Certificate] | None:
-        """Return a final block and the finalization of it or a descendant."""
+        """Return a final block and the finalization of it or a descendant.
+
+        Of a descendant in the same epoch: a boundary has one of its own.
+        """

@@ -33,7 +33,9 @@ from chain.mempool import Mempool
 from chain.outcome import Outcome
 from chain.queries import Queries
 from chain.spec import ChainSpec
-from consensus.messages import Certificate, Proposal
+from consensus.book import Tip
+from consensus.epoch import EpochConfig
+from consensus.messages import Certificate, Proposal, Vote
 from network.network import Network
 from network.topics import Topic, Verdict
 from p2pchain.errors import NotReady
@@ -97,14 +99,38 @@ class ChainService:
         return self.tree.final_hash
 
     @property
-    def final_view(self) -> int:
-        """The view that it was proposed in."""
-        return self.tree.final_view
+    def tip(self) -> Tip:
+        """The last final block, as consensus sees it."""
+        tree = self.tree
+        return Tip(
+            tree.final_height,
+            tree.final_view,
+            tree.final_hash,
+            tree.final_certificate,
+        )
 
     @property
-    def final_certificate(self) -> Certificate | None:
-        """What made it final; None for genesis."""
-        return self.tree.final_certificate
+    def epoch(self) -> EpochConfig:
+        """The epoch of the child of the last final block."""
+        return EpochConfig(
+            epoch=0,
+            seed=self.spec.seed,
+            validators=self.spec.validators,
+            last_height=2**62,
+        )
+
+    @property
+    def epoch_first_time_ms(self) -> int | None:
+        """Time of the epoch's first final block."""
+        return None
+
+    def get_epoch_end(self, epoch: int) -> Certificate | None:
+        """Return the finalization of an epoch's boundary block."""
+        return None
+
+    def report(self, first: Vote | Certificate, second: Vote | Certificate) -> None:
+        """Take two verified statements that exclude each other."""
+        log.warning("statements that exclude each other: %r and %r", first, second)
 
     def build_block(
         self,

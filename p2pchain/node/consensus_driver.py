@@ -39,7 +39,6 @@ from chain.errors import (
 )
 from consensus import effects as fx
 from consensus import events as ev
-from consensus.book import Tip
 from consensus.certificates import verify_certificate
 from consensus.core import Core, CoreConfig
 from consensus.errors import CorruptWal, LostWal
@@ -57,6 +56,7 @@ from consensus.messages import (
     Propose,
 )
 from consensus.randao import compute_reveal_bytes
+from consensus.records import WalRecord
 from network.faults import Fault
 from network.network import Network
 from network.topics import Topic, Verdict
@@ -127,12 +127,7 @@ class ConsensusDriver:
         self._config = config
         self._core = Core(
             config,
-            Tip(
-                application.final_height,
-                application.final_view,
-                application.final_hash,
-                application.final_certificate,
-            ),
+            application.tip,
             self._wal.records if self._wal is not None else (),
             _HeldBlocks(application),
         )
@@ -466,8 +461,8 @@ class ConsensusDriver:
 
     async def _write(
         self,
-        write: Callable[[Sequence[fx.WalRecord]], None],
-        records: Sequence[fx.WalRecord],
+        write: Callable[[Sequence[WalRecord]], None],
+        records: Sequence[WalRecord],
     ) -> None:
         # A thread of its own: votes never queue behind other services' work.
         await trio.to_thread.run_sync(write, records, limiter=self._disk)

@@ -104,7 +104,7 @@ class Node:
                 chain_id=spec.chain_id,
                 epoch=GENESIS_EPOCH,
                 seed=spec.seed,
-                validators=spec.validators,
+                validators=spec.first_validators,
                 params=genesis.params.consensus,
                 scheme=bls,
                 signer=keys.validator,

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from consensus.effects import WalRecord
 from consensus.errors import LostWal
+from consensus.records import WalRecord
 from consensus.wal import encode_header, encode_records, scan_wal
 from primitives.errors import LocalError
 

@@ -50,6 +50,7 @@ class Bench:
             epoch=0,
             seed=compute_first_seed(CHAIN),
             validators=ValidatorSet(validators),
+            last_height=2**62,
             params=PARAMS,
             scheme=self.scheme,
             signer=None,

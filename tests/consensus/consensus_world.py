@@ -343,6 +343,7 @@ class World:
             epoch=0,
             seed=compute_first_seed(CHAIN),
             validators=self.validators,
+            last_height=2**62,
             params=PARAMS,
             scheme=self.scheme,
             signer=None,

@@ -8,6 +8,7 @@ by `crash`, as a disk would.
 from hashlib import blake2b
 
 from chain.errors import BodyMismatch, InvalidBlock, MissingParent
+from consensus.book import Tip
 from consensus.messages import Proposal
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
@@ -52,6 +53,15 @@ class ListChain:
     @property
     def final_hash(self):
         return self.final[-1]
+
+    @property
+    def tip(self):
+        return Tip(
+            self.final_height,
+            self.final_view,
+            self.final_hash,
+            self.final_certificate,
+        )
 
     def crash(self):
         """Lose what was not saved."""

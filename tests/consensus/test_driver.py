@@ -90,6 +90,7 @@ class Town:
             epoch=0,
             seed=compute_first_seed(CHAIN),
             validators=ValidatorSet(validators),
+            last_height=2**62,
             params=PARAMS,
             scheme=bls,
             signer=None,
