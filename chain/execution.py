@@ -35,7 +35,6 @@ from chain.errors import (
     WrongVersion,
 )
 from chain.keys import (
-    TOTALS_KEY,
     build_consumed_key,
     build_emitted_key,
 )
@@ -44,7 +43,7 @@ from chain.ledger import (
     Count,
     Ledger,
     ShardLedger,
-    Totals,
+    burn,
     charge_fee,
     get_account,
     get_count,
@@ -280,13 +279,6 @@ class ChunkRun:
             (shard, get_count(self._ledger, build_key(shard))) for shard in shards
         ]
         return tuple(Counter(shard, count) for shard, count in counts if count)
-
-
-def burn(ledger: Ledger, amount: int) -> None:
-    """Count an amount that belongs to nobody any more."""
-    totals = ledger.get(TOTALS_KEY, Totals) or Totals(0, 0, 0)
-    burned = Totals(totals.genesis, totals.minted, totals.burned + amount)
-    ledger.put(TOTALS_KEY, burned)
 
 
 def validate_envelope(

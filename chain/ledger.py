@@ -208,8 +208,13 @@ def charge_fee(ledger: Ledger, context: Context, address: bytes, fee: int) -> No
         address,
         Account(account.balance - fee, account.nonce + 1, account.maturing),
     )
+    burn(ledger, fee)
+
+
+def burn(ledger: Ledger, amount: int) -> None:
+    """Count an amount that belongs to nobody any more."""
     totals = ledger.get(TOTALS_KEY, Totals) or Totals(0, 0, 0)
-    burned = Totals(totals.genesis, totals.minted, totals.burned + fee)
+    burned = Totals(totals.genesis, totals.minted, totals.burned + amount)
     ledger.put(TOTALS_KEY, burned)
 
 

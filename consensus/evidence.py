@@ -138,6 +138,36 @@ def compute_evidence_id(evidence: Evidence) -> bytes:
     return compute_hash("evidence", encode(evidence))
 
 
+def find_accused(evidence: Evidence, validators: ValidatorSet) -> tuple[int, ...]:
+    """Return the indices of those whom evidence convicts if it is genuine, ascending.
+
+    Cheap: form and signers are checked, signatures are not.
+
+    Args:
+        evidence: Of any origin.
+        validators: The set of the epoch that `get_place` names.
+
+    Raises:
+        InvalidEvidence: It convicts nobody, whoever signed it.
+    """
+    _validate_form(evidence)
+    match evidence:
+        case VoteEvidence():
+            signer = evidence.first.signer
+            if signer >= len(validators):
+                raise InvalidEvidence(f"signer {signer} of {len(validators)}")
+            return (signer,)
+        case CertificateEvidence():
+            first = decode_bitmap(evidence.first.bitmap, len(validators))
+            second = decode_bitmap(evidence.second.bitmap, len(validators))
+            if first is None or second is None:
+                raise InvalidEvidence("a bitmap that does not fit the validator set")
+            accused = tuple(index for index in first if index in second)
+            if not accused:
+                raise InvalidEvidence("two certificates without a common signer")
+            return accused
+
+
 def validate_evidence(
     evidence: Evidence,
     validators: ValidatorSet,
@@ -150,50 +180,32 @@ def validate_evidence(
         evidence: Of any origin; its form is checked again.
         validators: The set of the epoch that `get_place` names.
         chain_id: Part of what was signed.
-        scheme: Verifies; twice, and not at all when the form is wrong.
+        scheme: Verifies; twice, and not at all when anything else is wrong.
 
     Raises:
         InvalidEvidence: It convicts nobody.
     """
-    _validate_form(evidence)
+    accused = find_accused(evidence, validators)
     match evidence:
         case VoteEvidence():
-            return _validate_votes(evidence, validators, chain_id, scheme)
+            for vote in (evidence.first, evidence.second):
+                _validate_vote(vote, validators, chain_id, scheme)
         case CertificateEvidence():
-            return _validate_certificates(evidence, validators, chain_id, scheme)
+            for certificate in (evidence.first, evidence.second):
+                try:
+                    validate_certificate(certificate, validators, chain_id, scheme)
+                except InvalidCertificate as error:
+                    raise InvalidEvidence(f"in a certificate: {error}") from error
+    return accused
 
 
-def _validate_votes(
-    evidence: VoteEvidence,
-    validators: ValidatorSet,
-    chain_id: bytes,
-    scheme: SignatureScheme,
-) -> tuple[int, ...]:
-    signer = evidence.first.signer
-    if signer >= len(validators):
-        raise InvalidEvidence(f"signer {signer} of {len(validators)}")
-    key = validators.validators[signer].public_key
-    for vote in (evidence.first, evidence.second):
-        message = compute_vote_bytes(chain_id, vote)
-        if not scheme.verify(key, message, vote.signature):
-            raise InvalidEvidence(f"validator {signer} did not sign one of the votes")
-    return (signer,)
-
-
-def _validate_certificates(
-    evidence: CertificateEvidence,
-    validators: ValidatorSet,
-    chain_id: bytes,
-    scheme: SignatureScheme,
-) -> tuple[int, ...]:
-    signers = []
-    for certificate in (evidence.first, evidence.second):
-        try:
-            validate_certificate(certificate, validators, chain_id, scheme)
-        except InvalidCertificate as error:
-            raise InvalidEvidence(f"one of the certificates: {error}") from error
-        signers.append(set(decode_bitmap(certificate.bitmap, len(validators)) or ()))
-    return tuple(sorted(signers[0] & signers[1]))
+def _validate_vote(
+    vote: Vote, validators: ValidatorSet, chain_id: bytes, scheme: SignatureScheme
+) -> None:
+    key = validators.validators[vote.signer].public_key
+    message = compute_vote_bytes(chain_id, vote)
+    if not scheme.verify(key, message, vote.signature):
+        raise InvalidEvidence(f"a vote that validator {vote.signer} did not sign")
 
 
 def _validate_form(evidence: Evidence) -> None:

@@ -21,6 +21,7 @@ from consensus.evidence import (
     build_evidence,
     compute_evidence_id,
     decode_evidence,
+    find_accused,
     get_equivocation,
     get_place,
     validate_evidence,
@@ -238,13 +239,31 @@ def test_nullification_beside_notarization_is_legal():
 
 
 def test_quorums_weigh_power():
-    court = Court(4, powers=(70, 10, 10, 10))
-    first = court.certify(Kind.FINALIZATION, make_proposal(), (0,))
+    court = Court(4, powers=(60, 20, 10, 10))
+    first = court.certify(Kind.FINALIZATION, make_proposal(), (0, 1))
     second = court.certify(Kind.NULLIFICATION, (3, 7), (0, 3))
     assert court.judge(build_evidence(first, second)) == (0,)
     light = court.certify(Kind.NULLIFICATION, (3, 7), (1, 2, 3))
     with pytest.raises(InvalidEvidence, match="no quorum"):
         court.judge(build_evidence(first, light))
+
+
+def test_certificates_without_a_common_signer_convict_nobody():
+    court = Court(4)
+    first = court.certify(Kind.FINALIZATION, make_proposal(), (0, 1))
+    second = court.certify(Kind.NULLIFICATION, (3, 7), (2, 3))
+    with pytest.raises(InvalidEvidence, match="common"):
+        court.judge(build_evidence(first, second))
+
+
+@pytest.mark.parametrize("make", ["vote", "certificate"])
+def test_the_accused_are_known_before_any_signature_is_verified(make):
+    court = Court()
+    evidence = make_vote_pair(court) if make == "vote" else make_certificate_pair(court)
+    court.scheme.pairings = 0
+    accused = find_accused(evidence, court.set)
+    assert court.scheme.pairings == 0
+    assert accused == court.judge(evidence)
 
 
 def test_a_vote_beside_a_certificate_is_refused():
