@@ -9,6 +9,12 @@ What can be wrong with a block, a transaction or the store.
     RuleError           stands in a block, pays its fee, has no other effect
     StoreError          the database is not what we wrote (LocalError)
     |- ConflictingFinal a second, different block is called final
+    LightError          an answer that a light client refuses (RemoteError)
+    |- InvalidProof     it does not prove what it claims
+    |- ProvenFork       two different final blocks: more than a third of stake cheats
+    OtherEpoch          a block of an epoch that is not trusted yet (MissingError)
+    UnknownSigners      too little trust for a skip; ask for less far (MissingError)
+    StaleAnswer         about an older block than one shown before (MissingError)
 
 `InvalidTransaction` and `RuleError` carry a stable `code` for programs; the message
 is for people and may change.
@@ -167,3 +173,32 @@ class RuleError(P2PChainError):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class LightError(RemoteError):
+    """A light client refuses what it was shown."""
+
+
+class InvalidProof(LightError):
+    """What was shown does not prove what it claims; no honest node shows it."""
+
+
+class ProvenFork(LightError):
+    """Two final blocks exclude each other: more than a third of some stake cheats."""
+
+
+class OtherEpoch(MissingError):
+    """A block of another epoch than the trusted one; synchronise first."""
+
+    def __init__(self, epoch: int, trusted: int) -> None:
+        super().__init__(f"a block of epoch {epoch}, while epoch {trusted} is trusted")
+        self.epoch = epoch
+        self.trusted = trusted
+
+
+class UnknownSigners(MissingError):
+    """Those who signed are too few of those who are trusted; a nearer block may do."""
+
+
+class StaleAnswer(MissingError):
+    """Older than what is known to be final: the node is behind, or hides blocks."""

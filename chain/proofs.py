@@ -62,15 +62,25 @@ def verify_state_proof(
         validators: Its validator set.
         scheme: Verifies the certificate.
     """
-    if proof.levels != levels or proof.header.chain_id != chain_id:
+    if proof.header.chain_id != chain_id or not verify_membership(proof, levels):
+        return False
+    return _verify_final(proof, chain_id, validators, scheme)
+
+
+def verify_membership(proof: StateProof, levels: int) -> bool:
+    """Tell whether the header binds the value; says nothing of the header.
+
+    Args:
+        proof: Untrusted.
+        levels: Of the chain's bucket trees.
+    """
+    if proof.levels != levels:
         return False
     if not verify_proof(proof.shard_root, levels, proof.key, proof.value, proof.bucket):
         return False
     leaf = encode((proof.shard, proof.shard_root))
     roots_root = proof.header.roots_root
-    if not verify_path(roots_root, proof.count, proof.index, leaf, proof.path):
-        return False
-    return _verify_final(proof, chain_id, validators, scheme)
+    return verify_path(roots_root, proof.count, proof.index, leaf, proof.path)
 
 
 def _verify_final(
