@@ -26,7 +26,7 @@ from primitives.types import ShardId
 from shards.chunk import get_count
 
 ACCOUNT, CHANNEL = build_account_key(b""), build_channel_key(b"")
-REGISTRATION, STAKE = build_registration_key(b""), build_stake_key(0)[:1]
+REGISTRATION, STAKE = build_registration_key(b""), build_stake_key(b"")
 
 
 @dataclass(slots=True)
@@ -37,6 +37,8 @@ class Conservation:
     balances: int = 0
     maturing: int = 0
     stake: int = 0
+    """Bonded."""
+    unbonding: int = 0
     collateral: int = 0
     channels: int = 0
     """Deposits that are neither settled nor refunded."""
@@ -53,6 +55,7 @@ class Conservation:
             self.balances
             + self.maturing
             + self.stake
+            + self.unbonding
             + self.collateral
             + self.channels
             + self.packets
@@ -102,7 +105,9 @@ def _count(books: Conservation, key: bytes, value: bytes) -> None:
     elif letter == REGISTRATION:
         books.collateral += decode(Registration, value).collateral
     elif letter == STAKE:
-        books.stake += decode(Stake, value).amount
+        stake = decode(Stake, value)
+        books.stake += stake.bonded
+        books.unbonding += stake.unbonding_amount
     elif key == TOTALS_KEY:
         totals = decode(Totals, value)
         books.genesis += totals.genesis

@@ -12,8 +12,12 @@ Keys of a shard's state: one letter for the kind of record, then its name.
     i src                Count of packets consumed
     O dst                Count of packets emitted
     t                    Totals
-    s index              Stake (root shard)
-    M model_id           ModelRecord (root shard)
+    s account            Stake (root shard, as all below)
+    S                    Roster
+    p public_key         StakeKey
+    e                    EpochRecord
+    V epoch              ValidatorSet
+    M model_id           ModelRecord
 
 Spec: docs/protocol/03-blocks-and-state.md
 """
@@ -26,6 +30,8 @@ older ones stay in the histories."""
 
 TOTALS_KEY = b"t"
 MIRROR_COUNT_KEY = b"n"
+ROSTER_KEY = b"S"
+EPOCH_KEY = b"e"
 
 
 def build_account_key(address: bytes) -> bytes:
@@ -73,9 +79,19 @@ def build_emitted_key(dst: ShardId) -> bytes:
     return b"O" + dst.to_bytes(2, "big")
 
 
-def build_stake_key(index: int) -> bytes:
-    """Return the key of a genesis validator's stake."""
-    return b"s" + index.to_bytes(2, "big")
+def build_stake_key(account: bytes) -> bytes:
+    """Return the key of an account's stake."""
+    return b"s" + account
+
+
+def build_voter_key(public_key: bytes) -> bytes:
+    """Return the key under which a BLS public key names its account."""
+    return b"p" + public_key
+
+
+def build_validators_key(epoch: int) -> bytes:
+    """Return the key of an epoch's validator set."""
+    return b"V" + epoch.to_bytes(8, "big")
 
 
 def build_model_key(model_id: bytes) -> bytes:

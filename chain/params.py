@@ -37,3 +37,13 @@ class ChainParams(Record):
     """Mirrored registrations that one shard keeps."""
     validity_blocks: Height
     """How far ahead `valid_until_height` may lie."""
+    epoch_blocks: U32
+    """L: blocks in an epoch, at least 2."""
+    unbonding_epochs: U32
+    """Epochs between an Unbond and its payout; evidence must reach it in time."""
+    evidence_epochs: U32
+    """Epochs for which the votes of an epoch can still be punished."""
+    min_stake: Amount
+    """Atoms below which a stake is no validator."""
+    epoch_reward: Amount
+    """Atoms that an epoch mints if everybody attends every block."""

@@ -25,12 +25,18 @@ from chain.keys import (
     build_channel_key,
     build_pair_key,
     build_registration_key,
-    build_stake_key,
 )
-from chain.ledger import Totals
+from chain.ledger import ShardLedger, Totals
 from chain.outcome import Outcome
 from chain.paging import PAGE, Page, build_page, iterate_keys, parse_cursor
 from chain.proofs import StateProof
+from chain.roster import (
+    find_stake,
+    get_epoch_record,
+    get_stake,
+    get_validators,
+    list_stakes,
+)
 from chain.spec import ChainSpec
 from chain.stake import Stake
 from chain.store import ChainStore, StoredPacket, build_key
@@ -39,7 +45,7 @@ from consensus.messages import Certificate
 from primitives.codec import decode
 from primitives.types import Height, ShardId
 from shards.chunk import Chunk, ChunkHeader, get_count
-from shards.layout import ShardSpec
+from shards.layout import ROOT_SHARD, ShardSpec
 
 CACHED_BLOCKS = 16
 """Decoded blocks kept: at most 16 MiB of bytes, about 60 MB decoded."""
@@ -124,6 +130,18 @@ class FoundWork:
     tx_id: bytes
     """The settlement."""
     entry: WorkEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundValidator:
+    """A member of an epoch's validator set."""
+
+    index: int
+    public_key: bytes
+    power: int
+    """Atoms that its vote counts in this epoch."""
+    stake: Stake | None
+    """What is behind it now; None once it is paid out."""
 
 
 class Queries:
@@ -260,15 +278,39 @@ class Queries:
         prefix = build_key(b"G", (shard, 2))
         return tuple(mirror for _, mirror in self._store.iterate(prefix, Mirror))
 
-    def list_validators(self) -> tuple[Stake, ...]:
-        """Return validators and stakes by their index in the set."""
-        stakes = []
-        for index in range(len(self.spec.validators)):
-            data = self._tree.final.view.get(0, build_stake_key(index))
-            if data is None:
-                raise StoreError(f"no stake of validator {index}")
-            stakes.append(decode(Stake, data))
-        return tuple(stakes)
+    def list_validators(self, epoch: int | None = None) -> tuple[FoundValidator, ...]:
+        """Return an epoch's validators by index; none if their set is not kept.
+
+        Args:
+            epoch: None: that of the next block.
+        """
+        ledger = self._read_root()
+        validators = get_validators(
+            ledger, get_epoch_record(ledger).epoch if epoch is None else epoch
+        )
+        if validators is None:
+            return ()
+        return tuple(
+            FoundValidator(
+                index=index,
+                public_key=validator.public_key,
+                power=validator.power,
+                stake=find_stake(ledger, validator.public_key),
+            )
+            for index, validator in enumerate(validators.validators)
+        )
+
+    def list_stakes(self) -> tuple[Stake, ...]:
+        """Return all stakes, ascending by account."""
+        return tuple(list_stakes(self._read_root()))
+
+    def get_stake(self, account: bytes) -> Stake | None:
+        """Return an account's stake."""
+        return get_stake(self._read_root(), account)
+
+    def _read_root(self) -> ShardLedger:
+        view = self._tree.final.view
+        return ShardLedger(lambda key: view.get(ROOT_SHARD, key))
 
     def list_models(self) -> tuple[ModelRecord, ...]:
         """Return the models of the chain."""

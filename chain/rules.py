@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from chain.context import Call, Context
+from chain.contracts.bond import (
+    apply_bond,
+    compute_bond_outflow,
+    compute_bond_work,
+)
 from chain.contracts.channel import (
     Close,
     OpenChannels,
@@ -49,6 +54,7 @@ from chain.contracts.settle import (
     compute_settle_outflow,
     compute_settle_work,
 )
+from chain.contracts.staking import Bond, Unbond
 from chain.contracts.top_up import (
     apply_top_up,
     compute_top_up_outflow,
@@ -59,6 +65,11 @@ from chain.contracts.transfer import (
     apply_transfer,
     compute_transfer_outflow,
     compute_transfer_work,
+)
+from chain.contracts.unbond import (
+    apply_unbond,
+    compute_unbond_outflow,
+    compute_unbond_work,
 )
 from chain.contracts.withdraw import (
     apply_withdraw,
@@ -111,6 +122,8 @@ RULES: dict[type, Rule] = {
     Withdraw: Rule(
         "withdraw", apply_withdraw, compute_withdraw_work, compute_withdraw_outflow
     ),
+    Bond: Rule("bond", apply_bond, compute_bond_work, compute_bond_outflow),
+    Unbond: Rule("unbond", apply_unbond, compute_unbond_work, compute_unbond_outflow),
 }
 
 PACKET_RULES: dict[int, Callable[[Ledger, Context, Packet], None]] = {

@@ -30,7 +30,8 @@ class ChainSpec:
 
     chain_id: bytes
     params: ChainParams
-    validators: ValidatorSet
+    first_validators: ValidatorSet
+    """Of epochs 0 and 1; later ones are in the state."""
     layout: Layout
     models: Mapping[bytes, ModelRecord]
     time_ms: TimeMs
@@ -44,7 +45,7 @@ class ChainSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", compute_first_seed(self.chain_id))
-        object.__setattr__(self, "valset_root", self.validators.compute_root())
+        object.__setattr__(self, "valset_root", self.first_validators.compute_root())
         object.__setattr__(self, "layout_root", self.layout.compute_root())
 
 

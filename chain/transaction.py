@@ -16,6 +16,7 @@ from chain.contracts.channel import (
     Withdraw,
 )
 from chain.contracts.registration import Register
+from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
 from chain.errors import MalformedTransaction, OversizedTransaction
 from primitives.codec import Record, decode, encode
@@ -47,6 +48,8 @@ Payload = (
     | Close
     | RequestClose
     | Withdraw
+    | Bond
+    | Unbond
 )
 """What a transaction does; the union's tag is the transaction's kind."""
 

@@ -76,13 +76,13 @@ def validate_header(
         InvalidBlock: The first thing that is wrong.
     """
     _validate_fields(spec, parent, header, now_ms)
-    leader = compute_leader(spec.seed, header.view, spec.validators)
+    leader = compute_leader(spec.seed, header.view, spec.first_validators)
     if header.proposer != leader:
         raise InvalidBlock(
             f"validator {header.proposer} leads view {header.view}, it is {leader}'s"
         )
     message = compute_reveal_bytes(spec.chain_id, header.epoch, header.view)
-    public_key = spec.validators.validators[leader].public_key
+    public_key = spec.first_validators.validators[leader].public_key
     if not scheme.verify(public_key, message, header.reveal):
         raise InvalidBlock("the reveal is not the leader's")
     if header.mix != compute_mix(parent.header.mix, header.reveal):
@@ -132,7 +132,7 @@ def _validate_attendance(
         parent.proposal,
         attendance.bitmap,
         attendance.signature,
-        spec.validators,
+        spec.first_validators,
         spec.chain_id,
         scheme,
     ):

@@ -12,6 +12,7 @@ from genesis.genesis import (
     GenesisParams,
     GenesisValidator,
 )
+from primitives.types import ATOMS_PER_COIN
 from shards.layout import Layout, ShardSpec, cut_layers
 
 DEVNET_CHAIN_PARAMS = ChainParams(
@@ -35,6 +36,14 @@ DEVNET_CHAIN_PARAMS = ChainParams(
     shard_mirrors=4096,
     # An hour: longer than any outage after which people still wait.
     validity_blocks=3600,
+    # A minute: a set changes within three.
+    epoch_blocks=60,
+    # Twenty minutes, twice the age of evidence and the epochs until a leaver is out.
+    unbonding_epochs=20,
+    evidence_epochs=10,
+    min_stake=ATOMS_PER_COIN,
+    # A coin per block.
+    epoch_reward=60 * ATOMS_PER_COIN,
 )
 
 DEVNET_PARAMS = GenesisParams(chain=DEVNET_CHAIN_PARAMS, consensus=DEVNET)

@@ -2,14 +2,19 @@
 
 from chain.account import Account
 from chain.keys import (
+    EPOCH_KEY,
+    ROSTER_KEY,
     TOTALS_KEY,
     build_account_key,
     build_model_key,
     build_stake_key,
+    build_validators_key,
+    build_voter_key,
 )
 from chain.ledger import Totals
 from chain.spec import ChainSpec
-from chain.stake import Stake
+from chain.stake import EpochRecord, Roster, Stake, StakeKey, StakeStatus
+from consensus.leader import compute_first_seed
 from consensus.validators import Validator, ValidatorSet
 from genesis.genesis import Genesis, compute_chain_id
 from genesis.validation import validate_genesis
@@ -28,7 +33,7 @@ def build_chain_spec(genesis: Genesis) -> ChainSpec:
     return ChainSpec(
         chain_id=compute_chain_id(genesis),
         params=genesis.params.chain,
-        validators=build_validator_set(genesis),
+        first_validators=build_validator_set(genesis),
         layout=genesis.layout,
         models={model.model_id: model for model in genesis.models},
         time_ms=genesis.time_ms,
@@ -37,7 +42,7 @@ def build_chain_spec(genesis: Genesis) -> ChainSpec:
 
 
 def build_validator_set(genesis: Genesis) -> ValidatorSet:
-    """Return the voters of epoch 0."""
+    """Return the voters of epochs 0 and 1."""
     return ValidatorSet(
         tuple(
             Validator(validator.public_key, validator.power)
@@ -57,18 +62,40 @@ def build_genesis_state(genesis: Genesis) -> dict[ShardId, dict[bytes, bytes]]:
         state[entry.shard][build_account_key(entry.address)] = encode(account)
         supply[entry.shard] += entry.amount
     root = state[ROOT_SHARD]
-    for index, validator in enumerate(genesis.validators):
-        stake = Stake(
-            name=validator.name,
-            account=validator.account,
-            public_key=validator.public_key,
-            amount=validator.power,
-        )
-        root[build_stake_key(index)] = encode(stake)
-        supply[ROOT_SHARD] += validator.power
+    root.update(_build_stakes(genesis))
+    supply[ROOT_SHARD] += sum(validator.power for validator in genesis.validators)
     for model in genesis.models:
         root[build_model_key(model.model_id)] = encode(model)
     for shard, atoms in supply.items():
         totals = Totals(genesis=atoms, minted=0, burned=0)
         state[shard][TOTALS_KEY] = encode(totals)
     return state
+
+
+def _build_stakes(genesis: Genesis) -> dict[bytes, bytes]:
+    """Return stakes, roster, and the first two epochs, which are alike."""
+    seed = compute_first_seed(compute_chain_id(genesis))
+    validators = encode(build_validator_set(genesis))
+    accounts = tuple(sorted(validator.account for validator in genesis.validators))
+    pairs = {
+        ROSTER_KEY: encode(Roster(accounts)),
+        EPOCH_KEY: encode(EpochRecord(epoch=0, seed=seed, next_seed=seed)),
+        build_validators_key(0): validators,
+        build_validators_key(1): validators,
+    }
+    for validator in genesis.validators:
+        stake = Stake(
+            name=validator.name,
+            account=validator.account,
+            public_key=validator.public_key,
+            bonded=validator.power,
+            unbonding=(),
+            status=StakeStatus.ACTIVE,
+            rewarded=0,
+            slashed=0,
+            offence=None,
+        )
+        pairs[build_stake_key(validator.account)] = encode(stake)
+        key = encode(StakeKey(validator.account))
+        pairs[build_voter_key(validator.public_key)] = key
+    return pairs

@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 
 from chain.block import MAX_BLOCK_BYTES
+from chain.contracts.bond import MAX_BONDED
 from chain.contracts.model import compute_model_id
 from chain.ledger import MAX_AMOUNT
+from chain.params import ChainParams
 from consensus.validators import MAX_VALIDATORS
 from genesis.errors import CorruptGenesis
 from genesis.genesis import Genesis
@@ -12,6 +14,9 @@ from primitives.bls import verify_possession
 from primitives.buckets import MAX_LEVELS
 from shards.errors import InvalidLayout
 from shards.layout import validate_layout
+
+MAX_EVIDENCE_EPOCHS = 64
+"""The state keeps the validator sets of so many epochs, up to 8 KiB each."""
 
 MIN_BLOCK_BYTES = 64 * 1024
 """A chunk of every shard with its largest transaction has to fit."""
@@ -47,6 +52,26 @@ def _validate_params(genesis: Genesis) -> None:
     ):
         if getattr(params, name) == 0:
             raise CorruptGenesis(f"{name} is 0, so nothing could ever happen")
+    _validate_epochs(params)
+
+
+def _validate_epochs(params: ChainParams) -> None:
+    if params.epoch_blocks < 2:
+        raise CorruptGenesis("epoch_blocks is below 2: nobody's votes would be counted")
+    if not 1 <= params.evidence_epochs <= MAX_EVIDENCE_EPOCHS:
+        raise CorruptGenesis(
+            f"evidence_epochs is {params.evidence_epochs}, not 1 to "
+            f"{MAX_EVIDENCE_EPOCHS}"
+        )
+    # Who unbonds in epoch e votes until e + 2, can be convicted evidence_epochs later,
+    # and the last evidence needs a block that comes before the payout.
+    if params.unbonding_epochs <= params.evidence_epochs + 4:
+        raise CorruptGenesis(
+            f"unbonding_epochs is {params.unbonding_epochs}, not above "
+            f"evidence_epochs + 4, which is {params.evidence_epochs + 4}"
+        )
+    if not 1 <= params.min_stake <= MAX_BONDED:
+        raise CorruptGenesis(f"min_stake is {params.min_stake}, not 1 to 2^56 - 1")
 
 
 def _validate_models(genesis: Genesis) -> None:
@@ -85,6 +110,8 @@ def _validate_validators(genesis: Genesis) -> None:
         raise CorruptGenesis(f"{len(validators)} validators, not 1 to {MAX_VALIDATORS}")
     _validate_unique("validator name", (v.name for v in validators))
     _validate_unique("validator key", (v.public_key for v in validators))
+    _validate_unique("validator account", (v.account for v in validators))
+    min_stake = genesis.params.chain.min_stake
     total = sum(validator.power for validator in validators)
     for validator in validators:
         # 3f < W: with four or more, no single one may stop or fork the chain.
@@ -92,6 +119,10 @@ def _validate_validators(genesis: Genesis) -> None:
             raise CorruptGenesis(
                 f"validator {validator.name} holds {validator.power} of {total}, "
                 "a third or more"
+            )
+        if validator.power < min_stake:
+            raise CorruptGenesis(
+                f"validator {validator.name} stakes {validator.power} < {min_stake}"
             )
         if not verify_possession(validator.public_key, validator.proof_of_possession):
             raise CorruptGenesis(

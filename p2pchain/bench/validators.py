@@ -80,7 +80,7 @@ class Validators:
         """Return the next block on the final one, by the leader whose turn it is."""
         parent = tree.final
         view = parent.header.view + 1
-        leader = compute_leader(self.spec.seed, view, self.spec.validators)
+        leader = compute_leader(self.spec.seed, view, self.spec.first_validators)
         reveal = compute_reveal_bytes(self.spec.chain_id, 0, view)
         return tree.build(
             parent_hash=parent.block_hash,

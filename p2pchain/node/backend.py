@@ -155,11 +155,11 @@ class NodeBackend:
             final_height=self.chain.tree.final_height,
             final_view=self.chain.tree.final_view,
             final_hash=self.chain.tree.final_hash,
-            total_power=self.chain.spec.validators.total_power,
+            total_power=self.chain.spec.first_validators.total_power,
         )
 
     def _get_validator(self) -> ValidatorStatus | None:
-        validators = self.chain.spec.validators
+        validators = self.chain.spec.first_validators
         for index, validator in enumerate(validators.validators):
             if validator.public_key == self.validator_key:
                 return ValidatorStatus(

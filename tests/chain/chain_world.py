@@ -145,7 +145,7 @@ class World:
         return sign_transaction(Transaction(**fields), sender)
 
     def leader(self, view: int) -> int:
-        return compute_leader(self.spec.seed, view, self.spec.validators)
+        return compute_leader(self.spec.seed, view, self.spec.first_validators)
 
     def reveal(self, view: int) -> bytes:
         message = compute_reveal_bytes(self.spec.chain_id, 0, view)

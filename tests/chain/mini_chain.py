@@ -141,7 +141,7 @@ class MiniChain:
             + sum(r.collateral for r in self._all(b"r", Registration))
             + sum(self.totals(shard).burned for shard in self.state)
             + sum(p.packet.amount for box in self.inbox.values() for p in box)
-            + sum(v.power for v in self.spec.validators.validators)
+            + sum(v.power for v in self.spec.first_validators.validators)
         )
 
     def _all(self, letter: bytes, kind):

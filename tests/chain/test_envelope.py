@@ -16,6 +16,7 @@ from chain.contracts.channel import (
     TopUp,
     Withdraw,
 )
+from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
 from chain.errors import (
     BadSignature,
@@ -53,6 +54,8 @@ PAYLOADS = [
     Close(CHANNEL, None, None),
     RequestClose(CHANNEL),
     Withdraw(CHANNEL),
+    Bond("new", bytes(48), bytes(96), 5),
+    Unbond(5),
 ]
 
 

@@ -17,6 +17,7 @@ from chain.contracts.channel import (
 )
 from chain.contracts.proof import WorkRecord
 from chain.contracts.registration import Register
+from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
 from chain.params import ChainParams
 from chain.rules import RULES, compute_fee
@@ -46,6 +47,11 @@ PARAMS = ChainParams(
     ticket_tokens=128,
     shard_mirrors=100,
     validity_blocks=1000,
+    epoch_blocks=60,
+    unbonding_epochs=20,
+    evidence_epochs=10,
+    min_stake=10**9,
+    epoch_reward=10**9,
 )
 VIEW = ChainView(CHAIN_ID, PARAMS, height=50, nonces={1: 7})
 
@@ -80,6 +86,8 @@ PAYLOADS = [
     Close(b"c" * 32, build_claim(), WORK),
     RequestClose(b"c" * 32),
     Withdraw(b"c" * 32),
+    Bond("new", bytes(48), bytes(96), 5),
+    Unbond(5),
 ]
 
 

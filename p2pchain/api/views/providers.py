@@ -23,19 +23,18 @@ def build_providers(backend: Backend) -> Json:
 
 def build_validators(backend: Backend) -> Json:
     """Return the validator set with stakes."""
-    stakes = backend.queries.list_validators()
+    found = backend.queries.list_validators()
     return build_stamp(backend) | {
-        "total_power": str(sum(stake.amount for stake in stakes)),
+        "total_power": str(sum(validator.power for validator in found)),
         "validators": [
             {
-                "index": index,
-                "name": validator.name,
-                "power": str(stake.amount),
-                **render(validator),
+                "index": validator.index,
+                "name": "" if validator.stake is None else validator.stake.name,
+                "power": str(validator.power),
+                "public_key": to_hex(validator.public_key),
+                "stake": None if validator.stake is None else render(validator.stake),
             }
-            for index, (validator, stake) in enumerate(
-                zip(backend.genesis.validators, stakes, strict=True)
-            )
+            for validator in found
         ],
     }
 
