@@ -1,5 +1,5 @@
 """
-Blocks: a header, and a body of chunks and attendance.
+Blocks: a header, and a body of chunks, attendance and evidence.
 
 Spec: docs/protocol/03-blocks-and-state.md
 """
@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from chain.errors import InvalidBlock
 from chain.header import Header
+from consensus.evidence import MAX_EVIDENCE_BYTES
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.hashing import compute_hash
@@ -23,6 +24,10 @@ MAX_BLOCK_BYTES = 1024 * 1024
 
 MAX_BITMAP_BYTES = 16
 """128 validators at most."""
+
+MAX_EVIDENCE = 8
+"""Pieces of evidence in a block: 16 pairings at most, 8 KiB; a third of the largest
+set that votes twice is convicted in one piece or, vote by vote, in six blocks."""
 
 
 class Attendance(Record):
@@ -38,14 +43,17 @@ NO_ATTENDANCE = Attendance(b"", b"")
 """Stands in children of genesis, for which nobody voted."""
 
 
+EvidenceBytes = Annotated[bytes, Meta(min_length=1, max_length=MAX_EVIDENCE_BYTES)]
+
+
 class Body(Record):
     """What the header commits to."""
 
     chunks: tuple[Chunk, ...]
     """In ascending order of shards; shards with nothing to do are absent."""
     attendance: Attendance
-    evidence: Annotated[tuple[bytes, ...], Meta(max_length=0)]
-    """Empty until slashing exists."""
+    evidence: Annotated[tuple[EvidenceBytes, ...], Meta(max_length=MAX_EVIDENCE)]
+    """Encoded pieces of consensus.evidence, each against somebody not yet convicted."""
 
 
 class Block(Record):
@@ -88,6 +96,11 @@ def compute_root_path(
 def encode_roots(roots: Mapping[ShardId, bytes]) -> list[bytes]:
     """Return the leaves under `roots_root`: (shard, root), ascending."""
     return [encode((shard, roots[shard])) for shard in sorted(roots)]
+
+
+def compute_evidence_root(evidence: Sequence[bytes]) -> bytes:
+    """Return the Merkle root over a block's evidence."""
+    return compute_list_root(evidence)
 
 
 def compute_attendance_root(attendance: Attendance) -> bytes:

@@ -225,6 +225,7 @@ class BlockTree:
             proposer=proposer,
             reveal=reveal,
             attendance=attendance,
+            evidence=(),
             time_ms=max(time_ms, parent.header.time_ms + 1),
         )
         return self._hold(block, encode(block), processed)

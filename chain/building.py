@@ -9,6 +9,7 @@ from chain.block import (
     Body,
     compute_attendance_root,
     compute_chunks_root,
+    compute_evidence_root,
     compute_roots_root,
 )
 from chain.errors import InvalidTransaction
@@ -26,7 +27,6 @@ from chain.spec import ChainSpec
 from chain.transaction import SignedTransaction
 from chain.verified import VerifiedCache
 from consensus.randao import compute_mix
-from primitives.merkle import EMPTY_ROOT
 from primitives.types import ShardId
 from shards.packet import PacketProof
 
@@ -113,6 +113,7 @@ def build_block(
     proposer: int,
     reveal: bytes,
     attendance: Attendance,
+    evidence: tuple[bytes, ...],
     time_ms: int,
 ) -> Block:
     """Return the block around processed chunks."""
@@ -131,12 +132,12 @@ def build_block(
         chunks_root=compute_chunks_root([chunk.header for chunk in processed.chunks]),
         roots_root=compute_roots_root(processed.view.get_roots()),
         attendance_root=compute_attendance_root(attendance),
-        evidence_root=EMPTY_ROOT,
+        evidence_root=compute_evidence_root(evidence),
         valset_root=spec.valset_root,
         next_valset_root=spec.valset_root,
         layout_root=spec.layout_root,
     )
-    return Block(header, Body(processed.chunks, attendance, ()))
+    return Block(header, Body(processed.chunks, attendance, evidence))
 
 
 def _compute_share(left: ChunkLimits, shards_left: int) -> ChunkLimits:

@@ -10,7 +10,7 @@ Spec: docs/protocol/03-blocks-and-state.md
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from chain.block import Body
+from chain.block import MAX_EVIDENCE, Body
 from chain.context import Context
 from chain.errors import InvalidBlock, InvalidTransaction
 from chain.execution import ChunkFull, ChunkLimits, ChunkResult, ChunkRun
@@ -19,6 +19,7 @@ from chain.params import ChainParams
 from chain.spec import ChainSpec
 from chain.state import StateView
 from chain.verified import VerifiedCache
+from consensus.evidence import MAX_EVIDENCE_BYTES
 from primitives.codec import encode
 from primitives.merkle import compute_list_root
 from primitives.types import Height, ShardId
@@ -33,6 +34,8 @@ from shards.packet import (
 
 HEADER_BYTES = 2048
 """Room for a block's header and attendance."""
+EVIDENCE_BYTES = MAX_EVIDENCE * (MAX_EVIDENCE_BYTES + 3)
+"""Room for evidence, which no amount of transactions may keep out."""
 CHUNK_HEADER_BYTES = 768
 """Room for a chunk's header without counters."""
 COUNTERS_BYTES = 16
@@ -73,7 +76,8 @@ def build_context(spec: ChainSpec, parent: HeldBlock, shard: ShardId) -> Context
 def compute_block_limits(params: ChainParams, shards: int) -> ChunkLimits:
     """Return what all chunks of a block may hold together; counts are per chunk."""
     counters = COUNTERS_BYTES * shards
-    overhead = HEADER_BYTES + shards * (CHUNK_HEADER_BYTES + counters)
+    chunks = shards * (CHUNK_HEADER_BYTES + counters)
+    overhead = HEADER_BYTES + EVIDENCE_BYTES + chunks
     return ChunkLimits(
         bytes=params.block_bytes - overhead,
         work=params.block_work,

@@ -12,6 +12,7 @@ from chain.block import (
     Block,
     compute_attendance_root,
     compute_chunks_root,
+    compute_evidence_root,
 )
 from chain.errors import BodyMismatch, InvalidBlock
 from chain.header import HEADER_VERSION, Header, build_proposal
@@ -39,6 +40,8 @@ def validate_body(block: Block) -> None:
         raise BodyMismatch("the chunks are not those of chunks_root")
     if compute_attendance_root(body.attendance) != header.attendance_root:
         raise BodyMismatch("the attendance is not that of attendance_root")
+    if compute_evidence_root(body.evidence) != header.evidence_root:
+        raise BodyMismatch("the evidence is not that of evidence_root")
     for chunk in chunks:
         if compute_list_root(chunk.transactions) != chunk.header.tx_root:
             raise BodyMismatch(f"shard {chunk.header.shard}: other transactions")

@@ -139,11 +139,20 @@ def test_bytes_that_are_no_block(scene, mangle):
         scene.other.tree.add(mangle(scene.held.block_bytes), scene.held.header.time_ms)
 
 
-def test_evidence_is_not_known_yet():
+@pytest.mark.parametrize("evidence", [(b"",), (b"x" * 1025,), (b"x",) * 9])
+def test_evidence_out_of_bounds(evidence):
     block = World().build().block
-    data = encode(Block(block.header, replace(block.body, evidence=(b"x",))))
+    data = encode(Block(block.header, replace(block.body, evidence=evidence)))
     with pytest.raises(InvalidBlock, match="not a block"):
         decode_block(data)
+
+
+def test_evidence_that_the_header_does_not_bind():
+    world = World()
+    block = world.build().block
+    data = encode(Block(block.header, replace(block.body, evidence=(b"x",))))
+    with pytest.raises(BodyMismatch, match="evidence_root"):
+        World().tree.add(data, world.now_ms)
 
 
 def test_another_block_than_the_one_voted_on(scene):
