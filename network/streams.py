@@ -4,14 +4,15 @@ One stream's state: messages to send, messages that came, and credit for both.
 Theory of operation
 -------------------
 A stream carries whole messages in order, both ways.  The receiver lends a window of
-W bytes; every data byte spends it.  Bytes of messages that the application has taken
-are given back in lumps of a quarter of W.
+W bytes; every data byte spends it, and every message `MESSAGE_COST` bytes on top, or
+empty messages would wait here without bound.  What messages cost that the application
+has taken is given back in lumps of a quarter of W.
 
 A message longer than W/2 is paid for differently: when its first frame tells its
-length, the receiver reserves that much memory from the common pool and then lends the
-whole length at once.  So a long message needs one round trip of waiting at most, a
-stream never holds more than W bytes beyond what was reserved, and two long messages
-cannot each hold half of what the other needs.
+length, the receiver reserves that much memory from the common pool and then lends all
+that the message costs at once.  So a long message needs one round trip of waiting at
+most, a stream never holds more than W bytes beyond what was reserved, and two long
+messages cannot each hold half of what the other needs.
 
     no deadlock: with everything taken, less than W/4 is not yet given back, so more
     than W/2 is lent, and every message that needs no reservation fits.
@@ -51,6 +52,9 @@ from network.topics import Priority
 WINDOW_BYTES = 256 * 1024
 """Lent at the start of every stream, by both sides: part of the protocol.  Five MiB a
 second over a round trip of 50 ms, and 64 MiB at most for all streams of a peer."""
+
+MESSAGE_COST = 128
+"""Credit that a message takes beside its bytes: what its objects take in memory."""
 
 
 @dataclass(eq=False, slots=True)
@@ -163,7 +167,8 @@ class StreamState:
         if not self._outgoing:
             return self._is_ending
         outgoing = self._outgoing[0]
-        return self._credit >= min(len(outgoing.message) - outgoing.offset, MAX_DATA)
+        size = min(len(outgoing.message) - outgoing.offset, MAX_DATA)
+        return self._credit >= _compute_cost(size, is_first=not outgoing.is_begun)
 
     def take_frame(self) -> bytes:
         """Return the next encoded frame of data, or End."""
@@ -172,6 +177,7 @@ class StreamState:
             return encode_frame(End(self.stream_id))
         outgoing = self._outgoing[0]
         data = outgoing.message[outgoing.offset : outgoing.offset + MAX_DATA]
+        self._credit -= _compute_cost(len(data), is_first=not outgoing.is_begun)
         if outgoing.is_begun:
             frame = encode_frame(DataMore(self.stream_id, data))
         else:
@@ -179,7 +185,6 @@ class StreamState:
             frame = encode_frame(Data(self.stream_id, total, data))
         outgoing.is_begun = True
         outgoing.offset += len(data)
-        self._credit -= len(data)
         if outgoing.offset == len(outgoing.message):
             outgoing.is_taken = True
             self._outgoing.popleft()
@@ -196,7 +201,7 @@ class StreamState:
         if reservation is not None:
             self._pool.release(reservation)
         else:
-            self._unreturned += len(message)
+            self._unreturned += _compute_cost(len(message), is_first=True)
             if self._unreturned >= WINDOW_BYTES // 4:
                 self._lend(self._unreturned)
                 self._unreturned = 0
@@ -208,9 +213,10 @@ class StreamState:
         Raises:
             ProtocolViolation: More than was lent, or pieces out of order.
         """
-        if len(frame.data) > self._window:
+        cost = _compute_cost(len(frame.data), is_first=isinstance(frame, Data))
+        if cost > self._window:
             raise ProtocolViolation("data beyond the credit of its stream")
-        self._window -= len(frame.data)
+        self._window -= cost
         if self._is_ending:
             return False
         if isinstance(frame, Data):
@@ -282,7 +288,7 @@ class StreamState:
     def _on_grant(self) -> None:
         assert self._assembly is not None
         self._is_granted = True
-        self._lend(self._assembly.total)
+        self._lend(_compute_cost(self._assembly.total, is_first=True))
 
     def _lend(self, amount: int) -> None:
         if self.error is None:
@@ -311,6 +317,11 @@ class StreamState:
         if self._reservation is not None:
             reservation, self._reservation = self._reservation, None
             self._pool.release(reservation)
+
+
+def _compute_cost(size: int, *, is_first: bool) -> int:
+    """Return the credit that a frame of `size` bytes takes; a first one pays more."""
+    return size + MESSAGE_COST if is_first else size
 
 
 def _do_nothing() -> None:

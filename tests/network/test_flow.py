@@ -44,7 +44,7 @@ from network.mux import (
 )
 from network.params import NetworkParams
 from network.reservations import ReservationPool
-from network.streams import WINDOW_BYTES, StreamState
+from network.streams import MESSAGE_COST, WINDOW_BYTES, StreamState
 from network.topics import MIB, Priority, ProtocolParams, Topic
 
 PROTOCOLS = {"echo": ProtocolParams(), "small": ProtocolParams(max_message_bytes=100)}
@@ -367,7 +367,7 @@ def test_data_beyond_the_credit_is_a_violation() -> None:
     pair = Pair()
     ours, _ = pair.open()
     frame = Data(ours.stream_id, MAX_DATA, bytes(MAX_DATA))
-    for _ in range(WINDOW_BYTES // MAX_DATA):
+    for _ in range(WINDOW_BYTES // (MAX_DATA + MESSAGE_COST)):
         receive(pair.bob, frame)
     with pytest.raises(ProtocolViolation, match="credit"):
         receive(pair.bob, frame)
