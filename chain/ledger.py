@@ -33,6 +33,10 @@ R = TypeVar("R", bound=Record)
 
 MAX_AMOUNT = 2**63 - 1
 
+MAX_MINTED = 2**62
+"""What a shard can mint at most.  Genesis is smaller too, so that no sum of amounts
+ever leaves 63 bits; at a coin per second it lasts 146 years."""
+
 Archived = Channel | WorkEntry
 """Records for histories: what the state forgets or overwrites."""
 
@@ -216,6 +220,20 @@ def burn(ledger: Ledger, amount: int) -> None:
     totals = ledger.get(TOTALS_KEY, Totals) or Totals(0, 0, 0)
     burned = Totals(totals.genesis, totals.minted, totals.burned + amount)
     ledger.put(TOTALS_KEY, burned)
+
+
+def mint(ledger: Ledger, context: Context, address: bytes, amount: int) -> None:
+    """Make atoms and add them to a balance.
+
+    Raises:
+        RuleError: mint_limit; more than `MAX_MINTED` would have come into being here.
+    """
+    totals = ledger.get(TOTALS_KEY, Totals) or Totals(0, 0, 0)
+    minted = totals.minted + amount
+    if minted > MAX_MINTED:
+        raise RuleError("mint_limit", f"{minted} atoms minted, at most {MAX_MINTED}")
+    ledger.put(TOTALS_KEY, Totals(totals.genesis, minted, totals.burned))
+    credit(ledger, context, address, amount)
 
 
 def get_count(ledger: Ledger, key: bytes) -> int:

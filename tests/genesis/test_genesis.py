@@ -191,7 +191,7 @@ BAD = {
     ),
     "too much money": (
         replace(GENESIS, allocations=(Allocation(PERSON, 0, MAX_AMOUNT),)),
-        "63 bits",
+        "62 bits",
     ),
 }
 
