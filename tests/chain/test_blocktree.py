@@ -253,7 +253,7 @@ def test_blocks_stay_below_their_limits():
     block = world.build(*payments)
     assert len(block.block_bytes) <= 64 * 1024
     counts = {c.header.shard: c.header.tx_count for c in block.block.body.chunks}
-    assert sum(counts.values()) > 280
+    assert sum(counts.values()) > 270
     assert min(counts.values()) > 80
     other = World(spec=spec)
     copy(world, block, other)
