@@ -5,6 +5,7 @@ What can be wrong with a block, a transaction or the store.
     |- BodyMismatch     the bytes are not the block that the hash names
     MissingParent       the parent is not held; fetch it first (MissingError)
     UnknownBlock        a block that is not held (MissingError)
+    UselessEvidence     evidence too late, too early or told before (MissingError)
     InvalidTransaction  cannot stand in a block at all (RemoteError)
     RuleError           stands in a block, pays its fee, has no other effect
     StoreError          the database is not what we wrote (LocalError)
@@ -45,6 +46,10 @@ class UnknownBlock(MissingError):
     def __init__(self, block_hash: bytes) -> None:
         super().__init__(f"block {block_hash.hex()} is not held")
         self.block_hash = block_hash
+
+
+class UselessEvidence(MissingError):
+    """Evidence that convicts nobody at this moment; nobody's fault."""
 
 
 class StoreError(LocalError):

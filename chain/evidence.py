@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from consensus.errors import InvalidEvidence
+from chain.errors import UselessEvidence
 from consensus.evidence import (
     Equivocation,
     Evidence,
@@ -94,14 +94,14 @@ class EvidenceJudge:
         """Return whom untrusted bytes accuse; costs no signature.
 
         Raises:
-            InvalidEvidence: Not evidence, of an epoch whose set is not known, or
-                against nobody of that set.
+            InvalidEvidence: Not evidence, or against nobody of its epoch's set.
+            UselessEvidence: Of an epoch whose set is not known here.
         """
         evidence = decode_evidence(data)
         epoch, _ = get_place(evidence)
         validators = find_validators(epoch)
         if validators is None:
-            raise InvalidEvidence(f"of epoch {epoch}, whose validators are not known")
+            raise UselessEvidence(f"of epoch {epoch}, whose validators are not known")
         accused = find_accused(evidence, validators)
         return Accusation(
             compute_evidence_id(evidence),

@@ -33,7 +33,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from chain.context import Context
-from chain.errors import InvalidBlock, StoreError
+from chain.errors import InvalidBlock, StoreError, UselessEvidence
 from chain.evidence import EvidenceJudge, Verdict, is_timely
 from chain.ledger import Ledger, burn, credit
 from chain.outcome import Event
@@ -111,7 +111,7 @@ def apply_evidence(
     for index, data in enumerate(items):
         try:
             verdict = _judge(ledger, context, data, judge)
-        except InvalidEvidence as error:
+        except (InvalidEvidence, UselessEvidence) as error:
             raise InvalidBlock(f"evidence {index}: {error}") from error
         culprits = find_culprits(ledger, verdict.guilty)
         penalty = sum(_convict(ledger, context, verdict, s) for s in culprits)
@@ -167,9 +167,9 @@ def _judge(
     """Check a piece in the order of the cost of its checks."""
     accusation = judge.read(data, lambda epoch: get_validators(ledger, epoch))
     if not is_timely(accusation.epoch, context.epoch, context.params.evidence_epochs):
-        raise InvalidEvidence(f"of epoch {accusation.epoch}, now it is {context.epoch}")
+        raise UselessEvidence(f"of epoch {accusation.epoch}, now it is {context.epoch}")
     if not find_culprits(ledger, accusation.accused):
-        raise InvalidEvidence("nobody is left to convict")
+        raise UselessEvidence("against nobody who could still be convicted")
     return judge.judge(accusation)
 
 

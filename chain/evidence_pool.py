@@ -1,0 +1,151 @@
+"""
+The evidence pool: what is proven and waits for a block.
+
+Theory of operation
+-------------------
+A piece is taken only if it convicts somebody whom neither the final state nor another
+piece of the pool convicts already.  So the pool is never longer than the list of those
+who can still be convicted, whatever a cheat signs: from its second piece on it is old
+news, and that is found out before any signature is verified.
+
+Everything is judged against the final state.  It knows the set of the next epoch too,
+whose evidence waits: others may have entered that epoch a moment before us.  A leader
+picks against the state of the block it builds on, which may be ahead.  After every
+final block `revalidate` drops what was applied or grew too old.
+
+Kept in memory only: evidence reaches every node by gossip within a second, and the
+next honest leader includes it.
+
+Pure: no clock, no task; the state is an argument.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from chain.block import MAX_EVIDENCE
+from chain.building import ReadState
+from chain.errors import UselessEvidence
+from chain.evidence import Accusation, EvidenceJudge, Verdict, is_timely
+from chain.ledger import Ledger, ShardLedger
+from chain.roster import get_epoch_record, get_validators
+from chain.slashing import find_culprits
+
+MAX_POOL = 256
+"""Pieces: one against every stake that there can be, at most 256 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class PooledEvidence:
+    """A piece that waits, with what it proves."""
+
+    data: bytes
+    """Encoded."""
+    verdict: Verdict
+
+
+class EvidencePool:
+    """Verified evidence that no final block holds yet.
+
+    Args:
+        judge: Shared with the block tree, so that each piece is verified once.
+        evidence_epochs: Of the chain's parameters.
+    """
+
+    def __init__(self, judge: EvidenceJudge, evidence_epochs: int) -> None:
+        self._judge = judge
+        self._evidence_epochs = evidence_epochs
+        self._pieces: dict[bytes, PooledEvidence] = {}
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __contains__(self, evidence_id: bytes) -> bool:
+        return evidence_id in self._pieces
+
+    def list_pieces(self) -> tuple[PooledEvidence, ...]:
+        """Return what waits, the oldest first."""
+        return tuple(self._pieces.values())
+
+    def add(self, data: bytes, read: ReadState) -> Verdict:
+        """Verify a piece and keep it.
+
+        Args:
+            data: Untrusted.
+            read: The root shard's final state.
+
+        Raises:
+            InvalidEvidence: It proves nothing; no correct node sends it.
+            UselessEvidence: Too old, of an epoch that we have not reached, or against
+                nobody who is not convicted yet; nobody's fault.
+        """
+        ledger = ShardLedger(read)
+        accusation = self._judge.read(data, lambda epoch: get_validators(ledger, epoch))
+        self._validate_use(ledger, accusation)
+        verdict = self._judge.judge(accusation)
+        self._pieces[verdict.evidence_id] = PooledEvidence(data, verdict)
+        return verdict
+
+    def pick(self, read: ReadState) -> tuple[bytes, ...]:
+        """Return what a block may hold, the piece that convicts most first.
+
+        Args:
+            read: The root shard's state at the parent block.
+        """
+        ledger = ShardLedger(read)
+        now = get_epoch_record(ledger).epoch
+        picked: list[bytes] = []
+        convicted: set[bytes] = set()
+        pieces = sorted(
+            self._pieces.values(),
+            key=lambda piece: (-len(piece.verdict.guilty), piece.verdict.evidence_id),
+        )
+        for piece in pieces:
+            if not is_timely(piece.verdict.epoch, now, self._evidence_epochs):
+                continue
+            culprits = _get_keys(ledger, piece.verdict.guilty) - convicted
+            if culprits:
+                picked.append(piece.data)
+                convicted |= culprits
+            if len(picked) == MAX_EVIDENCE:
+                break
+        return tuple(picked)
+
+    def revalidate(self, read: ReadState) -> None:
+        """Drop what a final block applied and what grew too old.
+
+        Args:
+            read: The root shard's final state.
+        """
+        ledger = ShardLedger(read)
+        now = get_epoch_record(ledger).epoch
+        convicted: set[bytes] = set()
+        for evidence_id, piece in list(self._pieces.items()):
+            culprits = _get_keys(ledger, piece.verdict.guilty) - convicted
+            convicted |= culprits
+            if not culprits or not self._is_near(piece.verdict.epoch, now):
+                del self._pieces[evidence_id]
+
+    def _validate_use(self, ledger: Ledger, accusation: Accusation) -> None:
+        now = get_epoch_record(ledger).epoch
+        if not self._is_near(accusation.epoch, now):
+            raise UselessEvidence(f"of epoch {accusation.epoch}, now it is {now}")
+        accused = _get_keys(ledger, accusation.accused)
+        if not accused:
+            raise UselessEvidence("against nobody who could still be convicted")
+        if accused <= self._get_convicted():
+            raise UselessEvidence("against nobody whom waiting evidence spares")
+        if len(self._pieces) >= MAX_POOL:
+            raise UselessEvidence(f"{MAX_POOL} pieces wait already")
+
+    def _get_convicted(self) -> set[bytes]:
+        """Return the keys against which something waits."""
+        return {key for p in self._pieces.values() for key in p.verdict.guilty}
+
+    def _is_near(self, epoch: int, now: int) -> bool:
+        """Tell whether a block may hold evidence of `epoch` now or one epoch later."""
+        return epoch == now + 1 or is_timely(epoch, now, self._evidence_epochs)
+
+
+def _get_keys(ledger: Ledger, keys: Iterable[bytes]) -> set[bytes]:
+    """Return those of the keys whose stakes can be convicted."""
+    return {stake.public_key for stake in find_culprits(ledger, keys)}
