@@ -25,10 +25,10 @@ class Tip:
 
     height: int
     view: int
-    """0 for genesis."""
+    """The view that made it final; 0 for the root of an epoch."""
     block_hash: bytes
     certificate: Certificate | None
-    """Its finalization; None for genesis."""
+    """Its finalization; None for the root of an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,12 @@ class Ancestry:
 
     parent_view: int = 0
     parent_hash: bytes = b""
+    height: int = 0
+    """Of the block to propose."""
     notarization: Certificate | None = None
-    """The parent's; None for genesis."""
+    """The parent's; None for the epoch's root."""
+    is_repeat: bool = False
+    """Whether the parent is the epoch's boundary: then it is proposed again."""
     just: tuple[Certificate, ...] = ()
     """See `consensus.messages.Propose`."""
     missing_view: int | None = None
@@ -48,16 +52,20 @@ class Ancestry:
 class CertificateBook:
     """At most one certificate per kind and view, all of them verified."""
 
-    def __init__(self, tip: Tip) -> None:
+    def __init__(self, tip: Tip, last_height: int) -> None:
         self.tip = tip
-        self.root_hash = tip.block_hash if tip.view == 0 else b""
-        """The genesis block's hash; empty once it can no longer be a parent."""
+        self.last_height = last_height
+        """Height of the epoch's boundary block."""
+        self.root = tip if tip.view == 0 else None
+        """The epoch's root; None if we start above it."""
         self.notarizations: dict[int, Certificate] = {}
         self.nullifications: dict[int, Certificate] = {}
         self._finalizations: dict[int, Certificate] = {}
-        self._held: dict[bytes, int] = {tip.block_hash: tip.height}
+        self._held: dict[bytes, Proposal | None] = {tip.block_hash: None}
+        """Blocks that are here, and the proposal as which they were judged."""
         if tip.certificate is not None:
             self._finalizations[tip.view] = tip.certificate
+            self._held[tip.block_hash] = tip.certificate.proposal
 
     @property
     def best_final_view(self) -> int:
@@ -112,7 +120,8 @@ class CertificateBook:
             case Notarize():
                 # Late votes for a certified block count for attendance.
                 known = self.notarizations.get(view)
-                return known is not None and known.proposal != vote.proposal
+                is_other = known is not None and known.proposal != vote.proposal
+                return is_other or view < self.tip.view
             case Nullify():
                 return view in self.nullifications or view <= self.tip.view
             case Finalize():
@@ -142,6 +151,15 @@ class CertificateBook:
             for certificate in self.get_certificates(proposal.view)
         )
 
+    def is_judged(self, proposal: Proposal) -> bool:
+        """Tell whether a block is held and found valid as what `proposal` makes it.
+
+        A repetition makes it nothing new.
+        """
+        if not self.is_held(proposal.block_hash):
+            return False
+        return proposal.is_repeat or self._held[proposal.block_hash] == proposal
+
     def find_wanted(self) -> list[Proposal]:
         """Return the certified blocks above the tip that are not here, oldest first."""
         wanted = {
@@ -155,14 +173,19 @@ class CertificateBook:
         return [wanted[view] for view in sorted(wanted)]
 
     def add_held(self, proposal: Proposal) -> list[Certificate]:
-        """Note that a block is held; return its certificates that waited for it."""
-        if self.is_held(proposal.block_hash):
+        """Note that a block is held; return its certificates that waited for it.
+
+        Of a boundary block there may be some of several views.
+        """
+        if self.is_held(proposal.block_hash) or proposal.height < self.tip.height:
             return []
-        self._held[proposal.block_hash] = proposal.height
+        self._held[proposal.block_hash] = proposal
         return [
             certificate
-            for certificate in self.get_certificates(proposal.view)
-            if certificate.proposal == proposal
+            for kind in (self.notarizations, self._finalizations)
+            for _, certificate in sorted(kind.items())
+            if certificate.proposal is not None
+            and certificate.proposal.block_hash == proposal.block_hash
         ]
 
     # Adding certificates
@@ -189,9 +212,10 @@ class CertificateBook:
             for view in [view for view in kind if view < oldest]:
                 del kind[view]
         self._held = {
-            block_hash: height
-            for block_hash, height in self._held.items()
-            if height >= proposal.height
+            block_hash: judged
+            for block_hash, judged in self._held.items()
+            if block_hash == proposal.block_hash
+            or (judged is not None and judged.height > proposal.height)
         }
 
     # Where to go on
@@ -210,6 +234,15 @@ class CertificateBook:
                 return kind[view]
         return None
 
+    def count_nullified(self, view: int) -> int:
+        """R8: return how many views in a row before `view` brought no block."""
+        count = 0
+        while (before := view - count - 1) in self.nullifications:
+            if before in self.notarizations:
+                break
+            count += 1
+        return count
+
     def find_parent(self, view: int) -> Ancestry:
         """Return the highest certified block below `view` that can be built on.
 
@@ -220,17 +253,34 @@ class CertificateBook:
         for candidate in range(view - 1, self.tip.view, -1):
             notarization = self.notarizations.get(candidate)
             if notarization is not None and self._is_usable(notarization):
-                return _build_ancestry(notarization, skipped)
+                return self._build_ancestry(notarization, skipped)
             if candidate not in self.nullifications:
                 return Ancestry(missing_view=candidate)
             skipped.append(self.nullifications[candidate])
         if self.tip.view == 0:
-            just = tuple(reversed(skipped))
-            return Ancestry(parent_hash=self.tip.block_hash, just=just)
+            return Ancestry(
+                parent_hash=self.tip.block_hash,
+                height=self.tip.height + 1,
+                just=tuple(reversed(skipped)),
+            )
         notarization = self.notarizations.get(self.tip.view)
         if notarization is None:
             return Ancestry(missing_view=self.tip.view)
-        return _build_ancestry(notarization, skipped)
+        return self._build_ancestry(notarization, skipped)
+
+    def _build_ancestry(
+        self, parent: Certificate, skipped: list[Certificate]
+    ) -> Ancestry:
+        assert parent.proposal is not None
+        is_repeat = parent.proposal.height >= self.last_height
+        return Ancestry(
+            parent_view=parent.view,
+            parent_hash=parent.proposal.block_hash,
+            height=parent.proposal.height + (not is_repeat),
+            notarization=parent,
+            is_repeat=is_repeat,
+            just=(parent, *reversed(skipped)),
+        )
 
     def _is_usable(self, certificate: Certificate) -> bool:
         assert certificate.proposal is not None
@@ -244,13 +294,3 @@ class CertificateBook:
                 return self.nullifications
             case Kind.FINALIZATION:
                 return self._finalizations
-
-
-def _build_ancestry(parent: Certificate, skipped: list[Certificate]) -> Ancestry:
-    assert parent.proposal is not None
-    return Ancestry(
-        parent_view=parent.view,
-        parent_hash=parent.proposal.block_hash,
-        notarization=parent,
-        just=(parent, *reversed(skipped)),
-    )

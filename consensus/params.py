@@ -8,6 +8,9 @@ from primitives.codec import Record
 
 Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
 
+MAX_BACKOFF = 16
+"""A view waits for up to 16 Delta: a network slower than that is not one."""
+
 
 class ConsensusParams(Record):
     """The times that the rules wait for."""
@@ -19,15 +22,21 @@ class ConsensusParams(Record):
     build_ms: Milliseconds
     """Beta: how long building a block and verifying it take at most."""
 
-    @property
-    def leader_timeout_ms(self) -> int:
-        """t_L: from entering a view until we no longer wait for its proposal."""
-        return self.interval_ms + 2 * self.delta_ms + self.build_ms
+    def compute_leader_timeout_ms(self, factor: int = 1) -> int:
+        """Return t_L: from entering a view until we no longer wait for its proposal.
 
-    @property
-    def advance_timeout_ms(self) -> int:
-        """t_A: from entering a view until we no longer wait for its certificate."""
-        return self.interval_ms + 3 * self.delta_ms + self.build_ms
+        Args:
+            factor: Of Delta: see `compute_backoff`.
+        """
+        return self.interval_ms + 2 * factor * self.delta_ms + self.build_ms
+
+    def compute_advance_timeout_ms(self, factor: int = 1) -> int:
+        """Return t_A: from entering a view until we no longer wait for a certificate.
+
+        Args:
+            factor: Of Delta: see `compute_backoff`.
+        """
+        return self.interval_ms + 3 * factor * self.delta_ms + self.build_ms
 
     @property
     def rebroadcast_ms(self) -> int:
@@ -37,3 +46,8 @@ class ConsensusParams(Record):
 
 DEVNET = ConsensusParams(interval_ms=1000, delta_ms=500, build_ms=500)
 """One block per second, final before the next one is proposed."""
+
+
+def compute_backoff(nullified: int) -> int:
+    """Return the factor of Delta after that many nullified views in a row (R8)."""
+    return min(1 << min(nullified, MAX_BACKOFF), MAX_BACKOFF)

@@ -4,8 +4,12 @@ Where a proposal stands in the chain, and whether what comes with it proves it.
 The proposal itself is signed by the leader, so a contradiction in it is the leader's
 fault.  The certificates beside it are not: whoever passes the message on could have
 changed them, so they cost the sender only.
+
+A proposal either follows its parent, one block higher, or, where the parent is the
+epoch's boundary block, repeats it: nothing may follow that one before it is final.
 """
 
+from consensus.book import Tip
 from consensus.effects import Reason
 from consensus.messages import Kind, Propose
 
@@ -38,17 +42,25 @@ def find_fault(propose: Propose, tip_view: int) -> Fault | None:
     return None
 
 
-def is_next(propose: Propose, root_hash: bytes) -> bool:
+def is_next(propose: Propose, root: Tip | None, last_height: int) -> bool:
     """Tell whether a proposal follows its parent, whose certificate is verified.
 
     Args:
         propose: `find_fault` found nothing.
-        root_hash: The genesis block's hash.
+        root: The epoch's root; None once a later block is final.
+        last_height: Height of the epoch's boundary block, which is only repeated.
     """
     proposal = propose.notarize.proposal
-    if proposal.parent_view == 0:
-        return (proposal.parent_hash, proposal.height) == (root_hash, 1)
-    parent = propose.just[0].proposal
-    assert parent is not None
-    after = parent.block_hash, parent.height + 1
-    return (proposal.parent_hash, proposal.height) == after
+    if proposal.parent_view > 0:
+        parent = propose.just[0].proposal
+        assert parent is not None
+        parent_hash, parent_height = parent.block_hash, parent.height
+    elif root is not None:
+        parent_hash, parent_height = root.block_hash, root.height
+    else:
+        return False
+    must_repeat = parent_height >= last_height
+    height = parent_height if must_repeat else parent_height + 1
+    return (
+        (proposal.parent_hash, proposal.height) == (parent_hash, height)
+    ) and proposal.is_repeat == must_repeat

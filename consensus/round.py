@@ -37,6 +37,16 @@ class Round:
             case Finalize():
                 return self.finalize_pool
 
+    def get_opposite_pool(self, vote: Vote) -> VotePool | None:
+        """Return the pool whose votes exclude those of this kind, if there is one."""
+        match vote:
+            case Notarize():
+                return None
+            case Nullify():
+                return self.finalize_pool
+            case Finalize():
+                return self.nullify_pool
+
     def forget_votes(self) -> None:
         """Drop everybody's votes and keep our own."""
         self.notarize_pool = VotePool()

@@ -50,7 +50,7 @@ class Tally:
         return self._verifier.verify(vote)
 
     def admit(self, round: Round, pooled: PooledVote) -> bool:
-        """Pool a vote; verify it first where its signer already has another one."""
+        """Pool a vote; verify it first where its signer said something else."""
         pool, vote = round.get_pool(pooled.vote), pooled.vote
         known = list(pool.find(vote.signer))
         same = [entry for entry in known if entry.vote == vote]
@@ -62,10 +62,20 @@ class Tally:
         if sum(entry.is_verified for entry in known) >= MAX_PER_SIGNER:
             self._emit(Refuse(pooled.sender, Reason.SURPLUS))
             return False
-        if known and not self._settle_rivals(round, pooled):
+        if self.has_rival(round, vote) and not self._settle_rivals(round, pooled):
             return False
         pool.add(pooled)
         return True
+
+    def has_rival(self, round: Round, vote: Vote) -> bool:
+        """Tell whether a vote that excludes this one is pooled, perhaps a forged one.
+
+        Two of one kind, or a Finalize and a Nullify; Notarize and Nullify may both be.
+        """
+        opposite = round.get_opposite_pool(vote)
+        others = () if opposite is None else tuple(opposite.find(vote.signer))
+        known = (*round.get_pool(vote).find(vote.signer), *others)
+        return any(entry.vote != vote for entry in known)
 
     def count(self, round: Round, vote: Vote) -> Certificate | None:
         """Return the certificate of `vote`'s subject once a quorum verifies."""
@@ -97,18 +107,21 @@ class Tally:
         return merge_votes(notarization, votes, self._validators, self._scheme)
 
     def _settle_rivals(self, round: Round, pooled: PooledVote) -> bool:
-        """Verify a vote and the others of its signer; False when it is forged."""
-        pool, vote = round.get_pool(pooled.vote), pooled.vote
+        """Verify a vote and the rivals of its signer; False when it is forged."""
+        vote = pooled.vote
         pooled.is_verified = pooled.is_verified or self.verify(vote)
         if not pooled.is_verified:
             self._emit(Refuse(pooled.sender, Reason.BAD_SIGNATURE))
             return False
-        for forged in pool.settle_rivals(vote.signer, self.verify):
-            self._emit(Refuse(forged.sender, Reason.BAD_SIGNATURE))
-        for rival in pool.find(vote.signer):
-            self._emit(Conflict(rival.vote, vote))
-            if isinstance(vote, Notarize) and vote.signer == round.leader:
-                round.is_equivocal = True
+        for pool in (round.get_pool(vote), round.get_opposite_pool(vote)):
+            if pool is None:
+                continue
+            for forged in pool.settle_rivals(vote.signer, self.verify):
+                self._emit(Refuse(forged.sender, Reason.BAD_SIGNATURE))
+            for rival in pool.find(vote.signer):
+                self._emit(Conflict(rival.vote, vote))
+                if isinstance(vote, Notarize) and vote.signer == round.leader:
+                    round.is_equivocal = True
         return True
 
     def _drop_forged(self, round: Round, vote: Vote) -> None:

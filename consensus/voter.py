@@ -5,6 +5,8 @@ Our own votes: what we may still sign in a view, given what we signed in it.
     nullify    once, unless finalized; after notarize it is legal
     finalize   once, unless nullified
 
+None of them at or below the floor, where the log is known to be incomplete.
+
 Here is the whole of what a validator promises.  The rounds remember, the log outlives
 us, and what is signed once is only ever sent again with the same bytes.
 """
@@ -48,15 +50,28 @@ class Voter:
         """Our place in the set; None while we only listen."""
         if signer is not None:
             self.index = validators.find_index(signer.public_key)
+        self.is_muted = False
+        """Nothing new is signed at all: no log to vote by, or the epoch is over."""
+        self.floor = 0
+        """Nothing new is signed at or below this view."""
         self.silent_until = 0
         """The last view in the log: up to it nothing new is proposed or notarized."""
         self.last_finalize: Finalize | None = None
         """The latest Finalize vote, repeated while its block is not final."""
 
+    @property
+    def is_voting(self) -> bool:
+        """Whether we have a seat and are not muted."""
+        return self.index is not None and not self.is_muted
+
+    def may_sign(self, view: int) -> bool:
+        """Tell whether anything at all may be signed in a view."""
+        return self.is_voting and view > self.floor
+
     def may_notarize(self, round: Round) -> bool:
         """Tell whether a Notarize vote of ours can still be signed in a view."""
         return (
-            self.index is not None
+            self.may_sign(round.view)
             and round.view > self.silent_until
             and round.notarize is None
             and round.nullify is None
@@ -72,9 +87,9 @@ class Voter:
 
     def finalize(self, round: Round, proposal: Proposal) -> Finalize | None:
         """R2: return the vote for a certified block, if we may."""
-        if self.index is None or round.nullify is not None or round.is_equivocal:
+        if round.nullify is not None or round.is_equivocal:
             return None
-        if round.finalize is not None:
+        if round.finalize is not None or not self.may_sign(round.view):
             return None
         message = compute_finalize_bytes(self._chain_id, proposal)
         vote = Finalize(proposal, *self._sign(message))
@@ -83,9 +98,9 @@ class Voter:
 
     def nullify(self, round: Round) -> Nullify | None:
         """R4: return the vote to leave a view, if we may."""
-        if self.index is None or round.finalize is not None:
+        if round.finalize is not None or round.nullify is not None:
             return None
-        if round.nullify is not None:
+        if not self.may_sign(round.view):
             return None
         message = compute_nullify_bytes(self._chain_id, self._epoch, round.view)
         round.nullify = Nullify(self._epoch, round.view, *self._sign(message))

@@ -16,7 +16,7 @@ from consensus import effects as fx
 from consensus import events as ev
 from consensus.book import Tip
 from consensus.certificates import build_certificate
-from consensus.core import Core, CoreConfig
+from consensus.core import Core
 from consensus.leader import compute_first_seed, compute_leader
 from consensus.messages import (
     Finalize,
@@ -29,6 +29,7 @@ from consensus.messages import (
     compute_notarize_bytes,
     compute_nullify_bytes,
 )
+from consensus.state import CoreConfig
 from consensus.validators import Validator, ValidatorSet
 
 PEER = b"peer"

@@ -23,7 +23,7 @@ from standin_bls import StandinScheme
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.book import Tip
-from consensus.core import Core, CoreConfig
+from consensus.core import Core
 from consensus.leader import compute_first_seed
 from consensus.messages import (
     Certificate,
@@ -36,6 +36,7 @@ from consensus.messages import (
     compute_notarize_bytes,
 )
 from consensus.params import ConsensusParams
+from consensus.state import CoreConfig
 from consensus.validators import Validator, ValidatorSet
 from consensus.wal import encode_header, encode_records, scan_wal
 from primitives.codec import decode, encode

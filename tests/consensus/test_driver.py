@@ -9,11 +9,11 @@ import pytest
 import trio
 from listchain import GENESIS, ListChain
 
-from consensus.core import CoreConfig
 from consensus.errors import WrongWal
 from consensus.leader import compute_first_seed
 from consensus.messages import Finalize, Notarize, Nullify, get_view
 from consensus.params import ConsensusParams
+from consensus.state import CoreConfig
 from consensus.validators import Validator, ValidatorSet
 from consensus.wal import scan_wal
 from network.network import Network
