@@ -30,6 +30,7 @@ class Topic(IntEnum):
     BLOCKS = 2
     TRANSACTIONS = 3
     WORK = 4
+    EVIDENCE = 5
 
 
 class Verdict(Enum):
@@ -89,6 +90,10 @@ TOPICS: Mapping[Topic, TopicParams] = MappingProxyType(
         ),
         Topic.WORK: TopicParams(
             Priority.TRANSACTIONS, 128 * KIB, 2000, 2 * MIB, queue_bytes=2 * MIB
+        ),
+        # A piece is at most 1 KiB, and there is one per validator at the very most.
+        Topic.EVIDENCE: TopicParams(
+            Priority.CONSENSUS, KIB, 32, 32 * KIB, 256, 256 * KIB
         ),
     }
 )
