@@ -18,7 +18,7 @@ from chain.contracts.model import ModelRecord
 from chain.contracts.proof import WorkEntry
 from chain.contracts.registration import Mirror, Registration, RegistrationStatus
 from chain.errors import StoreError
-from chain.header import compute_block_hash
+from chain.header import Header, compute_block_hash
 from chain.keys import (
     TOTALS_KEY,
     build_account_key,
@@ -26,26 +26,19 @@ from chain.keys import (
     build_pair_key,
     build_registration_key,
 )
-from chain.ledger import ShardLedger, Totals
+from chain.ledger import Totals
 from chain.outcome import Outcome
 from chain.paging import PAGE, Page, build_page, iterate_keys, parse_cursor
 from chain.proofs import StateProof
-from chain.roster import (
-    find_stake,
-    get_epoch_record,
-    get_stake,
-    get_validators,
-    list_stakes,
-)
 from chain.spec import ChainSpec
-from chain.stake import Stake
+from chain.stake_queries import StakeQueries
 from chain.store import ChainStore, StoredPacket, build_key
 from chain.transaction import SignedTransaction, compute_tx_id, decode_transaction
 from consensus.messages import Certificate
 from primitives.codec import decode
 from primitives.types import Height, ShardId
 from shards.chunk import Chunk, ChunkHeader, get_count
-from shards.layout import ROOT_SHARD, ShardSpec
+from shards.layout import ShardSpec
 
 CACHED_BLOCKS = 16
 """Decoded blocks kept: at most 16 MiB of bytes, about 60 MB decoded."""
@@ -132,18 +125,6 @@ class FoundWork:
     entry: WorkEntry
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundValidator:
-    """A member of an epoch's validator set."""
-
-    index: int
-    public_key: bytes
-    power: int
-    """Atoms that its vote counts in this epoch."""
-    stake: Stake | None
-    """What is behind it now; None once it is paid out."""
-
-
 class Queries:
     """All reads; cheap to make, one per tree is enough."""
 
@@ -153,6 +134,8 @@ class Queries:
         # Final blocks never change, and a page often shows one block many times.
         self._cached_block = lru_cache(CACHED_BLOCKS)(self._load_block)
         self._cached_outcomes = lru_cache(CACHED_BLOCKS)(tree.store.get_outcomes)
+        self.stakes = StakeQueries(tree, self._get_header)
+        """Validators, epochs and stakes."""
 
     @property
     def spec(self) -> ChainSpec:
@@ -277,40 +260,6 @@ class Queries:
         """Return the registrations with another home that reach into a shard."""
         prefix = build_key(b"G", (shard, 2))
         return tuple(mirror for _, mirror in self._store.iterate(prefix, Mirror))
-
-    def list_validators(self, epoch: int | None = None) -> tuple[FoundValidator, ...]:
-        """Return an epoch's validators by index; none if their set is not kept.
-
-        Args:
-            epoch: None: that of the next block.
-        """
-        ledger = self._read_root()
-        validators = get_validators(
-            ledger, get_epoch_record(ledger).epoch if epoch is None else epoch
-        )
-        if validators is None:
-            return ()
-        return tuple(
-            FoundValidator(
-                index=index,
-                public_key=validator.public_key,
-                power=validator.power,
-                stake=find_stake(ledger, validator.public_key),
-            )
-            for index, validator in enumerate(validators.validators)
-        )
-
-    def list_stakes(self) -> tuple[Stake, ...]:
-        """Return all stakes, ascending by account."""
-        return tuple(list_stakes(self._read_root()))
-
-    def get_stake(self, account: bytes) -> Stake | None:
-        """Return an account's stake."""
-        return get_stake(self._read_root(), account)
-
-    def _read_root(self) -> ShardLedger:
-        view = self._tree.final.view
-        return ShardLedger(lambda key: view.get(ROOT_SHARD, key))
 
     def list_models(self) -> tuple[ModelRecord, ...]:
         """Return the models of the chain."""
@@ -458,6 +407,10 @@ class Queries:
     def _find_block(self, height: Height) -> FoundBlock | None:
         is_final = 0 <= height <= self.height
         return self._cached_block(height) if is_final else None
+
+    def _get_header(self, height: Height) -> Header | None:
+        found = self._find_block(height)
+        return None if found is None else found.block.header
 
     def _load_block(self, height: Height) -> FoundBlock:
         data = self._store.get_block_bytes(height)

@@ -9,6 +9,7 @@ Errors of the program around the rules.
        |- NodeFailed           a child process or service ended against our will
     |- RemoteError
     |  |- TransactionFailed    it is in a block, and the chain's rules refused it
+    |  |- StakeRefused         this node cannot stake, or has nothing to take out
     |- MissingError
        |- NotReady             the node cannot do this yet; try again
 """
@@ -57,6 +58,15 @@ class TransactionFailed(RemoteError):
         super().__init__(f"{message} ({code})")
         self.code = code
         """The rule's stable code."""
+
+
+class StakeRefused(RemoteError):
+    """This node cannot stake, or has nothing to take out; nothing was sent."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        """Stable, for programs: "not_a_validator" or "unknown_stake"."""
 
 
 def find_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

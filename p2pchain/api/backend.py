@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from chain.contracts.channel import Channel
     from chain.contracts.proof import Receipt
     from chain.queries import Queries
+    from chain.stake import Stake
     from chain.transaction import SignedTransaction
     from genesis.genesis import Genesis
 
@@ -56,14 +57,37 @@ class StageStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ValidatorStatus:
-    """This node's seat in the current validator set."""
+class EpochStatus:
+    """The running epoch: that of the next block."""
 
-    index: int
+    number: int
+    first_height: int
+    last_height: int
+    """Its end, at which the validators may change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidatorStatus:
+    """This node's validator key, and what it counts for."""
+
     public_key: bytes
     """Compressed BLS12-381 G1 point, 48 bytes."""
+    index: int | None
+    """Place in the running epoch's set; None when the key is not in it."""
     power: int
     total_power: int
+    """Of the running epoch's set."""
+    next_power: int
+    """In the next epoch's set, 0 when the key is not in it."""
+    from_epoch: int | None
+    """First epoch, the running one or later, in which it votes; None: in none.
+    Beyond the next one it is a plan."""
+    until_epoch: int | None
+    """Last epoch in which it votes, when it is about to leave."""
+    stake: "Stake | None"
+    is_voting: bool
+    mute_reason: str
+    """Why it must not vote, such as a lost log of votes; empty when it may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +109,7 @@ class NodeStatus:
     block_hash: bytes
     time_ms: int
     """Header time of that block."""
+    epoch: EpochStatus
     view: int
     """View that consensus is in."""
     syncing: bool
@@ -95,6 +120,7 @@ class NodeStatus:
     mempool_transactions: int
     mempool_bytes: int
     validator: ValidatorStatus | None
+    """None for a node that was started without a validator key."""
     stages: tuple[StageStatus, ...]
     waiting_for: str
     """What must still happen before the node is READY; empty when it is: workers
@@ -384,6 +410,23 @@ class Backend(Protocol):
 
         Raises:
             NotFound: No open channel of this wallet has this id.
+        """
+
+    async def stake(self, amount: int) -> SendResult:
+        """Put `amount` atoms of this wallet behind the node's validator key.
+
+        0 brings a stake back that was put down for missing votes.
+
+        Raises:
+            InsufficientFunds: All shards together hold too little.
+            TransactionRejected: This node does not vote, or the rules refuse it.
+        """
+
+    async def unstake(self, amount: int | None) -> SendResult:
+        """Take atoms out of this wallet's stake; None: all that is bonded.
+
+        Raises:
+            TransactionRejected: Nothing is bonded, or the rules refuse it.
         """
 
     def list_own_channels(self) -> tuple[OwnChannel, ...]:

@@ -141,6 +141,16 @@ def parse_flag(value: Any) -> bool:
     raise ValueError("expected true or false")
 
 
+def parse_amount_or_all(value: Any) -> int | None:
+    """Return atoms, or None for the word `all`."""
+    if value == "all":
+        return None
+    try:
+        return parse_integer(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or all") from None
+
+
 def parse_block_reference(value: Any) -> int | bytes:
     """Return a height, or a block hash."""
     if isinstance(value, str) and len(value.removeprefix("0x")) == 64:
@@ -155,7 +165,15 @@ _INTEGER_SCHEMA = {"type": ["string", "integer"], "pattern": "^[0-9]{1,19}$"}
 _HASH_SCHEMA = {"type": "string", "pattern": "^0x[0-9a-f]{64}$"}
 
 HEIGHT = Kind(parse_integer, _INTEGER_SCHEMA | {"title": "height"})
+EPOCH = Kind(
+    lambda value: parse_integer(value, 2**53),
+    _INTEGER_SCHEMA | {"title": "epoch"},
+)
 AMOUNT = Kind(parse_integer, _INTEGER_SCHEMA | {"title": "atoms"})
+AMOUNT_OR_ALL = Kind(
+    parse_amount_or_all,
+    {"anyOf": [_INTEGER_SCHEMA, {"const": "all"}], "title": "atoms"},
+)
 SHARD = Kind(
     lambda value: parse_integer(value, 2**16 - 1),
     {"type": ["integer", "string"], "minimum": 0, "maximum": 2**16 - 1},

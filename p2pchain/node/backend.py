@@ -15,6 +15,8 @@ from chain.contracts.channel import (
     compute_channel_id,
 )
 from chain.contracts.registration import RegistrationStatus
+from chain.epochs import compute_first_height, compute_last_height
+from chain.outcome import Outcome
 from chain.queries import Queries
 from chain.transaction import SignedTransaction
 from genesis.genesis import Genesis
@@ -25,6 +27,7 @@ from p2pchain.api.backend import (
     CompletionEvent,
     CompletionRequest,
     ConsensusInfo,
+    EpochStatus,
     MempoolInfo,
     NetInfo,
     NodeStatus,
@@ -47,7 +50,7 @@ from p2pchain.api.errors import (
     TransactionRejected,
     UnknownModel,
 )
-from p2pchain.errors import TransactionFailed
+from p2pchain.errors import StakeRefused, TransactionFailed
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool
 from p2pchain.node.consensus_driver import ConsensusDriver
@@ -55,6 +58,7 @@ from p2pchain.node.gateway import Gateway
 from p2pchain.node.home import Config
 from p2pchain.node.provider import Provider
 from p2pchain.node.provider_book import ProviderBook
+from p2pchain.node.staking import Staking
 from p2pchain.node.treasury import Treasury
 from p2pchain.node.work_feed import WorkFeed
 from p2pchain.version import VERSION
@@ -85,8 +89,7 @@ class NodeBackend:
     feed: WorkFeed
     provider: Provider | None
     gateway: Gateway | None
-    validator_key: bytes | None
-    """Our BLS public key while we vote."""
+    staking: Staking
 
     # The node
 
@@ -109,6 +112,7 @@ class NodeBackend:
             height=final.height,
             block_hash=final.block_hash,
             time_ms=final.header.time_ms,
+            epoch=self._get_epoch(),
             view=consensus.view,
             syncing=consensus.is_catching_up,
             best_known_height=consensus.best_height,
@@ -155,20 +159,35 @@ class NodeBackend:
             final_height=self.chain.tree.final_height,
             final_view=self.chain.tree.final_view,
             final_hash=self.chain.tree.final_hash,
-            total_power=self.chain.spec.first_validators.total_power,
+            total_power=self.queries.stakes.get_known_validators()[0].total_power,
+        )
+
+    def _get_epoch(self) -> EpochStatus:
+        running = self.queries.stakes.record.epoch
+        blocks = self.chain.spec.params.epoch_blocks
+        return EpochStatus(
+            number=running,
+            first_height=compute_first_height(running, blocks),
+            last_height=compute_last_height(running, blocks),
         )
 
     def _get_validator(self) -> ValidatorStatus | None:
-        validators = self.chain.spec.first_validators
-        for index, validator in enumerate(validators.validators):
-            if validator.public_key == self.validator_key:
-                return ValidatorStatus(
-                    index=index,
-                    public_key=validator.public_key,
-                    power=validator.power,
-                    total_power=validators.total_power,
-                )
-        return None
+        seat, public_key = self.staking.get_seat(), self.staking.public_key
+        if seat is None or public_key is None:
+            return None
+        consensus = self.driver.status
+        return ValidatorStatus(
+            public_key=public_key,
+            index=seat.index,
+            power=seat.power,
+            total_power=seat.total_power,
+            next_power=seat.next_power,
+            from_epoch=seat.from_epoch,
+            until_epoch=seat.until_epoch,
+            stake=seat.stake,
+            is_voting=consensus.is_voting,
+            mute_reason=consensus.mute_reason,
+        )
 
     def _list_stages(self) -> tuple[StageStatus, ...]:
         stages = []
@@ -193,7 +212,7 @@ class NodeBackend:
         consensus = self.driver.status
         if consensus.is_catching_up:
             return f"blocks up to {consensus.best_height}"
-        if consensus.mute_reason:
+        if consensus.mute_reason and self._is_expected_to_vote():
             return f"permission to vote: {consensus.mute_reason}"
         if self.provider is not None and not self.provider.is_active:
             return "its registration"
@@ -203,6 +222,10 @@ class NodeBackend:
             except NoRoute as error:
                 return f"a route: {error}"
         return ""
+
+    def _is_expected_to_vote(self) -> bool:
+        seat = self.staking.get_seat()
+        return seat is not None and seat.index is not None
 
     # Transactions
 
@@ -296,6 +319,22 @@ class NodeBackend:
             )
         return Withdraw(channel.channel_id)
 
+    async def stake(self, amount: int) -> SendResult:
+        """Put atoms behind this node's validator key."""
+        with _explain_refusals():
+            return self._describe_sent(await self.staking.stake(amount))
+
+    async def unstake(self, amount: int | None) -> SendResult:
+        """Take atoms, or all of them, out of this account's stake."""
+        with _explain_refusals():
+            return self._describe_sent(await self.staking.unstake(amount))
+
+    def _describe_sent(self, done: Outcome) -> SendResult:
+        found = self.queries.get_transaction(done.tx_id)
+        assert found is not None  # it is final, for there is an outcome
+        fee_limit = found.signed.transaction.fee_limit
+        return SendResult(tx_ids=(done.tx_id,), fee_limit=fee_limit)
+
     def list_own_channels(self) -> tuple[OwnChannel, ...]:
         """Return the wallet's channels, open ones first."""
         page = self.queries.list_channels(self.treasury.address, limit=100)
@@ -378,7 +417,7 @@ def _explain_refusals() -> Iterator[None]:
         yield
     except wallet_errors.InsufficientFunds as error:
         raise InsufficientFunds(str(error)) from error
-    except TransactionFailed as error:
+    except (StakeRefused, TransactionFailed) as error:
         raise TransactionRejected(str(error), reason=error.code) from error
 
 

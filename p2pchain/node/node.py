@@ -29,8 +29,7 @@ from msgspec.structs import replace
 from chain.contracts.registration import MAX_ADDRESSES
 from chain.queries import Queries
 from chain.spec import GENESIS_EPOCH
-from consensus.core import CoreConfig
-from consensus.scheme import Signer
+from consensus.state import CoreConfig
 from genesis.genesis import Genesis
 from genesis.state import build_chain_spec
 from inference.model_info import Model, load_model
@@ -53,10 +52,12 @@ from p2pchain.node.initialise import get_model_name, resolve_model_dir
 from p2pchain.node.provider import Provider
 from p2pchain.node.provider_book import ProviderBook
 from p2pchain.node.settlement import Settlement
+from p2pchain.node.staking import Staking
 from p2pchain.node.treasury import Treasury
 from p2pchain.node.work_feed import WorkFeed
 from p2pchain.version import VERSION
 from primitives import bls
+from primitives.bls import BlsSecretKey
 from primitives.keys import SecretKey
 from primitives.kv import KeyValueStore
 from wallet.book import PayerBook
@@ -71,7 +72,7 @@ class NodeKeys:
 
     account: SecretKey
     node: SecretKey
-    validator: Signer | None
+    validator: BlsSecretKey | None
     """None for a node that does not vote."""
 
 
@@ -114,6 +115,9 @@ class Node:
             wal_path=home.votes,
         )
         self._treasury = Treasury(keys.account, self._chain)
+        self._staking = Staking(
+            config.name, keys.validator, self._treasury, self._chain
+        )
         self._settlement = Settlement(self._chain, self._treasury)
         self._book = ProviderBook(
             kv,
@@ -205,7 +209,6 @@ class Node:
         log.info("%s listens: rpc %s, p2p %s", self._config.name, rpc, endpoint)
 
     def _build_backend(self, endpoints: tuple[Endpoint, ...]) -> NodeBackend:
-        validator = self._keys.validator
         return NodeBackend(
             config=self._config,
             genesis=self._genesis,
@@ -219,7 +222,7 @@ class Node:
             feed=self._feed,
             provider=self._provider,
             gateway=self._gateway,
-            validator_key=None if validator is None else validator.public_key,
+            staking=self._staking,
         )
 
     def _load_model(self) -> Model | None:

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from chain_world import GENESIS
+from chain_world import BLS_KEYS, GENESIS
 from node_world import COIN, INFO, build_key, build_request, open_network, run
 
 from chain.contracts.channel import ChannelStatus, Withdraw
@@ -18,6 +18,7 @@ from p2pchain.errors import TransactionFailed
 from p2pchain.node.backend import NodeBackend
 from p2pchain.node.consensus_driver import ConsensusStatus
 from p2pchain.node.home import Config
+from p2pchain.node.staking import Staking
 
 FRIEND = build_key("friend").public_key
 
@@ -45,7 +46,7 @@ class Driver:
         return None
 
 
-def build_backend(net, node, *, provider=None, gateway=None) -> NodeBackend:
+def build_backend(net, node, *, provider=None, gateway=None, key=None) -> NodeBackend:
     return NodeBackend(
         config=Config(name="node0"),
         genesis=GENESIS,
@@ -59,7 +60,7 @@ def build_backend(net, node, *, provider=None, gateway=None) -> NodeBackend:
         feed=net.providers[0].feed,
         provider=provider,
         gateway=gateway,
-        validator_key=None,
+        staking=Staking("node0", key, node.treasury, net.chain),
     )
 
 
@@ -69,7 +70,7 @@ def of_gateway(net) -> NodeBackend:
 
 def of_provider(net) -> NodeBackend:
     node = net.providers[0]
-    return build_backend(net, node, provider=node.provider)
+    return build_backend(net, node, provider=node.provider, key=BLS_KEYS[0])
 
 
 def test_a_node_says_what_it_waits_for() -> None:

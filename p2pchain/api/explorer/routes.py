@@ -19,6 +19,7 @@ from p2pchain.api.http import read_query, respond_cached
 from p2pchain.api.params import (
     ADDRESS,
     BLOCK,
+    EPOCH,
     HASH,
     LIMIT,
     SHARD,
@@ -33,6 +34,7 @@ from p2pchain.api.views import (
     providers,
     search,
     shards,
+    staking,
     stamp,
     transactions,
 )
@@ -149,9 +151,29 @@ async def list_models(backend: Backend) -> Any:
     return providers.build_models(backend)
 
 
-async def list_validators(backend: Backend) -> Any:
-    """Return the validator set."""
-    return providers.build_validators(backend)
+async def list_validators(backend: Backend, epoch: int | None) -> Any:
+    """Return an epoch's validators, with attendance in the running one."""
+    return staking.build_validators(backend, epoch)
+
+
+async def get_running_epoch(backend: Backend) -> Any:
+    """Return the running epoch: that of the next block."""
+    return staking.build_epoch(backend, None)
+
+
+async def get_epoch(backend: Backend, number: int) -> Any:
+    """Return an epoch's blocks, validator sets, seed, and what its end brought."""
+    return staking.build_epoch(backend, number)
+
+
+async def list_stakes(backend: Backend) -> Any:
+    """Return all stakes, the largest first."""
+    return staking.build_stakes(backend)
+
+
+async def get_stake(backend: Backend, address: bytes) -> Any:
+    """Return an account's stake: bonded, unbonding, earned, taken."""
+    return staking.build_stake(backend, address)
 
 
 async def get_supply(backend: Backend) -> Any:
@@ -196,7 +218,11 @@ PATHS = (
     Path("/channels", list_channels, (_ADDRESS, *_PAGE)),
     Path("/providers", list_providers),
     Path("/models", list_models),
-    Path("/validators", list_validators),
+    Path("/validators", list_validators, (Param("epoch", EPOCH, "epoch", None),)),
+    Path("/epochs/running", get_running_epoch),
+    Path("/epochs/{number}", get_epoch, (Param("number", EPOCH, "epoch"),)),
+    Path("/stakes", list_stakes),
+    Path("/stakes/{address}", get_stake, (_ADDRESS,)),
     Path("/supply", get_supply),
     Path("/search", find, (Param("q", TEXT, "what to look for"),)),
 )

@@ -49,11 +49,6 @@ async def list_blocks(backend: Backend, limit: int, after: str | None) -> Json:
     return blocks.build_block_list(backend, limit, after)
 
 
-async def list_validators(backend: Backend) -> Json:
-    """Return the validator set."""
-    return providers.build_validators(backend)
-
-
 async def get_transaction(backend: Backend, hash: bytes) -> Json:
     """Return a transaction with its outcome, or one that waits."""
     return transactions.build_transaction(backend, hash)
@@ -140,7 +135,6 @@ METHODS = (
     Method("header", "A block's header", get_header, (_HEIGHT,)),
     Method("commit", "The certificate that made a block final", get_commit, (_HEIGHT,)),
     Method("blocks", "Blocks, newest first", list_blocks, _PAGE),
-    Method("validators", "The validator set", list_validators),
     Method(
         "tx",
         "A transaction with its outcome",

@@ -7,6 +7,7 @@ from p2pchain.api.rpc import (
     chain_methods,
     market_methods,
     node_methods,
+    stake_methods,
     transaction_methods,
     wallet_methods,
 )
@@ -21,6 +22,7 @@ def build_methods(version: str) -> dict[str, Method]:
         for group in (
             node_methods,
             chain_methods,
+            stake_methods,
             transaction_methods,
             market_methods,
             wallet_methods,

@@ -4,9 +4,10 @@ from typing import Any
 
 from genesis.genesis import compute_chain_id
 from genesis.json_form import to_json
-from p2pchain.api.backend import Backend, NodeStatus
+from p2pchain.api.backend import Backend, NodeStatus, ValidatorStatus
 from p2pchain.api.errors import NotReady
 from p2pchain.api.render import (
+    render,
     render_consensus,
     render_net_info,
     render_stage,
@@ -54,7 +55,7 @@ async def get_consensus_state(backend: Backend) -> Json:
 
 def render_status(status: NodeStatus) -> Json:
     """Return a node's status as JSON."""
-    validator = status.validator
+    epoch = status.epoch
     return {
         "name": status.name,
         "version": status.version,
@@ -69,6 +70,12 @@ def render_status(status: NodeStatus) -> Json:
         "block_hash": to_hex(status.block_hash),
         "final": True,
         "time": to_time(status.time_ms),
+        "epoch": {
+            "number": str(epoch.number),
+            "first_height": str(epoch.first_height),
+            "last_height": str(epoch.last_height),
+            "blocks_to_go": epoch.last_height - status.height,
+        },
         "view": str(status.view),
         "syncing": status.syncing,
         "best_known_height": str(status.best_known_height),
@@ -77,15 +84,29 @@ def render_status(status: NodeStatus) -> Json:
             "transactions": status.mempool_transactions,
             "bytes": str(status.mempool_bytes),
         },
-        "validator": validator
-        and {
-            "index": validator.index,
-            "public_key": to_hex(validator.public_key),
-            "power": str(validator.power),
-            "total_power": str(validator.total_power),
-        },
+        "validator": status.validator and _render_validator(status.validator),
         "stages": [render_stage(stage) for stage in status.stages],
     }
+
+
+def _render_validator(validator: ValidatorStatus) -> Json:
+    stake = validator.stake
+    return {
+        "public_key": to_hex(validator.public_key),
+        "index": validator.index,
+        "power": str(validator.power),
+        "total_power": str(validator.total_power),
+        "next_power": str(validator.next_power),
+        "from_epoch": _to_text(validator.from_epoch),
+        "until_epoch": _to_text(validator.until_epoch),
+        "stake": stake and render(stake),
+        "is_voting": validator.is_voting,
+        "mute_reason": validator.mute_reason,
+    }
+
+
+def _to_text(number: int | None) -> str | None:
+    return None if number is None else str(number)
 
 
 METHODS = (

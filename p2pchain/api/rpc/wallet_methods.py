@@ -2,13 +2,24 @@
 
 from typing import Any
 
-from p2pchain.api.backend import Backend
+from p2pchain.api.backend import Backend, SendResult
 from p2pchain.api.errors import TransactionRejected
 from p2pchain.api.finality import wait_final
-from p2pchain.api.params import ADDRESS, AMOUNT, FLAG, HASH, LIMIT, SHARD, TEXT, Param
+from p2pchain.api.params import (
+    ADDRESS,
+    AMOUNT,
+    AMOUNT_OR_ALL,
+    FLAG,
+    HASH,
+    LIMIT,
+    SHARD,
+    TEXT,
+    Param,
+)
 from p2pchain.api.render import render_own_channel, to_hex
 from p2pchain.api.rpc.method import Access, Method
 from p2pchain.api.views.accounts import build_account
+from p2pchain.api.views.staking import render_stake
 from p2pchain.api.views.transactions import build_history
 from primitives.address import encode_address
 
@@ -66,6 +77,27 @@ async def close_channel(backend: Backend, channel_id: bytes, wait: bool) -> Json
     return await _finish(backend, result.tx_ids, wait)
 
 
+async def stake(backend: Backend, amount: int, wait: bool) -> Json:
+    """Put atoms behind the node's validator key."""
+    return await _finish_staking(backend, await backend.stake(amount), wait)
+
+
+async def unstake(backend: Backend, amount: int | None, wait: bool) -> Json:
+    """Take atoms out of the stake."""
+    return await _finish_staking(backend, await backend.unstake(amount), wait)
+
+
+async def _finish_staking(backend: Backend, result: SendResult, wait: bool) -> Json:
+    """Return the transactions and the stake as it is then."""
+    answer = await _finish(backend, result.tx_ids, wait)
+    stake = backend.queries.stakes.get_stake(backend.get_status().address)
+    return answer | {
+        "fee_limit": str(result.fee_limit),
+        "epoch": str(backend.queries.stakes.record.epoch),
+        "stake": stake and render_stake(backend, stake),
+    }
+
+
 async def list_channels(backend: Backend) -> Json:
     """Return the wallet's channels, open ones first."""
     return {"channels": [render_own_channel(c) for c in backend.list_own_channels()]}
@@ -110,6 +142,20 @@ METHODS = (
         Param("recipient", ADDRESS, "whom"),
         Param("amount", AMOUNT, "atoms"),
         Param("shard", SHARD, "where it is delivered; 0 is the root shard", 0),
+        _WAIT,
+    ),
+    _spend(
+        "wallet_stake",
+        "Put atoms behind the node's validator key",
+        stake,
+        Param("amount", AMOUNT, "atoms; 0 ends a time out for missing votes"),
+        _WAIT,
+    ),
+    _spend(
+        "wallet_unstake",
+        "Take atoms out of the stake; they are paid out after the unbonding time",
+        unstake,
+        Param("amount", AMOUNT_OR_ALL, "atoms, or `all`"),
         _WAIT,
     ),
     _spend(

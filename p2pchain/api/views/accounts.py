@@ -7,6 +7,7 @@ from chain.queries import Queries
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex
+from p2pchain.api.views.staking import render_stake
 from p2pchain.api.views.stamp import build_stamp, get_account_name
 from primitives.address import encode_address
 
@@ -14,8 +15,12 @@ Json = dict[str, Any]
 
 
 def build_account(backend: Backend, address: bytes) -> Json:
-    """Return what an address holds in every shard."""
+    """Return what an address holds in every shard, and its stake.
+
+    `total` is what lies in accounts: neither a stake nor deposits count.
+    """
     accounts = backend.queries.list_accounts(address)
+    stake = backend.queries.stakes.get_stake(address)
     return build_stamp(backend) | {
         "address": encode_address(address),
         "name": get_account_name(backend, address),
@@ -29,6 +34,7 @@ def build_account(backend: Backend, address: bytes) -> Json:
             }
             for account in accounts
         ],
+        "stake": stake and render_stake(backend, stake),
     }
 
 

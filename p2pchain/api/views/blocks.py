@@ -9,11 +9,13 @@ from consensus.validators import decode_bitmap
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex, to_time
+from p2pchain.api.views.staking import build_events
 from p2pchain.api.views.stamp import (
     build_block_stamp,
     build_stamp,
     find_block,
-    get_validator_name,
+    get_name,
+    get_validator_names,
 )
 from shards.chunk import Chunk, compute_chunk_hash
 
@@ -21,13 +23,19 @@ Json = dict[str, Any]
 
 
 def build_block(backend: Backend, name: int | bytes | None) -> Json:
-    """Return a block with header, chunks and certificate; transactions are apart."""
+    """Return a block with all but its transactions, which are apart.
+
+    `events` is what the block did besides them: rewards, leavers, payouts, slashes.
+    """
     found = find_block(backend, name)
     body = found.block.body
+    events = backend.queries.stakes.list_events(found.height)
     return _build_summary(backend, found) | {
         "header": render(found.block.header),
         "chunks": [_build_chunk(chunk) for chunk in body.chunks],
         "attendance": render(body.attendance),
+        "evidence": [to_hex(data) for data in body.evidence],
+        "events": build_events(backend, events),
         "certificate": build_certificate(backend, found.certificate),
     }
 
@@ -65,7 +73,9 @@ def build_certificate(backend: Backend, certificate: Certificate | None) -> Json
     """Return a certificate with the names of those who signed."""
     if certificate is None:
         return None
-    signers = decode_bitmap(certificate.bitmap, len(backend.genesis.validators)) or ()
+    names = get_validator_names(backend, certificate.epoch)
+    # It was verified, so no bit is beyond the set, which may be forgotten by now.
+    signers = decode_bitmap(certificate.bitmap, 8 * len(certificate.bitmap)) or ()
     return {
         "kind": Kind(certificate.kind).name.lower(),
         "height": certificate.proposal and str(certificate.proposal.height),
@@ -73,7 +83,7 @@ def build_certificate(backend: Backend, certificate: Certificate | None) -> Json
         "epoch": certificate.epoch,
         "view": str(certificate.view),
         "signers": [
-            {"index": index, "name": get_validator_name(backend, index)}
+            {"index": index, "name": get_name(names, index)}
             for index in signers
         ],
         "bitmap": to_hex(certificate.bitmap),
@@ -84,11 +94,13 @@ def build_certificate(backend: Backend, certificate: Certificate | None) -> Json
 def _build_summary(backend: Backend, found: FoundBlock) -> Json:
     header = found.block.header
     chunks = found.block.body.chunks
+    names = get_validator_names(backend, header.epoch)
     return build_block_stamp(found) | {
         "time": to_time(header.time_ms),
+        "epoch": str(header.epoch),
         "view": str(header.view),
         "proposer": header.proposer,
-        "proposer_name": get_validator_name(backend, header.proposer),
+        "proposer_name": get_name(names, header.proposer),
         "parent_hash": to_hex(header.parent_hash),
         "tx_count": found.transactions,
         "packet_count": sum(len(chunk.packets) for chunk in chunks),

@@ -1,4 +1,4 @@
-"""Who serves what: providers, validators, models, and the work that was posted."""
+"""Who serves what: providers, models, and the work that was posted."""
 
 from typing import Any
 
@@ -18,24 +18,6 @@ def build_providers(backend: Backend) -> Json:
     )
     return build_stamp(backend) | {
         "providers": [_render_registration(backend, r) for r in found]
-    }
-
-
-def build_validators(backend: Backend) -> Json:
-    """Return the validator set with stakes."""
-    found = backend.queries.list_validators()
-    return build_stamp(backend) | {
-        "total_power": str(sum(validator.power for validator in found)),
-        "validators": [
-            {
-                "index": validator.index,
-                "name": "" if validator.stake is None else validator.stake.name,
-                "power": str(validator.power),
-                "public_key": to_hex(validator.public_key),
-                "stake": None if validator.stake is None else render(validator.stake),
-            }
-            for validator in found
-        ],
     }
 
 

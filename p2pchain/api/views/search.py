@@ -72,15 +72,14 @@ def _find_address(text: str) -> list[Json]:
 def _find_names(backend: Backend, text: str) -> list[Json]:
     if not text:
         return []
-    genesis = backend.genesis
     validators = [
-        {"kind": "validator", "id": encode_address(v.account), "name": v.name}
-        for v in genesis.validators
-        if text in v.name.lower()
+        {"kind": "validator", "id": encode_address(stake.account), "name": stake.name}
+        for stake in backend.queries.stakes.list_stakes()
+        if text in stake.name.lower()
     ]
     models = [
         {"kind": "model", "id": to_hex(m.model_id), "name": m.name}
-        for m in genesis.models
+        for m in backend.genesis.models
         if text in m.name.lower()
     ]
     return validators + models

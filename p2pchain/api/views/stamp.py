@@ -1,13 +1,18 @@
 """Which final block an answer is about, and names for people."""
 
+from functools import lru_cache
 from typing import Any
 
-from chain.queries import FoundBlock
+from chain.queries import FoundBlock, Queries
+from genesis.genesis import Genesis
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import to_hex
 
 Json = dict[str, Any]
+
+CACHED_EPOCHS = 64
+"""Of names; a page of blocks shows one or two."""
 
 
 def build_stamp(backend: Backend) -> Json:
@@ -40,14 +45,39 @@ def find_block(backend: Backend, name: int | bytes | None) -> FoundBlock:
     return block
 
 
-def get_validator_name(backend: Backend, index: int) -> str | None:
-    """Return what genesis calls a validator."""
-    validators = backend.genesis.validators
-    return validators[index].name if index < len(validators) else None
+def get_validator_names(backend: Backend, epoch: int) -> tuple[str | None, ...]:
+    """Return what people call an epoch's validators, by index; empty if forgotten."""
+    queries = backend.queries
+    return _find_names(queries, backend.genesis, epoch, queries.stakes.record.epoch)
+
+
+@lru_cache(maxsize=CACHED_EPOCHS)
+def _find_names(
+    queries: Queries, genesis: Genesis, epoch: int, running_epoch: int
+) -> tuple[str | None, ...]:
+    """Return names as of the running epoch; a page asks for the same ones often."""
+    validators = queries.stakes.get_validators(epoch)
+    if validators is None:
+        return ()
+    first = {validator.public_key: validator.name for validator in genesis.validators}
+    names = []
+    for validator in validators.validators:
+        stake = queries.stakes.find_stake(validator.public_key)
+        name = first.get(validator.public_key) if stake is None else stake.name
+        names.append(name)
+    return tuple(names)
+
+
+def get_name(names: tuple[str | None, ...], index: int) -> str | None:
+    """Return a validator's name, if it is known."""
+    return names[index] if index < len(names) else None
 
 
 def get_account_name(backend: Backend, account: bytes) -> str | None:
-    """Return what genesis calls the validator with this account."""
+    """Return what people call the validator with this account."""
+    stake = backend.queries.stakes.get_stake(account)
+    if stake is not None:
+        return stake.name
     for validator in backend.genesis.validators:
         if validator.account == account:
             return validator.name

@@ -1,0 +1,193 @@
+"""
+Reads of stakes, validator sets and epochs; a part of chain/queries.py.
+
+"The running epoch" is that of the next block.  Stakes are as of the last final block.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chain.blocktree import BlockTree
+from chain.epochs import compute_first_height, compute_last_height, compute_seed
+from chain.errors import StoreError
+from chain.header import Header
+from chain.ledger import ShardLedger
+from chain.outcome import Event
+from chain.roster import (
+    find_stake,
+    get_epoch_record,
+    get_stake,
+    get_validators,
+    list_stakes,
+)
+from chain.stake import EpochRecord, Stake
+from chain.store import build_key
+from consensus.validators import Validator, ValidatorSet, decode_bitmap
+from primitives.types import Epoch, Height
+from shards.layout import ROOT_SHARD
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A validator of an epoch."""
+
+    index: int
+    """Its place in the set, which bitmaps name."""
+    validator: Validator
+    """Key and power in that epoch."""
+    stake: Stake | None
+    """Whose key it is now; None once the last atom was paid out."""
+    seen: int | None
+    """Blocks for whose parent its vote was recorded; None but in the running epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEpoch:
+    """An epoch that is over, runs, or comes next."""
+
+    number: Epoch
+    first_height: Height
+    last_height: Height
+    """Of its boundary block."""
+    blocks: int
+    """Final ones of it."""
+    counted: int
+    """Of these, the ones that recorded votes; all but the first."""
+    seed: bytes
+    """Draws its leaders."""
+    validators_root: bytes
+    next_validators_root: bytes | None
+    """Of the epoch after; None while that is not chosen."""
+    validators: ValidatorSet | None
+    """None once the state no longer keeps it."""
+    events: tuple[Event, ...]
+    """What its end brought about: rewards, leavers, payouts."""
+
+    @property
+    def blocks_to_go(self) -> int:
+        """Blocks until its end."""
+        return self.last_height - self.first_height + 1 - self.blocks
+
+
+class StakeQueries:
+    """All reads about who votes, with what, and since when."""
+
+    def __init__(
+        self, tree: BlockTree, get_header: Callable[[Height], Header | None]
+    ) -> None:
+        self._tree = tree
+        self._get_header = get_header
+
+    @property
+    def record(self) -> EpochRecord:
+        """The running epoch and its seeds."""
+        return get_epoch_record(self._ledger)
+
+    def get_stake(self, account: bytes) -> Stake | None:
+        """Return an account's stake."""
+        return get_stake(self._ledger, account)
+
+    def find_stake(self, public_key: bytes) -> Stake | None:
+        """Return the stake that votes, or voted, with a BLS public key."""
+        return find_stake(self._ledger, public_key)
+
+    def list_stakes(self) -> tuple[Stake, ...]:
+        """Return all stakes, ascending by account."""
+        return tuple(list_stakes(self._ledger))
+
+    def list_events(self, height: Height) -> tuple[Event, ...]:
+        """Return what a final block did besides its transactions."""
+        events = self._tree.store.read(build_key(b"E", (height, 8)), tuple[Event, ...])
+        return events or ()
+
+    def get_validators(self, epoch: Epoch) -> ValidatorSet | None:
+        """Return an epoch's set, from some epochs ago to the one after the running."""
+        return get_validators(self._ledger, epoch)
+
+    def get_known_validators(self) -> tuple[ValidatorSet, ValidatorSet]:
+        """Return the sets of the running epoch and of the next one."""
+        ledger = self._ledger
+        epoch = get_epoch_record(ledger).epoch
+        running = get_validators(ledger, epoch)
+        following = get_validators(ledger, epoch + 1)
+        if running is None or following is None:
+            raise StoreError(
+                f"the state has no validators of epoch {epoch} or the next"
+            )
+        return running, following
+
+    def list_members(self, epoch: Epoch) -> tuple[Member, ...] | None:
+        """Return the validators of an epoch, or None where the set is not known."""
+        ledger = self._ledger
+        validators = get_validators(ledger, epoch)
+        if validators is None:
+            return None
+        seen = self._get_seen(len(validators)) if epoch == self.record.epoch else None
+        return tuple(
+            Member(
+                index,
+                validator,
+                find_stake(ledger, validator.public_key),
+                None if seen is None else seen[index],
+            )
+            for index, validator in enumerate(validators.validators)
+        )
+
+    def get_epoch(self, number: Epoch) -> FoundEpoch | None:
+        """Return an epoch up to the one after the running, or None."""
+        if not 0 <= number <= self.record.epoch + 1:
+            return None
+        blocks_per_epoch = self._tree.spec.params.epoch_blocks
+        first = compute_first_height(number, blocks_per_epoch)
+        last = compute_last_height(number, blocks_per_epoch)
+        height = self._tree.final_height
+        blocks = max(0, min(height, last) - first + 1)
+        validators = get_validators(self._ledger, number)
+        header = self._get_header(first) if blocks else None
+        if header is not None:
+            root = header.valset_root
+            next_root: bytes | None = header.next_valset_root
+        elif validators is not None:
+            following = get_validators(self._ledger, number + 1)
+            root = validators.compute_root()
+            next_root = None if following is None else following.compute_root()
+        else:
+            raise StoreError(f"no validator set of epoch {number}")
+        return FoundEpoch(
+            number=number,
+            first_height=first,
+            last_height=last,
+            blocks=blocks,
+            counted=max(0, blocks - 1),
+            seed=self._compute_seed(number),
+            validators_root=root,
+            next_validators_root=next_root,
+            validators=validators,
+            events=self.list_events(last) if height >= last else (),
+        )
+
+    @property
+    def _ledger(self) -> ShardLedger:
+        view = self._tree.final.view
+        return ShardLedger(lambda key: view.get(ROOT_SHARD, key))
+
+    def _get_seen(self, size: int) -> tuple[int, ...]:
+        """Return the tally of the running epoch."""
+        epoch_blocks = self._tree.spec.params.epoch_blocks
+        first = compute_first_height(self.record.epoch, epoch_blocks)
+        seen = [0] * size
+        for height in range(first, self._tree.final_height + 1):
+            block = self._tree.store.get_block(height)
+            bitmap = b"" if block is None else block.body.attendance.bitmap
+            for index in decode_bitmap(bitmap, size) or ():
+                seen[index] += 1
+        return tuple(seen)
+
+    def _compute_seed(self, number: Epoch) -> bytes:
+        if number < 2:
+            return self._tree.spec.seed
+        blocks_per_epoch = self._tree.spec.params.epoch_blocks
+        header = self._get_header(compute_last_height(number - 2, blocks_per_epoch))
+        if header is None:
+            raise StoreError(f"no boundary block of epoch {number - 2}")
+        return compute_seed(header.mix)
