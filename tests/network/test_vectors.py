@@ -50,7 +50,9 @@ def test_the_page_lists_all_codes_and_topics() -> None:
     for code in [*GoodbyeCode, *ResetCode]:
         assert f"{code.value} {code.name}" in text
     for topic, params in TOPICS.items():
-        rate = f"{params.count_per_s:,} messages, {params.bytes_per_s >> 20} MiB"
+        size = params.bytes_per_s
+        volume = f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
+        rate = f"{params.count_per_s:,} messages, {volume}"
         start = f"| {topic.value} {topic.name.lower()} |"
         row = next(line for line in text.splitlines() if line.startswith(start))
         assert row.endswith(f"{rate} |")
