@@ -22,6 +22,7 @@ from p2pchain.cli import (
     rpc,
     start,
     status,
+    validators,
     wallet,
 )
 from p2pchain.cli.options import add_common_options
@@ -37,6 +38,7 @@ COMMANDS = (
     status,
     keys,
     wallet,
+    validators,
     channel,
     chat,
     models,

@@ -72,6 +72,11 @@ def amount(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def amount_or_all(text: str) -> int | str:
+    """Parse an amount, or the word `all`."""
+    return text if text == "all" else amount(text)
+
+
 def port(text: str) -> int:
     """Parse a port; 0 lets the system choose."""
     if not text.isdecimal() or int(text) > 65535:
@@ -83,6 +88,13 @@ def positive(text: str) -> int:
     """Parse an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not 1 or more")
+    return int(text)
+
+
+def number(text: str) -> int:
+    """Parse an integer of at least 0."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not 0 or more")
     return int(text)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from p2pchain.cli.options import add_command
 from p2pchain.cli.output import Output, format_table
 from p2pchain.cli.session import open_client
+from p2pchain.cli.staking import describe_seat, describe_stake
 
 if TYPE_CHECKING:
     from p2pchain.cli.options import Commands
@@ -44,6 +45,7 @@ def run_peers(args: Namespace, output: Output) -> None:
 
 def _describe(status: dict[str, Any]) -> str:
     ready = "READY" if status["ready"] else f"waiting for {status['waiting_for']}"
+    epoch = status["epoch"]
     lines = [
         f"node       {status['name']} ({status['node_id'][2:18]}), {status['version']}",
         f"network    {status['network']} ({status['chain_id'][:18]}...)",
@@ -51,15 +53,14 @@ def _describe(status: dict[str, Any]) -> str:
         f"height     {status['height']} at {status['time']}"
         + (f", syncing to {status['best_known_height']}" if status["syncing"] else ""),
         f"block      {status['block_hash']}",
+        f"epoch      {epoch['number']}, blocks {epoch['first_height']} to "
+        f"{epoch['last_height']}, {epoch['blocks_to_go']} to go",
         f"address    {status['address']}",
         f"peers      {status['peers']}",
         f"mempool    {status['mempool']['transactions']} transactions",
     ]
     if validator := status["validator"]:
-        lines.append(
-            f"validator  {validator['index']}, power {validator['power']} "
-            f"of {validator['total_power']}"
-        )
+        lines += _describe_validator(validator, epoch["number"])
     for stage in status["stages"]:
         layers = (
             f" [{stage['start']}, {stage['end']})" if stage["role"] == "stage" else ""
@@ -70,3 +71,13 @@ def _describe(status: dict[str, Any]) -> str:
             f"process {stage['pid']}"
         )
     return "\n".join(lines)
+
+
+def _describe_validator(validator: dict[str, Any], epoch: str) -> list[str]:
+    """Return what the node's validator key counts for, in a line or two."""
+    lines = [f"validator  {describe_seat(validator, epoch)}"]
+    if stake := validator["stake"]:
+        lines.append(f"stake      {describe_stake(stake)}")
+    if validator["mute_reason"]:
+        lines.append(f"silent     {validator['mute_reason']}")
+    return lines

@@ -3,9 +3,16 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from p2pchain.cli.options import add_command, add_group, amount, positive
+from p2pchain.cli.options import (
+    add_command,
+    add_group,
+    amount,
+    amount_or_all,
+    positive,
+)
 from p2pchain.cli.output import Output, format_amount, format_table
 from p2pchain.cli.session import get_home_path, open_client, read_passphrase
+from p2pchain.cli.staking import describe_seat, describe_stake
 from p2pchain.cli.words import load_words, wrap_words
 from p2pchain.errors import HomeError
 from p2pchain.node.home import Home
@@ -48,6 +55,20 @@ def add_parser(commands: "Commands") -> None:
     send.add_argument("amount", type=amount, help="2.5 (coins) or 2500atoms")
     send.add_argument("--shard", type=int, default=0, help="where to deliver (root: 0)")
     send.add_argument("--no-wait", action="store_true", help="do not wait for finality")
+    stake = add_command(
+        group, "stake", run_stake, "put money behind the node's validator key"
+    )
+    stake.add_argument(
+        "amount", type=amount, help="2.5 (coins) or 2500atoms; 0 ends a time out"
+    )
+    unstake = add_command(
+        group, "unstake", run_unstake, "take money out of the stake, or all of it"
+    )
+    unstake.add_argument("amount", type=amount_or_all, help="as for stake, or `all`")
+    for parser in (stake, unstake):
+        parser.add_argument(
+            "--no-wait", action="store_true", help="do not wait for finality"
+        )
     history = add_command(group, "history", run_history, "list transactions")
     history.add_argument("address", nargs="?", help="default: the node's wallet")
     history.add_argument("--limit", type=positive, default=25)
@@ -132,6 +153,11 @@ def run_balance(args: Namespace, output: Output) -> None:
             if int(account.get("in_channels", 0))
             else ""
         )
+        + (
+            f"stake     {describe_stake(account['stake'])}\n"
+            if account["stake"]
+            else ""
+        )
         + format_table(("shard", "balance", "maturing", "nonce"), rows)
     )
     output.show(account, text)
@@ -151,6 +177,31 @@ def run_send(args: Namespace, output: Output) -> None:
     text = "\n".join(f"transaction  {tx_id}" for tx_id in result["tx_ids"])
     text += f"\nfinal in block {result['height']}" if final else "\nnot final yet"
     output.show(result, text)
+
+
+def run_stake(args: Namespace, output: Output) -> None:
+    """Stake, and say from when on it counts."""
+    _run_staking(args, output, "wallet_stake", str(args.amount))
+
+
+def run_unstake(args: Namespace, output: Output) -> None:
+    """Take out, and say when it is paid."""
+    _run_staking(args, output, "wallet_unstake", str(args.amount))
+
+
+def _run_staking(args: Namespace, output: Output, method: str, amount: str) -> None:
+    client = open_client(args, WAIT_TIMEOUT_S + 10)
+    result = client.call(method, amount=amount, wait=not args.no_wait)
+    lines = [f"transaction  {tx_id}" for tx_id in result["tx_ids"]]
+    if result["final"]:
+        lines.append(f"final in block {result['height']}, epoch {result['epoch']}")
+        if result["stake"]:
+            lines.append(f"stake        {describe_stake(result['stake'])}")
+        if validator := client.call("status")["validator"]:
+            lines.append(f"validator    {describe_seat(validator, result['epoch'])}")
+    else:
+        lines.append("not final yet")
+    output.show(result, "\n".join(lines))
 
 
 def run_history(args: Namespace, output: Output) -> None:
