@@ -22,6 +22,7 @@ from p2pchain.cli import (
     rpc,
     start,
     status,
+    testnet,
     validators,
     wallet,
 )
@@ -43,6 +44,7 @@ COMMANDS = (
     chat,
     models,
     rpc,
+    testnet,
 )
 """Modules with `add_parser(commands)`; the order is that of the help."""
 

@@ -1,0 +1,1 @@
+"""Networks of real processes, disturbed on purpose, and checked through their RPC."""
