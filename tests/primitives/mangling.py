@@ -13,9 +13,10 @@ Bytes as an enemy sends them: random, valid but damaged, nested, lying about len
 import tracemalloc
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import reject, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
@@ -107,7 +108,7 @@ def _build(info: Any) -> st.SearchStrategy[Any]:
     match info:
         case inspect.StructType():
             fields = {field.name: _build(field.type) for field in info.fields}
-            return st.builds(info.cls, **fields)
+            return st.builds(partial(_make, info.cls), **fields)
         case inspect.UnionType():
             return st.one_of([_build(member) for member in info.types])
         case inspect.IntType():
@@ -132,8 +133,16 @@ def _build(info: Any) -> st.SearchStrategy[Any]:
         case inspect.NoneType():
             return st.none()
         case inspect.FloatType():
-            return st.floats(allow_nan=False)
+            low = info.gt if info.ge is None else info.ge
+            return st.floats(low, info.le, allow_nan=False)
     raise TypeError(f"no values for {info}")
+
+
+def _make(kind: type, /, **fields: Any) -> Any:
+    try:
+        return kind(**fields)
+    except ValueError:  # fields that each are right and do not fit together
+        reject()
 
 
 def _build_numbers(low: int | None, high: int | None) -> st.SearchStrategy[int]:

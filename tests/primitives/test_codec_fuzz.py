@@ -5,7 +5,7 @@ from typing import Annotated
 
 import pytest
 from hypothesis import given
-from mangling import HOSTILE, bounded_memory, judge, many, mangled, values_of
+from mangling import HOSTILE, bounded_memory, judge, mangled, many, values_of
 from msgspec import Meta
 
 from primitives.address import decode_address, encode_address
