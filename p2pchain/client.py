@@ -7,6 +7,7 @@ Errors say what happened, why and what to do, because a person reads them.
 """
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ TIMEOUT_S = 30.0
 """A node answers reads in milliseconds and commits in a few blocks."""
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Above the largest answer, a genesis with many allocations."""
+CHUNK_BYTES = 64 * 1024
+MAX_MESSAGE_CHARS = 4096
+"""Of a refusal that people read."""
 
 
 class RpcError(P2PChainError):
@@ -36,6 +40,10 @@ class RpcError(P2PChainError):
 
 class NodeUnreachable(RpcError):
     """Nothing that speaks our protocol answers at the address."""
+
+
+class OversizedAnswer(RpcError):
+    """More bytes, or for longer, than any honest answer has."""
 
 
 class RpcClient:
@@ -55,21 +63,37 @@ class RpcClient:
             NodeUnreachable: Nobody answers.
             RpcError: The node refuses; has its code.
         """
-        answer = self.call_raw(method, params)
+        return self.call_bounded(method, params, MAX_ANSWER_BYTES)
+
+    def call_bounded(self, method: str, params: Any, max_bytes: int) -> Any:
+        """Like `call`, for a node that is not trusted to be short.
+
+        Raises:
+            NodeUnreachable: Nobody answers.
+            OversizedAnswer: More than `max_bytes`, or not all of it in time.
+            RpcError: The node refuses; has its code.
+        """
+        answer = self.call_raw(method, params, max_bytes)
         if "error" in answer:
             error = answer["error"]
-            raise RpcError(error["message"], error["code"], error.get("data"))
+            if not isinstance(error, dict):
+                error = {"message": "it refuses, and does not say why"}
+            message = str(error.get("message"))[:MAX_MESSAGE_CHARS]
+            raise RpcError(message, error.get("code", 0), error.get("data"))
         return answer["result"]
 
-    def call_raw(self, method: str, params: Any) -> dict[str, Any]:
+    def call_raw(
+        self, method: str, params: Any, max_bytes: int = MAX_ANSWER_BYTES
+    ) -> dict[str, Any]:
         """Return the whole answer of `method`, error or result.
 
         Raises:
             NodeUnreachable: Nobody answers.
+            OversizedAnswer: More than `max_bytes`, or not all of it in time.
         """
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         with self._open("/", body) as response:
-            answer = self._read(response)
+            answer = self._read(response, max_bytes)
         if not isinstance(answer, dict) or not answer.keys() & {"result", "error"}:
             raise NodeUnreachable(f"{self.url} does not speak JSON-RPC")
         return answer
@@ -132,8 +156,22 @@ class RpcClient:
                 "`p2pchain start`, or name another one with --rpc URL"
             ) from error
 
-    def _read(self, response: Any) -> Any:
-        return json.loads(response.read(MAX_ANSWER_BYTES))
+    def _read(self, response: Any, max_bytes: int = MAX_ANSWER_BYTES) -> Any:
+        """Return the JSON of an answer, which is over in time or refused."""
+        deadline = time.monotonic() + self._timeout_s
+        data = bytearray()
+        while chunk := response.read1(CHUNK_BYTES):
+            data += chunk
+            if len(data) > max_bytes:
+                raise OversizedAnswer(f"{self.url} answers more than {max_bytes} bytes")
+            if time.monotonic() > deadline:
+                raise OversizedAnswer(
+                    f"{self.url} has not said all after {self._timeout_s:g} s"
+                )
+        try:
+            return json.loads(data)
+        except RecursionError as error:
+            raise OversizedAnswer(f"{self.url} answers nested brackets") from error
 
 
 # Nodes are reached directly: a proxy of the environment would see the token.
@@ -147,6 +185,7 @@ def _refuse_failure(response: Response, read: Callable[[], Any]) -> None:
 
 
 def _build_error(answer: Any, status: int) -> RpcError:
-    error = answer.get("error", {}) if isinstance(answer, dict) else {}
+    error = answer.get("error") if isinstance(answer, dict) else None
+    error = error if isinstance(error, dict) else {}
     message = error.get("message", f"the node answers {status}")
     return RpcError(message, error.get("code") or status, error)
