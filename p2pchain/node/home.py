@@ -171,9 +171,7 @@ class Home:
 
     def save_config(self, config: Config) -> None:
         """Write config.toml anew."""
-        lines = [
-            "# Settings of this node; `p2pchain start --help` shows which have an option."
-        ]
+        lines = ["# Settings of this node; some are options of `p2pchain start` too."]
         for name in config.__dataclass_fields__:
             # JSON's strings, numbers, booleans and lists of strings are TOML's too,
             # but for escaped pairs of surrogates, and the one control character that
