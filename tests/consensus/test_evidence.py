@@ -1,16 +1,22 @@
 """Evidence: which pairs of statements convict, whom, and everything that does not."""
 
 import contextlib
-from dataclasses import dataclass, field
 from itertools import product
 
 import msgspec
 import pytest
+from evidence_court import (
+    CHAIN,
+    OTHER_CHAIN,
+    Court,
+    make_certificate_pair,
+    make_proposal,
+    make_vote_pair,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from standin_bls import StandinScheme
 
-from consensus.certificates import build_certificate
 from consensus.errors import InvalidEvidence
 from consensus.evidence import (
     MAX_EVIDENCE_BYTES,
@@ -30,24 +36,11 @@ from consensus.messages import (
     Certificate,
     Finalize,
     Kind,
-    Notarize,
-    Nullify,
-    Proposal,
-    compute_finalize_bytes,
-    compute_notarize_bytes,
-    compute_nullify_bytes,
 )
-from consensus.validators import MAX_VALIDATORS, Validator, ValidatorSet
+from consensus.validators import MAX_VALIDATORS, ValidatorSet
 from primitives import bls
 from primitives.bls import BlsSecretKey
 from primitives.codec import encode
-
-CHAIN, OTHER_CHAIN = b"c" * 32, b"d" * 32
-BYTES = {
-    Kind.NOTARIZATION: compute_notarize_bytes,
-    Kind.FINALIZATION: compute_finalize_bytes,
-}
-VOTES = {Kind.NOTARIZATION: Notarize, Kind.FINALIZATION: Finalize}
 
 INNOCENT = None
 TRUTH = {
@@ -62,58 +55,6 @@ TRUTH = {
     (Kind.NULLIFICATION, Kind.NULLIFICATION): INNOCENT,
 }
 """What two different statements of one view are evidence of, written by hand."""
-
-
-def make_proposal(view=7, name=b"a", epoch=3, **changes):
-    fields = {
-        "epoch": epoch,
-        "view": view,
-        "parent_view": view - 1,
-        "parent_hash": b"p" * 32,
-        "block_hash": name * 32,
-        "height": 20,
-    }
-    return Proposal(**fields | changes)
-
-
-@dataclass
-class Court:
-    """Some validators whose votes and certificates the tests make."""
-
-    size: int = 4
-    chain: bytes = CHAIN
-    powers: tuple = ()
-    scheme: StandinScheme = field(default_factory=StandinScheme)
-
-    def __post_init__(self):
-        self.keys = [self.make_key(index) for index in range(self.size)]
-        powers = self.powers or (10,) * self.size
-        self.set = ValidatorSet(
-            tuple(
-                Validator(key.public_key, power)
-                for key, power in zip(self.keys, powers, strict=True)
-            )
-        )
-
-    def make_key(self, index):
-        return self.scheme.make_key(("court", index))
-
-    def vote(self, kind, subject, signer=0):
-        """Return a signed vote; the subject of a Nullify is (epoch, view)."""
-        if kind is Kind.NULLIFICATION:
-            signature = self.keys[signer].sign(
-                compute_nullify_bytes(self.chain, *subject)
-            )
-            return Nullify(*subject, signer, signature)
-        message = BYTES[kind](self.chain, subject)
-        return VOTES[kind](subject, signer, self.keys[signer].sign(message))
-
-    def certify(self, kind, subject, signers):
-        votes = {s: self.vote(kind, subject, s).signature for s in signers}
-        return build_certificate(kind, subject, votes, self.set, self.scheme)
-
-    def judge(self, evidence, chain=CHAIN):
-        return validate_evidence(evidence, self.set, chain, self.scheme)
 
 
 def subject_of(kind, proposal):
@@ -290,20 +231,6 @@ def test_a_subject_that_does_not_fit_its_certificate():
 
 
 # Forgeries
-
-
-def make_vote_pair(court, signer=1):
-    return build_evidence(
-        court.vote(Kind.FINALIZATION, make_proposal(), signer),
-        court.vote(Kind.NULLIFICATION, (3, 7), signer),
-    )
-
-
-def make_certificate_pair(court):
-    return build_evidence(
-        court.certify(Kind.NOTARIZATION, make_proposal(name=b"a"), range(3)),
-        court.certify(Kind.NOTARIZATION, make_proposal(name=b"b"), range(3)),
-    )
 
 
 @pytest.mark.parametrize("make", [make_vote_pair, make_certificate_pair])
