@@ -36,11 +36,11 @@ class Attendance(Record):
     bitmap: Annotated[bytes, Meta(max_length=MAX_BITMAP_BYTES)]
     """Bit i: validator i voted; as in certificates."""
     signature: Annotated[bytes, Meta(max_length=96)]
-    """BLS aggregate; empty, as the bitmap, in children of genesis."""
+    """BLS aggregate; empty, as the bitmap, in children of an epoch's root."""
 
 
 NO_ATTENDANCE = Attendance(b"", b"")
-"""Stands in children of genesis, for which nobody voted."""
+"""Stands in children of an epoch's root, for which the epoch's set did not vote."""
 
 
 EvidenceBytes = Annotated[bytes, Meta(min_length=1, max_length=MAX_EVIDENCE_BYTES)]

@@ -17,6 +17,9 @@ before it votes Finalize, and for every block that it knows to be certified, so 
 the whole network may lose power at once without losing a block that was final for
 somebody.  Saved blocks are never evicted.
 
+Nothing follows the last block of an epoch before that is final: only then is it known
+who may.  So the pending blocks above a final one are all of one epoch, `epoch`.
+
 The tree never asks a clock: `now_ms` comes as an argument.  It is not thread-safe.
 
 Spec: docs/protocol/03-blocks-and-state.md
@@ -27,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from chain.block import Attendance, Block, compute_roots_root, decode_block
 from chain.branch import Branch
 from chain.building import Picker, build_block, build_chunks
+from chain.epochs import compute_first_height, is_root
 from chain.errors import (
     BodyMismatch,
     ConflictingFinal,
@@ -34,23 +38,33 @@ from chain.errors import (
     MissingParent,
     StoreError,
     TooManyPending,
+    UnfinalParent,
     UnknownBlock,
 )
+from chain.evidence import EvidenceJudge
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
 from chain.index import Changes, compute_index_changes
-from chain.opening import create_chain, load_final
-from chain.processing import Processed, compute_emitted, process_body
+from chain.ledger import ShardLedger
+from chain.opening import create_chain, load_child_epoch, load_final
+from chain.processing import BlockBase, Processed, compute_emitted, process_body
+from chain.roster import get_validators
 from chain.spec import ChainSpec
 from chain.state import FinalState, StateView
-from chain.store import TIP_KEY, ChainStore, build_key, encode_tip
+from chain.store import SEEN_KEY, TIP_KEY, ChainStore, build_key, encode_tip
+from chain.system import SystemInput, run_system
 from chain.validity import validate_body, validate_header, validate_proposal
 from chain.verified import VerifiedCache
+from consensus.book import Tip
+from consensus.epoch import EpochConfig
 from consensus.messages import Certificate, Proposal
+from consensus.randao import compute_mix
 from consensus.scheme import SignatureScheme
+from consensus.validators import ValidatorSet
 from primitives.codec import encode
 from primitives.kv import KeyValueStore
-from primitives.types import Height, TimeMs
+from primitives.types import Epoch, Height, TimeMs
+from shards.layout import ROOT_SHARD
 
 MAX_UNSAVED = 320
 """Blocks that are not known to be certified: 256 of one catch-up lot, which comes with
@@ -78,6 +92,8 @@ class BlockTree:
         self.store = store
         self.verified = verified
         """Shared with the mempool, so that each signature is checked once."""
+        self.judge = EvidenceJudge(spec.chain_id, scheme)
+        """Shared with the evidence pool, for the same reason."""
         self._scheme = scheme
         self._state = state
         self._final = final
@@ -110,6 +126,34 @@ class BlockTree:
     def final_certificate(self) -> Certificate | None:
         """The certificate that made it final; None for genesis."""
         return self.store.get_certificate(self.final_height)
+
+    @property
+    def tip(self) -> Tip:
+        """The last final block as consensus of `epoch` sees it."""
+        final = self._final
+        if final.is_epoch_root:
+            return Tip(final.height, 0, final.block_hash, None)
+        certificate = self.final_certificate
+        return Tip(final.height, final.header.view, final.block_hash, certificate)
+
+    @property
+    def epoch(self) -> EpochConfig:
+        """The epoch of the block after the last final one."""
+        return self._final.child_epoch.config
+
+    @property
+    def epoch_first_time_ms(self) -> TimeMs | None:
+        """Time of the first final block of `epoch`; None while there is none."""
+        blocks = self.spec.params.epoch_blocks
+        height = compute_first_height(self.epoch.epoch, blocks)
+        block = self.store.get_block(height) if height <= self.final_height else None
+        return None if block is None else block.header.time_ms
+
+    def get_validators(self, epoch: Epoch) -> ValidatorSet | None:
+        """Return an epoch's set: that of `epoch`, the next one, or one not long ago."""
+        view = self._final.view
+        ledger = ShardLedger(lambda key: view.get(ROOT_SHARD, key))
+        return get_validators(ledger, epoch)
 
     @property
     def pending(self) -> tuple[HeldBlock, ...]:
@@ -190,6 +234,7 @@ class BlockTree:
         attendance: Attendance,
         time_ms: TimeMs,
         picker: Picker,
+        evidence: tuple[bytes, ...] = (),
     ) -> HeldBlock:
         """Build a block on a held parent and hold it.
 
@@ -198,34 +243,40 @@ class BlockTree:
             view: Of the new block.
             proposer: Index of its leader.
             reveal: The leader's signature over epoch and view.
-            attendance: Votes for the parent; `NO_ATTENDANCE` on genesis.
+            attendance: Votes for the parent; `NO_ATTENDANCE` on an epoch's root.
             time_ms: Now; raised to one above the parent's if it is not later.
             picker: Where transactions come from.
+            evidence: Pieces that convict somebody in the parent's state.
 
         Raises:
             UnknownBlock: The parent is not held.
+            UnfinalParent: It ends an epoch and is not final.
+            InvalidBlock: A piece of evidence that no block on the parent can hold.
             TooManyPending: No room and nothing to evict.
         """
         parent = self.get(parent_hash)
+        self._validate_root(parent)
         branch = self._build_branch(parent)
+        given = SystemInput(
+            proposer=proposer,
+            attendance=attendance,
+            evidence=evidence,
+            mix=compute_mix(parent.header.mix, reveal),
+        )
+        system = run_system(self.spec, parent, given, self.judge)
         processed = build_chunks(
             self.spec,
-            parent,
+            BlockBase(parent, system, view, proposer),
             picker,
             lambda shard: branch.get_inbox(shard, self.spec.params.chunk_packets),
-            view,
-            proposer,
             self.verified,
         )
         block = build_block(
             self.spec,
-            parent,
             processed,
-            view_number=view,
-            proposer=proposer,
             reveal=reveal,
             attendance=attendance,
-            evidence=(),
+            evidence=evidence,
             time_ms=max(time_ms, parent.header.time_ms + 1),
         )
         return self._hold(block, encode(block), processed)
@@ -245,6 +296,7 @@ class BlockTree:
             BodyMismatch: Not the block that the proposal or its header names.
             InvalidBlock: A block that no correct leader builds.
             MissingParent: The parent is not held.
+            UnfinalParent: It ends an epoch and is not final.
             TooManyPending: No room and nothing to evict.
         """
         block = decode_block(block_bytes)
@@ -262,6 +314,7 @@ class BlockTree:
         if self.has(block_hash):
             return block_hash
         parent = self._get_parent(block)
+        self._validate_root(parent)
         validate_header(
             self.spec,
             parent,
@@ -366,24 +419,40 @@ class BlockTree:
                 ) from error
             raise MissingParent(parent_hash) from error
 
+    def _validate_root(self, parent: HeldBlock) -> None:
+        """Check that the epoch of a block on `parent` has begun."""
+        blocks = self.spec.params.epoch_blocks
+        if is_root(parent.height, blocks) and parent.height > self.final_height:
+            raise UnfinalParent(parent.block_hash)
+
     def _process(self, parent: HeldBlock, block: Block) -> Processed:
+        header, body = block.header, block.body
+        given = SystemInput(
+            proposer=header.proposer,
+            attendance=body.attendance,
+            evidence=body.evidence,
+            mix=header.mix,
+        )
+        system = run_system(self.spec, parent, given, self.judge)
         processed = process_body(
             self.spec,
-            parent,
-            block.body,
-            block.header.view,
-            block.header.proposer,
+            BlockBase(parent, system, header.view, header.proposer),
+            body,
             self._build_branch(parent).find_chunk,
             self.verified,
         )
         roots_root = compute_roots_root(processed.view.get_roots())
-        if roots_root != block.header.roots_root:
+        if roots_root != header.roots_root:
             raise InvalidBlock("roots_root is not that of the shards' roots")
         return processed
 
     def _hold(
         self, block: Block, block_bytes: bytes, processed: Processed
     ) -> HeldBlock:
+        parent, system = processed.base.parent, processed.base.system
+        child_epoch = parent.child_epoch
+        if is_root(block.header.height, self.spec.params.epoch_blocks):
+            child_epoch = load_child_epoch(self.spec, processed.view)
         held = HeldBlock(
             block_hash=compute_block_hash(block.header),
             block=block,
@@ -392,6 +461,9 @@ class BlockTree:
             heads=processed.heads,
             results=processed.results,
             emitted=compute_emitted(processed, block.header.height),
+            events=system.events,
+            seen=system.seen,
+            child_epoch=child_epoch,
         )
         if len(self._pending) - len(self._saved) >= MAX_UNSAVED:
             self._evict(held.parent_hash)
@@ -457,6 +529,7 @@ class BlockTree:
             changes.update(self._state.compute_changes(held.view))
         changes[build_key(b"F", (target.height, 8))] = encode(certificate)
         changes[TIP_KEY] = encode_tip(target.height, target.block_hash)
+        changes[SEEN_KEY] = encode(target.seen)
         for block_hash in self._saved - kept.keys():
             changes[build_key(b"U", block_hash)] = None
         return changes
@@ -477,6 +550,9 @@ class BlockTree:
             heads=target.heads,
             results={},
             emitted={},
+            events=(),
+            seen=target.seen,
+            child_epoch=target.child_epoch,
         )
         self._pending = kept
         self._saved &= kept.keys()

@@ -15,8 +15,8 @@ from chain.block import (
 from chain.errors import InvalidTransaction
 from chain.execution import ChunkFull, ChunkLimits, ChunkResult, ChunkRun
 from chain.header import HEADER_VERSION, Header
-from chain.held import HeldBlock
 from chain.processing import (
+    BlockBase,
     Processed,
     combine_chunks,
     compute_block_limits,
@@ -24,6 +24,7 @@ from chain.processing import (
     start_chunk,
 )
 from chain.spec import ChainSpec
+from chain.state import StateView
 from chain.transaction import SignedTransaction
 from chain.verified import VerifiedCache
 from consensus.randao import compute_mix
@@ -66,11 +67,9 @@ class NothingWaits:
 
 def build_chunks(
     spec: ChainSpec,
-    parent: HeldBlock,
+    base: BlockBase,
     picker: Picker,
     get_inbox: Callable[[ShardId], Sequence[PacketProof]],
-    view_number: int,
-    proposer: int,
     verified: VerifiedCache,
 ) -> Processed:
     """Fill the chunks of a block.
@@ -80,61 +79,59 @@ def build_chunks(
 
     Args:
         spec: The chain.
-        parent: The block to follow.
+        base: What they stand on.
         picker: Candidates.
         get_inbox: Packets that wait for a shard, in order per source.
-        view_number: Of the new block.
-        proposer: Its leader.
         verified: Signatures checked before.
     """
-    inboxes = {shard: get_inbox(shard) for shard in parent.heads}
+    heads = base.parent.heads
+    inboxes = {shard: get_inbox(shard) for shard in heads}
     order = sorted(
-        parent.heads,
+        heads,
         key=lambda shard: (len(inboxes[shard]) + picker.get_waiting(shard), shard),
     )
     left = compute_block_limits(spec.params, len(order))
     results: dict[ShardId, ChunkResult] = {}
     for position, shard in enumerate(order):
         share = _compute_share(left, len(order) - position)
-        run = start_chunk(spec, parent, shard, share, verified)
-        _fill(run, parent, shard, share, inboxes[shard], picker)
+        run = start_chunk(spec, base, shard, share, verified)
+        _fill(run, base.system.view, shard, share, inboxes[shard], picker)
         if not run.is_empty:
             results[shard] = run.finish()
             left = reduce_limits(left, run)
-    return combine_chunks(parent, results, view_number, proposer)
+    return combine_chunks(base, results)
 
 
 def build_block(
     spec: ChainSpec,
-    parent: HeldBlock,
     processed: Processed,
     *,
-    view_number: int,
-    proposer: int,
     reveal: bytes,
     attendance: Attendance,
     evidence: tuple[bytes, ...],
     time_ms: int,
 ) -> Block:
     """Return the block around processed chunks."""
+    base = processed.base
+    parent, epoch = base.parent, base.parent.child_epoch
     header = Header(
         version=HEADER_VERSION,
         chain_id=spec.chain_id,
-        epoch=parent.header.epoch,
-        view=view_number,
+        epoch=epoch.epoch,
+        view=base.view,
         height=parent.height + 1,
         parent_hash=parent.block_hash,
-        parent_view=parent.header.view,
+        parent_view=parent.child_parent_view,
         time_ms=time_ms,
-        proposer=proposer,
+        proposer=base.proposer,
         reveal=reveal,
         mix=compute_mix(parent.header.mix, reveal),
         chunks_root=compute_chunks_root([chunk.header for chunk in processed.chunks]),
         roots_root=compute_roots_root(processed.view.get_roots()),
         attendance_root=compute_attendance_root(attendance),
         evidence_root=compute_evidence_root(evidence),
-        valset_root=spec.valset_root,
-        next_valset_root=spec.valset_root,
+        valset_root=epoch.valset_root,
+        next_valset_root=epoch.next_valset_root,
         layout_root=spec.layout_root,
     )
     return Block(header, Body(processed.chunks, attendance, evidence))
@@ -152,7 +149,7 @@ def _compute_share(left: ChunkLimits, shards_left: int) -> ChunkLimits:
 
 def _fill(
     run: ChunkRun,
-    parent: HeldBlock,
+    view: StateView,
     shard: ShardId,
     share: ChunkLimits,
     inbox: Sequence[PacketProof],
@@ -169,7 +166,6 @@ def _fill(
             run.consume(proof)
         except ChunkFull:
             break
-    view = parent.view
     for signed_bytes, signed in picker.pick(shard, lambda key: view.get(shard, key)):
         try:
             run.execute(signed_bytes, signed)

@@ -1,14 +1,46 @@
 """
-Epochs: which blocks belong to one, and what the next block of a branch has to know.
+Epochs: which blocks belong to one, and what a block of one has to know.
 
     height   0 | 1 .. L | L+1 .. 2L | ...        L = `epoch_blocks`
     epoch    0 |   0    |     1     |
              root of 0  ^ boundary of 0, root of 1
 
+Sets and seeds are chosen two epochs ahead, so both of an epoch, and the set after it,
+are the same for every block of it and can be read from the state of its root.
+
 Spec: docs/protocol/11-staking.md
 """
 
+from dataclasses import dataclass
+
+from chain.errors import StoreError
+from chain.ledger import Ledger
+from chain.roster import get_epoch_record, get_validators
+from consensus.epoch import EpochConfig
+from consensus.validators import ValidatorSet
 from primitives.hashing import compute_hash
+
+
+@dataclass(frozen=True, slots=True)
+class EpochState:
+    """What every block of an epoch commits to and is judged by."""
+
+    config: EpochConfig
+    """Number, seed, validators, and where it ends."""
+    valset_root: bytes
+    """Of its validators."""
+    next_valset_root: bytes
+    """Of the validators of the epoch after."""
+
+    @property
+    def epoch(self) -> int:
+        """Its number."""
+        return self.config.epoch
+
+    @property
+    def validators(self) -> ValidatorSet:
+        """Who votes in it."""
+        return self.config.validators
 
 
 def compute_epoch(height: int, epoch_blocks: int) -> int:
@@ -34,3 +66,30 @@ def is_root(height: int, epoch_blocks: int) -> bool:
 def compute_seed(mix: bytes) -> bytes:
     """Return the seed that the mix of a boundary block gives, for two epochs on."""
     return compute_hash("seed", mix)
+
+
+def load_epoch(ledger: Ledger, epoch_blocks: int) -> EpochState:
+    """Return the epoch of the next block.
+
+    Args:
+        ledger: Of the root shard.
+        epoch_blocks: Of the parameters.
+
+    Raises:
+        StoreError: The state has no validators of it or of the one after.
+    """
+    record = get_epoch_record(ledger)
+    validators = get_validators(ledger, record.epoch)
+    following = get_validators(ledger, record.epoch + 1)
+    if validators is None or following is None:
+        raise StoreError(f"the state has no validators of epoch {record.epoch} or next")
+    return EpochState(
+        EpochConfig(
+            epoch=record.epoch,
+            seed=record.seed,
+            validators=validators,
+            last_height=compute_last_height(record.epoch, epoch_blocks),
+        ),
+        validators.compute_root(),
+        following.compute_root(),
+    )

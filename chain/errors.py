@@ -4,6 +4,7 @@ What can be wrong with a block, a transaction or the store.
     InvalidBlock        a correct leader never sends this (RemoteError)
     |- BodyMismatch     the bytes are not the block that the hash names
     MissingParent       the parent is not held; fetch it first (MissingError)
+    |- UnfinalParent    it is held, but ends an epoch and is not final yet
     UnknownBlock        a block that is not held (MissingError)
     UselessEvidence     evidence too late, too early or told before (MissingError)
     InvalidTransaction  cannot stand in a block at all (RemoteError)
@@ -38,6 +39,10 @@ class MissingParent(MissingError):
     def __init__(self, parent_hash: bytes) -> None:
         super().__init__(f"parent {parent_hash.hex()} is not held")
         self.parent_hash = parent_hash
+
+
+class UnfinalParent(MissingParent):
+    """The parent ends an epoch and is held, but not final: what follows is unknown."""
 
 
 class UnknownBlock(MissingError):

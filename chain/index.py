@@ -29,6 +29,8 @@ def compute_index_changes(held: HeldBlock) -> Changes:
         build_key(b"B", (height, 8)): held.block_bytes,
         build_key(b"H", held.block_hash): height.to_bytes(8, "big"),
     }
+    if held.events:
+        changes[build_key(b"E", (height, 8))] = encode(held.events)
     for chunk in held.block.body.chunks:
         result = held.results[chunk.header.shard]
         _index_chunk(changes, height, chunk)

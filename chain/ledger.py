@@ -227,13 +227,14 @@ def mint(ledger: Ledger, context: Context, address: bytes, amount: int) -> None:
 
     Raises:
         RuleError: mint_limit; more than `MAX_MINTED` would have come into being here.
+            Nothing was changed.
     """
     totals = ledger.get(TOTALS_KEY, Totals) or Totals(0, 0, 0)
     minted = totals.minted + amount
     if minted > MAX_MINTED:
         raise RuleError("mint_limit", f"{minted} atoms minted, at most {MAX_MINTED}")
-    ledger.put(TOTALS_KEY, Totals(totals.genesis, minted, totals.burned))
     credit(ledger, context, address, amount)
+    ledger.put(TOTALS_KEY, Totals(totals.genesis, minted, totals.burned))
 
 
 def get_count(ledger: Ledger, key: bytes) -> int:

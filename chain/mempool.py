@@ -23,6 +23,7 @@ from itertools import islice
 
 from chain.account import NO_ACCOUNT, Account, compute_ripe
 from chain.building import ReadState
+from chain.chunk_context import build_context
 from chain.context import Context
 from chain.contracts.transfer import Transfer
 from chain.errors import (
@@ -40,7 +41,6 @@ from chain.execution import validate_static, verify_once
 from chain.held import HeldBlock
 from chain.keys import build_account_key
 from chain.ledger import ShardLedger
-from chain.processing import build_context
 from chain.rules import RULES, compute_fee
 from chain.spec import ChainSpec
 from chain.transaction import (

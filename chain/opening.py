@@ -1,21 +1,25 @@
 """Creating the database of a chain, and finding the final block in one."""
 
 from chain.block import NO_ATTENDANCE, Block, Body, compute_roots_root
+from chain.epochs import EpochState, load_epoch
 from chain.errors import StoreError
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
+from chain.ledger import ShardLedger
 from chain.spec import ChainSpec, build_genesis_chunk, build_genesis_header
 from chain.state import FinalState, StateView
 from chain.store import (
     CHAIN_ID_KEY,
     FORMAT,
     FORMAT_KEY,
+    SEEN_KEY,
     TIP_KEY,
     ChainStore,
     build_key,
     encode_tip,
 )
 from primitives.codec import encode
+from shards.layout import ROOT_SHARD
 
 
 def create_chain(spec: ChainSpec, store: ChainStore, state: FinalState) -> None:
@@ -34,6 +38,7 @@ def create_chain(spec: ChainSpec, store: ChainStore, state: FinalState) -> None:
     changes[CHAIN_ID_KEY] = spec.chain_id
     changes[FORMAT_KEY] = FORMAT
     changes[TIP_KEY] = encode_tip(0, block_hash)
+    changes[SEEN_KEY] = encode((0,) * len(spec.first_validators))
     store.kv.write(changes, sync=True)
 
 
@@ -66,4 +71,17 @@ def load_final(spec: ChainSpec, store: ChainStore, state: FinalState) -> HeldBlo
         heads={shard: store.get_last_chunk(shard) for shard in state.shards},
         results={},
         emitted={},
+        events=(),
+        seen=store.get_seen(),
+        child_epoch=load_child_epoch(spec, view),
     )
+
+
+def load_child_epoch(spec: ChainSpec, view: StateView) -> EpochState:
+    """Return the epoch of a block that follows the one after which `view` is.
+
+    Raises:
+        StoreError: The state has none.
+    """
+    ledger = ShardLedger(lambda key: view.get(ROOT_SHARD, key))
+    return load_epoch(ledger, spec.params.epoch_blocks)

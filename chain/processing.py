@@ -11,20 +11,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from chain.block import MAX_EVIDENCE, Body
-from chain.context import Context
+from chain.chunk_context import build_context
 from chain.errors import InvalidBlock, InvalidTransaction
 from chain.execution import ChunkFull, ChunkLimits, ChunkResult, ChunkRun
 from chain.held import HeldBlock
 from chain.params import ChainParams
 from chain.spec import ChainSpec
 from chain.state import StateView
+from chain.system import SystemResult
 from chain.verified import VerifiedCache
 from consensus.evidence import MAX_EVIDENCE_BYTES
 from primitives.codec import encode
 from primitives.merkle import compute_list_root
 from primitives.types import Height, ShardId
-from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash, get_count
+from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
 from shards.errors import InvalidPacket
+from shards.layout import ROOT_SHARD
 from shards.packet import (
     PacketProof,
     build_packet_proofs,
@@ -46,31 +48,28 @@ FindChunk = Callable[[ShardId, Height], ChunkHeader | None]
 
 
 @dataclass(frozen=True, slots=True)
+class BlockBase:
+    """What a block's chunks stand on."""
+
+    parent: HeldBlock
+    system: SystemResult
+    """Of the block's own system step."""
+    view: int
+    """In which it is proposed."""
+    proposer: int
+    """Index of its leader, who produces all chunks."""
+
+
+@dataclass(frozen=True, slots=True)
 class Processed:
-    """What the chunks of a block brought about."""
+    """What a block brought about."""
+
+    base: BlockBase
 
     results: Mapping[ShardId, ChunkResult]
     chunks: tuple[Chunk, ...]
     view: StateView
     heads: Mapping[ShardId, ChunkHeader]
-
-
-def build_context(spec: ChainSpec, parent: HeldBlock, shard: ShardId) -> Context:
-    """Return what the rules may know in a chunk that follows `parent`."""
-    return Context(
-        chain_id=spec.chain_id,
-        shard=shard,
-        epoch=parent.header.epoch,
-        height=parent.height,
-        time_ms=parent.header.time_ms,
-        layout=spec.layout,
-        models=spec.models,
-        params=spec.params,
-        consumed={
-            other: get_count(head.in_cursor, shard)
-            for other, head in parent.heads.items()
-        },
-    )
 
 
 def compute_block_limits(params: ChainParams, shards: int) -> ChunkLimits:
@@ -88,45 +87,41 @@ def compute_block_limits(params: ChainParams, shards: int) -> ChunkLimits:
 
 def start_chunk(
     spec: ChainSpec,
-    parent: HeldBlock,
+    base: BlockBase,
     shard: ShardId,
     limits: ChunkLimits,
     verified: VerifiedCache,
 ) -> ChunkRun:
-    """Return the run of the shard's chunk after `parent`."""
-    context = build_context(spec, parent, shard)
-    view = parent.view
+    """Return the run of the shard's chunk."""
+    context = build_context(spec, base.parent, shard)
+    view = base.system.view
     return ChunkRun(context, lambda key: view.get(shard, key), limits, verified)
 
 
 def combine_chunks(
-    parent: HeldBlock,
-    results: Mapping[ShardId, ChunkResult],
-    view_number: int,
-    proposer: int,
+    base: BlockBase, results: Mapping[ShardId, ChunkResult]
 ) -> Processed:
     """Return chunks and state of executed shards, in ascending order of shards."""
-    view = parent.view.compute_child(
-        {shard: result.writes for shard, result in results.items()}
-    )
-    heads = dict(parent.heads)
+    writes = {shard: result.writes for shard, result in results.items()}
+    if base.system.writes:
+        # One overlay per block; what the chunk wrote later counts.
+        chunk_writes = writes.get(ROOT_SHARD, {})
+        writes[ROOT_SHARD] = base.system.writes | chunk_writes
+    view = base.parent.view.compute_child(writes)
+    heads = dict(base.parent.heads)
     chunks = []
     for shard in sorted(results):
         result = results[shard]
-        header = _compute_chunk_header(
-            parent, shard, result, view, view_number, proposer
-        )
+        header = _compute_chunk_header(base, shard, result, view)
         heads[shard] = header
         chunks.append(Chunk(header, result.transactions, result.consumed))
-    return Processed(results, tuple(chunks), view, heads)
+    return Processed(base, results, tuple(chunks), view, heads)
 
 
 def process_body(
     spec: ChainSpec,
-    parent: HeldBlock,
+    base: BlockBase,
     body: Body,
-    view_number: int,
-    proposer: int,
     find_chunk: FindChunk,
     verified: VerifiedCache,
 ) -> Processed:
@@ -135,19 +130,20 @@ def process_body(
     Raises:
         InvalidBlock: A chunk that does not follow, does not fit or does otherwise.
     """
-    limits = compute_block_limits(spec.params, len(parent.heads))
+    known = base.parent.heads
+    limits = compute_block_limits(spec.params, len(known))
     results: dict[ShardId, ChunkResult] = {}
     last = -1
     for chunk in body.chunks:
         shard = chunk.header.shard
-        if shard <= last or shard not in parent.heads:
+        if shard <= last or shard not in known:
             raise InvalidBlock(f"a chunk of shard {shard} after one of shard {last}")
         last = shard
-        run = start_chunk(spec, parent, shard, limits, verified)
+        run = start_chunk(spec, base, shard, limits, verified)
         _run_chunk(run, chunk, find_chunk)
         results[shard] = run.finish()
         limits = reduce_limits(limits, run)
-    processed = combine_chunks(parent, results, view_number, proposer)
+    processed = combine_chunks(base, results)
     for given, computed in zip(body.chunks, processed.chunks, strict=True):
         _compare(given.header, computed.header)
     return processed
@@ -207,23 +203,18 @@ def reduce_limits(limits: ChunkLimits, run: ChunkRun) -> ChunkLimits:
 
 
 def _compute_chunk_header(
-    parent: HeldBlock,
-    shard: ShardId,
-    result: ChunkResult,
-    view: StateView,
-    view_number: int,
-    proposer: int,
+    base: BlockBase, shard: ShardId, result: ChunkResult, view: StateView
 ) -> ChunkHeader:
-    previous = parent.heads[shard]
+    previous = base.parent.heads[shard]
     return ChunkHeader(
         shard=shard,
-        epoch=parent.header.epoch,
-        created_view=view_number,
+        epoch=base.parent.child_epoch.epoch,
+        created_view=base.view,
         seq=previous.seq + 1,
         prev_chunk=compute_chunk_hash(previous),
-        anchor=parent.block_hash,
-        producer=proposer,
-        pre_root=previous.post_root,
+        anchor=base.parent.block_hash,
+        producer=base.proposer,
+        pre_root=base.system.view.get_root(shard),
         post_root=view.get_root(shard),
         tx_root=compute_list_root(result.transactions),
         tx_count=len(result.transactions),

@@ -10,6 +10,7 @@ The database: what is stored under which key, and typed reads of it.
     O height shard             outcomes of the chunk's transactions
     T tx_id                    place: height, shard, index
     A address height shard i   tx_id; an address's history
+    E height                   events of the block's system step, where it had one
     P src dst seq              packet with its proof
     Q src dst seq              height of the block that consumed the packet
     R shard account            registration
@@ -19,7 +20,7 @@ The database: what is stored under which key, and typed reads of it.
     W height shard i           work record posted by transaction i of the chunk
     V payee height shard i     a payee's work records
     U block_hash               pending block that must survive a crash
-    M name                     meta: chain_id, format, tip
+    M name                     meta: chain_id, format, tip, seen
 
 Everything of a block arrives in one batch when it becomes final, so the tip says how
 far all of it is.  Numbers in keys are big-endian, so iteration is in order.
@@ -31,7 +32,7 @@ from typing import TypeVar
 
 from chain.block import Block
 from chain.errors import StoreError
-from chain.outcome import Outcome
+from chain.outcome import Event, Outcome
 from consensus.messages import Certificate
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
@@ -40,12 +41,13 @@ from primitives.types import U32, Hash32, Height, ShardId
 from shards.chunk import ChunkHeader
 from shards.packet import PacketProof
 
-FORMAT = b"1"
+FORMAT = b"2"
 """Raised when keys or values change; another format is refused, never guessed."""
 
 CHAIN_ID_KEY = b"Mchain_id"
 FORMAT_KEY = b"Mformat"
 TIP_KEY = b"Mtip"
+SEEN_KEY = b"Mseen"
 
 R = TypeVar("R")
 
@@ -138,6 +140,22 @@ class ChainStore:
         """Return the outcomes of the shard's transactions in the block."""
         data = self.kv.get(build_key(b"O", (height, 8), (shard, 2)))
         return () if data is None else self._decode(tuple[Outcome, ...], data)
+
+    def get_system_events(self, height: Height) -> tuple[Event, ...]:
+        """Return what the block did besides its chunks."""
+        data = self.kv.get(build_key(b"E", (height, 8)))
+        return () if data is None else self._decode(tuple[Event, ...], data)
+
+    def get_seen(self) -> tuple[int, ...]:
+        """Return the tally of attendance up to the last final block.
+
+        Raises:
+            StoreError: There is none.
+        """
+        data = self.kv.get(SEEN_KEY)
+        if data is None:
+            raise StoreError("the database has no tally of attendance")
+        return self._decode(tuple[int, ...], data)
 
     def get_place(self, tx_id: bytes) -> Place | None:
         """Return where a final transaction stands."""

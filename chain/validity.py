@@ -24,7 +24,7 @@ from consensus.messages import Proposal
 from consensus.randao import compute_mix, compute_reveal_bytes
 from consensus.scheme import SignatureScheme
 from primitives.codec import encode
-from primitives.merkle import EMPTY_ROOT, compute_list_root
+from primitives.merkle import compute_list_root
 from primitives.types import TimeMs
 
 
@@ -79,13 +79,14 @@ def validate_header(
         InvalidBlock: The first thing that is wrong.
     """
     _validate_fields(spec, parent, header, now_ms)
-    leader = compute_leader(spec.seed, header.view, spec.first_validators)
+    epoch = parent.child_epoch.config
+    leader = compute_leader(epoch.seed, header.view, epoch.validators)
     if header.proposer != leader:
         raise InvalidBlock(
             f"validator {header.proposer} leads view {header.view}, it is {leader}'s"
         )
     message = compute_reveal_bytes(spec.chain_id, header.epoch, header.view)
-    public_key = spec.first_validators.validators[leader].public_key
+    public_key = epoch.validators.validators[leader].public_key
     if not scheme.verify(public_key, message, header.reveal):
         raise InvalidBlock("the reveal is not the leader's")
     if header.mix != compute_mix(parent.header.mix, header.reveal):
@@ -99,20 +100,19 @@ def _validate_fields(
     expected = {
         "version": HEADER_VERSION,
         "chain_id": spec.chain_id,
-        "epoch": parent.header.epoch,
+        "epoch": parent.child_epoch.epoch,
         "height": parent.height + 1,
         "parent_hash": parent.block_hash,
-        "parent_view": parent.header.view,
-        "evidence_root": EMPTY_ROOT,
-        "valset_root": spec.valset_root,
-        "next_valset_root": spec.valset_root,
+        "parent_view": parent.child_parent_view,
+        "valset_root": parent.child_epoch.valset_root,
+        "next_valset_root": parent.child_epoch.next_valset_root,
         "layout_root": spec.layout_root,
     }
     for name, value in expected.items():
         if getattr(header, name) != value:
             raise InvalidBlock(f"{name} is {getattr(header, name)!r}, not {value!r}")
-    if header.view <= parent.header.view:
-        raise InvalidBlock(f"view {header.view} after view {parent.header.view}")
+    if header.view <= header.parent_view:
+        raise InvalidBlock(f"view {header.view} after view {header.parent_view}")
     if header.time_ms <= parent.header.time_ms:
         raise InvalidBlock(
             f"time {header.time_ms} ms, the parent's is {parent.header.time_ms}"
@@ -127,15 +127,17 @@ def _validate_attendance(
     attendance: Attendance,
     scheme: SignatureScheme,
 ) -> None:
-    if parent.height == 0:
+    if parent.is_epoch_root:
         if attendance != NO_ATTENDANCE:
-            raise InvalidBlock("attendance for genesis, for which nobody voted")
+            raise InvalidBlock(
+                "attendance for a root, which this set did not vote for"
+            )
         return
     if not verify_attendance(
         parent.proposal,
         attendance.bitmap,
         attendance.signature,
-        spec.first_validators,
+        parent.child_epoch.validators,
         spec.chain_id,
         scheme,
     ):

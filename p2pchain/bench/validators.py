@@ -79,9 +79,10 @@ class Validators:
     def build(self, tree: BlockTree, picker: Picker) -> HeldBlock:
         """Return the next block on the final one, by the leader whose turn it is."""
         parent = tree.final
-        view = parent.header.view + 1
-        leader = compute_leader(self.spec.seed, view, self.spec.first_validators)
-        reveal = compute_reveal_bytes(self.spec.chain_id, 0, view)
+        view = parent.child_parent_view + 1
+        epoch = tree.epoch
+        leader = compute_leader(epoch.seed, view, epoch.validators)
+        reveal = compute_reveal_bytes(self.spec.chain_id, epoch.epoch, view)
         return tree.build(
             parent_hash=parent.block_hash,
             view=view,
@@ -97,7 +98,7 @@ class Validators:
         return Certificate(
             kind=Kind.FINALIZATION,
             proposal=held.proposal,
-            epoch=0,
+            epoch=held.header.epoch,
             view=held.header.view,
             bitmap=encode_bitmap(range(COUNT), COUNT),
             signature=self._sign(
@@ -106,7 +107,7 @@ class Validators:
         )
 
     def _attend(self, parent: HeldBlock) -> Attendance:
-        if parent.height == 0:
+        if parent.is_epoch_root:
             return NO_ATTENDANCE
         message = compute_notarize_bytes(self.spec.chain_id, parent.proposal)
         return Attendance(encode_bitmap(range(COUNT), COUNT), self._sign(message))

@@ -145,15 +145,17 @@ class World:
         return sign_transaction(Transaction(**fields), sender)
 
     def leader(self, view: int) -> int:
-        return compute_leader(self.spec.seed, view, self.spec.first_validators)
+        epoch = self.tree.epoch
+        return compute_leader(epoch.seed, view, epoch.validators)
 
     def reveal(self, view: int) -> bytes:
-        message = compute_reveal_bytes(self.spec.chain_id, 0, view)
+        epoch = self.tree.epoch.epoch
+        message = compute_reveal_bytes(self.spec.chain_id, epoch, view)
         return BLS_KEYS[self.leader(view)].sign(message)
 
     def attend(self, held: HeldBlock, signers=range(VALIDATORS)) -> Attendance:
         """Return the validators' votes for a block."""
-        if held.height == 0:
+        if held.is_epoch_root:
             return NO_ATTENDANCE
         message = compute_notarize_bytes(self.spec.chain_id, held.proposal)
         return Attendance(
@@ -170,7 +172,7 @@ class World:
     ) -> HeldBlock:
         """Return a new block by the right leader, held by the tree."""
         parent = parent or self.tip
-        view = view or parent.header.view + 1
+        view = view or parent.child_parent_view + 1
         self.now_ms = max(self.now_ms, parent.header.time_ms) + 1000
         return self.tree.build(
             parent_hash=parent.block_hash,
@@ -190,7 +192,7 @@ class World:
         return Certificate(
             kind=Kind.FINALIZATION,
             proposal=held.proposal,
-            epoch=0,
+            epoch=held.header.epoch,
             view=held.header.view,
             bitmap=encode_bitmap(signers, VALIDATORS),
             signature=bls.aggregate([BLS_KEYS[i].sign(message) for i in signers]),

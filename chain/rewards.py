@@ -1,0 +1,105 @@
+"""
+What an epoch's attendance brings: rewards for votes, and leave for who missed half.
+
+Only the attendance in final blocks counts.  Each block records the votes for its
+parent, so an epoch of L blocks records L - 1 times; its last block is recorded by
+nobody.
+
+Spec: docs/protocol/11-staking.md
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from chain.context import Context
+from chain.errors import RuleError
+from chain.ledger import Ledger, mint
+from chain.outcome import Event
+from chain.roster import find_stake, list_stakes, put_stake
+from chain.stake import Stake, StakeStatus
+from consensus.validators import ValidatorSet
+
+MIN_VALIDATORS = 4
+"""Downtime never shrinks the set below this: with three, one fault stops the chain."""
+
+
+def compute_reward(
+    epoch_reward: int, power: int, total_power: int, seen: int, blocks: int
+) -> int:
+    """Return a validator's atoms for an epoch, rounded down.
+
+    Args:
+        epoch_reward: What the whole set earns if nobody misses a vote.
+        power: The validator's.
+        total_power: Of its set.
+        seen: Blocks that recorded its vote.
+        blocks: Blocks that recorded votes.
+    """
+    return epoch_reward * power * seen // (total_power * blocks)
+
+
+def find_absent(seen: Sequence[int | None], blocks: int, active: int) -> list[int]:
+    """Return who leaves for missing more than half of an epoch, the worst first.
+
+    Args:
+        seen: By index in the set: blocks that recorded the vote; None: does not count,
+            because it left already.
+        blocks: Blocks that recorded votes.
+        active: Stakes that could be in the next sets; leaving stops at four of them.
+    """
+    absent = [
+        (count, index)
+        for index, count in enumerate(seen)
+        if count is not None and 2 * count < blocks
+    ]
+    return [index for _, index in sorted(absent)[: max(0, active - MIN_VALIDATORS)]]
+
+
+def pay_rewards(
+    ledger: Ledger, context: Context, validators: ValidatorSet, seen: Sequence[int]
+) -> None:
+    """Mint every validator's reward into its account; who is convicted gets none."""
+    blocks = context.params.epoch_blocks - 1
+    total_power = validators.total_power
+    for validator, count in zip(validators.validators, seen, strict=True):
+        stake = find_stake(ledger, validator.public_key)
+        reward = compute_reward(
+            context.params.epoch_reward, validator.power, total_power, count, blocks
+        )
+        if stake is None or stake.status == StakeStatus.TOMBSTONED or reward == 0:
+            continue
+        try:
+            mint(ledger, context, stake.account, reward)
+        except RuleError:
+            # All that can ever exist does: from then on votes are their own reward.
+            continue
+        rewarded = stake.rewarded + reward
+        put_stake(ledger, msgspec.structs.replace(stake, rewarded=rewarded))
+        ledger.note(Event("rewarded", stake.public_key, (stake.account,), reward))
+
+
+def suspend_absent(
+    ledger: Ledger, context: Context, validators: ValidatorSet, seen: Sequence[int]
+) -> None:
+    """Take the votes of stakes that missed more than half of the epoch."""
+    stakes = [find_stake(ledger, v.public_key) for v in validators.validators]
+    counts = [
+        count if is_eligible(stake, context) else None
+        for stake, count in zip(stakes, seen, strict=True)
+    ]
+    active = sum(is_eligible(stake, context) for stake in list_stakes(ledger))
+    for index in find_absent(counts, context.params.epoch_blocks - 1, active):
+        stake = stakes[index]
+        assert stake is not None
+        put_stake(ledger, msgspec.structs.replace(stake, status=StakeStatus.DOWN))
+        ledger.note(Event("validator_down", stake.public_key, (stake.account,), 0))
+
+
+def is_eligible(stake: Stake | None, context: Context) -> bool:
+    """Tell whether a stake may be in the sets that are chosen from now on."""
+    return (
+        stake is not None
+        and stake.status == StakeStatus.ACTIVE
+        and stake.bonded >= context.params.min_stake
+    )
