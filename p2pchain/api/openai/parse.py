@@ -119,6 +119,7 @@ def _get_fields(body: Any, own: set[str]) -> dict[str, Any]:
                     f"{name} is not supported with this value", param=name
                 )
         elif name not in _COMMON | _DROPPED | own:
+            name = name[:64]
             raise Unsupported(f"unknown parameter {name!r}", param=name)
     return body
 
