@@ -126,8 +126,8 @@ class CheckBlock:
     """Judge a block and give `BlockAdded`, `BlockRefused` or `BlockMismatched`.
 
     The answer may come later, when an ancestor has to be fetched first.  A proposal
-    with `is_repeat` names a block that has been proposed before: the block is judged
-    as that earlier proposal, which its header gives, and the answer names this one.
+    with `is_repeat` names a block that was proposed before: the block is judged as that
+    earlier proposal, which its header gives, and the answer may name either.
     """
 
     proposal: Proposal

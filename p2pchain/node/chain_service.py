@@ -115,7 +115,7 @@ class ChainService:
         return EpochConfig(
             epoch=0,
             seed=self.spec.seed,
-            validators=self.spec.validators,
+            validators=self.spec.first_validators,
             last_height=2**62,
         )
 

@@ -1,19 +1,20 @@
 """
-The shell around the consensus core: disk, clock, network and application.
+The shell around consensus: disk, clock, network and application.
 
 Theory of operation
 -------------------
-Events reach the core one at a time, in the trio thread, from wherever they happen:
-a gossip check, a timer, a fetched block.  Its effects fall into two classes.
+Events reach the participant one at a time, in the trio thread, from wherever they
+happen: a gossip check, a timer, a fetched block.  Its effects fall into two classes.
 
 At once, in order: asking the application to build, judge, save or finalise a block
 (its answers are the next events), starting timers, fetching.
 
-In the outbox, in order: log records, messages, and decisions that follow from them.
-One task empties it, turn by turn: all records of the turn in one append and one fsync,
-in a thread; then the rest.
-So nothing leaves before what it promises is on disk, and while the disk works, events
-go on being handled and gather for the next turn.
+Through the outbox, in order: log records, messages, and decisions that follow from
+them; see p2pchain.node.outbox.
+
+When a decision makes the last block of an epoch final, the application knows the next
+epoch, and the participant is told.  A peer that lags behind in the epoch before is
+given that block's finalization, and a peer that is ahead is asked for final blocks.
 
 Votes go straight to every peer and are not passed on: they are verified in sums, late,
 and nobody forwards what it has not checked.  Certificates, which replace them, and
@@ -24,8 +25,8 @@ as they are in networks below the connection limit.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -40,8 +41,6 @@ from chain.errors import (
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.certificates import verify_certificate
-from consensus.core import Core, CoreConfig
-from consensus.errors import CorruptWal, LostWal
 from consensus.leader import compute_leader
 from consensus.messages import (
     MAX_MESSAGE_BYTES,
@@ -55,13 +54,15 @@ from consensus.messages import (
     Proposal,
     Propose,
 )
+from consensus.participant import Mute, Participant, ParticipantConfig
 from consensus.randao import compute_reveal_bytes
-from consensus.records import WalRecord
 from network.faults import Fault
 from network.network import Network
 from network.topics import Topic, Verdict
 from p2pchain.node.application import Application
 from p2pchain.node.fetcher import Fetcher, WaitingBlock
+from p2pchain.node.outbox import Outbox
+from p2pchain.node.pace import Pace
 from p2pchain.node.sync import MAX_GAP, Sync, SyncPorts
 from p2pchain.node.sync_messages import Status
 from p2pchain.node.timers import Timers
@@ -111,34 +112,38 @@ class ConsensusDriver:
     def __init__(
         self,
         *,
-        config: CoreConfig,
+        config: ParticipantConfig,
         application: Application,
         network: Network,
         wal_path: Path | None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
+        self._config = config
         self._application = application
         self._network = network
         self._now_ms = now_ms
-        self._mute_reason = ""
-        self._wal = self._open_wal(config, wal_path)
-        if self._wal is None:
-            config = replace(config, signer=None)
-        self._config = config
-        self._core = Core(
+        self._wal = self._open_wal(wal_path)
+        is_lost = self._wal is not None and self._wal.is_lost
+        self._participant = Participant(
             config,
+            application.epoch,
             application.tip,
             self._wal.records if self._wal is not None else (),
             _HeldBlocks(application),
+            lost_at_ms=now_ms() if is_lost else None,
         )
         self._events: deque[ev.Event] = deque()
         self._is_handling = False
         self._failure: Exception | None = None
         self._refusals: list[fx.Refuse] = []
-        self._outbox: list[fx.Persist | fx.Broadcast | fx.Decide] = []
-        self._is_writing = False
-        self._outbox_filled = trio.Event()
-        self._disk = trio.CapacityLimiter(1)
+        self._outbox = Outbox(
+            self._wal,
+            network,
+            self._participant.get_retained_records,
+            self._finalize,
+        )
+        self._ends_told = Pace(config.params.rebroadcast_ms / 1000)
+        self._asked = Pace(config.params.rebroadcast_ms / 1000)
         self._timers = Timers(self._on_timer)
         self._fetcher = Fetcher(
             network, application, self._on_fetched_block, self._on_certificate
@@ -149,7 +154,7 @@ class ConsensusDriver:
             SyncPorts(
                 get_status=self._get_peer_status,
                 verify_certificate=self._verify_certificate,
-                get_certificates=self._core.book.get_certificates,
+                get_certificates=self._get_certificates,
                 on_block=self._on_synced_block,
                 on_certificate=self._on_certificate,
             ),
@@ -160,15 +165,15 @@ class ConsensusDriver:
     @property
     def status(self) -> ConsensusStatus:
         """Where this node stands."""
-        view = self._core.view
-        config = self._config
+        participant = self._participant
+        epoch, view = participant.epoch, participant.view
         return ConsensusStatus(
-            epoch=config.epoch,
+            epoch=epoch.epoch,
             view=view,
-            leader=compute_leader(config.seed, view, config.validators),
-            index=self._core.index,
-            is_voting=self._core.index is not None,
-            mute_reason=self._mute_reason,
+            leader=compute_leader(epoch.seed, view, epoch.validators),
+            index=participant.index,
+            is_voting=participant.is_voting,
+            mute_reason=self._explain_mute(),
             is_catching_up=self._sync.is_catching_up,
             best_height=self._sync.best_height,
         )
@@ -186,9 +191,9 @@ class ConsensusDriver:
                 nursery.start_soon(self._timers.run)
                 nursery.start_soon(self._fetcher.run)
                 nursery.start_soon(self._sync.run)
-                nursery.start_soon(self._empty_outbox)
-                self._carry_out(self._core.start())
-                self._handle_events()
+                nursery.start_soon(self._outbox.run)
+                self._carry_out(self._participant.start())
+                self._handle_and_blame()
                 task_status.started()
         finally:
             if self._wal is not None:
@@ -196,24 +201,24 @@ class ConsensusDriver:
 
     # Setting up
 
-    def _open_wal(self, config: CoreConfig, path: Path | None) -> WalFile | None:
-        """Open the log, or explain why this validator must not vote."""
-        if config.signer is None:
+    def _open_wal(self, path: Path | None) -> WalFile | None:
+        if self._config.signer is None:
             return None
         assert path is not None, "a signer needs a log"
-        try:
-            return WalFile(path, config.signer.public_key, config.chain_id)
-        except (LostWal, CorruptWal) as error:
-            self._mute_reason = str(error)
-            log.error("this validator does not vote: %s", error)
-            return None
+        wal = WalFile(path, self._config.signer.public_key, self._config.chain_id)
+        if wal.is_lost:
+            log.error("this validator does not vote yet: %s", wal.flaw)
+        return wal
+
+    def _explain_mute(self) -> str:
+        mute = self._participant.mute
+        if mute is None:
+            return ""
+        if mute is Mute.LOST_LOG and self._wal is not None:
+            return f"{self._wal.flaw}; {mute.value}"
+        return mute.value
 
     # Events in, effects out
-
-    def _apply(self, event: ev.Event) -> list[fx.Refuse]:
-        """Handle an event and all that follow from it; return the refusals."""
-        self._events.append(event)
-        return self._handle_events()
 
     def _handle_events(self) -> list[fx.Refuse]:
         if self._is_handling:
@@ -222,23 +227,27 @@ class ConsensusDriver:
         self._refusals = []
         try:
             while self._events and self._failure is None:
-                self._carry_out(self._core.handle(self._events.popleft()))
+                self._carry_out(self._participant.handle(self._events.popleft()))
         except Exception as error:
-            # The core believes that its effects happened; after half of them it must
-            # not say another word.  The outbox raises this out of `run`.
+            # The participant believes that its effects happened; after half of them it
+            # must not say another word.  The outbox raises this out of `run`.
             self._failure = error
-            self._outbox.clear()
-            self._outbox_filled.set()
+            self._outbox.fail(error)
         finally:
             self._is_handling = False
         return self._refusals
 
+    def _handle_and_blame(self) -> None:
+        """Handle events that no message of a peer is waiting for an answer to."""
+        for refusal in self._handle_events():
+            if refusal.reason.is_fault:
+                self._blame(refusal.sender, refusal.reason.value)
+
     def _carry_out(self, effects: list[fx.Effect]) -> None:
         for effect in effects:
             match effect:
-                case fx.Persist() | fx.Broadcast():
-                    self._outbox.append(effect)
-                    self._outbox_filled.set()
+                case fx.Persist() | fx.BeginLog() | fx.Broadcast():
+                    self._outbox.put(effect)
                 case fx.SetTimer():
                     value = ev.TimerFired(effect.timer, effect.view)
                     self._timers.set(effect.timer, effect.delay_ms / 1000, value)
@@ -246,6 +255,8 @@ class ConsensusDriver:
                     self._schedule_proposal(effect)
                 case fx.BuildBlock():
                     self._build_block(effect)
+                case fx.LoadBlock():
+                    self._load_block(effect)
                 case fx.CheckBlock():
                     self._check_block(effect.proposal, effect.block, effect.sender)
                 case fx.SavePending():
@@ -256,10 +267,15 @@ class ConsensusDriver:
                     self._fetch_block(effect.proposal)
                 case fx.FetchCertificates():
                     self._fetch_certificates(effect)
+                case fx.TellEpochEnd():
+                    self._tell_epoch_end(effect)
+                case fx.CatchUp():
+                    if self._asked.take_turn(effect.peer):
+                        self._sync.ask(effect.peer)
                 case fx.Refuse():
                     self._refusals.append(effect)
                 case fx.Conflict():
-                    log.warning("conflicting votes: %s and %s", *_show(effect))
+                    self._application.report(effect.first, effect.second)
 
     def _decide(self, effect: fx.Decide) -> None:
         """Finalize a block, after the records that it follows from.
@@ -268,19 +284,32 @@ class ConsensusDriver:
         Were its block final without them, a crash would leave nobody who knows the
         notarization that the next block needs.  What we catch up with, others know.
         """
-        if (self._outbox or self._is_writing) and not self._sync.is_catching_up:
-            self._outbox.append(effect)
-            self._outbox_filled.set()
-        else:
+        if self._outbox.is_empty or self._sync.is_catching_up:
             self._finalize(effect)
+        else:
+            self._outbox.put(effect)
 
     def _finalize(self, effect: fx.Decide) -> None:
         self._application.finalize(effect.certificate)
         self._fetcher.forget_below(self._application.final_height)
+        epoch = self._application.epoch
+        if epoch.epoch != self._participant.epoch.epoch:
+            log.info("epoch %d begins", epoch.epoch)
+            self._events.append(ev.EpochBegun(epoch, self._application.tip))
+        first_time_ms = self._application.epoch_first_time_ms
+        if self._participant.mute is Mute.LOST_LOG and first_time_ms is not None:
+            self._events.append(ev.FirstBlockFinal(epoch.epoch, first_time_ms))
+        self._handle_and_blame()
+
+    def _tell_epoch_end(self, effect: fx.TellEpochEnd) -> None:
+        certificate = self._application.get_epoch_end(effect.epoch)
+        if certificate is not None and self._ends_told.take_turn(effect.peer):
+            self._network.send(effect.peer, Topic.CONSENSUS, encode(certificate))
 
     def _on_timer(self, name: Hashable, value: object) -> None:
         assert isinstance(value, ev.TimerFired | ev.ProposalDue)
-        self._apply(value)
+        self._events.append(value)
+        self._handle_and_blame()
 
     # Proposing
 
@@ -312,13 +341,24 @@ class ConsensusDriver:
             return
         self._events.append(ev.BlockBuilt(effect.view, block_hash, block, height))
 
+    def _load_block(self, effect: fx.LoadBlock) -> None:
+        """Answer with a held block, which is to be proposed again."""
+        block = self._application.get_block_bytes(effect.block_hash)
+        assert block is not None, "consensus asks for held blocks"
+        height = self._application.read_proposal(block).height
+        self._events.append(
+            ev.BlockBuilt(effect.view, effect.block_hash, block, height)
+        )
+
     # Judging and fetching blocks
 
     def _check_block(
         self, proposal: Proposal, block: bytes, sender: bytes | None
     ) -> None:
-        """Have the application judge a block; queue what the core has to know."""
+        """Have the application judge a block; queue what consensus has to know."""
         try:
+            if proposal.is_repeat:
+                proposal = self._find_original(proposal, block)
             self._application.add_block(proposal, block)
         except MissingParent:
             waiting = WaitingBlock(proposal, block, sender)
@@ -338,10 +378,24 @@ class ConsensusDriver:
             self._events.append(ev.BlockAdded(proposal))
             self._check_children(proposal)
 
+    def _find_original(self, repeat: Proposal, block: bytes) -> Proposal:
+        """Return the proposal that a repetition repeats; the block's header tells.
+
+        Raises:
+            BodyMismatch: The bytes are another block.
+        """
+        try:
+            original = self._application.read_proposal(block)
+        except InvalidBlock as error:
+            raise BodyMismatch(f"no block: {error}") from error
+        if original.block_hash != repeat.block_hash:
+            raise BodyMismatch("another block than the one that is repeated")
+        return original
+
     @property
     def _is_far_behind(self) -> bool:
         """Whether a verified finalization tells that ranges are the way forward."""
-        best = self._core.book.best_final_height
+        best = self._participant.book.best_final_height
         return best > self._application.final_height + MAX_GAP
 
     def _check_children(self, proposal: Proposal) -> None:
@@ -358,13 +412,13 @@ class ConsensusDriver:
     def _on_synced_block(self, proposal: Proposal) -> None:
         self._events.append(ev.BlockAdded(proposal))
         self._check_children(proposal)
-        self._handle_events()
+        self._handle_and_blame()
 
     def _on_fetched_block(
         self, proposal: Proposal, block: bytes, sender: bytes
     ) -> None:
         self._check_block(proposal, block, sender)
-        self._handle_events()
+        self._handle_and_blame()
 
     def _fetch_block(self, proposal: Proposal) -> None:
         if self._application.has_block(proposal.block_hash):
@@ -374,22 +428,32 @@ class ConsensusDriver:
 
     def _fetch_certificates(self, effect: fx.FetchCertificates) -> None:
         def is_enough() -> bool:
-            core = self._core
-            return core.book.find_parent(core.view).missing_view != effect.view
+            participant = self._participant
+            if participant.epoch.epoch != effect.epoch:
+                return True
+            ancestry = participant.book.find_parent(participant.view)
+            return ancestry.missing_view != effect.view
 
         self._fetcher.fetch_certificates(effect.epoch, effect.view, is_enough)
 
     def _on_certificate(self, certificate: Certificate, sender: bytes) -> None:
         """Take a certificate that we asked for."""
-        for refusal in self._apply(ev.Received(certificate, sender)):
-            if refusal.reason.is_fault:
-                self._blame(refusal.sender, refusal.reason.value)
+        self._events.append(ev.Received(certificate, sender))
+        self._handle_and_blame()
 
     def _verify_certificate(self, certificate: Certificate) -> bool:
-        config = self._config
-        return certificate.epoch == config.epoch and verify_certificate(
-            certificate, config.validators, config.chain_id, config.scheme
+        """Tell whether a certificate is true and of the epoch that we are in."""
+        config, epoch = self._config, self._participant.epoch
+        return certificate.epoch == epoch.epoch and verify_certificate(
+            certificate, epoch.validators, config.chain_id, config.scheme
         )
+
+    def _get_certificates(self, epoch: int, view: int) -> tuple[Certificate, ...]:
+        """Return what we hold of a view; of an epoch that is over, its end."""
+        if epoch == self._participant.epoch.epoch:
+            return self._participant.book.get_certificates(view)
+        end = self._application.get_epoch_end(epoch)
+        return () if end is None else (end,)
 
     # Messages in
 
@@ -415,7 +479,8 @@ class ConsensusDriver:
 
     def _receive(self, message: Message, peer_id: bytes) -> Verdict:
         verdict = Verdict.ACCEPT
-        for refusal in self._apply(ev.Received(message, peer_id)):
+        self._events.append(ev.Received(message, peer_id))
+        for refusal in self._handle_events():
             if refusal.reason.is_fault:
                 log.info("refused: %s %s", refusal.reason.value, refusal.detail)
             if refusal.sender == peer_id:
@@ -432,49 +497,10 @@ class ConsensusDriver:
 
     def _get_peer_status(self) -> Status:
         return Status(
-            self._config.epoch, self._core.view, self._application.final_height
+            self._participant.epoch.epoch,
+            self._participant.view,
+            self._application.final_height,
         )
-
-    # Messages out
-
-    async def _empty_outbox(self) -> None:
-        """Write what was promised, then send; turn by turn."""
-        while True:
-            await self._outbox_filled.wait()
-            if self._failure is not None:
-                raise self._failure
-            self._outbox_filled = trio.Event()
-            turn, self._outbox = self._outbox, []
-            self._is_writing = True
-            records = [e.record for e in turn if isinstance(e, fx.Persist)]
-            if records and self._wal is not None:
-                await self._write(self._wal.append, records)
-                if self._wal.is_long:
-                    retained = self._core.get_retained_records()
-                    await self._write(self._wal.rewrite, retained)
-            self._is_writing = False
-            for effect in turn:
-                if isinstance(effect, fx.Broadcast):
-                    self._send(effect.message, effect.is_repeat)
-                elif isinstance(effect, fx.Decide):
-                    self._finalize(effect)
-
-    async def _write(
-        self,
-        write: Callable[[Sequence[WalRecord]], None],
-        records: Sequence[WalRecord],
-    ) -> None:
-        # A thread of its own: votes never queue behind other services' work.
-        await trio.to_thread.run_sync(write, records, limiter=self._disk)
-
-    def _send(self, message: Message, is_repeat: bool) -> None:
-        payload = encode(message)
-        topic = Topic.BLOCKS if isinstance(message, Propose) else Topic.CONSENSUS
-        if is_repeat or isinstance(message, Notarize | Nullify | Finalize):
-            for peer in self._network.peers():
-                self._network.send(peer.peer_id, topic, payload)
-        else:
-            self._network.publish(topic, payload)
 
 
 SmallMessage = Notarize | Nullify | Finalize | Certificate
@@ -488,7 +514,3 @@ class _HeldBlocks:
 
     def __contains__(self, block_hash: object) -> bool:
         return isinstance(block_hash, bytes) and self._application.has_block(block_hash)
-
-
-def _show(conflict: fx.Conflict) -> tuple[str, str]:
-    return repr(conflict.first), repr(conflict.second)

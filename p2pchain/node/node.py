@@ -28,8 +28,7 @@ from msgspec.structs import replace
 
 from chain.contracts.registration import MAX_ADDRESSES
 from chain.queries import Queries
-from chain.spec import GENESIS_EPOCH
-from consensus.state import CoreConfig
+from consensus.participant import ParticipantConfig
 from genesis.genesis import Genesis
 from genesis.state import build_chain_spec
 from inference.model_info import Model, load_model
@@ -101,11 +100,8 @@ class Node:
         self._network = Network(node_key=keys.node, chain_id=spec.chain_id)
         self._chain = ChainService(spec, kv, self._network)
         self._driver = ConsensusDriver(
-            config=CoreConfig(
+            config=ParticipantConfig(
                 chain_id=spec.chain_id,
-                epoch=GENESIS_EPOCH,
-                seed=spec.seed,
-                validators=spec.first_validators,
                 params=genesis.params.consensus,
                 scheme=bls,
                 signer=keys.validator,

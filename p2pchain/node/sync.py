@@ -6,6 +6,9 @@ sees a peer ahead asks it for the blocks after its own last one.  An answer carr
 blocks in order and one finalization; hash links tie the blocks to each other and to
 it, so a lot is authenticated before the first of its blocks is executed.
 
+A range ends with the epoch at the latest: the boundary block has a finalization of its
+own, by the epoch's validators, and whoever has executed it knows those of the next.
+
 Full nodes without a validator key follow the chain in the same way: proposals and
 certificates as they come, ranges for what they missed.
 """
@@ -66,7 +69,8 @@ class SyncPorts:
 
     get_status: Callable[[], Status]
     verify_certificate: Callable[[Certificate], bool]
-    get_certificates: Callable[[int], tuple[Certificate, ...]]
+    get_certificates: Callable[[int, int], tuple[Certificate, ...]]
+    """Of an epoch and view."""
     on_block: Callable[[Proposal], None]
     """A block of a lot is held now."""
     on_certificate: Callable[[Certificate, bytes], None]
@@ -89,6 +93,7 @@ class Sync:
         self._ports = ports
         self._heights: dict[bytes, int] = {}
         self._wake = trio.Event()
+        self._is_urgent = False
         self._nursery: trio.Nursery | None = None
         self.is_catching_up = False
         """Whether ranges are being taken right now."""
@@ -116,6 +121,13 @@ class Sync:
         if height > self._application.final_height + MAX_GAP:
             self._wake.set()
 
+    def ask(self, peer_id: bytes) -> None:
+        """Ask a peer for final blocks, for it seems to know of one above ours."""
+        height = self._application.final_height + 1
+        self._heights[peer_id] = max(height, self._heights.get(peer_id, 0))
+        self._is_urgent = True
+        self._wake.set()
+
     async def run(self) -> None:
         """Exchange statuses and catch up for ever."""
         async with trio.open_nursery() as nursery:
@@ -128,7 +140,9 @@ class Sync:
                     await self._wake.wait()
                 self._wake = trio.Event()
                 # A gap that is still there after the interval does not close itself.
-                await self._catch_up(0 if waiting.cancelled_caught else MAX_GAP)
+                is_any_gap = self._is_urgent or waiting.cancelled_caught
+                self._is_urgent = False
+                await self._catch_up(0 if is_any_gap else MAX_GAP)
 
     # Asking
 
@@ -296,9 +310,7 @@ class Sync:
 
     async def _on_certificates_request(self, peer_id: bytes, payload: bytes) -> bytes:
         request = decode(CertificatesRequest, payload, MAX_SMALL_BYTES)
-        found: tuple[Certificate, ...] = ()
-        if request.epoch == self._ports.get_status().epoch:
-            found = self._ports.get_certificates(request.view)
+        found = self._ports.get_certificates(request.epoch, request.view)
         return encode(CertificatesAnswer(found))
 
     async def _on_final_request(self, peer_id: bytes, payload: bytes) -> bytes:
@@ -309,6 +321,9 @@ class Sync:
         while len(blocks) < MAX_RANGE_BLOCKS and size < RANGE_BYTES:
             found = self._application.get_final(request.height + len(blocks))
             if found is None:
+                break
+            if certificate is not None and found[1].epoch != certificate.epoch:
+                # Who asks cannot check it before it knows the epoch's validators.
                 break
             block, certificate = found
             blocks.append(block)

@@ -40,7 +40,7 @@ class Status(Record):
 
 
 class CertificatesRequest(Record):
-    """Give me all that you hold of this view."""
+    """Give me all that you hold of this view, or how the epoch ended if it is over."""
 
     epoch: Epoch
     view: View
@@ -61,7 +61,8 @@ class FinalRequest(Record):
 class FinalRange(Record):
     """Final blocks in order, and what made the last of them final.
 
-    The certificate may be of a later block: then the next request continues the lot.
+    The certificate may be of a later block of the epoch: then the next request
+    continues the lot.  No range goes beyond the boundary of an epoch.
     """
 
     blocks: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=256)]

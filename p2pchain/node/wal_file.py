@@ -1,9 +1,9 @@
 """
 The consensus log on disk: one file per key, one process at a time.
 
-`create_wal` makes the file when a validator is set up.  A validator that finds none
-has lost it, with all memory of what it signed, and must not sign: `open_wal` raises
-instead of starting afresh.
+`create_wal` makes the file when a new key is made.  A validator that finds none, or a
+damaged one, has lost its memory of what it signed: it must not start afresh, and signs
+nothing until consensus.participant says that a new log may begin.
 """
 
 import fcntl
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from consensus.errors import LostWal
+from consensus.errors import CorruptWal, LostWal
 from consensus.records import WalRecord
 from consensus.wal import encode_header, encode_records, scan_wal
 from primitives.errors import LocalError
@@ -39,35 +39,44 @@ def create_wal(path: Path, public_key: bytes, chain_id: bytes) -> None:
 
 
 class WalFile:
-    """An open, locked log; `append` returns when the records are on disk."""
+    """An open, locked log; `append` returns when the records are on disk.
+
+    A log that is lost, because there is no file or a damaged one, has no records and
+    takes none; the lock is held all the same.  `begin` makes a new one in its place.
+    """
 
     def __init__(self, path: Path, public_key: bytes, chain_id: bytes) -> None:
         """Lock, read and mend the log.
 
         Raises:
-            LostWal: There is no file.
             WalLocked: Another process has it open.
-            CorruptWal: It is damaged before its end.
             WrongWal: It belongs to another key or chain.
         """
         self._path = path
         self._header = encode_header(public_key, chain_id)
+        self._file: BinaryIO | None = None
+        self._size = 0
+        self.records: tuple[WalRecord, ...] = ()
+        """What the log held when it was opened."""
+        self.flaw = ""
+        """Why the log counts as lost; empty for a whole one."""
         self._lock = _lock(path.with_name(path.name + ".lock"))
         try:
-            if not path.exists():
-                raise LostWal(
-                    f"{path} is missing: this key may have voted and forgotten, "
-                    "so it does not vote"
-                )
-            data = path.read_bytes()
-            self.records, length = scan_wal(data, public_key, chain_id)
+            data = _read(path)
+            self.records, self._size = scan_wal(data, public_key, chain_id)
             self._file = path.open("r+b")
-            self._file.truncate(length)
-            self._file.seek(length)
+            self._file.truncate(self._size)
+            self._file.seek(self._size)
+        except (LostWal, CorruptWal) as error:
+            self.flaw = str(error)
         except BaseException:
             self._lock.close()
             raise
-        self._size = length
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is no log to vote by."""
+        return self._file is None
 
     @property
     def is_long(self) -> bool:
@@ -76,11 +85,19 @@ class WalFile:
 
     def append(self, records: Sequence[WalRecord]) -> None:
         """Write and sync; blocks for as long as the disk takes."""
+        assert self._file is not None
         data = encode_records(records)
         self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
         self._size += len(data)
+
+    def begin(self, records: Sequence[WalRecord]) -> None:
+        """Make a new log in place of a lost one; a damaged one is put aside."""
+        assert self._file is None
+        if self._path.exists():
+            self._path.replace(self._path.with_name(self._path.name + ".damaged"))
+        self.rewrite(records)
 
     def rewrite(self, records: Sequence[WalRecord]) -> None:
         """Replace the log by a shorter one, in one step that a crash cannot halve."""
@@ -92,13 +109,15 @@ class WalFile:
             os.fsync(file.fileno())
         fresh.replace(self._path)
         _sync_folder(self._path.parent)
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._file = self._path.open("r+b")
         self._size = self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         """Close the file and let others lock it."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._lock.close()
 
     def __enter__(self) -> Self:
@@ -106,6 +125,15 @@ class WalFile:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise LostWal(
+            f"{path} is missing: this key may have voted and forgotten"
+        ) from error
 
 
 def _lock(path: Path) -> BinaryIO:

@@ -9,10 +9,12 @@ from hashlib import blake2b
 
 from chain.errors import BodyMismatch, InvalidBlock, MissingParent
 from consensus.book import Tip
+from consensus.epoch import EpochConfig
+from consensus.leader import compute_first_seed
 from consensus.messages import Proposal
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
-from primitives.types import U16, Hash32, Height, TimeMs, View
+from primitives.types import U16, Epoch, Hash32, Height, TimeMs, View
 
 GENESIS = blake2b(b"list chain", digest_size=32).digest()
 GENESIS_TIME_MS = 1_000
@@ -21,6 +23,7 @@ GENESIS_TIME_MS = 1_000
 class ListBlock(Record):
     """A block that says where it stands."""
 
+    epoch: Epoch
     view: View
     parent_view: View
     parent_hash: Hash32
@@ -37,13 +40,15 @@ def hash_block(data):
 class ListChain:
     """Implements p2pchain.node.application.Application."""
 
-    def __init__(self):
+    def __init__(self, chain_id, validators, epoch_blocks=2**40, get_set=None):
+        """Args: `get_set(epoch)` returns the voters where they are not always all."""
+        self.chain_id, self.epoch_blocks = chain_id, epoch_blocks
+        self.get_set = get_set or (lambda epoch: validators)
         self.blocks = {}
         self.saved = set()
         self.final = [GENESIS]
         self.certificates = {}
-        self.final_view = 0
-        self.final_certificate = None
+        self.reports = []
         self.on_final = lambda: None
 
     @property
@@ -56,12 +61,35 @@ class ListChain:
 
     @property
     def tip(self):
-        return Tip(
-            self.final_height,
-            self.final_view,
-            self.final_hash,
-            self.final_certificate,
+        height = self.final_height
+        if height % self.epoch_blocks == 0:
+            return Tip(height, 0, self.final_hash, None)
+        certificate = self.certificates[height]
+        return Tip(height, certificate.view, self.final_hash, certificate)
+
+    @property
+    def epoch(self):
+        epoch = self.final_height // self.epoch_blocks
+        seed = compute_first_seed(self.chain_id + bytes([epoch % 256]))
+        return EpochConfig(
+            epoch=epoch,
+            seed=seed,
+            validators=self.get_set(epoch),
+            last_height=(epoch + 1) * self.epoch_blocks,
         )
+
+    @property
+    def epoch_first_time_ms(self):
+        first = self.epoch.epoch * self.epoch_blocks + 1
+        if first > self.final_height:
+            return None
+        return self.get_time_ms(self.final[first])
+
+    def get_epoch_end(self, epoch):
+        return self.certificates.get((epoch + 1) * self.epoch_blocks)
+
+    def report(self, first, second):
+        self.reports.append((first, second))
 
     def crash(self):
         """Lose what was not saved."""
@@ -80,11 +108,14 @@ class ListChain:
         time_ms,
     ):
         assert len(reveal) == 96
-        assert bool(attendance.bitmap) == (parent_hash != GENESIS)
         height = self.get_height(parent_hash) + 1
+        is_first = (height - 1) % self.epoch_blocks == 0
+        assert (parent_view == 0) == is_first
+        assert bool(attendance.bitmap) != is_first
+        assert (height - 1) // self.epoch_blocks == epoch
         payload = attendance.bitmap
         block = ListBlock(
-            view, parent_view, parent_hash, height, time_ms, proposer, payload
+            epoch, view, parent_view, parent_hash, height, time_ms, proposer, payload
         )
         data = encode(block)
         self.blocks[hash_block(data)] = data
@@ -100,6 +131,8 @@ class ListChain:
             raise MissingParent(read.parent_hash)
         if read.height != self.get_height(read.parent_hash) + 1:
             raise InvalidBlock("height")
+        if read.epoch != (read.height - 1) // self.epoch_blocks:
+            raise InvalidBlock("epoch")
         self.blocks[read.block_hash] = block_bytes
 
     def read_proposal(self, block_bytes):
@@ -108,7 +141,7 @@ class ListChain:
         except DecodeError as error:
             raise InvalidBlock(str(error)) from error
         return Proposal(
-            epoch=0,
+            epoch=block.epoch,
             view=block.view,
             parent_view=block.parent_view,
             parent_hash=block.parent_hash,
@@ -147,8 +180,6 @@ class ListChain:
             self.final.append(final_hash)
             self.certificates[self.final_height] = certificate
         self.saved.update(path)
-        self.final_view = certificate.view
-        self.final_certificate = certificate
         self.on_final()
 
     def get_final(self, height):

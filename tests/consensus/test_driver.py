@@ -10,10 +10,9 @@ import trio
 from listchain import GENESIS, ListChain
 
 from consensus.errors import WrongWal
-from consensus.leader import compute_first_seed
 from consensus.messages import Finalize, Notarize, Nullify, get_view
 from consensus.params import ConsensusParams
-from consensus.state import CoreConfig
+from consensus.participant import ParticipantConfig
 from consensus.validators import Validator, ValidatorSet
 from consensus.wal import scan_wal
 from network.network import Network
@@ -35,7 +34,7 @@ class Member:
     def __init__(self, town, number, key):
         self.town, self.number, self.key = town, number, key
         self.node_key = SecretKey(bytes([number + 1]) * 32)
-        self.chain = ListChain()
+        self.chain = town.make_chain()
         self.wal_path = town.folder / f"wal{number}"
         self.driver = self.network = None
         if key is not None:
@@ -81,22 +80,26 @@ class Member:
 class Town:
     """Validators who know each other."""
 
-    def __init__(self, folder, size=4):
+    def __init__(self, folder, size=4, epoch_blocks=2**40):
         self.folder = folder
         keys = [bls.BlsSecretKey(bytes(31) + bytes([i + 7])) for i in range(size)]
         validators = tuple(Validator(key.public_key, 10) for key in keys)
-        self.config = CoreConfig(
-            chain_id=CHAIN,
-            epoch=0,
-            seed=compute_first_seed(CHAIN),
-            validators=ValidatorSet(validators),
-            last_height=2**62,
-            params=PARAMS,
-            scheme=bls,
-            signer=None,
+        self.validators = ValidatorSet(validators)
+        self.epoch_blocks = epoch_blocks
+        self.get_set = None
+        self.config = ParticipantConfig(
+            chain_id=CHAIN, params=PARAMS, scheme=bls, signer=None
         )
         self.endpoints = {}
         self.members = [Member(self, i, key) for i, key in enumerate(keys)]
+
+    def make_chain(self):
+        return ListChain(
+            CHAIN,
+            self.validators,
+            self.epoch_blocks,
+            lambda epoch: (self.get_set or (lambda _: self.validators))(epoch),
+        )
 
     def assert_agreement(self, *others):
         """Final chains are prefixes of the longest one."""
@@ -117,12 +120,12 @@ class Town:
                     assert (other, view) not in seen
 
 
-def run_town(scenario, tmp_path, size=4):
+def run_town(scenario, tmp_path, size=4, **options):
     """Run an async scenario with a town, within the limit."""
 
     async def main():
         with trio.fail_after(LIMIT_S):
-            await scenario(Town(tmp_path, size))
+            await scenario(Town(tmp_path, size, **options))
 
     trio.run(main)
 
@@ -252,7 +255,7 @@ def test_two_processes_cannot_vote_with_one_key(tmp_path):
             with pytest.raises(WalLocked):
                 ConsensusDriver(
                     config=replace(town.config, signer=member.key),
-                    application=ListChain(),
+                    application=town.make_chain(),
                     network=Network(node_key=member.node_key, chain_id=CHAIN),
                     wal_path=member.wal_path,
                 )

@@ -6,7 +6,7 @@ from consensus_world import CHAIN
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consensus.errors import CorruptWal, LostWal, WrongWal
+from consensus.errors import CorruptWal, WrongWal
 from consensus.messages import Kind
 from consensus.wal import encode_header, encode_records, scan_wal
 from p2pchain.node.wal_file import WalFile, WalLocked, create_wal
@@ -85,8 +85,9 @@ def test_file_appends_mends_and_shrinks(tmp_path):
 
 def test_file_is_never_made_anew(tmp_path):
     path = tmp_path / "wal"
-    with pytest.raises(LostWal):
-        WalFile(path, KEY, CHAIN)
+    with WalFile(path, KEY, CHAIN) as wal:
+        assert wal.is_lost
+        assert "missing" in wal.flaw
     assert not path.exists()
     create_wal(path, KEY, CHAIN)
     with pytest.raises(FileExistsError):
