@@ -21,8 +21,7 @@ from chain.roster import (
     list_stakes,
 )
 from chain.stake import EpochRecord, Stake
-from chain.store import build_key
-from consensus.validators import Validator, ValidatorSet, decode_bitmap
+from consensus.validators import Validator, ValidatorSet
 from primitives.types import Epoch, Height
 from shards.layout import ROOT_SHARD
 
@@ -97,8 +96,7 @@ class StakeQueries:
 
     def list_events(self, height: Height) -> tuple[Event, ...]:
         """Return what a final block did besides its transactions."""
-        events = self._tree.store.read(build_key(b"E", (height, 8)), tuple[Event, ...])
-        return events or ()
+        return self._tree.store.get_system_events(height)
 
     def get_validators(self, epoch: Epoch) -> ValidatorSet | None:
         """Return an epoch's set, from some epochs ago to the one after the running."""
@@ -172,16 +170,9 @@ class StakeQueries:
         return ShardLedger(lambda key: view.get(ROOT_SHARD, key))
 
     def _get_seen(self, size: int) -> tuple[int, ...]:
-        """Return the tally of the running epoch."""
-        epoch_blocks = self._tree.spec.params.epoch_blocks
-        first = compute_first_height(self.record.epoch, epoch_blocks)
-        seen = [0] * size
-        for height in range(first, self._tree.final_height + 1):
-            block = self._tree.store.get_block(height)
-            bitmap = b"" if block is None else block.body.attendance.bitmap
-            for index in decode_bitmap(bitmap, size) or ():
-                seen[index] += 1
-        return tuple(seen)
+        """Return the tally of the running epoch; a boundary ends the one before."""
+        final = self._tree.final
+        return (0,) * size if final.is_epoch_root else final.seen
 
     def _compute_seed(self, number: Epoch) -> bytes:
         if number < 2:

@@ -48,11 +48,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Wealth:
-    """What an account owns at one height: in shards, and unspent in channels."""
+    """What an account owns at one height: in shards, and unspent in channels.
+
+    A stake is not counted; what it earns is, because it is paid into the account.
+    """
 
     atoms: int
     fees: int
     """Atoms that its transactions have burned so far."""
+    rewards: int
+    """Atoms that its votes have earned so far; an epoch may end at any moment."""
 
 
 def add_parser(commands: "Commands") -> None:
@@ -94,11 +99,12 @@ async def _show(args: Namespace, output: Output, devnet: Devnet) -> None:
     answer = await trio.to_thread.run_sync(_chat, client, args.question, output)
     settlements = await _wait_settled(client, answer)
     after = {each: await _load_wealth(client, each) for each in accounts}
+    changes = {each: compute_change(before[each], after[each]) for each in accounts}
     if output.as_json:
         output.show(_summarise(answer, settlements, accounts, before, after), "")
     else:
         print(_describe(answer, settlements, accounts, before, after), flush=True)
-    _validate_books(payer, before, after, answer)
+    validate_books(payer, changes, int(answer.account["price"]))
 
 
 def _chat(client: RpcClient, question: str, output: Output) -> Answer:
@@ -157,6 +163,8 @@ async def _load_wealth(client: RpcClient, address: str) -> Wealth:
     """Add up an account's shards and deposits, and the fees that it has paid."""
     account = await _get(client, f"/api/v1/address/{address}")
     atoms = int(account["total"])
+    # In the same answer as the balance, so that no epoch ends between the two.
+    rewards = int(account["stake"]["rewarded"]) if account["stake"] else 0
     channels = await _get(client, f"/api/v1/channels?address={address}")
     for channel in channels["channels"]:
         if channel["payer"] == address and channel["status"] != "CLOSED":
@@ -168,31 +176,42 @@ async def _load_wealth(client: RpcClient, address: str) -> Wealth:
             if transaction["sender"] == address:
                 fees += int(transaction["outcome"]["fee"])
         if page["next"] is None:
-            return Wealth(atoms, fees)
+            return Wealth(atoms, fees, rewards)
         page = await _get(client, f"{path}?after={page['next']}")
 
 
-def _validate_books(
-    payer: str, before: dict[str, Wealth], after: dict[str, Wealth], answer: Answer
-) -> None:
-    """Compare the payer's fall with the payees' rise and the fees, to the atom.
+def compute_change(before: Wealth, after: Wealth) -> Wealth:
+    """Return what an account gained; negative atoms are a loss."""
+    return Wealth(
+        after.atoms - before.atoms,
+        after.fees - before.fees,
+        after.rewards - before.rewards,
+    )
+
+
+def validate_books(payer: str, changes: dict[str, Wealth], price: int) -> None:
+    """Compare what the payer paid with what the payees earned, to the atom.
+
+    Rewards are new money and fees are burned, so both are taken out first.
+
+    Args:
+        payer: Who asked.
+        changes: Of the payer and of the payees, by address.
+        price: Atoms that the answer cost, as the payer's node reports.
 
     Raises:
         NodeFailed: They differ.
     """
-    fall = before[payer].atoms - after[payer].atoms
-    rise = sum(after[a].atoms - before[a].atoms for a in before if a != payer)
-    fees = sum(after[a].fees - before[a].fees for a in before)
-    if fall != rise + fees:
+    moved = {a: c.atoms + c.fees - c.rewards for a, c in changes.items()}
+    paid = -moved.pop(payer)
+    earned = sum(moved.values())
+    if paid != earned:
         raise NodeFailed(
-            f"the books do not balance: the payer lost {fall}, the payees gained "
-            f"{rise}, fees took {fees}"
+            f"the books do not balance: without fees and rewards the payer lost {paid} "
+            f"and the payees gained {earned}"
         )
-    earned = rise + sum(after[a].fees - before[a].fees for a in before if a != payer)
-    if earned != int(answer.account["price"]):
-        raise NodeFailed(
-            f"the answer cost {answer.account['price']}, the payees got {earned}"
-        )
+    if earned != price:
+        raise NodeFailed(f"the answer cost {price}, the payees got {earned}")
 
 
 def _summarise(
@@ -209,7 +228,12 @@ def _summarise(
         "session": answer.account,
         "settlements": settlements,
         "balances": {
-            name: {"before": str(before[a].atoms), "after": str(after[a].atoms)}
+            name: {
+                "before": str(before[a].atoms),
+                "after": str(after[a].atoms),
+                "fees": str(after[a].fees - before[a].fees),
+                "rewards": str(after[a].rewards - before[a].rewards),
+            }
             for a, name in accounts.items()
         },
     }
@@ -244,7 +268,7 @@ def _describe(
         for entry in settlements
     )
     balances = format_table(
-        ["account", "before", "after", "change", "fees"],
+        ["account", "before", "after", "change", "fees", "rewards"],
         (
             [
                 name,
@@ -252,6 +276,7 @@ def _describe(
                 after[a].atoms,
                 f"{after[a].atoms - before[a].atoms:+d}",
                 after[a].fees - before[a].fees,
+                after[a].rewards - before[a].rewards,
             ]
             for a, name in accounts.items()
         ),

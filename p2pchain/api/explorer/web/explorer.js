@@ -33,6 +33,7 @@ const linkTx = (id) => link("#/tx/" + id, id);
 const linkAddress = (address) => link("#/address/" + address, address);
 const linkBlock = (height) => el("a", { href: "#/block/" + height }, height);
 const code = (text) => el("code", { title: text }, short(text));
+const linkEpoch = (number) => el("a", { href: "#/epoch/" + number }, number);
 const linkChannel = (id) => link("#/channel/" + id, id);
 
 function amount(atoms) {
@@ -80,6 +81,11 @@ function paged(header, load) {
 
 const cursor = (path, after) => path + (after ? (path.includes("?") ? "&" : "?") + "after=" + encodeURIComponent(after) : "");
 
+/** Shows a page; lists in it are laid flat. */
+function show(...parts) {
+  main.replaceChildren(...parts.flat(Infinity));
+}
+
 // -- pages ---------------------------------------------------------------------------
 
 const blockRow = (block) => [linkBlock(block.height), time(block.time), block.proposer_name,
@@ -105,14 +111,15 @@ async function showBlocks() {
 
 async function showBlock(reference) {
   const block = await read("/block/" + reference);
-  main.replaceChildren(
+  show(
     el("h1", {}, "Block " + block.height),
     facts([
       ["hash", el("code", {}, block.block_hash)],
       ["parent", link("#/block/" + block.header.parent_hash, block.header.parent_hash)],
       ["time", time(block.time)],
       ["proposer", block.proposer_name],
-      ["view", block.header.view],
+      ["epoch", linkEpoch(block.epoch)],
+      ["view", block.view],
       ["signed by", block.certificate && block.certificate.signers.map((s) => s.name).join(", ")],
       ["size", block.size + " bytes"],
     ]),
@@ -120,6 +127,7 @@ async function showBlock(reference) {
     table(["shard", "transactions", "packets in", "fees", "state root"], block.chunks.map((chunk) => [
       el("a", { href: "#/shard/" + chunk.shard }, chunk.shard), chunk.tx_count, chunk.packets_in,
       amount(chunk.fees), code(chunk.post_root)])),
+    block.events.length ? [el("h2", {}, "Rewards, payouts, changes of the set"), eventTable(block.events)] : "",
     el("h2", {}, "Transactions"),
     paged(TX_HEADER, async (after) => {
       const page = await read(cursor("/block/" + block.height + "/txs", after));
@@ -157,9 +165,10 @@ async function showTx(id) {
 
 async function showAddress(address) {
   const account = await read("/address/" + address);
-  main.replaceChildren(
+  show(
     el("h1", {}, "Address"),
-    facts([["address", el("code", {}, account.address)], ["total", amount(account.total)]]),
+    facts([["address", el("code", {}, account.address)], ["name", account.name], ["total", amount(account.total)]]),
+    account.stake ? stakeFacts(account.stake) : "",
     el("h2", {}, "By shard"),
     table(["shard", "balance", "maturing", "nonce"], account.shards.map((s) => [
       el("a", { href: "#/shard/" + s.shard }, s.shard), amount(s.balance), amount(s.maturing), s.nonce])),
@@ -273,11 +282,94 @@ async function showPackets(src, dst) {
     }));
 }
 
+const percent = (share) => (100 * share).toFixed(share === 1 ? 0 : 1) + " %";
+
+/** How much of something there is, as a bar with its number. */
+function meter(share, kind) {
+  const fill = el("span", { class: "fill " + (kind || ""), style: { width: 100 * share + "%" } });
+  return el("span", { class: "meter" }, el("span", { class: "track" }, fill), percent(share));
+}
+
+const STATUS_WORDS = { ACTIVE: "active", DOWN: "down: missed too many votes", TOMBSTONED: "convicted", LEFT: "gone" };
+const stakeStatus = (word) => el("span", { class: word === "ACTIVE" ? "good" : word === "TOMBSTONED" ? "bad" : "quiet" },
+  STATUS_WORDS[word] || word);
+
+const eventTable = (events) => table(["event", "amount", "accounts", "object"], events.map((event) => [
+  event.kind.replaceAll("_", " "), amount(event.amount),
+  event.addresses.map((a, i) => [el("a", { href: "#/address/" + a, title: a }, event.names[i] || short(a)), " "]),
+  event.object_id === "0x" ? "" : code(event.object_id)]));
+
+/** An account's stake: what is bonded, what is on its way back, what was taken. */
+function stakeFacts(stake) {
+  return [el("h2", {}, "Stake"), facts([
+    ["status", stakeStatus(stake.status)],
+    ["bonded", amount(stake.bonded)],
+    ["voting power now", amount(stake.power)],
+    ["in the next epoch", amount(stake.next_power)],
+    ...stake.unbonding.map((u) => ["unbonding", [amount(u.amount), " at the end of epoch ", linkEpoch(u.due_epoch)]]),
+    ["earned", amount(stake.rewarded)],
+    ["slashed", stake.slashed === "0" ? null : amount(stake.slashed)],
+    ["offence", stake.offence && ["in epoch ", linkEpoch(stake.offence.epoch), ", slashed in epoch ",
+      linkEpoch(stake.offence.slashed_epoch)]],
+    ["key", code(stake.public_key)],
+  ])];
+}
+
+function epochFacts(epoch) {
+  const length = Number(epoch.last_height) - Number(epoch.first_height) + 1;
+  return facts([
+    ["state", epoch.state.toLowerCase()],
+    ["blocks", `${epoch.first_height} to ${epoch.last_height}`],
+    ["progress", [meter(epoch.blocks / length), ` ${epoch.blocks_to_go} blocks to go`]],
+    ["validators", epoch.validators],
+    ["total power", epoch.total_power && amount(epoch.total_power)],
+    ["reward", amount(epoch.reward)],
+    ["paid out", epoch.rewarded && amount(epoch.rewarded)],
+    ["seed", code(epoch.seed)],
+    ["set", code(epoch.validators_root)],
+    ["next set", epoch.next_validators_root && code(epoch.next_validators_root)],
+  ]);
+}
+
+const validatorTable = (list) => table(["index", "name", "power", "share", "attendance", "status", "account", "key"],
+  list.validators.map((v) => [v.index, v.name || "?", amount(v.power), percent(v.share),
+    v.attendance === null ? "–" : meter(v.attendance, v.attendance < 0.5 ? "low" : ""), stakeStatus(v.status),
+    v.account ? linkAddress(v.account) : "–", code(v.public_key)]));
+
 async function showValidators() {
-  const { validators } = await read("/validators");
-  main.replaceChildren(el("h1", {}, "Validators"),
-    table(["index", "name", "stake", "account", "key"], validators.map((v) => [v.index, v.name,
-      amount(v.power), linkAddress(v.account), code(v.public_key)])));
+  const hash = location.hash;
+  async function load() {
+    const [list, epoch, { stakes, ...sums }] = await Promise.all([
+      read("/validators"), read("/epochs/running"), read("/stakes")]);
+    if (location.hash !== hash) return;
+    const convicted = stakes.filter((s) => s.offence);
+    show(el("h1", {}, "Epoch ", linkEpoch(epoch.epoch)), epochFacts(epoch),
+      el("h2", {}, "Validators"), validatorTable(list),
+      el("h2", {}, "Stakes"),
+      facts([["bonded", amount(sums.bonded)], ["unbonding", amount(sums.unbonding)]]),
+      table(["name", "status", "bonded", "unbonding", "power next epoch", "earned", "account"], stakes.map((s) => [
+        s.name, stakeStatus(s.status), amount(s.bonded), amount(s.unbonding_total), amount(s.next_power),
+        amount(s.rewarded), linkAddress(s.account)])),
+      convicted.length ? [el("h2", {}, "Slashed"),
+        table(["name", "offence in epoch", "slashed in epoch", "stake then", "taken so far", "account"], convicted.map((s) => [
+          s.name, linkEpoch(s.offence.epoch), linkEpoch(s.offence.slashed_epoch), amount(s.offence.stake),
+          amount(s.slashed), linkAddress(s.account)]))] : []);
+  }
+  await load();
+  if (location.hash === hash) onTip = load;
+}
+
+async function showEpoch(number) {
+  const epoch = await read("/epochs/" + number);
+  const list = epoch.validators === null ? null : await read("/validators?epoch=" + number);
+  show(el("h1", {}, "Epoch " + epoch.epoch), epochFacts(epoch),
+    el("p", {}, number > 0 ? ["before: ", linkEpoch(number - 1), "  "] : "",
+      epoch.state === "NEXT" ? "" : ["after: ", linkEpoch(Number(number) + 1)]),
+    el("h2", {}, "Validators"),
+    list ? validatorTable(list) : el("p", { class: "quiet" }, "The state no longer keeps this set."),
+    epoch.state === "OVER" ? [el("h2", {}, "What its end brought about, in block ", linkBlock(epoch.last_height)),
+      eventTable(epoch.events)] : [],
+    json(epoch));
 }
 
 async function showModels() {
@@ -312,7 +404,7 @@ const ROUTES = [
   [/^#\/channel\/(\w+)$/, showChannel], [/^#\/providers$/, showProviders], [/^#\/work$/, showWork],
   [/^#\/shards$/, showShards], [/^#\/shard\/(\d+)$/, showShard],
   [/^#\/packets\/(\d+)\/(\d+)$/, showPackets], [/^#\/validators$/, showValidators],
-  [/^#\/models$/, showModels], [/^#\/search\/(.+)$/, (q) => showSearch(decodeURIComponent(q))],
+  [/^#\/epoch\/(\d+)$/, showEpoch], [/^#\/models$/, showModels], [/^#\/search\/(.+)$/, (q) => showSearch(decodeURIComponent(q))],
 ];
 let onTip = null;
 
