@@ -39,6 +39,7 @@ from consensus.messages import Certificate, Proposal, Vote
 from network.network import Network
 from network.topics import Topic, Verdict
 from p2pchain.errors import NotReady
+from p2pchain.node.evidence_desk import EvidenceDesk
 from primitives import bls
 from primitives.kv import KeyValueStore
 from primitives.types import Height, Nonce, ShardId
@@ -79,6 +80,7 @@ class ChainService:
         self.tree: BlockTree = open_tree(spec, kv, bls)
         self.mempool = Mempool(spec, self.tree.verified)
         self.queries = Queries(self.tree)
+        self.evidence = EvidenceDesk(self.tree, network)
         self._network = network
         self._changed = trio.Event()
         self._listeners: list[Callable[[HeldBlock], None]] = []
@@ -130,7 +132,7 @@ class ChainService:
 
     def report(self, first: Vote | Certificate, second: Vote | Certificate) -> None:
         """Take two verified statements that exclude each other."""
-        log.warning("statements that exclude each other: %r and %r", first, second)
+        self.evidence.report(first, second)
 
     def build_block(
         self,
@@ -153,6 +155,7 @@ class ChainService:
             attendance=attendance,
             time_ms=time_ms,
             picker=self.mempool,
+            evidence=self.evidence.pick(parent_hash),
         )
         return held.block_hash, held.block_bytes, held.height
 
@@ -191,6 +194,7 @@ class ChainService:
         if not blocks:
             return
         self.mempool.revalidate(self.tree.final)
+        self.evidence.on_final()
         for block in blocks:
             for listener in self._listeners:
                 listener(block)
