@@ -1,6 +1,6 @@
 """`p2pchain testnet`: networks of real processes, disturbed and checked."""
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 from p2pchain.cli.devnet import run_until_signal
-from p2pchain.cli.options import add_command, add_group
+from p2pchain.cli.options import add_command, add_group, positive
 from p2pchain.cli.output import Output, format_table
 
 if TYPE_CHECKING:
@@ -26,6 +26,18 @@ def add_parser(commands: "Commands") -> None:
     parser.add_argument("manifest", type=Path, metavar="MANIFEST.toml")
     parser.add_argument(
         "--keep", action="store_true", help="keep the homes and logs also on success"
+    )
+    parser = add_command(
+        group, "generate", generate, "write random manifests, the same from a seed"
+    )
+    parser.add_argument(
+        "--seed", type=_seed, required=True, metavar="N", help="of the first manifest"
+    )
+    parser.add_argument(
+        "--count", type=positive, default=1, metavar="K", help="how many (1)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder to write into"
     )
 
 
@@ -49,6 +61,28 @@ def run(args: Namespace, output: Output) -> int:
     if not codes:
         output.fail("Interrupted", "interrupted; every process was ended")
     return codes[0] if codes else 1
+
+
+def generate(args: Namespace, output: Output) -> None:
+    """Write the manifests of some seeds."""
+    from p2pchain.testnet.generate import generate_manifest
+    from p2pchain.testnet.toml_form import dump_manifest
+
+    folder: Path = args.out.expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for seed in range(args.seed, args.seed + args.count):
+        manifest = generate_manifest(seed)
+        path = folder / f"{manifest.name}.toml"
+        path.write_text(dump_manifest(manifest), "utf-8")
+        paths.append(str(path))
+    output.show({"manifests": paths}, "\n".join(paths))
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise ArgumentTypeError(f"{text!r} is no seed, 0 to 10^18 - 1")
+    return int(text)
 
 
 @contextmanager
