@@ -29,6 +29,9 @@ def compute_index_changes(held: HeldBlock) -> Changes:
         build_key(b"B", (height, 8)): held.block_bytes,
         build_key(b"H", held.block_hash): height.to_bytes(8, "big"),
     }
+    if held.is_epoch_root:
+        begun = held.child_epoch
+        changes[build_key(b"L", (begun.epoch, 8))] = encode(begun.validators)
     if held.events:
         changes[build_key(b"E", (height, 8))] = encode(held.events)
     for chunk in held.block.body.chunks:

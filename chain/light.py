@@ -52,8 +52,8 @@ from primitives.codec import Record
 from primitives.errors import MissingError
 from primitives.types import U8, Epoch, Hash32, Height, ShardId
 
-MAX_LINKS = 256
-"""Headers from a block to the certified one: a lot of a catch-up has that many."""
+MAX_LINKS = 64
+"""Headers from a block to the certified one; a node reads so many blocks to answer."""
 MAX_PROVEN = 4096
 """Keys remembered: 32 sets of strangers; beyond, only the trusted set's are kept."""
 
@@ -172,11 +172,7 @@ def adopt(state: LightState, block: LightBlock, scheme: SignatureScheme) -> Ligh
         LightError, OtherEpoch: It is not final.
     """
     validate_block(state, block, scheme)
-    if state.newest is not None and block.header.height < state.newest.height:
-        raise StaleAnswer(
-            f"block {block.header.height}, while {state.newest.height} is known"
-        )
-    return replace(state, newest=block.header)
+    return _remember(state, block.header)
 
 
 def validate_block(
@@ -253,6 +249,31 @@ def verify_state(
     except (LightError, MissingError):
         return False
     return True
+
+
+def adopt_state(
+    state: LightState,
+    shard: ShardId,
+    key: bytes,
+    proof: StateProof,
+    scheme: SignatureScheme,
+) -> LightState:
+    """Return the state with the proof's block as the newest one.
+
+    Raises:
+        StaleAnswer: A newer block is known; what the proof says is of the past.
+        LightError, OtherEpoch: As `validate_state`.
+    """
+    validate_state(state, shard, key, proof, scheme)
+    return _remember(state, proof.header)
+
+
+def _remember(state: LightState, header: Header) -> LightState:
+    if state.newest is not None and header.height < state.newest.height:
+        raise StaleAnswer(
+            f"block {header.height}, while {state.newest.height} is known to be final"
+        )
+    return replace(state, newest=header)
 
 
 def _trust(state: LightState, epoch: Epoch, validators: ValidatorSet) -> LightState:

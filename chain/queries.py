@@ -27,6 +27,7 @@ from chain.keys import (
     build_registration_key,
 )
 from chain.ledger import Totals
+from chain.light_queries import LightQueries
 from chain.outcome import Outcome
 from chain.paging import PAGE, Page, build_page, iterate_keys, parse_cursor
 from chain.proofs import StateProof
@@ -136,6 +137,8 @@ class Queries:
         self._cached_outcomes = lru_cache(CACHED_BLOCKS)(tree.store.get_outcomes)
         self.stakes = StakeQueries(tree, self._get_header)
         """Validators, epochs and stakes."""
+        self.light = LightQueries(tree)
+        """What light clients ask for."""
 
     @property
     def spec(self) -> ChainSpec:

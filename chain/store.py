@@ -11,6 +11,7 @@ The database: what is stored under which key, and typed reads of it.
     T tx_id                    place: height, shard, index
     A address height shard i   tx_id; an address's history
     E height                   events of the block's system step, where it had one
+    L epoch                    its validator set, for ever; light clients ask for it
     P src dst seq              packet with its proof
     Q src dst seq              height of the block that consumed the packet
     R shard account            registration
@@ -34,10 +35,11 @@ from chain.block import Block
 from chain.errors import StoreError
 from chain.outcome import Event, Outcome
 from consensus.messages import Certificate
+from consensus.validators import ValidatorSet
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.kv import KeyValueStore
-from primitives.types import U32, Hash32, Height, ShardId
+from primitives.types import U32, Epoch, Hash32, Height, ShardId
 from shards.chunk import ChunkHeader
 from shards.packet import PacketProof
 
@@ -115,6 +117,10 @@ class ChainStore:
         for _, data in self.kv.iterate(b"F", start=build_key(b"F", (height, 8))):
             return self._decode(Certificate, data)
         return None
+
+    def get_validators(self, epoch: Epoch) -> ValidatorSet | None:
+        """Return the validator set of an epoch that has begun; not that of epoch 0."""
+        return self._get(build_key(b"L", (epoch, 8)), ValidatorSet)
 
     def get_chunk_header(self, shard: ShardId, height: Height) -> ChunkHeader | None:
         """Return the header of the shard's chunk in the block at `height`."""

@@ -7,8 +7,10 @@ Errors of the program around the rules.
        |- ConfigError          config.toml says something impossible
        |- PortInUse            another program listens there
        |- NodeFailed           a child process or service ended against our will
+       |- TrustError           no trust to begin with, or its file is damaged
     |- RemoteError
     |  |- TransactionFailed    it is in a block, and the chain's rules refused it
+    |  |- BadAnswer            a node answered what no honest node answers
     |  |- StakeRefused         this node cannot stake, or has nothing to take out
     |- MissingError
        |- NotReady             the node cannot do this yet; try again
@@ -45,6 +47,14 @@ class PortInUse(LocalError):
 
 class NodeFailed(LocalError):
     """A process or service that we depend on ended against our will."""
+
+
+class TrustError(LocalError):
+    """A light client has nothing to begin with; the message says what to give it."""
+
+
+class BadAnswer(RemoteError):
+    """A node answered a light client what no honest node answers."""
 
 
 class NotReady(MissingError):
