@@ -166,8 +166,8 @@ _HASH_SCHEMA = {"type": "string", "pattern": "^0x[0-9a-f]{64}$"}
 
 HEIGHT = Kind(parse_integer, _INTEGER_SCHEMA | {"title": "height"})
 EPOCH = Kind(
-    lambda value: parse_integer(value, 2**53),
-    _INTEGER_SCHEMA | {"title": "epoch"},
+    lambda value: parse_integer(value, 2**32 - 1),
+    {"type": ["integer", "string"], "minimum": 0, "maximum": 2**32 - 1},
 )
 AMOUNT = Kind(parse_integer, _INTEGER_SCHEMA | {"title": "atoms"})
 AMOUNT_OR_ALL = Kind(

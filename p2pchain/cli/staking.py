@@ -12,7 +12,7 @@ _ADVICE = {
 """What to do about a key without a seat, by the state of its stake."""
 
 
-def describe_seat(validator: dict[str, Any], epoch: str) -> str:
+def describe_seat(validator: dict[str, Any], epoch: int) -> str:
     """Return what a validator key counts for in the running `epoch` and after it."""
     index, start = validator["index"], validator["from_epoch"]
     if index is not None:
@@ -24,7 +24,7 @@ def describe_seat(validator: dict[str, Any], epoch: str) -> str:
         status = (validator["stake"] or {}).get("status", "")
         return f"not in the set; {_ADVICE.get(status, _ADVICE[''])}"
     else:
-        at_least = " at the earliest" if int(start) > int(epoch) + 1 else ""
+        at_least = " at the earliest" if start > epoch + 1 else ""
         text = f"not in the set yet; from epoch {start} on{at_least}"
     if validator["until_epoch"] is not None:
         text += f"; leaves after epoch {validator['until_epoch']}"

@@ -73,7 +73,7 @@ def _describe(status: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _describe_validator(validator: dict[str, Any], epoch: str) -> list[str]:
+def _describe_validator(validator: dict[str, Any], epoch: int) -> list[str]:
     """Return what the node's validator key counts for, in a line or two."""
     lines = [f"validator  {describe_seat(validator, epoch)}"]
     if stake := validator["stake"]:

@@ -67,7 +67,7 @@ def run_stakes(args: Namespace, output: Output) -> None:
 def describe_epoch(epoch: dict[str, Any]) -> str:
     """Return an epoch in one line."""
     blocks = f"blocks {epoch['first_height']} to {epoch['last_height']}"
-    to_go = int(epoch["blocks_to_go"])
+    to_go = epoch["blocks_to_go"]
     return f"epoch {epoch['epoch']}, {blocks}, {to_go or 'none'} to go"
 
 

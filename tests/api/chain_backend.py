@@ -11,24 +11,30 @@ from chain.contracts.channel import (
     RequestClose,
     compute_channel_id,
 )
+from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
 from chain.mempool import Mempool
 from chain.queries import Queries
+from genesis.genesis import Genesis
+from genesis.state import build_chain_spec
 from p2pchain.api.backend import MempoolInfo, OpenResult, OwnChannel, SendResult
-from p2pchain.api.errors import InsufficientFunds, NotFound
+from p2pchain.api.errors import InsufficientFunds, NotFound, TransactionRejected
+from primitives.bls import BlsSecretKey
 from primitives.codec import encode
 
 FEE = 10**9
+KEY = BlsSecretKey(bytes([77]).rjust(32, b"\0"))
+"""With which Alice's node would vote."""
 
 
 class ChainNode(ToyNode):
     """A node whose wallet is Alice's and whose leader is always in time."""
 
-    def __init__(self) -> None:
+    def __init__(self, genesis: Genesis = GENESIS) -> None:
         super().__init__()
-        self.world = World()
+        self.world = World(build_chain_spec(genesis))
         self.tree = self.world.tree
-        self.genesis = GENESIS
+        self.genesis = genesis
         self.queries = Queries(self.tree)
         self.mempool = Mempool(self.tree.spec, self.tree.verified)
         self.stalled = False
@@ -80,6 +86,19 @@ class ChainNode(ToyNode):
         if amount > available:
             raise InsufficientFunds(f"{amount} atoms asked, {available} there")
         _, tx_id = self._submit(Transfer(recipient, shard, amount))
+        return SendResult(tx_ids=(tx_id,), fee_limit=FEE)
+
+    async def stake(self, amount: int) -> SendResult:
+        payload = Bond("alice", KEY.public_key, KEY.prove_possession(), amount)
+        _, tx_id = self._submit(payload)
+        return SendResult(tx_ids=(tx_id,), fee_limit=FEE)
+
+    async def unstake(self, amount: int | None) -> SendResult:
+        stake = self.queries.stakes.get_stake(ALICE.public_key)
+        if stake is None:
+            raise TransactionRejected("nothing bonded", reason="unknown_stake")
+        payload = Unbond(stake.bonded if amount is None else amount)
+        _, tx_id = self._submit(payload)
         return SendResult(tx_ids=(tx_id,), fee_limit=FEE)
 
     async def open_channel(self, payee, deposit, unit_price) -> OpenResult:

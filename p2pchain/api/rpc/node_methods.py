@@ -71,7 +71,7 @@ def render_status(status: NodeStatus) -> Json:
         "final": True,
         "time": to_time(status.time_ms),
         "epoch": {
-            "number": str(epoch.number),
+            "number": epoch.number,
             "first_height": str(epoch.first_height),
             "last_height": str(epoch.last_height),
             "blocks_to_go": epoch.last_height - status.height,
@@ -97,16 +97,12 @@ def _render_validator(validator: ValidatorStatus) -> Json:
         "power": str(validator.power),
         "total_power": str(validator.total_power),
         "next_power": str(validator.next_power),
-        "from_epoch": _to_text(validator.from_epoch),
-        "until_epoch": _to_text(validator.until_epoch),
+        "from_epoch": validator.from_epoch,
+        "until_epoch": validator.until_epoch,
         "stake": stake and render(stake),
         "is_voting": validator.is_voting,
         "mute_reason": validator.mute_reason,
     }
-
-
-def _to_text(number: int | None) -> str | None:
-    return None if number is None else str(number)
 
 
 METHODS = (

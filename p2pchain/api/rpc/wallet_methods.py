@@ -93,7 +93,7 @@ async def _finish_staking(backend: Backend, result: SendResult, wait: bool) -> J
     stake = backend.queries.stakes.get_stake(backend.get_status().address)
     return answer | {
         "fee_limit": str(result.fee_limit),
-        "epoch": str(backend.queries.stakes.record.epoch),
+        "epoch": backend.queries.stakes.record.epoch,
         "stake": stake and render_stake(backend, stake),
     }
 

@@ -83,8 +83,7 @@ def build_certificate(backend: Backend, certificate: Certificate | None) -> Json
         "epoch": certificate.epoch,
         "view": str(certificate.view),
         "signers": [
-            {"index": index, "name": get_name(names, index)}
-            for index in signers
+            {"index": index, "name": get_name(names, index)} for index in signers
         ],
         "bitmap": to_hex(certificate.bitmap),
         "signature": to_hex(certificate.signature),
@@ -97,7 +96,7 @@ def _build_summary(backend: Backend, found: FoundBlock) -> Json:
     names = get_validator_names(backend, header.epoch)
     return build_block_stamp(found) | {
         "time": to_time(header.time_ms),
-        "epoch": str(header.epoch),
+        "epoch": header.epoch,
         "view": str(header.view),
         "proposer": header.proposer,
         "proposer_name": get_name(names, header.proposer),

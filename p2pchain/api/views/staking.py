@@ -32,7 +32,7 @@ def build_validators(backend: Backend, number: int | None) -> Json:
         )
     total = epoch.validators.total_power
     return build_stamp(backend) | {
-        "epoch": str(epoch.number),
+        "epoch": epoch.number,
         "total_power": str(total),
         "counted_blocks": epoch.counted,
         "validators": [_render_member(member, total, epoch) for member in members],
@@ -50,7 +50,7 @@ def build_epoch(backend: Backend, number: int | None) -> Json:
     params = backend.queries.spec.params
     validators = epoch.validators
     return build_stamp(backend) | {
-        "epoch": str(epoch.number),
+        "epoch": epoch.number,
         "state": _get_state(epoch, running),
         "first_height": str(epoch.first_height),
         "last_height": str(epoch.last_height),
@@ -74,7 +74,7 @@ def build_stakes(backend: Backend) -> Json:
     powers = _get_powers(backend)
     ordered = sorted(stakes, key=lambda stake: (-stake.bonded, stake.account))
     return build_stamp(backend) | {
-        "epoch": str(backend.queries.stakes.record.epoch),
+        "epoch": backend.queries.stakes.record.epoch,
         "bonded": str(sum(stake.bonded for stake in stakes)),
         "unbonding": str(sum(stake.unbonding_amount for stake in stakes)),
         "stakes": [_render_stake(stake, powers) for stake in ordered],
