@@ -137,6 +137,8 @@ class Queries:
         self._cached_outcomes = lru_cache(CACHED_BLOCKS)(tree.store.get_outcomes)
         self.stakes = StakeQueries(tree, self._get_header)
         """Validators, epochs and stakes."""
+        self.evidence = EvidenceQueries(tree.store)
+        """Who was convicted of what."""
         self.light = LightQueries(tree)
         """What light clients ask for."""
 

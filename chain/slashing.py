@@ -48,6 +48,13 @@ REWARD_DIVISOR = 20
 """The reporter gets a 20th of what is taken at once: enough to include evidence, and
 far too little to slash oneself for."""
 
+SLASH_EVENT = "slashed"
+"""Taken at a conviction; the event's object is the evidence."""
+REWARD_EVENT = "slash_reward"
+"""Paid to the reporter; likewise."""
+SETTLE_EVENT = "slash_settled"
+"""Taken at the end of the window; the event's object is the BLS public key."""
+
 CORRELATION_FACTOR = 3
 """A third of the power, which is what a fork needs, loses everything."""
 
@@ -195,7 +202,7 @@ def _convict(ledger: Ledger, context: Context, verdict: Verdict, stake: Stake) -
         offence=offence,
     )
     put_stake(ledger, convicted)
-    ledger.note(Event("slashed", verdict.evidence_id, (stake.account,), penalty))
+    ledger.note(Event(SLASH_EVENT, verdict.evidence_id, (stake.account,), penalty))
     return penalty
 
 
@@ -208,7 +215,7 @@ def _distribute(
     burn(ledger, penalty - reward)
     if reporter is not None and reward > 0:
         credit(ledger, context, reporter.account, reward)
-        event = Event("slash_reward", verdict.evidence_id, (reporter.account,), reward)
+        event = Event(REWARD_EVENT, verdict.evidence_id, (reporter.account,), reward)
         ledger.note(event)
 
 
@@ -242,4 +249,4 @@ def _settle(
     )
     put_stake(ledger, settled)
     burn(ledger, rest)
-    ledger.note(Event("slash_settled", stake.public_key, (stake.account,), rest))
+    ledger.note(Event(SETTLE_EVENT, stake.public_key, (stake.account,), rest))

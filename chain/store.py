@@ -20,6 +20,7 @@ The database: what is stored under which key, and typed reads of it.
     Y address height id        a party's channels, by height of opening
     W height shard i           work record posted by transaction i of the chunk
     V payee height shard i     a payee's work records
+    X height i                 nothing; the block applied its evidence i
     U block_hash               pending block that must survive a crash
     M name                     meta: chain_id, format, tip, seen
 
