@@ -18,6 +18,7 @@ from chain.contracts.model import ModelRecord
 from chain.contracts.proof import WorkEntry
 from chain.contracts.registration import Mirror, Registration, RegistrationStatus
 from chain.errors import StoreError
+from chain.evidence_queries import EvidenceQueries
 from chain.header import Header, compute_block_hash
 from chain.keys import (
     TOTALS_KEY,
