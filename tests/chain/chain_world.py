@@ -41,6 +41,8 @@ VALIDATORS = 4
 
 BLS_KEYS = [BlsSecretKey((i + 1).to_bytes(32, "big")) for i in range(VALIDATORS)]
 STAKERS = [SecretKey(bytes([100 + i]) * 32) for i in range(VALIDATORS)]
+KEYS = {key.public_key: key for key in BLS_KEYS}
+"""By public key; whoever makes up a validator puts its key here."""
 ALICE, BOB, CAROL, DAVE = (SecretKey(bytes([i]) * 32) for i in range(1, 5))
 SIGNER = SecretKey(bytes([9]) * 32)
 """Signs vouchers."""
@@ -151,16 +153,23 @@ class World:
     def reveal(self, view: int) -> bytes:
         epoch = self.tree.epoch.epoch
         message = compute_reveal_bytes(self.spec.chain_id, epoch, view)
-        return BLS_KEYS[self.leader(view)].sign(message)
+        return self.keys()[self.leader(view)].sign(message)
 
-    def attend(self, held: HeldBlock, signers=range(VALIDATORS)) -> Attendance:
-        """Return the validators' votes for a block."""
+    def keys(self) -> list[BlsSecretKey]:
+        """Return the keys of the epoch's validators, in order."""
+        validators = self.tree.epoch.validators.validators
+        return [KEYS[validator.public_key] for validator in validators]
+
+    def attend(self, held: HeldBlock, signers=None) -> Attendance:
+        """Return votes for a block; without `signers` everybody's."""
         if held.is_epoch_root:
             return NO_ATTENDANCE
         message = compute_notarize_bytes(self.spec.chain_id, held.proposal)
+        keys = self.keys()
+        signers = range(len(keys)) if signers is None else signers
         return Attendance(
-            encode_bitmap(signers, VALIDATORS),
-            bls.aggregate([BLS_KEYS[i].sign(message) for i in signers]),
+            encode_bitmap(signers, len(keys)),
+            bls.aggregate([keys[i].sign(message) for i in signers]),
         )
 
     def build(
@@ -169,6 +178,8 @@ class World:
         parent: HeldBlock | None = None,
         view: int | None = None,
         picker: Picker | None = None,
+        signers=None,
+        evidence: tuple[bytes, ...] = (),
     ) -> HeldBlock:
         """Return a new block by the right leader, held by the tree."""
         parent = parent or self.tip
@@ -179,7 +190,8 @@ class World:
             view=view,
             proposer=self.leader(view),
             reveal=self.reveal(view),
-            attendance=self.attend(parent),
+            attendance=self.attend(parent, signers),
+            evidence=evidence,
             time_ms=self.now_ms,
             picker=picker
             or (ListPicker(transactions) if transactions else NothingWaits()),
@@ -188,14 +200,14 @@ class World:
     def certify(self, held: HeldBlock) -> Certificate:
         """Return the certificate that makes a block final."""
         message = compute_finalize_bytes(self.spec.chain_id, held.proposal)
-        signers = range(VALIDATORS)
+        keys = self.keys()
         return Certificate(
             kind=Kind.FINALIZATION,
             proposal=held.proposal,
             epoch=held.header.epoch,
             view=held.header.view,
-            bitmap=encode_bitmap(signers, VALIDATORS),
-            signature=bls.aggregate([BLS_KEYS[i].sign(message) for i in signers]),
+            bitmap=encode_bitmap(range(len(keys)), len(keys)),
+            signature=bls.aggregate([key.sign(message) for key in keys]),
         )
 
     def finalize(self, held: HeldBlock) -> HeldBlock:

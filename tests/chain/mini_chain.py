@@ -18,6 +18,7 @@ from chain.keys import (
 from chain.ledger import Count, Totals
 from chain.outcome import Outcome
 from chain.spec import ChainSpec
+from chain.stake import Stake
 from chain.transaction import Payload, Transaction, sign_transaction
 from chain.verified import VerifiedCache
 from primitives.codec import decode, encode
@@ -141,7 +142,7 @@ class MiniChain:
             + sum(r.collateral for r in self._all(b"r", Registration))
             + sum(self.totals(shard).burned for shard in self.state)
             + sum(p.packet.amount for box in self.inbox.values() for p in box)
-            + sum(v.power for v in self.spec.first_validators.validators)
+            + sum(stake.locked for stake in self._all(b"s", Stake))
         )
 
     def _all(self, letter: bytes, kind):
