@@ -218,7 +218,8 @@ def create_home(
         genesis_file: The network's genesis.json.
         config: Its settings.
         passphrase: Opens its keystores.
-        phrase: 24 words to restore keys from; None makes new ones.
+        phrase: 24 words to restore keys from; None makes new ones.  A restored
+            validator key may have voted before, so its home starts with a lost log.
         cost: Of opening the keystores.
 
     Raises:
@@ -231,7 +232,8 @@ def create_home(
     home.create(config, keys.node)
     save_genesis(genesis, home.genesis)
     _save_keys(home, keys, passphrase, cost, is_validator=True)
-    create_wal(home.votes, keys.validator.public_key, compute_chain_id(genesis))
+    if phrase is None:
+        create_wal(home.votes, keys.validator.public_key, compute_chain_id(genesis))
     return NewHome(config.name, home.path, keys.phrase)
 
 

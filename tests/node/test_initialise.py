@@ -200,6 +200,8 @@ def test_a_home_joins_with_keys_of_its_own(create, tmp_path, monkeypatch) -> Non
         tmp_path / "again", network.genesis, config, PASSPHRASE, joined.phrase
     )
     restored = Home(again.path)
+    assert home.votes.exists()
+    assert not restored.votes.exists()
     assert restored.load_node_key().seed == home.load_node_key().seed
     account = load_keys(restored, config, PASSPHRASE).account
     assert account.seed == keys.account.seed
