@@ -20,6 +20,8 @@ from inference.sampling import ChatMessage, SamplingParams
 if TYPE_CHECKING:
     from chain.contracts.channel import Channel
     from chain.contracts.proof import Receipt
+    from chain.evidence import Verdict
+    from chain.evidence_pool import PooledEvidence
     from chain.queries import Queries
     from chain.stake import Stake
     from chain.transaction import SignedTransaction
@@ -371,6 +373,17 @@ class Backend(Protocol):
             DecodeError: Not the canonical bytes of a signed transaction.
             RemoteError: Refused by the mempool; the type and text say why.
         """
+
+    def submit_evidence(self, data: bytes) -> "Verdict":
+        """Check and take encoded evidence, gossip it, return what it proves.
+
+        Raises:
+            RemoteError: It proves nothing.
+            UselessEvidence: It would convict nobody now.
+        """
+
+    def list_waiting_evidence(self) -> "tuple[PooledEvidence, ...]":
+        """Return the evidence that waits for a block, the oldest first."""
 
     def get_mempool(self, limit: int) -> MempoolInfo:
         """Return totals and the oldest `limit` waiting transactions."""

@@ -13,6 +13,7 @@ Errors of the api.
        |- MethodNotFound         404  no such method
        |- BodyTooLarge           413  more bytes than we read
        |- TransactionRejected    422  the chain's rules refuse it
+       |- EvidenceRefused        422  genuine or not, it would convict nobody now
        |- Timeout                504  it may still happen, after the caller's wait
        |- UnknownModel           404  no such model
        |- PromptTooLong          400  more tokens than the model's context
@@ -125,6 +126,14 @@ class TransactionRejected(RequestRefused):
         super().__init__(message)
         self.reason = reason
         """Name of the rule, for programs: "nonce_too_low", ..."""
+
+
+class EvidenceRefused(RequestRefused):
+    """Too old, too early, or against nobody who is not convicted already."""
+
+    status = 422
+    rpc_code = -32003
+    word = "evidence_refused"
 
 
 class Timeout(RequestRefused):

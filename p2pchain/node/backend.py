@@ -16,6 +16,8 @@ from chain.contracts.channel import (
 )
 from chain.contracts.registration import RegistrationStatus
 from chain.epochs import compute_first_height, compute_last_height
+from chain.evidence import Verdict
+from chain.evidence_pool import PooledEvidence
 from chain.outcome import Outcome
 from chain.queries import Queries
 from chain.transaction import SignedTransaction
@@ -232,6 +234,14 @@ class NodeBackend:
     async def wait_height(self, height: int) -> None:
         """Return once the final height is at least `height`."""
         await self.chain.wait_height(height)
+
+    def submit_evidence(self, data: bytes) -> Verdict:
+        """Check, keep and gossip evidence; return what it proves."""
+        return self.chain.evidence.submit(data)
+
+    def list_waiting_evidence(self) -> tuple[PooledEvidence, ...]:
+        """Return the evidence that waits for a block."""
+        return self.chain.evidence.pool.list_pieces()
 
     def submit_transaction(self, data: bytes) -> bytes:
         """Take a signed transaction, tell the peers, return its id."""

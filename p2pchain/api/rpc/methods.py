@@ -5,6 +5,7 @@ from typing import Any
 from p2pchain.api.backend import Backend
 from p2pchain.api.rpc import (
     chain_methods,
+    evidence_methods,
     light_methods,
     market_methods,
     node_methods,
@@ -24,6 +25,7 @@ def build_methods(version: str) -> dict[str, Method]:
             node_methods,
             chain_methods,
             stake_methods,
+            evidence_methods,
             light_methods,
             transaction_methods,
             market_methods,
