@@ -15,6 +15,7 @@ import trio
 
 from chain.block import Attendance, decode_block
 from chain.blocktree import BlockTree, open_tree
+from chain.epochs import compute_last_height
 from chain.errors import (
     AlreadyKnown,
     CannotPay,
@@ -42,7 +43,7 @@ from p2pchain.errors import NotReady
 from p2pchain.node.evidence_desk import EvidenceDesk
 from primitives import bls
 from primitives.kv import KeyValueStore
-from primitives.types import Height, Nonce, ShardId
+from primitives.types import Epoch, Height, Nonce, ShardId, TimeMs
 
 log = logging.getLogger(__name__)
 
@@ -103,32 +104,23 @@ class ChainService:
     @property
     def tip(self) -> Tip:
         """The last final block, as consensus sees it."""
-        tree = self.tree
-        return Tip(
-            tree.final_height,
-            tree.final_view,
-            tree.final_hash,
-            tree.final_certificate,
-        )
+        return self.tree.tip
 
     @property
     def epoch(self) -> EpochConfig:
         """The epoch of the child of the last final block."""
-        return EpochConfig(
-            epoch=0,
-            seed=self.spec.seed,
-            validators=self.spec.first_validators,
-            last_height=2**62,
-        )
+        return self.tree.epoch
 
     @property
-    def epoch_first_time_ms(self) -> int | None:
+    def epoch_first_time_ms(self) -> TimeMs | None:
         """Time of the epoch's first final block."""
-        return None
+        return self.tree.epoch_first_time_ms
 
-    def get_epoch_end(self, epoch: int) -> Certificate | None:
-        """Return the finalization of an epoch's boundary block."""
-        return None
+    def get_epoch_end(self, epoch: Epoch) -> Certificate | None:
+        """Return the finalization of an epoch's boundary block, if that is final."""
+        blocks = self.spec.params.epoch_blocks
+        found = self.tree.get_final(compute_last_height(epoch, blocks))
+        return None if found is None else found[1]
 
     def report(self, first: Vote | Certificate, second: Vote | Certificate) -> None:
         """Take two verified statements that exclude each other."""
