@@ -54,6 +54,16 @@ def open_client(args: Namespace, timeout_s: float = 30.0) -> RpcClient:
     return RpcClient(_find_url(home), home.load_api_token(), timeout_s)
 
 
+def find_public_url(args: Namespace) -> str:
+    """Return where the node of --rpc or of the home answers.
+
+    Raises:
+        HomeError: No --rpc and no home.
+        NodeUnreachable: The home's node does not run.
+    """
+    return args.rpc or _find_url(open_home(args))
+
+
 def read_passphrase(args: Namespace, home: Home | None, *, confirm: bool) -> str:
     """Return the passphrase of --passphrase-file, of the home, or as typed.
 

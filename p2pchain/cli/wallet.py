@@ -3,6 +3,11 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from p2pchain.cli.light_wallet import (
+    add_light,
+    run_light_balance,
+    run_light_send,
+)
 from p2pchain.cli.options import (
     add_command,
     add_group,
@@ -69,6 +74,8 @@ def add_parser(commands: "Commands") -> None:
         parser.add_argument(
             "--no-wait", action="store_true", help="do not wait for finality"
         )
+    for parser in (balance, send):
+        add_light(parser)
     history = add_command(group, "history", run_history, "list transactions")
     history.add_argument("address", nargs="?", help="default: the node's wallet")
     history.add_argument("--limit", type=positive, default=25)
@@ -132,6 +139,9 @@ def run_list(args: Namespace, output: Output) -> None:
 
 def run_balance(args: Namespace, output: Output) -> None:
     """Show what an address holds in each shard."""
+    if args.light:
+        run_light_balance(args, output)
+        return
     client = open_client(args)
     if args.address:
         account = client.call("account", address=args.address)
@@ -165,6 +175,9 @@ def run_balance(args: Namespace, output: Output) -> None:
 
 def run_send(args: Namespace, output: Output) -> None:
     """Pay, and wait until it is final."""
+    if args.light:
+        run_light_send(args, output)
+        return
     client = open_client(args, WAIT_TIMEOUT_S + 10)
     result = client.call(
         "wallet_send",
