@@ -257,3 +257,19 @@ def sign_certificate(
         bitmap=encode_bitmap(chosen, len(keys)),
         signature=scheme.aggregate([keys[i].sign(messages[kind]) for i in chosen]),
     )
+
+
+def list_mutations(header: Header) -> list[Header]:
+    """Return the header with every field changed, one at a time."""
+    mutated = []
+    for name in header.__struct_fields__:
+        value = getattr(header, name)
+        if isinstance(value, int):
+            others = [value + 1, value ^ 4, 0 if value else 7]
+        else:
+            others = [
+                bytes(len(value) - 1) + b"\x01",
+                bytes([value[0] ^ 128]) + value[1:],
+            ]
+        mutated += [change(header, **{name: other}) for other in others]
+    return [other for other in mutated if other != header]
