@@ -16,6 +16,7 @@ from p2pchain.testnet.errors import Stalled, TestnetFailed
 from p2pchain.testnet.load import Load
 from p2pchain.testnet.network import Testnet
 from p2pchain.testnet.rpc import Call, Json, NodeRpc
+from p2pchain.testnet.steps import Equivocate
 from primitives.address import encode_address
 
 ARRIVE_BLOCKS = 20
@@ -185,6 +186,25 @@ async def check_supply(outcome: Outcome) -> str:
     return f"{held} atoms, held and created, on {len(outcome.rpcs)} nodes"
 
 
+async def check_evidence(outcome: Outcome) -> str:
+    """The manifest's culprits are convicted on every node, and nobody else is."""
+    steps = outcome.testnet.manifest.steps
+    culprits = {step.node for step in steps if isinstance(step, Equivocate)}
+    for name, rpc in outcome.rpcs.items():
+        stakes = (await rpc.call("stake_list"))["stakes"]
+        convicted = {s["name"] for s in stakes if s["status"] == "TOMBSTONED"}
+        if convicted != culprits:
+            raise CheckFailed(
+                f"{name} shows as convicted {_list(convicted)}, who equivocated: "
+                f"{_list(culprits)}"
+            )
+    return f"convicted: {_list(culprits)}"
+
+
+def _list(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "nobody"
+
+
 async def check_logs(outcome: Outcome) -> str:
     """No node met an error that it did not expect; its log would have a traceback."""
     for name, node in outcome.testnet.nodes.items():
@@ -202,5 +222,6 @@ CHECKS: dict[str, Check] = {
     "balances as booked": check_balances,
     "same transactions": check_transactions,
     "supply conserved": check_supply,
+    "only culprits convicted": check_evidence,
     "no node failed": check_logs,
 }

@@ -28,11 +28,16 @@ async def commit(
 ) -> Json:
     """Return the transaction of `payload` as nodes show it once it is final.
 
-    Only one may be under way per key.
-
     Raises:
         StepFailed: Refused by its rule, or not final in its lifetime.
     """
+    async with testnet.wallets[key.public_key]:
+        return await _commit(testnet, key, payload, shard)
+
+
+async def _commit(
+    testnet: Testnet, key: SecretKey, payload: Payload, shard: ShardId
+) -> Json:
     homes = testnet.homes
     nonce, height = await _get_nonce(testnet, key, shard)
     params = homes.genesis.params.chain
@@ -64,12 +69,6 @@ async def _get_nonce(
     testnet: Testnet, key: SecretKey, shard: ShardId
 ) -> tuple[int, int]:
     """Return an account's next nonce and the height at which it is that."""
-    address = encode_address(key.public_key)
-    for rpc in testnet.get_rpcs():
-        try:
-            account = await rpc.call("account", address=address)
-        except RpcError:
-            continue
-        nonces = {a["shard"]: int(a["nonce"]) for a in account["shards"]}
-        return nonces.get(shard, 0), int(account["height"])
-    raise StepFailed("no node answers")
+    account = await testnet.ask("account", address=encode_address(key.public_key))
+    nonces = {a["shard"]: int(a["nonce"]) for a in account["shards"]}
+    return nonces.get(shard, 0), int(account["height"])

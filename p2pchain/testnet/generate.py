@@ -8,6 +8,7 @@ third of the stake or more (all nodes, halves of the network) there is room to r
 
 from random import Random
 
+from consensus.evidence import Equivocation
 from p2pchain.testnet.manifest import (
     MAX_VALIDATORS,
     MIN_VALIDATORS,
@@ -135,5 +136,8 @@ def _choose_changes(luck: Random, last: int, nodes: list[Node]) -> list[Step]:
     if spare and luck.random() < 0.5:
         via_rpc = luck.random() < 0.5
         at = luck.randint(5, last)
-        changes.append(Equivocate(at=at, node=spare.pop(), via_rpc=via_rpc))
+        crime = luck.choice(list(Equivocation))
+        changes.append(
+            Equivocate(at=at, node=spare.pop(), via_rpc=via_rpc, crime=crime)
+        )
     return changes

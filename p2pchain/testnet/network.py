@@ -6,14 +6,16 @@ that falls, a process that ends unasked and a chain that stands still end the ru
 once, with what is known then.
 """
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from os import close, pipe
+from typing import Any
 
 import trio
 
 from p2pchain.client import RpcError
-from p2pchain.testnet.errors import Stalled, TestnetFailed
+from p2pchain.testnet.errors import Stalled, StepFailed, TestnetFailed
 from p2pchain.testnet.homes import Homes
 from p2pchain.testnet.manifest import Manifest
 from p2pchain.testnet.process import NodeProcess
@@ -22,6 +24,8 @@ from p2pchain.testnet.timeline import Timeline
 
 POLL_S = 0.5
 """Between two looks at a node; a call costs it 5 ms."""
+ASK_TRIES = 60
+"""Half a minute, in which all nodes may be down at once."""
 
 
 class Testnet:
@@ -41,6 +45,8 @@ class Testnet:
         self._asked_at: dict[str, float] = {}
         """When that was, on trio's clock."""
         self.statuses: dict[str, Json] = {}
+        self.wallets: defaultdict[bytes, trio.Lock] = defaultdict(trio.Lock)
+        """Held while a transaction of the account is under way, by address."""
         self._parent_fd = parent_fd
         self._faults = 0
         self._grown = trio.Event()
@@ -61,6 +67,22 @@ class Testnet:
         reachable = [node for node in self.nodes.values() if node.is_reachable]
         reachable.sort(key=lambda node: -self.heights.get(node.name, 0))
         return [node.rpc for node in reachable if node.rpc is not None]
+
+    async def ask(self, method: str, **params: Any) -> Any:
+        """Return what the first node that answers says, the highest one first.
+
+        Raises:
+            StepFailed: No node answers, or all refuse.
+        """
+        reason = "none runs"
+        for _ in range(ASK_TRIES):
+            for rpc in self.get_rpcs():
+                try:
+                    return await rpc.call(method, **params)
+                except RpcError as error:
+                    reason = str(error)
+            await trio.sleep(POLL_S)
+        raise StepFailed(f"no node answers {method}: {reason}")
 
     async def start_node(self, name: str) -> None:
         """Start a node for the first time and watch it from now on."""
@@ -87,6 +109,11 @@ class Testnet:
         """Return once any node has finalized `height`."""
         while self.height < height:
             await self._grown.wait()
+
+    async def wait_started(self, name: str) -> None:
+        """Return once a node has been started for the first time."""
+        while name not in self.nodes or self.nodes[name].restarts < 0:
+            await trio.sleep(POLL_S)
 
     async def wait_caught_up(self, name: str) -> int:
         """Return the height of a node once it is where the network is now.

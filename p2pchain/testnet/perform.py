@@ -11,9 +11,10 @@ from typing import assert_never
 
 import trio
 
-from p2pchain.testnet.errors import StepFailed
+from p2pchain.testnet.equivocation import equivocate
 from p2pchain.testnet.network import Testnet
 from p2pchain.testnet.process import NodeProcess
+from p2pchain.testnet.stakes import join, leave
 from p2pchain.testnet.steps import (
     ALL,
     Disconnect,
@@ -25,6 +26,7 @@ from p2pchain.testnet.steps import (
     Restart,
     Step,
     Wipe,
+    get_nodes,
 )
 
 Fault = Callable[[NodeProcess], Awaitable[None]]
@@ -37,6 +39,9 @@ async def perform(testnet: Testnet, step: Step) -> None:
         TestnetFailed: The network does not bear it.
     """
     await testnet.wait_height(step.at)
+    for name in get_nodes(step):
+        if name != ALL:
+            await testnet.wait_started(name)
     match step:
         case Kill():
             await _disturb(testnet, step.node, lambda n: _kill(testnet, n, step.for_s))
@@ -50,8 +55,12 @@ async def perform(testnet: Testnet, step: Step) -> None:
             await _disturb(testnet, step.node, lambda n: _wipe(testnet, n, step))
         case Disconnect():
             await _disconnect(testnet, step)
-        case Join() | Leave() | Equivocate():
-            raise StepFailed("not in this version")
+        case Join():
+            await join(testnet, step)
+        case Leave():
+            await leave(testnet, step)
+        case Equivocate():
+            await equivocate(testnet, step)
         case _:
             assert_never(step)
 

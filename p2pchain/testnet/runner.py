@@ -21,6 +21,8 @@ from p2pchain.testnet.manifest import Manifest, Node
 from p2pchain.testnet.network import Testnet, open_testnet
 from p2pchain.testnet.perform import perform
 from p2pchain.testnet.report import Report
+from p2pchain.testnet.stakes import bring_back
+from p2pchain.testnet.steps import Equivocate, Join, Leave
 from p2pchain.testnet.timeline import Say, Timeline
 from primitives.errors import P2PChainError
 
@@ -83,11 +85,24 @@ class _Run:
                 for step in self._manifest.steps:
                     steps.start_soon(perform, testnet, step)
                 steps.start_soon(testnet.wait_height, self._manifest.blocks)
+            await self._bring_back(testnet)
             load.stop()
             self._load_s = time.monotonic() - started
-        self._timeline.note("", "all steps done, no transfer under way; checking")
+        self._timeline.note("", "no transfer under way; checking")
         self._findings = await run_checks(testnet, load)
         self._voting = await _get_voting(testnet)
+
+    async def _bring_back(self, testnet: Testnet) -> None:
+        """See that everybody who should vote does."""
+        gone = {
+            s.node for s in self._manifest.steps if isinstance(s, Leave | Equivocate)
+        }
+        joined = {s.node for s in self._manifest.steps if isinstance(s, Join)}
+        first = {node.name for node in self._manifest.validators}
+        self._timeline.note("", "all steps done; waiting for everybody's votes")
+        async with trio.open_nursery() as nursery:
+            for name in sorted((first | joined) - gone):
+                nursery.start_soon(bring_back, testnet, name)
 
     def build_report(self) -> Report:
         """Return what came of it."""

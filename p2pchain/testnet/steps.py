@@ -9,6 +9,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from consensus.evidence import Equivocation
+
 ALL = "all"
 """In place of a node's name: every node that runs, at the same moment."""
 MAX_FAULT_S = 120.0
@@ -92,6 +94,8 @@ class Equivocate(Base, frozen=True, kw_only=True, tag="equivocate"):
     """
 
     node: NodeName
+    crime: Equivocation = Equivocation.DOUBLE_NOTARIZE
+    """Which two votes; the words are those of interfaces."""
     via_rpc: bool = False
     """Hand finished evidence to a node instead of speaking votes to all of them."""
 

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -175,10 +175,8 @@ def test_nobody_listening_is_told_to_the_dialler() -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(relays.run)
             near = await trio.open_tcp_stream(relays.get_dialled_host(0, 1), ports[1])
-            try:
+            with suppress(trio.BrokenResourceError):  # the same, said with a reset
                 assert await near.receive_some() == b""
-            except trio.BrokenResourceError:
-                pass  # the same, said with a reset
             nursery.cancel_scope.cancel()
 
     trio.run(main)
