@@ -42,21 +42,16 @@ Spec: docs/protocol/04-consensus.md
 from collections.abc import Container, Iterable
 
 from consensus.activity import VIEWS_BEHIND
+from consensus.adopter import Adopter
 from consensus.book import CertificateBook, Tip
-from consensus.certificates import validate_certificate
 from consensus.effects import (
     Broadcast,
     CheckBlock,
-    Conflict,
-    Decide,
     Effect,
     FetchBlock,
-    Persist,
     Reason,
-    SavePending,
     SetTimer,
 )
-from consensus.errors import InvalidCertificate
 from consensus.events import (
     BlockAdded,
     BlockBuilt,
@@ -72,7 +67,6 @@ from consensus.leader import compute_leader
 from consensus.messages import (
     Certificate,
     Finalize,
-    Kind,
     Notarize,
     Nullify,
     Proposal,
@@ -88,7 +82,6 @@ from consensus.records import WalRecord
 from consensus.restore import collect_records, restore
 from consensus.round import Round
 from consensus.state import CoreConfig, CoreState
-from consensus.validators import decode_bitmap
 
 VIEWS_AHEAD = 1
 """Votes are taken for the next view, which faster validators may have entered."""
@@ -122,6 +115,7 @@ class Core:
         self._tally = self._state.tally
         self._activity = self._state.activity
         self._proposer = Proposer(self._state)
+        self._adopter = Adopter(self._state, self._proposer)
         self._early: tuple[Propose, bytes | None] | None = None
         self._timers: dict[Timer, int] = {}
         """The view for which each was last set; others are of an epoch before."""
@@ -240,9 +234,9 @@ class Core:
                 self._consider(propose, sender)
         leader_left = round.nullify_pool.get_votes(None).get(round.leader)
         if leader_left is not None and leader_left.is_verified:
-            self._nullify()
+            self._adopter.nullify()
         if round.leader != self.index and self._activity.is_silent(round.leader, view):
-            self._nullify()
+            self._adopter.nullify()
 
     def _on_timer(self, event: TimerFired) -> None:
         if event.view != self.view or self._timers.get(event.timer) != event.view:
@@ -251,9 +245,9 @@ class Core:
         match event.timer:
             case Timer.LEADER:
                 if round.notarize is None:
-                    self._nullify()
+                    self._adopter.nullify()
             case Timer.ADVANCE:
-                self._nullify()
+                self._adopter.nullify()
                 self._set_timer(Timer.REBROADCAST, self._config.params.rebroadcast_ms)
             case Timer.REBROADCAST:
                 self._repeat()
@@ -277,7 +271,7 @@ class Core:
     def _on_built(self, event: BlockBuilt) -> None:
         vote = self._proposer.on_built(event)
         if vote is not None:
-            self._pool_own(self._get_round(event.view), vote)
+            self._adopter.pool_own(self._get_round(event.view), vote)
 
     # Proposals of others
 
@@ -332,7 +326,7 @@ class Core:
                 self._state.refuse(sender, reason, detail)
             return False
         for certificate in propose.just:
-            if flaw := self._adopt_untrusted(certificate):
+            if flaw := self._adopter.adopt_untrusted(certificate):
                 self._state.refuse(sender, Reason.BAD_JUST, flaw)
                 return False
         if not is_next(propose, self._book.root, self._config.last_height):
@@ -345,7 +339,7 @@ class Core:
     ) -> None:
         self._state.refuse(sender, Reason.BAD_PROPOSAL, detail)
         if proposal.view == self.view:
-            self._nullify()
+            self._adopter.nullify()
 
     def _consider(self, propose: Propose, sender: bytes | None) -> None:
         """R1: have the first proposal of the view checked; notice a second one."""
@@ -367,9 +361,9 @@ class Core:
         certificates = self._book.add_held(proposal)
         round = self._find_candidate(proposal)
         if round is not None and round.candidate is not None:
-            self._send_vote(round, self._voter.notarize(round, round.candidate))
+            self._adopter.notarize(round.candidate)
         for certificate in certificates:
-            self._on_certified(certificate)
+            self._adopter.on_certified(certificate)
 
     def _on_block_mismatched(self, proposal: Proposal) -> None:
         """The bytes were not the block; the leader may have sent it to others."""
@@ -379,7 +373,7 @@ class Core:
 
     def _on_block_refused(self, proposal: Proposal) -> None:
         if self._find_candidate(proposal) is not None:
-            self._nullify()
+            self._adopter.nullify()
 
     def _find_candidate(self, judged: Proposal) -> Round | None:
         """Return the current round if its proposal is the one that was judged.
@@ -392,32 +386,6 @@ class Core:
         candidate = round.candidate
         is_repeat = candidate.is_repeat and candidate.block_hash == judged.block_hash
         return round if candidate == judged or is_repeat else None
-
-    # Voting
-
-    def _finalize(self, proposal: Proposal) -> None:
-        """R2, the vote; spared where the view's nullification is known."""
-        round = self._get_round(proposal.view)
-        if proposal.view not in self._book.nullifications:
-            self._send_vote(round, self._voter.finalize(round, proposal))
-
-    def _nullify(self) -> None:
-        """R4; spared where the view is final elsewhere and nobody needs our leave."""
-        round = self._get_round(self.view)
-        if self._book.best_final_view < self.view:
-            self._send_vote(round, self._voter.nullify(round))
-
-    def _send_vote(self, round: Round, vote: Vote | None) -> None:
-        if vote is None:
-            return
-        self._state.emit(Persist(vote))
-        self._state.emit(Broadcast(vote))
-        self._pool_own(round, vote)
-
-    def _pool_own(self, round: Round, vote: Vote) -> None:
-        self._activity.note_vote(round.view, vote.signer)
-        self._tally.admit(round, PooledVote(vote, None, is_verified=True))
-        self._try_certify(round, vote)
 
     # Votes of others
 
@@ -443,9 +411,9 @@ class Core:
                 return self._state.refuse(sender, Reason.BAD_SIGNATURE)
         if not self._tally.admit(round, pooled):
             return None
-        self._try_certify(round, vote)
+        self._adopter.try_certify(round, vote)
         if pooled.is_verified and isinstance(vote, Nullify) and view == self.view:
-            self._nullify()
+            self._adopter.nullify()
         return None
 
     def _on_late_vote(self, round: Round, pooled: PooledVote) -> None:
@@ -459,15 +427,6 @@ class Core:
     def _oldest_view(self) -> int:
         return max(self.view - VIEWS_BEHIND, 1)
 
-    def _try_certify(self, round: Round, vote: Vote) -> None:
-        """R2, R3, R5: make the certificate once a quorum of votes verifies."""
-        if self._book.is_certified(vote):
-            return
-        certificate = self._tally.count(round, vote)
-        if certificate is not None:
-            self._state.emit(Broadcast(certificate))
-            self._adopt(certificate)
-
     # Certificates
 
     def _on_certificate(self, certificate: Certificate, sender: bytes | None) -> None:
@@ -477,75 +436,8 @@ class Core:
             self._state.refuse(sender, Reason.STALE)
         elif self._book.has(certificate):
             self._state.refuse(sender, Reason.DUPLICATE)
-        elif flaw := self._adopt_untrusted(certificate):
+        elif flaw := self._adopter.adopt_untrusted(certificate):
             self._state.refuse(sender, Reason.BAD_CERTIFICATE, flaw)
-
-    def _adopt_untrusted(self, certificate: Certificate) -> str:
-        """Verify and adopt a certificate; return what is wrong with it.
-
-        One that we hold with other signers is verified too: who passes it on answers
-        for it.
-        """
-        if certificate.epoch != self._config.epoch:
-            return "a certificate of another epoch"
-        if certificate in self._book.get_certificates(certificate.view):
-            return ""
-        try:
-            validate_certificate(
-                certificate,
-                self._validators,
-                self._config.chain_id,
-                self._config.scheme,
-            )
-        except InvalidCertificate as error:
-            return str(error)
-        signers = decode_bitmap(certificate.bitmap, len(self._validators))
-        self._activity.note_certificate(certificate.view, signers or ())
-        rival = self._book.find_rival(certificate)
-        if rival is not None:
-            self._state.emit(Conflict(rival, certificate))
-        elif not (self._book.is_stale(certificate) or self._book.has(certificate)):
-            self._adopt(certificate)
-        return ""
-
-    def _adopt(self, certificate: Certificate) -> None:
-        """R6: keep a verified certificate; what it allows happens in `_settle`."""
-        if certificate.proposal is None:
-            self._book.add_nullification(certificate)
-            self._state.emit(Persist(certificate))
-        else:
-            self._book.add_certified(certificate)
-            if self._book.is_held(certificate.proposal.block_hash):
-                self._on_certified(certificate)
-            else:
-                self._state.emit(FetchBlock(certificate.proposal))
-        self._proposer.retry()
-
-    def _on_certified(self, certificate: Certificate) -> None:
-        """R2, R5: a certificate whose block is held."""
-        proposal = certificate.proposal
-        assert proposal is not None
-        if certificate.kind == Kind.FINALIZATION:
-            self._decide(certificate)
-        elif proposal.view > self._book.tip.view:
-            # Durable before anybody can count on us for it, or a crash of all could
-            # leave a certified block that nobody holds and no view could skip.
-            self._state.emit(SavePending(proposal.block_hash))
-            self._state.emit(Persist(certificate))
-            self._finalize(proposal)
-        self._proposer.retry()
-
-    def _decide(self, certificate: Certificate) -> None:
-        assert certificate.proposal is not None
-        if certificate.proposal.height <= self._book.tip.height:
-            return
-        self._state.emit(Decide(certificate))
-        self._book.set_tip(certificate)
-        last = self._voter.last_finalize
-        if last is not None and last.proposal.view <= self._book.tip.view:
-            self._voter.last_finalize = None
-        if self.is_over:
-            self._voter.is_muted = True
 
     # Memory
 
