@@ -36,13 +36,17 @@ class BodyMismatch(InvalidBlock):
 class MissingParent(MissingError):
     """The parent of a block is not held."""
 
+    reason = "is not held"
+
     def __init__(self, parent_hash: bytes) -> None:
-        super().__init__(f"parent {parent_hash.hex()} is not held")
+        super().__init__(f"parent {parent_hash.hex()} {self.reason}")
         self.parent_hash = parent_hash
 
 
 class UnfinalParent(MissingParent):
-    """The parent ends an epoch and is held, but not final: what follows is unknown."""
+    """The parent is held and ends an epoch; nothing follows it before it is final."""
+
+    reason = "ends an epoch and is not final"
 
 
 class UnknownBlock(MissingError):
