@@ -5,8 +5,8 @@ Theory of operation
 -------------------
 A piece is taken only if it convicts somebody whom neither the final state nor another
 piece of the pool convicts already.  So the pool is never longer than the list of those
-who can still be convicted, whatever a cheat signs: from its second piece on it is old
-news, and that is found out before any signature is verified.
+who can still be convicted (twice that at the turn of an epoch), whatever a cheat signs:
+its second piece is old news, and that is found out before any signature is verified.
 
 Everything is judged against the final state.  It knows the set of the next epoch too,
 whose evidence waits: others may have entered that epoch a moment before us.  A leader
@@ -118,12 +118,14 @@ class EvidencePool:
         """
         ledger = ShardLedger(read)
         now = get_epoch_record(ledger).epoch
-        convicted: set[bytes] = set()
-        for evidence_id, piece in list(self._pieces.items()):
-            culprits = _get_keys(ledger, piece.verdict.guilty) - convicted
-            convicted |= culprits
-            if not culprits or not self._is_near(piece.verdict.epoch, now):
-                del self._pieces[evidence_id]
+        pieces = sorted(self._pieces.values(), key=lambda p: p.verdict.epoch > now)
+        self._pieces = {}
+        for piece in pieces:
+            if not self._is_near(piece.verdict.epoch, now):
+                continue
+            culprits = _get_keys(ledger, piece.verdict.guilty)
+            if not culprits <= self._get_convicted(max(now, piece.verdict.epoch)):
+                self._pieces[piece.verdict.evidence_id] = piece
 
     def _validate_use(self, ledger: Ledger, accusation: Accusation) -> None:
         now = get_epoch_record(ledger).epoch
@@ -132,14 +134,20 @@ class EvidencePool:
         accused = _get_keys(ledger, accusation.accused)
         if not accused:
             raise UselessEvidence("against nobody who could still be convicted")
-        if accused <= self._get_convicted():
-            raise UselessEvidence("against nobody whom waiting evidence spares")
+        # What has to wait for its epoch spares nobody until then.
+        if accused <= self._get_convicted(max(now, accusation.epoch)):
+            raise UselessEvidence("waiting evidence convicts the same already")
         if len(self._pieces) >= MAX_POOL:
             raise UselessEvidence(f"{MAX_POOL} pieces wait already")
 
-    def _get_convicted(self) -> set[bytes]:
-        """Return the keys against which something waits."""
-        return {key for p in self._pieces.values() for key in p.verdict.guilty}
+    def _get_convicted(self, epoch: int) -> set[bytes]:
+        """Return the keys that a block of `epoch` could convict by what waits."""
+        return {
+            key
+            for piece in self._pieces.values()
+            if piece.verdict.epoch <= epoch
+            for key in piece.verdict.guilty
+        }
 
     def _is_near(self, epoch: int, now: int) -> bool:
         """Tell whether a block may hold evidence of `epoch` now or one epoch later."""

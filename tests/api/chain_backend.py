@@ -13,6 +13,8 @@ from chain.contracts.channel import (
 )
 from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
+from chain.evidence import Verdict
+from chain.evidence_pool import EvidencePool, PooledEvidence
 from chain.mempool import Mempool
 from chain.queries import Queries
 from genesis.genesis import Genesis
@@ -37,12 +39,17 @@ class ChainNode(ToyNode):
         self.genesis = genesis
         self.queries = Queries(self.tree)
         self.mempool = Mempool(self.tree.spec, self.tree.verified)
+        self.evidence = EvidencePool(
+            self.tree.judge, self.tree.spec.params.evidence_epochs
+        )
         self.stalled = False
         """No blocks any more, as when a third of the power is gone."""
 
     def make_block(self) -> None:
-        self.world.finalize(self.world.build(picker=self.mempool))
+        evidence = self.evidence.pick(self._read)
+        self.world.finalize(self.world.build(picker=self.mempool, evidence=evidence))
         self.mempool.revalidate(self.tree.final)
+        self.evidence.revalidate(self._read)
 
     def get_status(self):
         status = super().get_status()
@@ -64,6 +71,15 @@ class ChainNode(ToyNode):
 
     def submit_transaction(self, data: bytes) -> bytes:
         return self.mempool.add(data, self.tree.final)
+
+    def submit_evidence(self, data: bytes) -> Verdict:
+        return self.evidence.add(data, self._read)
+
+    def list_waiting_evidence(self) -> tuple[PooledEvidence, ...]:
+        return self.evidence.list_pieces()
+
+    def _read(self, key: bytes) -> bytes | None:
+        return self.tree.final.view.get(0, key)
 
     def get_mempool(self, limit: int) -> MempoolInfo:
         waiting = self.mempool.list_waiting(limit)

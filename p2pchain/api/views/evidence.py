@@ -30,7 +30,7 @@ def render_verdict(backend: Backend, verdict: Verdict) -> Json:
     return {
         "evidence_id": to_hex(verdict.evidence_id),
         "offence": verdict.equivocation.value,
-        "epoch": str(verdict.epoch),
+        "epoch": verdict.epoch,
         "view": str(verdict.view),
         "guilty": [_render_guilty(backend, key) for key in verdict.guilty],
     }
@@ -53,7 +53,7 @@ def _render_found(backend: Backend, found: FoundEvidence) -> Json:
     return {
         "evidence_id": to_hex(found.evidence_id),
         "offence": found.equivocation.value,
-        "epoch": str(found.epoch),
+        "epoch": found.epoch,
         "view": str(found.view),
         "height": str(found.height),
         "convicted": [
