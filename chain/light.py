@@ -187,6 +187,8 @@ def validate_block(
     """
     if block.header.epoch != state.epoch:
         raise OtherEpoch(block.header.epoch, state.epoch)
+    if block.validators != state.validators:
+        raise InvalidProof("the block comes with other validators")
     root = state.validators.compute_root()
     for header in block.headers:
         _validate_header(state, header, root)

@@ -22,6 +22,7 @@ from chain.light import (
 from chain.light_queries import LightQueries
 from chain.light_sync import MAX_PROOFS, AskBlock, AskProofs, LightSync
 from chain.queries import Queries
+from chain.roster import get_validators
 from chain.stake import Stake
 from consensus.messages import compute_finalize_bytes
 from primitives import bls
@@ -117,7 +118,7 @@ def test_catching_up_from_genesis(world, light):
 
 
 def test_sets_stay_after_the_state_forgot_them(world, light):
-    assert Queries(world.tree).stakes.get_validators(2) is None
+    assert get_validators(world.ledger(), 2) is None
     assert light.build_block(2 * EPOCH_BLOCKS + 1).validators is not None
     # And after the database is opened again.
     twin = EpochWorld(store=world.store, is_judged=False)
