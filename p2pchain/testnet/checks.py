@@ -190,7 +190,18 @@ async def check_evidence(outcome: Outcome) -> str:
     """The manifest's culprits are convicted on every node, and nobody else is."""
     steps = outcome.testnet.manifest.steps
     culprits = {step.node for step in steps if isinstance(step, Equivocate)}
+    expected: list[Json] = []
     for name, rpc in outcome.rpcs.items():
+        applied = (await rpc.call("evidence_list", limit=100))["evidence"]
+        guilty = {share["name"] for piece in applied for share in piece["convicted"]}
+        if guilty != culprits or len(applied) != len(culprits):
+            raise CheckFailed(
+                f"{name} shows {len(applied)} pieces of evidence, against "
+                f"{_list(guilty)}; who equivocated: {_list(culprits)}"
+            )
+        expected = expected or applied
+        if applied != expected:
+            raise CheckFailed(f"{name} shows {applied}, others {expected}")
         stakes = (await rpc.call("stake_list"))["stakes"]
         convicted = {s["name"] for s in stakes if s["status"] == "TOMBSTONED"}
         if convicted != culprits:
@@ -198,7 +209,7 @@ async def check_evidence(outcome: Outcome) -> str:
                 f"{name} shows as convicted {_list(convicted)}, who equivocated: "
                 f"{_list(culprits)}"
             )
-    return f"convicted: {_list(culprits)}"
+    return f"convicted, each once: {_list(culprits)}"
 
 
 def _list(names: set[str]) -> str:
