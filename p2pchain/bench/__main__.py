@@ -15,7 +15,9 @@ from tempfile import TemporaryDirectory
 
 from p2pchain.bench.answers import run_decode, run_hop, run_large
 from p2pchain.bench.blocks import run_blocks
+from p2pchain.bench.catchup import run_catch_up
 from p2pchain.bench.channels import run_channels
+from p2pchain.bench.finality import run_protocol, run_silent_leader
 from p2pchain.bench.lab import Lab
 from p2pchain.bench.memory import run_memory, run_start
 from p2pchain.bench.report import (
@@ -27,10 +29,15 @@ from p2pchain.bench.report import (
     get_load,
 )
 from p2pchain.bench.transfers import run_finality, run_transfers
+from p2pchain.bench.views import run_views
 
 SECTIONS: dict[str, tuple[str, Callable[[Lab], list[Figure]]]] = {
     "channel": ("Channel steps", run_channels),
     "blocks": ("One node and blocks of transfers", run_blocks),
+    "views": ("A view of one validator among 4, 32 and 100", run_views),
+    "catchup": ("A fresh node takes a chain", run_catch_up),
+    "protocol": ("From submission to finality, four validators", run_protocol),
+    "leader": ("A silent leader among four", run_silent_leader),
     "hop": ("A hop beyond its computing, null stages", run_hop),
     "decode": ("Answers through four stages", run_decode),
     "finality": ("Single transfers on an idle network", run_finality),

@@ -1,7 +1,7 @@
-"""Four validators in one process: real keys and real blocks, no network."""
+"""Validators in one process: real keys and real blocks, no network."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from chain.block import NO_ATTENDANCE, Attendance
@@ -14,7 +14,10 @@ from chain.spec import ChainSpec
 from consensus.leader import compute_leader
 from consensus.messages import (
     Certificate,
+    Finalize,
     Kind,
+    Notarize,
+    Proposal,
     compute_finalize_bytes,
     compute_notarize_bytes,
 )
@@ -26,9 +29,9 @@ from genesis.state import build_chain_spec
 from primitives import bls
 from primitives.bls import BlsSecretKey
 from primitives.keys import SecretKey
+from primitives.kv import KeyValueStore
 from primitives.types import ATOMS_PER_COIN
 
-COUNT = 4
 HASH = bytes(31) + b"\1"
 
 MODEL = ModelRecord(
@@ -47,34 +50,49 @@ MODEL = ModelRecord(
 
 
 class Validators:
-    """The keys of a network and what they sign."""
+    """The keys of a network and what they sign.
 
-    def __init__(self, balances: Mapping[bytes, int]) -> None:
-        """Make a genesis in which the accounts hold `balances` in the root shard."""
-        self._keys = [
-            BlsSecretKey((index + 1).to_bytes(32, "big")) for index in range(COUNT)
+    Args:
+        balances: What accounts hold in the root shard at genesis.
+        count: How many validators there are.
+        time_ms: Of genesis; a minute ago when None.
+    """
+
+    def __init__(
+        self,
+        balances: Mapping[bytes, int],
+        count: int = 4,
+        time_ms: int | None = None,
+    ) -> None:
+        self.count = count
+        self.keys = [
+            BlsSecretKey((index + 1).to_bytes(32, "big")) for index in range(count)
         ]
         validators = [
             GenesisValidator(
                 name=f"validator{index}",
-                account=SecretKey(bytes([index + 1]) * 32).public_key,
+                account=derive_account(index).public_key,
                 public_key=key.public_key,
                 proof_of_possession=key.prove_possession(),
                 power=ATOMS_PER_COIN,
             )
-            for index, key in enumerate(self._keys)
+            for index, key in enumerate(self.keys)
         ]
         self.genesis = build_devnet_genesis(
             validators=validators,
             models=[MODEL],
             balances=balances,
-            time_ms=time.time_ns() // 1_000_000 - 60_000,
+            time_ms=get_past_ms(60) if time_ms is None else time_ms,
         )
         self.spec: ChainSpec = build_chain_spec(self.genesis)
 
     def open_tree(self, folder: Path) -> BlockTree:
         """Return the tree of a new node on a database of its own."""
         return open_tree(self.spec, LevelStore(folder), bls)
+
+    def open_tree_on(self, store: KeyValueStore) -> BlockTree:
+        """Return the tree on a database that the caller closes."""
+        return open_tree(self.spec, store, bls)
 
     def build(self, tree: BlockTree, picker: Picker) -> HeldBlock:
         """Return the next block on the final one, by the leader whose turn it is."""
@@ -87,30 +105,69 @@ class Validators:
             parent_hash=parent.block_hash,
             view=view,
             proposer=leader,
-            reveal=self._keys[leader].sign(reveal),
+            reveal=self.keys[leader].sign(reveal),
             attendance=self._attend(parent),
             time_ms=parent.header.time_ms + 1000,
             picker=picker,
         )
 
     def certify(self, held: HeldBlock) -> Certificate:
-        """Return the certificate that makes a block final."""
-        return Certificate(
-            kind=Kind.FINALIZATION,
-            proposal=held.proposal,
-            epoch=held.header.epoch,
-            view=held.header.view,
-            bitmap=encode_bitmap(range(COUNT), COUNT),
-            signature=self._sign(
-                compute_finalize_bytes(self.spec.chain_id, held.proposal)
-            ),
+        """Return the certificate of everybody that makes a block final."""
+        return self.build_certificate(Kind.FINALIZATION, held.proposal)
+
+    def build_certificate(
+        self, kind: Kind, proposal: Proposal, signers: Sequence[int] | None = None
+    ) -> Certificate:
+        """Return a certificate of a proposal.
+
+        Args:
+            kind: NOTARIZATION or FINALIZATION.
+            proposal: Its subject.
+            signers: Ascending; everybody when None.
+        """
+        signers = range(self.count) if signers is None else signers
+        compute = (
+            compute_finalize_bytes
+            if kind is Kind.FINALIZATION
+            else compute_notarize_bytes
         )
+        return Certificate(
+            kind=kind,
+            proposal=proposal,
+            epoch=proposal.epoch,
+            view=proposal.view,
+            bitmap=encode_bitmap(signers, self.count),
+            signature=self._sign(compute(self.spec.chain_id, proposal), signers),
+        )
+
+    def notarize(self, index: int, proposal: Proposal) -> Notarize:
+        """Return a validator's vote."""
+        message = compute_notarize_bytes(self.spec.chain_id, proposal)
+        return Notarize(proposal, index, self.keys[index].sign(message))
+
+    def finalize(self, index: int, proposal: Proposal) -> Finalize:
+        """Return a validator's vote that a block be final."""
+        message = compute_finalize_bytes(self.spec.chain_id, proposal)
+        return Finalize(proposal, index, self.keys[index].sign(message))
 
     def _attend(self, parent: HeldBlock) -> Attendance:
         if parent.is_epoch_root:
             return NO_ATTENDANCE
         message = compute_notarize_bytes(self.spec.chain_id, parent.proposal)
-        return Attendance(encode_bitmap(range(COUNT), COUNT), self._sign(message))
+        everybody = range(self.count)
+        return Attendance(
+            encode_bitmap(everybody, self.count), self._sign(message, everybody)
+        )
 
-    def _sign(self, message: bytes) -> bytes:
-        return bls.aggregate([key.sign(message) for key in self._keys])
+    def _sign(self, message: bytes, signers: Sequence[int]) -> bytes:
+        return bls.aggregate([self.keys[index].sign(message) for index in signers])
+
+
+def get_past_ms(age_s: int) -> int:
+    """Return the Unix time of `age_s` seconds ago, in milliseconds."""
+    return time.time_ns() // 1_000_000 - 1000 * age_s
+
+
+def derive_account(index: int) -> SecretKey:
+    """Return the account key of a validator."""
+    return SecretKey(bytes([index + 1]) * 32)
