@@ -57,8 +57,7 @@ class FoundEpoch:
     validators_root: bytes
     next_validators_root: bytes | None
     """Of the epoch after; None while that is not chosen."""
-    validators: ValidatorSet | None
-    """None once the state no longer keeps it."""
+    validators: ValidatorSet
     events: tuple[Event, ...]
     """What its end brought about: rewards, leavers, payouts."""
 
@@ -99,8 +98,15 @@ class StakeQueries:
         return self._tree.store.get_system_events(height)
 
     def get_validators(self, epoch: Epoch) -> ValidatorSet | None:
-        """Return an epoch's set, from some epochs ago to the one after the running."""
-        return get_validators(self._ledger, epoch)
+        """Return an epoch's set; the one after the running epoch is the last known."""
+        kept = get_validators(self._ledger, epoch)
+        if kept is not None:
+            return kept
+        is_first = epoch == 0
+        tree = self._tree
+        return (
+            tree.spec.first_validators if is_first else tree.store.get_validators(epoch)
+        )
 
     def get_known_validators(self) -> tuple[ValidatorSet, ValidatorSet]:
         """Return the sets of the running epoch and of the next one."""
@@ -116,10 +122,10 @@ class StakeQueries:
 
     def list_members(self, epoch: Epoch) -> tuple[Member, ...] | None:
         """Return the validators of an epoch, or None where the set is not known."""
-        ledger = self._ledger
-        validators = get_validators(ledger, epoch)
+        validators = self.get_validators(epoch)
         if validators is None:
             return None
+        ledger = self._ledger
         seen = self._get_seen(len(validators)) if epoch == self.record.epoch else None
         return tuple(
             Member(
@@ -140,17 +146,10 @@ class StakeQueries:
         last = compute_last_height(number, blocks_per_epoch)
         height = self._tree.final_height
         blocks = max(0, min(height, last) - first + 1)
-        validators = get_validators(self._ledger, number)
-        header = self._get_header(first) if blocks else None
-        if header is not None:
-            root = header.valset_root
-            next_root: bytes | None = header.next_valset_root
-        elif validators is not None:
-            following = get_validators(self._ledger, number + 1)
-            root = validators.compute_root()
-            next_root = None if following is None else following.compute_root()
-        else:
+        validators = self.get_validators(number)
+        if validators is None:
             raise StoreError(f"no validator set of epoch {number}")
+        following = self.get_validators(number + 1)
         return FoundEpoch(
             number=number,
             first_height=first,
@@ -158,8 +157,10 @@ class StakeQueries:
             blocks=blocks,
             counted=max(0, blocks - 1),
             seed=self._compute_seed(number),
-            validators_root=root,
-            next_validators_root=next_root,
+            validators_root=validators.compute_root(),
+            next_validators_root=None
+            if following is None
+            else following.compute_root(),
             validators=validators,
             events=self.list_events(last) if height >= last else (),
         )

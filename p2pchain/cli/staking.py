@@ -33,7 +33,9 @@ def describe_seat(validator: dict[str, Any], epoch: int) -> str:
 
 def describe_stake(stake: dict[str, Any]) -> str:
     """Return a stake in one line: what is bonded, what is on its way back, and when."""
-    text = f"{format_amount(stake['bonded'])} bonded, {stake['status']}"
+    text = f"{format_amount(stake['bonded'])} bonded, {stake['status'].lower()}"
+    if stake["bonded"] == "0":
+        text = "nothing bonded"
     for entry in stake["unbonding"]:
         text += (
             f"; {format_amount(entry['amount'])} paid out at the end of epoch "

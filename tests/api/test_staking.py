@@ -1,5 +1,6 @@
 """Validators, epochs and stakes over a real chain of short epochs."""
 
+import chain_world
 import pytest
 from chain_backend import KEY, ChainNode
 from chain_world import ALICE, BOB, COIN, STAKERS, World, build_genesis
@@ -32,10 +33,9 @@ def get(server, path, status=200):
 
 def advance_without(world: World, absent: int, blocks: int) -> None:
     """Make blocks whose attendance lacks one validator."""
-    attend = world.attend
-    world.attend = lambda held: attend(held, [i for i in range(4) if i != absent])
-    world.advance(blocks=blocks)
-    world.attend = attend
+    for _ in range(blocks):
+        signers = [i for i in range(len(world.keys())) if i != absent]
+        world.finalize(world.build(signers=signers))
 
 
 # -- validators ------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_seeds_come_from_the_boundary_two_epochs_before(server, node):
     assert seeds[2:] == ["0x" + record.seed.hex(), "0x" + record.next_seed.hex()]
 
 
-def test_old_epochs_keep_their_numbers_and_lose_their_sets():
+def test_old_epochs_are_not_forgotten():
     node = ChainNode(
         build_genesis(
             epoch_blocks=2, evidence_epochs=1, unbonding_epochs=6, epoch_reward=REWARD
@@ -145,10 +145,13 @@ def test_old_epochs_keep_their_numbers_and_lose_their_sets():
     node.world.advance(blocks=12)
     with serve(node) as server:
         epoch = server.result("epoch", epoch=0)
-        assert epoch["validators"] is None
+        assert epoch["validators"] == 4
         assert epoch["rewarded"] == str(REWARD)
-        error = server.error("validators", epoch=0)
-        assert "no longer in the state" in error["message"]
+        for number in range(7):
+            found = server.result("validators", epoch=number)["validators"]
+            assert [v["name"] for v in found] == [f"validator-{i}" for i in range(4)]
+        signers = server.result("commit", height=1)["certificate"]["signers"]
+        assert [s["name"] for s in signers] == [f"validator-{i}" for i in range(4)]
 
 
 # -- stakes ----------------------------------------------------------------------------
@@ -196,6 +199,27 @@ def test_a_stake_from_bond_to_unbonding(server, node):
     assert done["stake"]["unbonding_total"] == str(2 * COIN)
     balance = server.result("wallet_balance", token=TOKEN)
     assert balance["stake"] == done["stake"]
+
+
+def test_a_newcomer_votes_earns_and_misses_votes(server, node, monkeypatch):
+    monkeypatch.setitem(chain_world.KEYS, KEY.public_key, KEY)
+    server.result("wallet_stake", token=TOKEN, amount=50 * COIN, wait=True)
+    node.world.advance(blocks=2 * L - 1)
+    node.world.advance(blocks=2)
+    alice = server.result("validators")["validators"][4]
+    assert (alice["name"], alice["account"]) == ("alice", ALICE_)
+    assert (alice["power"], alice["attendance"]) == (str(50 * COIN), 1)
+    node.world.advance(blocks=L - 2)
+    advance_without(node.world, 4, blocks=L)
+    stake = server.result("stake", address=ALICE_)
+    assert int(stake["rewarded"]) == REWARD * 50 // 4050
+    assert (stake["status"], stake["next_power"]) == ("DOWN", "0")
+    assert stake["power"] == str(50 * COIN)
+    events = server.result("epoch", epoch=3)["events"]
+    down = [event for event in events if event["kind"] == "validator_down"]
+    assert [event["names"] for event in down] == [["alice"]]
+    server.result("wallet_stake", token=TOKEN, amount=0, wait=True)
+    assert server.result("stake", address=ALICE_)["status"] == "ACTIVE"
 
 
 def test_rewards_are_paid_into_the_account(server, node):

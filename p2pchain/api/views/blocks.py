@@ -74,8 +74,7 @@ def build_certificate(backend: Backend, certificate: Certificate | None) -> Json
     if certificate is None:
         return None
     names = get_validator_names(backend, certificate.epoch)
-    # It was verified, so no bit is beyond the set, which may be forgotten by now.
-    signers = decode_bitmap(certificate.bitmap, 8 * len(certificate.bitmap)) or ()
+    signers = decode_bitmap(certificate.bitmap, len(names)) or ()
     return {
         "kind": Kind(certificate.kind).name.lower(),
         "height": certificate.proposal and str(certificate.proposal.height),

@@ -22,14 +22,10 @@ def build_validators(backend: Backend, number: int | None) -> Json:
     """Return the validators of an epoch, by default of the running one.
 
     Raises:
-        NotFound: The epoch is far ahead, or so old that its set is forgotten.
+        NotFound: The epoch is further ahead than the next one.
     """
     epoch = _find_epoch(backend, number)
-    members = backend.queries.stakes.list_members(epoch.number)
-    if members is None or epoch.validators is None:
-        raise NotFound(
-            f"the validators of epoch {epoch.number} are no longer in the state"
-        )
+    members = backend.queries.stakes.list_members(epoch.number) or ()
     total = epoch.validators.total_power
     return build_stamp(backend) | {
         "epoch": epoch.number,
@@ -43,12 +39,11 @@ def build_epoch(backend: Backend, number: int | None) -> Json:
     """Return an epoch that is over, runs, or comes next; by default the running one.
 
     Raises:
-        NotFound: It is further ahead than that.
+        NotFound: It is further ahead than the next one.
     """
     epoch = _find_epoch(backend, number)
     running = backend.queries.stakes.record.epoch
     params = backend.queries.spec.params
-    validators = epoch.validators
     return build_stamp(backend) | {
         "epoch": epoch.number,
         "state": _get_state(epoch, running),
@@ -57,8 +52,8 @@ def build_epoch(backend: Backend, number: int | None) -> Json:
         "blocks": epoch.blocks,
         "blocks_to_go": epoch.blocks_to_go,
         "seed": to_hex(epoch.seed),
-        "validators": None if validators is None else len(validators),
-        "total_power": None if validators is None else str(validators.total_power),
+        "validators": len(epoch.validators),
+        "total_power": str(epoch.validators.total_power),
         "validators_root": to_hex(epoch.validators_root),
         "next_validators_root": epoch.next_validators_root
         and to_hex(epoch.next_validators_root),

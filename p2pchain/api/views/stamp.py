@@ -46,7 +46,10 @@ def find_block(backend: Backend, name: int | bytes | None) -> FoundBlock:
 
 
 def get_validator_names(backend: Backend, epoch: int) -> tuple[str | None, ...]:
-    """Return what people call an epoch's validators, by index; empty if forgotten."""
+    """Return what people call an epoch's validators, by index.
+
+    A validator that left altogether has no name any more, unless genesis gave it one.
+    """
     queries = backend.queries
     return _find_names(queries, backend.genesis, epoch, queries.stakes.record.epoch)
 

@@ -88,7 +88,7 @@ function show(...parts) {
 
 // -- pages ---------------------------------------------------------------------------
 
-const blockRow = (block) => [linkBlock(block.height), time(block.time), block.proposer_name,
+const blockRow = (block) => [linkBlock(block.height), time(block.time), block.proposer_name || "#" + block.proposer,
   block.tx_count, block.packet_count, block.size + " B", link("#/block/" + block.height, block.block_hash)];
 const BLOCK_HEADER = ["height", "time", "proposer", "transactions", "packets", "size", "hash"];
 
@@ -117,10 +117,10 @@ async function showBlock(reference) {
       ["hash", el("code", {}, block.block_hash)],
       ["parent", link("#/block/" + block.header.parent_hash, block.header.parent_hash)],
       ["time", time(block.time)],
-      ["proposer", block.proposer_name],
+      ["proposer", block.proposer_name || "#" + block.proposer],
       ["epoch", linkEpoch(block.epoch)],
       ["view", block.view],
-      ["signed by", block.certificate && block.certificate.signers.map((s) => s.name).join(", ")],
+      ["signed by", block.certificate && block.certificate.signers.map((s) => s.name || "#" + s.index).join(", ")],
       ["size", block.size + " bytes"],
     ]),
     el("h2", {}, "Chunks"),
@@ -320,9 +320,9 @@ function epochFacts(epoch) {
   return facts([
     ["state", epoch.state.toLowerCase()],
     ["blocks", `${epoch.first_height} to ${epoch.last_height}`],
-    ["progress", [meter(epoch.blocks / length), ` ${epoch.blocks_to_go} blocks to go`]],
+    ["progress", epoch.blocks_to_go ? [meter(epoch.blocks / length), ` ${epoch.blocks_to_go} blocks to go`] : null],
     ["validators", epoch.validators],
-    ["total power", epoch.total_power && amount(epoch.total_power)],
+    ["total power", amount(epoch.total_power)],
     ["reward", amount(epoch.reward)],
     ["paid out", epoch.rewarded && amount(epoch.rewarded)],
     ["seed", code(epoch.seed)],
@@ -360,13 +360,11 @@ async function showValidators() {
 }
 
 async function showEpoch(number) {
-  const epoch = await read("/epochs/" + number);
-  const list = epoch.validators === null ? null : await read("/validators?epoch=" + number);
+  const [epoch, list] = await Promise.all([read("/epochs/" + number), read("/validators?epoch=" + number)]);
   show(el("h1", {}, "Epoch " + epoch.epoch), epochFacts(epoch),
-    el("p", {}, number > 0 ? ["before: ", linkEpoch(number - 1), "  "] : "",
-      epoch.state === "NEXT" ? "" : ["after: ", linkEpoch(Number(number) + 1)]),
-    el("h2", {}, "Validators"),
-    list ? validatorTable(list) : el("p", { class: "quiet" }, "The state no longer keeps this set."),
+    el("p", {}, number > 0 ? ["the one before: ", linkEpoch(number - 1), ". "] : "",
+      epoch.state === "NEXT" ? "" : ["The one after: ", linkEpoch(Number(number) + 1), "."]),
+    el("h2", {}, "Validators"), validatorTable(list),
     epoch.state === "OVER" ? [el("h2", {}, "What its end brought about, in block ", linkBlock(epoch.last_height)),
       eventTable(epoch.events)] : [],
     json(epoch));
