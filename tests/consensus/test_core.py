@@ -2,8 +2,15 @@
 
 import msgspec
 import pytest
-from consensus_bench import Bench, assert_durable, find, make_hash, reasons, sent
-from consensus_world import GENESIS
+from consensus_bench import (
+    GENESIS,
+    Bench,
+    assert_durable,
+    find,
+    make_hash,
+    reasons,
+    sent,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

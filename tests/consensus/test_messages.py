@@ -4,8 +4,7 @@ import contextlib
 
 import msgspec
 import pytest
-from consensus_bench import Bench, make_hash
-from consensus_world import CHAIN
+from consensus_bench import CHAIN, Bench, make_hash
 from hypothesis import given
 from hypothesis import strategies as st
 

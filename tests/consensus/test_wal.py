@@ -1,8 +1,7 @@
 """The log: bytes, tears, damage, locks."""
 
 import pytest
-from consensus_bench import Bench
-from consensus_world import CHAIN
+from consensus_bench import CHAIN, Bench
 from hypothesis import given
 from hypothesis import strategies as st
 
