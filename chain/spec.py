@@ -21,7 +21,7 @@ from shards.chunk import ChunkHeader
 from shards.layout import Layout
 
 GENESIS_EPOCH = 0
-"""Epochs do not change yet: all blocks are of this one."""
+"""Its root is the genesis block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +39,17 @@ class ChainSpec:
     state: Mapping[ShardId, Mapping[bytes, bytes]]
     """Initial value bytes by key, by shard."""
     seed: bytes = field(init=False)
-    """Draws the leaders of epoch 0."""
-    valset_root: bytes = field(init=False)
+    """Draws the leaders of epochs 0 and 1."""
     layout_root: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", compute_first_seed(self.chain_id))
-        object.__setattr__(self, "valset_root", self.first_validators.compute_root())
         object.__setattr__(self, "layout_root", self.layout.compute_root())
 
 
 def build_genesis_header(spec: ChainSpec, roots: Mapping[ShardId, bytes]) -> Header:
     """Return the header of block 0, for which nobody voted."""
+    valset_root = spec.first_validators.compute_root()
     return Header(
         version=HEADER_VERSION,
         chain_id=spec.chain_id,
@@ -67,8 +66,8 @@ def build_genesis_header(spec: ChainSpec, roots: Mapping[ShardId, bytes]) -> Hea
         roots_root=compute_roots_root(roots),
         attendance_root=compute_attendance_root(NO_ATTENDANCE),
         evidence_root=EMPTY_ROOT,
-        valset_root=spec.valset_root,
-        next_valset_root=spec.valset_root,
+        valset_root=valset_root,
+        next_valset_root=valset_root,
         layout_root=spec.layout_root,
     )
 
