@@ -216,6 +216,29 @@ def _list(names: set[str]) -> str:
     return ", ".join(sorted(names)) or "nobody"
 
 
+async def check_layers(outcome: Outcome) -> str:
+    """Whoever hosts layers is READY, and every node lists it as their provider."""
+    hosts = {n.name: n.layers for n in outcome.testnet.manifest.nodes if n.layers}
+    expected = {
+        outcome.testnet.homes.keys[name].node.public_key.hex(): layers
+        for name, layers in hosts.items()
+    }
+    for name in hosts:
+        status = await outcome.rpcs[name].call("status")
+        if not status["ready"]:
+            raise CheckFailed(f"{name} waits for {status['waiting_for']}")
+    for name, rpc in outcome.rpcs.items():
+        providers = (await rpc.call("provider_list"))["providers"]
+        shown = {
+            p["node_key"].removeprefix("0x"): f"{p['start']}:{p['end']}"
+            for p in providers
+            if p["status"] == "ACTIVE"
+        }
+        if shown != expected:
+            raise CheckFailed(f"{name} lists {shown}, the manifest has {hosts}")
+    return f"served by {', '.join(hosts)}" if hosts else "none are hosted"
+
+
 async def check_logs(outcome: Outcome) -> str:
     """No node met an error that it did not expect; its log would have a traceback."""
     for name, node in outcome.testnet.nodes.items():
@@ -234,5 +257,6 @@ CHECKS: dict[str, Check] = {
     "same transactions": check_transactions,
     "supply conserved": check_supply,
     "only culprits convicted": check_evidence,
+    "layers served": check_layers,
     "no node failed": check_logs,
 }

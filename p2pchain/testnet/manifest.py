@@ -246,6 +246,11 @@ def _validate_step(manifest: Manifest, step: Step) -> None:
                 )
             if not (step.is_deaf or step.is_dumb):
                 raise ManifestError(f"{where}: neither deaf nor dumb cuts nothing")
+            if any(node.layers for node in manifest.nodes):
+                raise ManifestError(
+                    f"{where}: a node that hosts layers tells everybody its own "
+                    "address on chain, so nobody can be cut off from it"
+                )
         case Join(node=name):
             if known[name].stake:
                 raise ManifestError(f"{where}: {name} is a validator already")

@@ -13,7 +13,7 @@ from p2pchain.testnet.manifest import (
     parse_manifest,
     split_params,
 )
-from p2pchain.testnet.steps import Disconnect, Equivocate, Kill, Leave
+from p2pchain.testnet.steps import Disconnect, Equivocate, Kill, Leave, Wipe
 from p2pchain.testnet.toml_form import dump_manifest
 
 NODES = "".join(f'[[node]]\nname = "node{i}"\nstake = 100\n' for i in range(4))
@@ -94,6 +94,13 @@ def test_steps_that_make_no_sense(step: str, words: str) -> None:
     assert words in refuse(HEAD + NODES + LATE + f"[[step]]\n{step}\n")
 
 
+def test_hosts_of_layers_cannot_be_cut_off() -> None:
+    cut = '[[step]]\nkind = "disconnect"\nat = 9\nnodes = ["node1"]\n'
+    host = '[[node]]\nname = "host"\nlayers = "0:2"\n'
+    parse_manifest(HEAD + NODES + cut)
+    assert "hosts layers" in refuse(HEAD + NODES + host + cut)
+
+
 def test_who_joins_can_leave() -> None:
     join = '[[step]]\nkind = "join"\nat = 9\nnode = "late"\n'
     leave = '[[step]]\nkind = "leave"\nat = 15\nnode = "late"\n'
@@ -127,6 +134,12 @@ def test_generated_manifests_leave_four_validators() -> None:
         manifest = generate_manifest(seed)
         gone = [s for s in manifest.steps if isinstance(s, Leave | Equivocate)]
         assert len(manifest.validators) - len(gone) >= MIN_VALIDATORS
+
+
+def test_generated_manifests_lose_one_log_at_most() -> None:
+    for seed in range(300):
+        wipes = [s for s in generate_manifest(seed).steps if isinstance(s, Wipe)]
+        assert sum(wipe.lose_votes for wipe in wipes) <= 1
 
 
 def test_generated_manifests_differ() -> None:
