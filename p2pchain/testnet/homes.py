@@ -112,7 +112,7 @@ class Homes:
         path = self.folder / node.name
         words = self.folder / "passphrase"
         write_secret(words, PASSPHRASE)
-        config = self._build_config(node)
+        config = self.build_config(node)
         done = subprocess.run(
             [sys.executable, "-m", "p2pchain", "--home", str(path), "--json",
              "--passphrase-file", str(words), "init", "--genesis",
@@ -131,7 +131,8 @@ class Homes:
         home = self.open(name)
         home.save_config(replace(home.load_config(), validator=True))
 
-    def _build_config(self, node: Node) -> Config:
+    def build_config(self, node: Node) -> Config:
+        """Return a node's settings; its peers are those whose homes exist."""
         index = self.get_index(node.name)
         others = (each.name for each in self.manifest.nodes)
         peers = [
@@ -180,7 +181,7 @@ def create_homes(manifest: Manifest, folder: Path, time_ms: int) -> Homes:
         genesis=genesis,
         chain_id=compute_chain_id(genesis),
         ports=ports,
-        relays=Relays(network, list(ports), manifest.delay_ms / 1000),
+        relays=Relays(network, ports, manifest.delay_ms / 1000),
         treasury=treasury,
         wallets=wallets,
         keys=keys,
@@ -194,7 +195,7 @@ def create_homes(manifest: Manifest, folder: Path, time_ms: int) -> Homes:
 
 def _create_first(homes: Homes, node: Node) -> None:
     keys = homes.keys[node.name]
-    config = homes._build_config(node)
+    config = homes.build_config(node)
     path = homes.folder / node.name
     create_home(
         path, homes.genesis_file, config, PASSPHRASE, keys.phrase, cost=LIGHT_COST

@@ -20,7 +20,7 @@ new connections back and loses none of them: that is TCP over a broken cable.  N
 notice by their own pings and time-outs, or do not, when it was short.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -66,7 +66,9 @@ class Relays:
         delay_s: Of every wire.
     """
 
-    def __init__(self, network: int, ports: list[int], delay_s: float = 0.0) -> None:
+    def __init__(
+        self, network: int, ports: Sequence[int], delay_s: float = 0.0
+    ) -> None:
         self._network = network
         self._ports = ports
         self._wires = {

@@ -48,7 +48,7 @@ async def run_manifest(manifest: Manifest, folder: Path, say: Say) -> Report:
             await run.run(testnet)
     except* P2PChainError as group:
         run.failure = str(find_cause(group))
-        timeline.note("", f"FAILED: {run.failure}")
+        timeline.note("", f"FAILED: {run.failure.splitlines()[0]}")
     return run.build_report()
 
 
