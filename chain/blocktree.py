@@ -421,8 +421,7 @@ class BlockTree:
 
     def _validate_root(self, parent: HeldBlock) -> None:
         """Check that the epoch of a block on `parent` has begun."""
-        blocks = self.spec.params.epoch_blocks
-        if is_root(parent.height, blocks) and parent.height > self.final_height:
+        if parent.is_epoch_root and parent.height > self.final_height:
             raise UnfinalParent(parent.block_hash)
 
     def _process(self, parent: HeldBlock, block: Block) -> Processed:

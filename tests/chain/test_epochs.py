@@ -22,7 +22,8 @@ from chain.leveldb import LevelStore
 from chain.stake import StakeStatus
 from chain.store import SEEN_KEY
 from consensus.book import Tip
-from consensus.leader import compute_first_seed
+from consensus.leader import compute_first_seed, compute_leader
+from consensus.randao import compute_mix, compute_reveal_bytes
 from primitives.codec import encode
 
 replace = msgspec.structs.replace
@@ -220,6 +221,25 @@ def test_views_begin_anew():
     assert (held.header.view, held.header.parent_view) == (1, 0)
     refuse(world, held, "parent_view", parent_view=EPOCH_BLOCKS)
     refuse(world, held, "after view", view=0)
+
+
+def test_leaders_are_drawn_from_the_epochs_own_seed():
+    # Epoch 2 is the first one whose seed is not the one before it.
+    world = EpochWorld()
+    world.end_epoch(2)
+    epoch = world.tree.epoch
+    old = compute_first_seed(world.spec.chain_id)
+    view = next(
+        view
+        for view in range(1, 100)
+        if compute_leader(old, view, epoch.validators) != world.leader(view)
+    )
+    held = world.build(view=view)
+    usurper = compute_leader(old, view, epoch.validators)
+    message = compute_reveal_bytes(world.spec.chain_id, epoch.epoch, view)
+    reveal = world.keys()[usurper].sign(message)
+    mix = compute_mix(world.tree.final.header.mix, reveal)
+    refuse(world, held, "leads view", proposer=usurper, reveal=reveal, mix=mix)
 
 
 def test_the_last_epochs_reveal_is_no_reveal():

@@ -20,7 +20,11 @@ from chain.contracts.channel import (
 )
 from chain.contracts.model import compute_model_id
 from chain.contracts.proof import Receipt, compute_receipt_hash, compute_receipt_message
+from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
+from chain.epochs import compute_seed
+from chain.keys import build_validators_key
+from chain.stake import EpochRecord, Offence, Stake, StakeStatus, Unbonding
 from chain.transaction import Transaction, compute_tx_id, sign_transaction
 from genesis.genesis import compute_chain_id
 from primitives.buckets import (
@@ -58,6 +62,11 @@ CHUNK = ChunkHeader(
     b"i" * 32, (), (), b"o" * 32, 100, 200, 300,
 )  # fmt: skip
 
+STAKE = Stake(
+    "v", ALICE.public_key, b"k" * 48, 7, (Unbonding(5, 20),), StakeStatus.TOMBSTONED,
+    3, 2, Offence(9, 10, 14, 2, is_settled=False),
+)  # fmt: skip
+
 VECTORS = {
     "transfer": lambda: encode(build(Transfer(CAROL.public_key, 2, 123456789))).hex(),
     "tx_id": lambda: compute_tx_id(
@@ -85,6 +94,12 @@ VECTORS = {
     "empty_bucket": lambda: EMPTY_BUCKET_HASH.hex(),
     "empty_tree": lambda: compute_empty_tree(5)[0].hex(),
     "bucket_index": lambda: compute_bucket_index(b"a" + bytes(32), 5),
+    "bond": lambda: digest(build(Bond("v", bytes(48), bytes(96), 5))),
+    "unbond": lambda: encode(Unbond(5)).hex(),
+    "stake": lambda: encode(STAKE).hex(),
+    "epoch": lambda: encode(EpochRecord(7, b"s" * 32, b"n" * 32)).hex(),
+    "validators_key": lambda: build_validators_key(258).hex(),
+    "seed": lambda: compute_seed(bytes(32)).hex(),
     "layout_root": lambda: GENESIS.layout.compute_root().hex(),
 }
 
@@ -112,6 +127,17 @@ EXPECTED = {
     "empty_bucket": "8303c62b40eb94e4bd41e048b2c1e3d11b6d4815598a76fdc5b612e27dfadd83",
     "empty_tree": "fc4ecf0d8afa1d09901f363b3346d60a9e6e349b893b991590e769e97dfc9a21",
     "bucket_index": 384,
+    "bond": "ba090bcd5d23f54a3d1f60107673a53d",
+    "unbond": "920a05",
+    "stake": (
+        "99a176c4208a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf37488"
+        "01b40f6f5cc4306b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b"
+        "6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b079192051403030295090a0e02"
+        "c2"
+    ),
+    "epoch": "9307c420" + "73" * 32 + "c420" + "6e" * 32,
+    "validators_key": "560000000000000102",
+    "seed": "c78b3ceeb8871c32b357ac603ac5a62d90389604bf536ee3ad22d5ea3dc1b5f6",
     "layout_root": "b9ea430df56b4ba14354168f16916af819915f87f7bb92eef50cbca0bb070ed8",
 }
 

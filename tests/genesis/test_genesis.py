@@ -153,6 +153,24 @@ BAD = {
     "no packets": (with_chain(chunk_packets=0), "chunk_packets"),
     "no backlog": (with_chain(backlog_limit=0), "backlog_limit"),
     "no validity": (with_chain(validity_blocks=0), "validity_blocks"),
+    "an epoch of one block": (with_chain(epoch_blocks=1), "epoch_blocks"),
+    "no epochs": (with_chain(epoch_blocks=0), "epoch_blocks"),
+    "no evidence": (with_chain(evidence_epochs=0), "evidence_epochs"),
+    "evidence for ever": (
+        with_chain(evidence_epochs=65, unbonding_epochs=1000),
+        "evidence_epochs",
+    ),
+    "paid before evidence comes": (
+        with_chain(evidence_epochs=10, unbonding_epochs=14),
+        "unbonding_epochs",
+    ),
+    "no stake": (with_chain(min_stake=0), "min_stake"),
+    "a stake that nobody can have": (with_chain(min_stake=2**56), "min_stake"),
+    "too little stake": (with_chain(min_stake=1001 * COIN), "stakes"),
+    "account twice": (
+        with_validator(account=GENESIS.validators[1].account),
+        "validator account twice",
+    ),
     "nobody": (replace(GENESIS, validators=()), "0 validators"),
     "a whale": (with_validator(power=1500 * COIN), "a third or more"),
     "false possession": (
