@@ -11,8 +11,6 @@ from consensus_bench import (
     reasons,
     sent,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 from consensus import effects as fx
 from consensus import events as ev
@@ -26,7 +24,6 @@ from consensus.messages import (
     Notarize,
     Nullify,
     Propose,
-    get_view,
 )
 
 N, X, F = Kind.NOTARIZATION, Kind.NULLIFICATION, Kind.FINALIZATION
@@ -474,6 +471,131 @@ def test_a_forged_rival_vote_is_no_conflict():
     assert not find(effects, fx.Conflict)
 
 
+@pytest.mark.parametrize("is_nullify_first", [True, False])
+def test_finalize_and_nullify_of_one_view_are_a_conflict(is_nullify_first):
+    bench = Bench()
+    signer = bench.others[1]
+    votes = [bench.nullify(signer), bench.finalize(signer, bench.proposal())]
+    effects = bench.hear(*(votes if is_nullify_first else reversed(votes)))
+    [conflict] = find(effects, fx.Conflict)
+    assert {conflict.first, conflict.second} == set(votes)
+
+
+def test_notarize_and_nullify_of_one_view_are_none():
+    bench = Bench()
+    signer = bench.others[1]
+    effects = bench.hear(
+        bench.notarize(signer, bench.proposal()), bench.nullify(signer)
+    )
+    assert not find(effects, fx.Conflict)
+
+
+@pytest.mark.parametrize("is_first_forged", [True, False])
+def test_a_forged_half_of_such_a_pair_is_no_conflict(is_first_forged):
+    bench = Bench()
+    signer = bench.others[1]
+    votes = [bench.nullify(signer), bench.finalize(signer, bench.proposal())]
+    forged = 0 if is_first_forged else 1
+    votes[forged] = change(votes[forged], signature=b"\3" * 96)
+    if signer == bench.leader(1) and is_first_forged:
+        assert reasons(bench.hear(votes[0])) == [Reason.BAD_SIGNATURE]
+        return
+    effects = bench.hear(votes[0], sender=b"one")
+    effects += bench.hear(votes[1], sender=b"two")
+    assert not find(effects, fx.Conflict)
+    blamed = b"one" if is_first_forged else b"two"
+    assert find(effects, fx.Refuse) == [fx.Refuse(blamed, Reason.BAD_SIGNATURE)]
+
+
+def test_votes_that_come_too_late_to_count_still_convict():
+    bench = Bench()
+    proposal, twin = bench.proposal(), bench.proposal(name="twin")
+    cheat = bench.others[1]
+    bench.hear(bench.notarize(cheat, proposal), bench.finalize(cheat, proposal))
+    bench.hold(proposal)
+    bench.hear(bench.certify(N, proposal), bench.certify(F, proposal))
+    assert bench.core.book.tip.view == 1
+    for vote in (
+        bench.notarize(cheat, twin),
+        bench.finalize(cheat, twin),
+        bench.nullify(cheat, 1),
+    ):
+        assert find(bench.hear(vote), fx.Conflict)
+    honest = bench.others[2]
+    assert reasons(bench.hear(bench.nullify(honest, 1))) == [Reason.STALE]
+
+
+def test_a_second_proposal_that_comes_late_convicts_its_leader():
+    bench = Bench()
+    bench.hear(bench.propose())
+    bench.hear(bench.certify(X, 1))
+    twin = bench.proposal(1, name="twin")
+    effects = bench.hear(bench.propose(twin))
+    assert find(effects, fx.Conflict)
+    assert reasons(effects) == [Reason.STALE]
+
+
+def test_late_evidence_has_an_end():
+    bench = Bench()
+    cheat = bench.others[1]
+    bench.hear(bench.notarize(cheat, bench.proposal()))
+    for view in range(1, 12):
+        bench.hear(bench.certify(X, view))
+    effects = bench.hear(bench.notarize(cheat, bench.proposal(1, name="twin")))
+    assert reasons(effects) == [Reason.STALE]
+    assert not find(effects, fx.Conflict)
+
+
+def test_a_certificate_of_our_own_making_is_held_against_its_rivals():
+    """F by votes while X is known: more than a third cheats."""
+    bench = Bench()
+    proposal = bench.proposal()
+    bench.hear(bench.certify(X, 1))
+    effects = bench.hear(*(bench.finalize(i, proposal) for i in bench.others))
+    [conflict] = find(effects, fx.Conflict)
+    assert {conflict.first.kind, conflict.second.kind} == {X, F}
+    assert not find(effects, fx.Decide)
+
+
+def test_a_tampered_certificate_is_not_passed_on_because_it_is_known():
+    """Who relays a proposal answers for the certificates beside it."""
+    bench = Bench()
+    known = bench.certify(X, 1)
+    bench.hear(known)
+    tampered = change(known, signature=bytes(96))
+    effects = bench.hear(bench.propose(bench.proposal(2), [tampered]))
+    assert reasons(effects) == [Reason.BAD_JUST]
+    assert not sent(effects, Nullify)
+    other = bench.certify(X, 1, signers=[0, 1, 2, 3])
+    effects = bench.hear(bench.propose(bench.proposal(2), [other]))
+    assert find(effects, fx.CheckBlock)
+
+
+def test_a_certificate_of_another_epoch_justifies_nothing():
+    bench = Bench()
+    bench.hear(bench.certify(X, 1))
+    bench.epoch = 1
+    foreign = bench.certify(X, 1)
+    bench.epoch = 0
+    effects = bench.hear(bench.propose(bench.proposal(2), [foreign]))
+    assert reasons(effects) == [Reason.BAD_JUST]
+
+
+def test_every_flaw_of_a_certificate_has_its_words():
+    bench = Bench()
+    good = bench.certify(N, bench.proposal(3))
+    words = {
+        "a subject that does not fit the kind": {"kind": X},
+        "a subject of another view": {"view": 4},
+        "a bitmap that does not fit the validator set": {"bitmap": b"\xff"},
+        "1 signers are no quorum": {"bitmap": b"\x01"},
+        "the signature does not verify": {"signature": b"\xc0" + bytes(95)},
+    }
+    for detail, fields in words.items():
+        [refusal] = find(bench.hear(change(good, **fields)), fx.Refuse)
+        assert (refusal.reason, refusal.detail) == (Reason.BAD_CERTIFICATE, detail)
+
+
 def test_third_vote_of_an_equivocator_is_surplus():
     bench = Bench()
     votes = [
@@ -612,7 +734,7 @@ def test_shorter_log_binds_as_much():
     assert sent(full.start()) == sent(short.start())
 
 
-# Golden transcript and fuzz
+# Golden transcript
 
 
 def show(effect):
@@ -650,91 +772,3 @@ def test_golden_view():
         "finalize: ",
         "finalize: send Certificate FINALIZATION; Decide",
     ]
-
-
-STEPS = (
-    *("propose", "N", "X", "F", "notarize", "nullify", "finalize", "hold", "refuse"),
-    *("mismatch", "leader", "advance", "repeat", "due", "built", "restart"),
-)
-
-
-@st.composite
-def sequences(draw):
-    """Draw events: true and false, of all kinds, for a few views and blocks."""
-    return draw(
-        st.lists(
-            st.tuples(
-                st.sampled_from(STEPS),
-                st.integers(0, 3),
-                st.integers(1, 6),
-                st.integers(0, 4),
-                st.sampled_from(["a", "b"]),
-                st.booleans(),
-            ),
-            max_size=40,
-        )
-    )
-
-
-@given(sequences())
-def test_any_sequence_keeps_the_promises(steps):
-    bench = Bench()
-    views, votes = [1], {}
-    for what, signer, view, back, name, is_true in steps:
-        parent = bench.proposal(back, name="a") if 0 < back < view else None
-        proposal = bench.proposal(view, parent, name)
-        effects = perform(bench, what, signer, view, proposal, is_true)
-        assert_durable(effects)
-        if what != "restart":
-            assert bench.core.view >= views[-1]
-        views.append(bench.core.view)
-        for vote in (r for r in bench.log if not isinstance(r, Certificate)):
-            key = type(vote), get_view(vote)[1]
-            assert votes.setdefault(key, vote) == vote
-        for kind, voted in list(votes):
-            assert kind is not Nullify or (Finalize, voted) not in votes
-        assert bench.core.pooled_votes <= 10 * 3 * 2 * 4
-
-
-def perform(bench, what, signer, view, proposal, is_true):
-    just = []
-    if proposal.parent_view:
-        parent = bench.proposal(proposal.parent_view, name="a")
-        just.append(bench.certify(N, parent))
-    just += [bench.certify(X, v) for v in range(proposal.parent_view + 1, view)]
-    # Certificates come only of honest quorums: of "a" and, beside it, of X.
-    real = bench.proposal(view, name="a") if not proposal.parent_view else proposal
-    match what:
-        case "propose":
-            message = bench.propose(proposal, just)
-        case "N":
-            message = bench.certify(N, real)
-        case "X":
-            message = bench.certify(X, view)
-        case "F":
-            message = bench.certify(F, real)
-        case "notarize":
-            message = bench.notarize(signer, proposal)
-        case "nullify":
-            message = bench.nullify(signer, view)
-        case "finalize":
-            message = bench.finalize(signer, proposal)
-        case "hold":
-            return bench.hold(proposal)
-        case "refuse":
-            return bench.handle(ev.BlockRefused(proposal))
-        case "mismatch":
-            return bench.handle(ev.BlockMismatched(proposal))
-        case "due":
-            return bench.handle(ev.ProposalDue(view))
-        case "built":
-            event = ev.BlockBuilt(view, proposal.block_hash, b"block", proposal.height)
-            return bench.handle(event)
-        case "restart":
-            return bench.restart(held={proposal.block_hash})
-        case _:
-            timer = {"leader": Timer.LEADER, "advance": Timer.ADVANCE}
-            return bench.fire(timer.get(what, Timer.REBROADCAST))
-    if not is_true and hasattr(message, "signature"):
-        message = change(message, signature=bytes(96))
-    return bench.hear(message)
