@@ -130,10 +130,8 @@ EXPECTED = {
     "bond": "ba090bcd5d23f54a3d1f60107673a53d",
     "unbond": "920a05",
     "stake": (
-        "99a176c4208a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf37488"
-        "01b40f6f5cc4306b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b"
-        "6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b6b079192051403030295090a0e02"
-        "c2"
+        "99a176c4208a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c"
+        "c430" + "6b" * 48 + "079192051403030295090a0e02c2"
     ),
     "epoch": "9307c420" + "73" * 32 + "c420" + "6e" * 32,
     "validators_key": "560000000000000102",
