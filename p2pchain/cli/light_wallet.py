@@ -18,6 +18,7 @@ from p2pchain.errors import HomeError
 from p2pchain.light.spending import LightWallet
 from p2pchain.node.home import Home
 from primitives.address import decode_address
+from primitives.errors import DecodeError
 from wallet.keystore import Keystore, decrypt_account_key, load_keystore
 
 
@@ -34,7 +35,7 @@ def add_light(parser: ArgumentParser) -> None:
 def run_light_balance(args: Namespace, output: Output) -> None:
     """Show a proven balance, by default of the home's account."""
     named = args.address
-    owner = decode_address(named) if named else _load_keystore(args).public_key
+    owner = _decode_address(named) if named else _load_keystore(args).public_key
     with open_light(args, output) as client:
         accounts = client.list_accounts(owner)
     show_accounts(owner, accounts, output)
@@ -42,7 +43,7 @@ def run_light_balance(args: Namespace, output: Output) -> None:
 
 def run_light_send(args: Namespace, output: Output) -> None:
     """Pay from the home's account, and wait until the chain proves it."""
-    recipient = decode_address(args.recipient)
+    recipient = _decode_address(args.recipient)
     keystore = _load_keystore(args)
     passphrase = read_passphrase(args, Home(get_home_path(args)), confirm=False)
     key = decrypt_account_key(keystore, passphrase)
@@ -71,6 +72,13 @@ def run_light_send(args: Namespace, output: Output) -> None:
     if not settled:
         lines.append("not final yet")
     output.show(document, "\n".join(lines))
+
+
+def _decode_address(text: str) -> bytes:
+    try:
+        return decode_address(text)
+    except DecodeError as error:
+        raise DecodeError(f"{text[:80]!r} is no address: {error}") from error
 
 
 def _load_keystore(args: Namespace) -> Keystore:

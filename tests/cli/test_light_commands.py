@@ -1,0 +1,236 @@
+"""`p2pchain light` and `wallet --light` against a server over a real chain."""
+
+import json
+from pathlib import Path
+
+import pytest
+from chain_world import COIN, DAVE
+from epoch_world import BALANCE, PEOPLE
+from light_node import LightNode
+from serving import serve
+
+from chain.keys import build_account_key
+from genesis.files import save_genesis
+from genesis.genesis import compute_chain_id
+from p2pchain.cli.light_session import format_span
+from p2pchain.cli.main import main
+from p2pchain.light import spending
+from primitives.address import encode_address
+from wallet.keystore import LIGHT_COST, encrypt_account_key, save_keystore
+
+PERSON = PEOPLE[9]
+PERSON_ = encode_address(PERSON.address)
+DAVE_ = encode_address(DAVE.public_key)
+
+
+@pytest.fixture
+def node() -> LightNode:
+    node = LightNode()
+    node.make_epochs(3)
+    return node
+
+
+@pytest.fixture
+def server(node):
+    with serve(node) as running:
+        yield running
+
+
+@pytest.fixture
+def home(tmp_path: Path, node) -> Path:
+    """A home with a genesis and PERSON's keystore, of a node that does not run."""
+    home = tmp_path / "home"
+    (home / "keystore").mkdir(parents=True)
+    save_genesis(node.genesis, home / "genesis.json")
+    keystore = encrypt_account_key(
+        PERSON.account, "passphrase", path="m", cost=LIGHT_COST
+    )
+    save_keystore(home / "keystore" / "account.json", keystore)
+    (home / "passphrase").write_text("passphrase\n")
+    (home / "api_token").write_text("sk-secret\n")
+    return home
+
+
+@pytest.fixture
+def run(capsys, server, home):
+    def run(*words, code=0, at=home):
+        got = main(["--home", str(at), "--rpc", server.url, *(str(w) for w in words)])
+        said = capsys.readouterr()
+        assert got == code, said.err
+        return said
+
+    return run
+
+
+@pytest.fixture
+def ask(run):
+    def ask(*words, code=0, **options):
+        return json.loads(run(*words, "--json", code=code, **options).out)
+
+    return ask
+
+
+def test_sync_says_what_is_trusted_and_how_old_it_was(run, ask, node, home):
+    said = run("light", "sync")
+    assert f"trust     {node.tree.epoch.epoch - 1}:0x" in said.out
+    # The chain of this test is of 2023.
+    assert "older than the unbonding period" in said.err
+    assert "the node is behind, or it hides newer ones" in said.err
+    assert "in one step" in said.out
+    node.make_epochs(2)
+    document = ask("light", "sync")
+    assert document["height"] == str(node.tree.final_height)
+    assert document["age"] == "stale"
+    assert document["file"] == str(home / "light.json")
+
+
+def test_status_asks_nobody(run, ask, home, server):
+    assert "light sync" in run("light", "status", code=1).err
+    run("light", "sync")
+    before = (home / "light.json").read_text()
+    assert ask("--rpc", "http://127.0.0.1:1", "light", "status")["epoch"] == 2
+    assert (home / "light.json").read_text() == before
+
+
+def test_balances(run, ask):
+    shown = ask("light", "balance", PERSON_)
+    assert shown["total"] == str(BALANCE * COIN)
+    assert [shard["shard"] for shard in shown["shards"]] == [0, 1, 2]
+    assert shown["proven"] is True
+    assert "proven at" in run("light", "balance", DAVE_).out
+    assert ask("wallet", "balance", "--light")["address"] == PERSON_
+    assert ask("wallet", "balance", DAVE_, "--light")["total"] == "0"
+
+
+def test_stakes(run, ask):
+    stake = ask("light", "stake", encode_address(PEOPLE[0].address))["stake"]
+    assert (stake["name"], stake["status"]) == ("v0", "active")
+    assert (
+        "bonded     1000 P2P"
+        in run("light", "stake", encode_address(PEOPLE[0].address)).out
+    )
+    assert ask("light", "stake", PERSON_)["stake"] is None
+    assert "no stake" in run("light", "stake", PERSON_).out
+
+
+def test_any_key(run, ask, node):
+    key = build_account_key(PERSON.address).hex()
+    value = node.tree.final.view.get(0, bytes.fromhex(key))
+    assert ask("light", "state", "0", key)["value"] == "0x" + value.hex()
+    assert ask("light", "state", "1", "0x" + key)["value"] is None
+    assert "no such key" in run("light", "state", 1, key).out
+    assert "no shard 9" in run("light", "state", 9, key, code=1).err
+
+
+def test_a_payment(run, ask, node, home, monkeypatch):
+    monkeypatch.setattr(spending.time, "sleep", lambda _: node.make_block())
+    sent = ask("wallet", "send", DAVE_, "2.5", "--light")
+    assert (sent["final"], sent["paid"]) == (True, True)
+    assert ask("light", "balance", DAVE_)["total"] == "2500000000"
+    assert (
+        "not final yet" in run("wallet", "send", DAVE_, "1", "--light", "--no-wait").out
+    )
+    # The first still waits, and the node says so.
+    assert "waits" in run("wallet", "send", DAVE_, "2", "--light", code=1).err
+    node.make_block()
+    assert "proven at block" in run("wallet", "send", DAVE_, "3", "--light").out
+
+
+def test_no_token_and_no_key_leaves_the_machine(run, server, home, monkeypatch):
+    seen = []
+    from p2pchain.client import RpcClient
+
+    original = RpcClient.__init__
+
+    def watch(self, url, token=None, timeout_s=30.0):
+        seen.append(token)
+        original(self, url, token, timeout_s)
+
+    monkeypatch.setattr(RpcClient, "__init__", watch)
+    run("light", "sync")
+    run("wallet", "send", DAVE_, "1", "--light", "--no-wait")
+    assert seen
+    assert set(seen) == {None}
+
+
+@pytest.mark.parametrize("begin", ["genesis", "chain-id", "trust"])
+def test_ways_to_begin(run, ask, node, tmp_path, home, begin):
+    empty = tmp_path / "empty"
+    chain_id = compute_chain_id(node.genesis).hex()
+    root = node.tree.epoch.validators.compute_root().hex()
+    options = {
+        "genesis": ("--genesis", home / "genesis.json"),
+        "chain-id": ("--chain-id", "0x" + chain_id),
+        "trust": ("--chain-id", chain_id, "--trust", f"2:0x{root}"),
+    }[begin]
+    said = run("light", "sync", code=1, at=empty)
+    assert "--chain-id HEX" in said.err
+    document = ask("light", "sync", *options, at=empty)
+    assert document["height"] == str(node.tree.final_height)
+    assert (document["bridged"] == "fresh") == (begin == "trust")
+    # From then on the file is enough.
+    assert ask("light", "sync", at=empty)["epoch"] == 2
+
+
+def test_beginnings_that_are_none(run, node, tmp_path, home):
+    empty = tmp_path / "empty"
+    sync = ("light", "sync")
+    said = run(*sync, "--chain-id", "11" * 32, code=1, at=empty)
+    assert "does not have the hash" in said.err
+    genesis = home / "genesis.json"
+    said = run(*sync, "--genesis", genesis, "--chain-id", "11" * 32, code=1, at=empty)
+    assert "does not have the hash" in said.err
+    said = run(*sync, "--trust", "1:" + "22" * 32, code=1)
+    assert "vouched for" in said.err
+    run(*sync)
+    said = run(*sync, "--chain-id", "11" * 32, code=1)
+    assert "another network" in said.err
+    (home / "light.json").write_text("{}")
+    assert "damaged" in run(*sync, code=1).err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("light", "sync", "--trust", "1"),
+        ("light", "sync", "--trust", "x:" + "11" * 32),
+        ("light", "sync", "--trust", "99999999999:" + "11" * 32),
+        ("light", "sync", "--chain-id", "0x11"),
+        ("light", "balance", "nobody"),
+        ("light", "state", "0", "zz"),
+        ("light", "state", "70000", "00"),
+        ("light", "state", "x", "00"),
+    ],
+)
+def test_a_wrong_command_line(words, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(list(words))
+    assert left.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_a_wrong_address_in_the_wallet(run):
+    assert "address" in run("wallet", "balance", "nobody", "--light", code=1).err
+
+
+def test_a_wallet_without_a_key(run, tmp_path, home):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    genesis = home / "genesis.json"
+    for words in (("balance",), ("send", DAVE_, "1")):
+        said = run("wallet", *words, "--light", "--genesis", genesis, code=1, at=empty)
+        assert "wallet new" in said.err
+
+
+@pytest.mark.parametrize(
+    ("span_ms", "text"),
+    [
+        (999, "0 s"),
+        (119_999, "119 s"),
+        (120_000, "2 min"),
+        (7_200_000, "2 h"),
+        (200_000_000, "2 days"),
+    ],
+)
+def test_spans(span_ms, text):
+    assert format_span(span_ms) == text
