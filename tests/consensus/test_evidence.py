@@ -2,6 +2,7 @@
 
 import contextlib
 from itertools import product
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -36,6 +37,8 @@ from consensus.messages import (
     Certificate,
     Finalize,
     Kind,
+    Nullify,
+    Proposal,
 )
 from consensus.validators import MAX_VALIDATORS, ValidatorSet
 from primitives import bls
@@ -382,6 +385,29 @@ def test_ids_are_names():
     }
     assert len(ids) == 3
     assert all(len(name) == 32 for name in ids)
+
+
+# The vectors of docs/protocol/11-staking.md
+
+
+def test_vectors():
+    proposal = Proposal(3, 7, 6, b"\1" * 32, b"\2" * 32, 20)
+    votes = Finalize(proposal, 1, bytes(96)), Nullify(3, 7, 1, bytes(96))
+    certificates = (
+        Certificate(Kind.FINALIZATION, proposal, 3, 7, b"\x07", bytes(96)),
+        Certificate(Kind.NULLIFICATION, None, 3, 7, b"\x0e", bytes(96)),
+    )
+    of_votes, of_certificates = build_evidence(*votes), build_evidence(*certificates)
+    assert of_certificates.first is certificates[1]
+    names = {
+        len(encode(evidence)): compute_evidence_id(evidence).hex()
+        for evidence in (of_votes, of_certificates)
+    }
+    page = (Path(__file__).parents[2] / "docs/protocol/11-staking.md").read_text()
+    assert set(names) == {279, 288}
+    for length, name in names.items():
+        [line] = [line for line in page.splitlines() if f"`{name}`" in line]
+        assert f"{length} bytes" in line
 
 
 # Real signatures
