@@ -94,7 +94,7 @@ def _choose_steps(luck: Random, nodes: list[Node]) -> tuple[Step, ...]:
 
 def _choose_fault(luck: Random, at: int, nodes: list[Node], *, may_lose: bool) -> Step:
     validators = [node.name for node in nodes if node.stake]
-    name = luck.choice(validators)
+    name = luck.choice([node.name for node in nodes if node.start_at < at])
     kind = luck.choices(
         ("kill", "restart", "pause", "disconnect", "one-way", "part", "wipe", "all"),
         weights=(4, 2, 3, 3, 2, 1, 2, 1),
