@@ -22,7 +22,7 @@ from p2pchain.testnet.checks import (
 )
 from p2pchain.testnet.load import Book, Settled
 from p2pchain.testnet.manifest import parse_manifest
-from primitives.address import decode_address
+from primitives.address import decode_address, encode_address
 
 HEIGHT = 40 + ARRIVE_BLOCKS
 MANIFEST = (
@@ -49,6 +49,14 @@ def build_chain() -> list[dict[str, Any]]:
     ]
 
 
+def get_public_key(name: str) -> bytes:
+    return name.encode().ljust(32, b".")
+
+
+def get_account(name: str) -> str:
+    return encode_address(get_public_key(name))
+
+
 class ShownNode:
     """What one node shows."""
 
@@ -59,8 +67,10 @@ class ShownNode:
         self.supply = {
             "height": str(HEIGHT), "conserved": True, "held": "900", "created": "900"
         }  # fmt: skip
-        self.convicted = {"node4"}
-        self.evidence = [{"evidence_id": "0x1", "convicted": [{"name": "node4"}]}]
+        self.stakes = {"node1": "ACTIVE", "node4": "TOMBSTONED"}
+        self.evidence = [
+            {"evidence_id": "0x1", "convicted": [{"account": get_account("node4")}]}
+        ]
         self.providers: list[dict[str, Any]] = []
 
     async def call(self, method: str, **params: Any) -> Any:
@@ -76,8 +86,12 @@ class ShownNode:
             case "stake_list":
                 return {
                     "stakes": [
-                        {"name": name, "status": "TOMBSTONED"}
-                        for name in self.convicted
+                        {
+                            "name": name,
+                            "account": get_account(name),
+                            "status": status,
+                        }
+                        for name, status in self.stakes.items()
                     ]
                 }
             case "header":
@@ -123,7 +137,10 @@ def shown() -> Outcome:
     book = Book(dict(nodes["node0"].balances), {})
     book.settled.append(Settled(TX, 9, True, 5))
     keys = {
-        name: SimpleNamespace(node=SimpleNamespace(public_key=name.encode()))
+        name: SimpleNamespace(
+            node=SimpleNamespace(public_key=name.encode()),
+            account=SimpleNamespace(public_key=get_public_key(name)),
+        )
         for name in names
     }
     testnet = SimpleNamespace(
@@ -197,14 +214,32 @@ def test_other_sums_at_the_same_height(shown: Outcome) -> None:
 
 def test_an_honest_node_convicted(shown: Outcome) -> None:
     for node in shown.rpcs.values():
-        node.convicted.add("node1")
+        node.evidence.append(
+            {"evidence_id": "0x2", "convicted": [{"account": get_account("node1")}]}
+        )
     assert "node1, node4" in fail(shown, "only culprits convicted")
+
+
+def test_an_honest_node_tombstoned(shown: Outcome) -> None:
+    shown.rpcs["node2"].stakes["node1"] = "TOMBSTONED"
+    assert "TOMBSTONED node1" in fail(shown, "only culprits convicted")
 
 
 def test_a_culprit_that_got_away(shown: Outcome) -> None:
     for node in shown.rpcs.values():
-        node.convicted.clear()
-    assert "convicted nobody" in fail(shown, "only culprits convicted")
+        node.evidence.clear()
+    assert "against nobody" in fail(shown, "only culprits convicted")
+
+
+def test_a_culprit_that_goes_on(shown: Outcome) -> None:
+    shown.rpcs["node2"].stakes["node4"] = "ACTIVE"
+    assert "ACTIVE node4" in fail(shown, "only culprits convicted")
+
+
+def test_a_culprit_that_was_paid_out(shown: Outcome) -> None:
+    for node in shown.rpcs.values():
+        del node.stakes["node4"]
+    assert run_one(shown, "only culprits convicted").endswith("node4")
 
 
 def test_evidence_applied_twice(shown: Outcome) -> None:
