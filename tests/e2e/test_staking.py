@@ -1,0 +1,226 @@
+"""A fifth validator from an empty folder: joins, stakes, votes, earns, leaves."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from devnet_process import RunningDevnet, run_cli, start_devnet, wait_until
+
+from p2pchain.client import RpcClient
+from primitives.types import ATOMS_PER_COIN
+
+COIN = ATOMS_PER_COIN
+EPOCH_BLOCKS = 4
+UNBONDING_EPOCHS = 6
+SHORT_EPOCHS = (
+    "--epoch-blocks", str(EPOCH_BLOCKS),
+    "--evidence-epochs", "1",
+    "--unbonding-epochs", str(UNBONDING_EPOCHS),
+    "--epoch-reward", "8",
+    "--interval-ms", "300",
+)  # fmt: skip
+STAKE = 8000
+WAIT_S = 180
+"""For a few epochs on a busy machine; a bound, not a measurement."""
+
+
+@dataclass
+class Newcomer:
+    """A node that was made and started as its owner would do it."""
+
+    home: Path
+    passphrase: Path
+    process: subprocess.Popen[bytes]
+
+    def run(self, *args: str) -> Any:
+        """Run a command on its home and return the JSON it prints."""
+        done = run_cli("--home", str(self.home), "--json", *args)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    @property
+    def rpc(self) -> RpcClient:
+        runtime = json.loads((self.home / "node.json").read_text())
+        return RpcClient(runtime["rpc"])
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDevnet]:
+    """Four validators and a gateway with epochs of a second or two."""
+    running = start_devnet(tmp_path_factory.mktemp("staking") / "net", *SHORT_EPOCHS)
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def newcomer(net: RunningDevnet, tmp_path_factory) -> Iterator[Newcomer]:
+    """A fifth node that follows the chain, without a stake."""
+    folder = tmp_path_factory.mktemp("five")
+    home, passphrase = folder / "five", folder / "passphrase"
+    passphrase.write_text("a passphrase of its own\n")
+    options = ("--home", str(home), "--passphrase-file", str(passphrase))
+    genesis = Path(net.gateway["home"]) / "genesis.json"
+    peers = [
+        json.loads((Path(node["home"]) / "node.json").read_text())["p2p"]
+        for node in net.validators
+    ]
+    done = run_cli(*options, "init", "--genesis", str(genesis), "--peers", *peers)
+    assert done.returncode == 0, done.stderr
+    with (home / "node.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "p2pchain", *options, "start"],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    wait_until((home / "node.json").is_file, "the newcomer to listen")
+    newcomer = Newcomer(home, passphrase, process)
+    wait_until(lambda: newcomer.run("status")["ready"], "the newcomer to catch up")
+    yield newcomer
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+
+
+def find_seat(
+    net: RunningDevnet, account: str, epoch: int | None = None
+) -> dict[str, Any] | None:
+    """Return what another node says of the account's seat in an epoch."""
+    params = {} if epoch is None else {"epoch": epoch}
+    validators = net.rpc("node0").call("validators", **params)["validators"]
+    return next((v for v in validators if v["account"] == account), None)
+
+
+def is_attending(net: RunningDevnet, account: str) -> bool:
+    """Tell whether blocks of the running epoch have recorded its vote."""
+    seat = find_seat(net, account)
+    return seat is not None and (seat["attendance"] or 0) > 0
+
+
+def wait_epoch(net: RunningDevnet, epoch: int) -> None:
+    """Wait until the set of `epoch` is chosen."""
+
+    def is_chosen() -> bool:
+        return net.rpc("node0").call("epoch")["epoch"] >= epoch - 1
+
+    wait_until(is_chosen, f"the validators of epoch {epoch}", WAIT_S)
+
+
+def list_stakes(net: RunningDevnet, account: str) -> list[dict[str, Any]]:
+    """Return the account's stake, if it has one, by another node."""
+    stakes = net.rpc("node1").call("stake_list")["stakes"]
+    return [stake for stake in stakes if stake["account"] == account]
+
+
+def test_from_an_empty_folder_to_a_validator_and_out_again(net, newcomer) -> None:
+    account = newcomer.run("wallet", "address")["address"]
+    seat = newcomer.run("status")["validator"]
+    assert (seat["index"], seat["from_epoch"], seat["stake"]) == (None, None, None)
+    refused = run_cli("--home", str(newcomer.home), "wallet", "stake", str(STAKE))
+    assert refused.returncode == 1
+    assert "atoms are needed" in refused.stderr
+
+    net.rpc(token=True).call(
+        "wallet_send", recipient=account, amount=str(9000 * COIN), wait=True
+    )
+    staked = newcomer.run("wallet", "stake", str(STAKE))
+    assert staked["final"] is True
+    assert staked["stake"]["bonded"] == str(STAKE * COIN)
+    wait_epoch(net, staked["epoch"] + 2)
+    assert find_seat(net, account, staked["epoch"] + 1) is None
+    seat = find_seat(net, account, staked["epoch"] + 2)
+    assert seat is not None
+    assert (seat["name"], seat["index"], seat["power"]) == (
+        "five",
+        4,
+        str(STAKE * COIN),
+    )
+
+    wait_until(lambda: is_attending(net, account), "votes of the newcomer", WAIT_S)
+    own = newcomer.run("status")["validator"]
+    assert own["is_voting"] is True
+    assert (own["power"], own["until_epoch"]) == (str(STAKE * COIN), None)
+
+    def get_earned() -> int:
+        return sum(int(stake["rewarded"]) for stake in list_stakes(net, account))
+
+    earned = wait_until(get_earned, "a reward", WAIT_S)
+    balance = newcomer.run("wallet", "balance")
+    assert int(balance["total"]) > (9000 - STAKE) * COIN + earned - COIN
+    assert balance["stake"]["bonded"] == str(STAKE * COIN)
+
+    out = newcomer.run("wallet", "unstake", "all")
+    assert out["stake"]["bonded"] == "0"
+    (entry,) = out["stake"]["unbonding"]
+    assert entry["amount"] == str(STAKE * COIN)
+    assert entry["due_epoch"] - UNBONDING_EPOCHS in (out["epoch"], out["epoch"] - 1)
+    wait_epoch(net, out["epoch"] + 2)
+    assert find_seat(net, account, out["epoch"]) is not None
+    assert find_seat(net, account, out["epoch"] + 2) is None
+
+    wait_until(lambda: not list_stakes(net, account), "the payout", WAIT_S)
+    status = newcomer.run("status")
+    assert status["ready"] is True
+    assert status["validator"]["is_voting"] is False
+    assert int(newcomer.run("wallet", "balance")["total"]) > 8999 * COIN
+    validate_books(net, newcomer)
+
+
+def validate_books(net: RunningDevnet, newcomer: Newcomer) -> None:
+    """Everybody has the same blocks, and every atom is somewhere."""
+    height = net.height("node0")
+
+    def has_block() -> bool:
+        return int(newcomer.rpc.call("status")["height"]) >= height
+
+    wait_until(has_block, f"block {height}", WAIT_S)
+    hashes = {
+        rpc.call("block", height=height)["block_hash"]
+        for rpc in (net.rpc("node0"), newcomer.rpc)
+    }
+    assert len(hashes) == 1
+    supply = newcomer.rpc.call("supply")
+    assert supply["conserved"] is True
+
+
+def show(newcomer: Newcomer, *args: str) -> str:
+    done = run_cli("--home", str(newcomer.home), *args)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
+
+
+def validate_supply(net: RunningDevnet, newcomer: Newcomer) -> None:
+    """Everybody has the same blocks, and every atom is somewhere."""
+    height = net.height("node0")
+    wait_until(
+        lambda: int(newcomer.rpc.call("status")["height"]) >= height, "the same height"
+    )
+    hashes = {
+        rpc.call("block", height=height)["block_hash"]
+        for rpc in (net.rpc("node0"), net.rpc("node3"), newcomer.rpc)
+    }
+    assert len(hashes) == 1
+    supply = newcomer.rpc.call("supply")
+    assert supply["conserved"] is True
+    assert int(supply["minted"]) > 0
+
+
+def test_commands_that_show_the_set(net, newcomer) -> None:
+    text = show(newcomer, "validators")
+    assert text.startswith("epoch ")
+    assert "node3" in text
+    assert "%" in text
+    assert "node0" in show(newcomer, "validators", "0")
+    assert "earned" in show(newcomer, "stakes")
+    assert "epoch " in show(newcomer, "status")
+
+
+def test_the_demo_s_books_balance_over_ends_of_epochs() -> None:
+    done = run_cli("--json", "demo", "--once", *SHORT_EPOCHS, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    balances = json.loads(done.stdout)["balances"]
+    assert balances["gateway"]["rewards"] == "0"
+    assert all(int(each["rewards"]) >= 0 for each in balances.values())
