@@ -22,6 +22,7 @@ from p2pchain.cli import (
     light,
     models,
     rpc,
+    sim,
     start,
     status,
     testnet,
@@ -49,6 +50,7 @@ COMMANDS = (
     models,
     rpc,
     testnet,
+    sim,
 )
 """Modules with `add_parser(commands)`; the order is that of the help."""
 

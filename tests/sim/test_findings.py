@@ -12,7 +12,7 @@ FAR = 2**62
 
 
 def test_a_proposal_of_a_far_view_costs_nothing():
-    """Seed 172, a spammer: its leader's view number sized a list of all skipped views."""
+    """A spammer: its leader's view number sized a list of all skipped views."""
     proposal = Proposal(
         epoch=0,
         view=FAR,

@@ -1,0 +1,1 @@
+"""A deterministic simulator: whole networks in one process, on a virtual clock."""

@@ -1,0 +1,52 @@
+"""
+The two chains that a simulated network can agree on, behind one interface.
+
+    list   blocks that say where they stand and nothing else: fast
+    tree   the real chain.blocktree.BlockTree over a database in memory: transfers
+           between shards, bonds, evidence
+
+`Chains` belongs to the world and knows the genesis; a `Chain` belongs to one life of
+one node and is what consensus calls the application.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+from p2pchain.node.application import Application
+from p2pchain.sim.listchain import ListChains
+
+if TYPE_CHECKING:
+    from p2pchain.sim.node import Node
+    from p2pchain.sim.world import World
+
+
+class Chain(Application, Protocol):
+    """An application that the judge can look into."""
+
+    def get_hash(self, height: int) -> bytes:
+        """Return the hash of a final block."""
+
+    def get_root(self, height: int) -> bytes:
+        """Return the state's root after a final block."""
+
+    @property
+    def held_blocks(self) -> int:
+        """Blocks in memory that are not final; bounded."""
+
+
+class Chains(Protocol):
+    """What the chains of all nodes have in common."""
+
+    chain_id: bytes
+    genesis_hash: bytes
+
+    def set_first_seed(self, seed: bytes) -> None:
+        """Choose who leads in the first two epochs, before anybody starts."""
+
+    def open(self, node: "Node") -> Chain:
+        """Return the chain that a node's disk holds; a new disk is filled first."""
+
+
+def open_chains(world: "World") -> Chains:
+    """Return what the world's setup asks for."""
+    kinds = {"list": ListChains}
+    return kinds[world.setup.chain](world)

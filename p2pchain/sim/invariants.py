@@ -1,0 +1,321 @@
+"""
+What must hold in every run, however bad the weather: each class is one theorem.
+
+`Judge` (p2pchain.sim.judge) tells them what happens; they raise `InvariantBroken`.
+Less than a third of the power is in villains' hands in every world.
+"""
+
+from typing import TYPE_CHECKING
+
+from consensus import effects as fx
+from consensus.leader import compute_leader
+from consensus.messages import (
+    Certificate,
+    Finalize,
+    Kind,
+    Message,
+    Nullify,
+    Proposal,
+    Propose,
+    Vote,
+    get_view,
+)
+from p2pchain.sim.errors import InvariantBroken
+from p2pchain.sim.requests import MAX_WAITING
+
+if TYPE_CHECKING:
+    from p2pchain.sim.node import Node
+    from p2pchain.sim.world import World
+
+VIEWS_POOLED = 10
+"""The current view, the next one and eight behind."""
+VOTES_PER_SIGNER = 3 * 2
+"""Three kinds, and two that contradict each other."""
+
+
+class Invariant:
+    """One theorem; every method is a moment at which it could turn out false."""
+
+    name = ""
+    theorem = ""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+
+    def on_start(self, node: "Node") -> None:
+        """A node has started or restarted."""
+
+    def on_wipe(self, node: "Node") -> None:
+        """A node lost its database on purpose."""
+
+    def on_turn(self, node: "Node") -> None:
+        """An honest node has handled an event and all that follows from it."""
+
+    def on_message(self, node: "Node", message: Message) -> None:
+        """An honest node says something."""
+
+    def on_final(self, node: "Node", height: int) -> None:
+        """A block became final for an honest node."""
+
+    def on_refuse(self, node: "Node", refusal: fx.Refuse) -> None:
+        """An honest node refused a message."""
+
+    def on_conflict(self, node: "Node", conflict: fx.Conflict) -> None:
+        """An honest node found two statements that exclude each other."""
+
+    def on_invalid(self, node: "Node", proposal: Proposal, reason: str) -> None:
+        """An honest node judged a block that its leader signed invalid."""
+
+    def on_end(self) -> None:
+        """The run is over."""
+
+    def fail(self, detail: str) -> None:
+        """Raise `InvariantBroken`."""
+        raise InvariantBroken(self.name, f"{detail} (at {self.world.now_ms} ms)")
+
+
+class Agreement(Invariant):
+    """Also the prefix property: chains are compared height by height as they grow."""
+
+    name = "agreement"
+    theorem = "No two honest nodes hold different final blocks at one height, ever."
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self.hashes = [world.chains.genesis_hash]
+        """Of the longest final chain that any honest node has seen."""
+
+    def on_final(self, node: "Node", height: int) -> None:
+        block_hash = node.chain.get_hash(height)
+        if height == len(self.hashes):
+            self.hashes.append(block_hash)
+        elif height > len(self.hashes) or self.hashes[height] != block_hash:
+            self.fail(f"node {node.name} has another block at height {height}")
+
+
+class Prefix(Invariant):
+    """A crash takes nothing back."""
+
+    name = "prefix"
+    theorem = "A node's final chain only grows, also across restarts."
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._heights: dict[str, int] = {}
+
+    def on_final(self, node: "Node", height: int) -> None:
+        expected = self._heights.get(node.name, 0) + 1
+        if height != expected:
+            self.fail(f"node {node.name} finalizes {height}, {expected} is next")
+        self._heights[node.name] = height
+
+    def on_wipe(self, node: "Node") -> None:
+        self._heights[node.name] = 0
+
+    def on_start(self, node: "Node") -> None:
+        known, now = self._heights.get(node.name, 0), node.chain.final_height
+        if now != known:
+            self.fail(f"node {node.name} restarts at height {now}, it was at {known}")
+
+
+class NoHonestEvidence(Invariant):
+    """E1 to E3, judged on what was sent and on what others say they can prove."""
+
+    name = "no honest evidence"
+    theorem = (
+        "Honest stake never yields evidence: one Notarize and one Finalize per view, "
+        "never Finalize and Nullify; also after a crash at every byte of the log."
+    )
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._votes: dict[tuple[str, type[Vote], int, int], Vote] = {}
+
+    def on_message(self, node: "Node", message: Message) -> None:
+        vote = message.notarize if isinstance(message, Propose) else message
+        if isinstance(vote, Certificate):
+            return
+        epoch, view = get_view(vote)
+        known = self._votes.setdefault((node.name, type(vote), epoch, view), vote)
+        if known != vote:
+            self.fail(f"node {node.name} votes twice in view {epoch}/{view}")
+        if isinstance(vote, Finalize | Nullify):
+            other = Nullify if isinstance(vote, Finalize) else Finalize
+            if (node.name, other, epoch, view) in self._votes:
+                self.fail(f"node {node.name} finalizes and nullifies {epoch}/{view}")
+
+    def on_conflict(self, node: "Node", conflict: fx.Conflict) -> None:
+        for statement in (conflict.first, conflict.second):
+            if isinstance(statement, Certificate):
+                self.fail(f"node {node.name} holds certificates that conflict")
+                return
+            validators = node.epoch.validators.validators
+            key = validators[statement.signer].public_key
+            if key in self.world.judge.honest_keys:
+                self.fail(f"node {node.name} has evidence against an honest signer")
+
+
+class OneNotarization(Invariant):
+    """Two quorums share an honest voter, who notarizes once."""
+
+    name = "one notarization"
+    theorem = "At most one block is notarized, and at most one finalized, per view."
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._subjects: dict[tuple[Kind, int, int], Proposal | None] = {}
+
+    def on_message(self, node: "Node", message: Message) -> None:
+        if isinstance(message, Certificate):
+            place = message.kind, message.epoch, message.view
+            known = self._subjects.setdefault(place, message.proposal)
+            if known != message.proposal:
+                self.fail(f"two certificates of {place}")
+
+
+class FinalExcludesNullified(Invariant):
+    """Who finalizes a view has not nullified it and never will."""
+
+    name = "F excludes X"
+    theorem = "No view is both finalized and nullified."
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._kinds: dict[tuple[int, int], Kind] = {}
+
+    def on_message(self, node: "Node", message: Message) -> None:
+        if not isinstance(message, Certificate) or message.kind == Kind.NOTARIZATION:
+            return
+        place = message.epoch, message.view
+        known = self._kinds.setdefault(place, message.kind)
+        if known != message.kind:
+            self.fail(f"view {place} is finalized and nullified")
+
+
+class ViewsGrow(Invariant):
+    """Within a life; a restart may fall back, but never says anything new there."""
+
+    name = "views grow"
+    theorem = "A node never goes back to an earlier view or epoch while it runs."
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._places: dict[str, tuple[int, int, int]] = {}
+
+    def on_turn(self, node: "Node") -> None:
+        place = node.life, node.epoch.epoch, node.view
+        last = self._places.get(node.name)
+        if last is not None and place < last:
+            self.fail(f"node {node.name} goes from {last[1:]} to {place[1:]}")
+        self._places[node.name] = place
+
+
+class SameRoots(Invariant):
+    """Execution is a function of the chain."""
+
+    name = "same roots"
+    theorem = "All honest nodes have the same state roots after the same block."
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._roots: dict[int, bytes] = {}
+
+    def on_final(self, node: "Node", height: int) -> None:
+        root = node.chain.get_root(height)
+        if self._roots.setdefault(height, root) != root:
+            self.fail(f"node {node.name} has another state at height {height}")
+
+
+class SameEpochs(Invariant):
+    """An epoch's set and seed follow from blocks that were final two epochs before."""
+
+    name = "same epochs"
+    theorem = "All honest nodes agree on each epoch's seed, validators and boundary."
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._configs: dict[int, object] = {}
+
+    def on_turn(self, node: "Node") -> None:
+        epoch = node.epoch
+        if self._configs.setdefault(epoch.epoch, epoch) != epoch:
+            self.fail(f"node {node.name} has another epoch {epoch.epoch}")
+
+
+class HonestUnblamed(Invariant):
+    """Else correct peers would cut each other off."""
+
+    name = "honest unblamed"
+    theorem = "No honest node gives another one cause to find fault with it."
+
+    def on_refuse(self, node: "Node", refusal: fx.Refuse) -> None:
+        if refusal.reason.is_fault and refusal.sender is not None:
+            self.check(node, refusal.sender.decode(), refusal.reason.value)
+
+    def check(self, node: "Node", peer: str | None, reason: str) -> None:
+        """Fail if the peer is honest."""
+        if peer is not None and self.world.nodes[peer].is_honest:
+            self.fail(f"node {node.name} blames honest {peer}: {reason}")
+
+
+class HonestBlocksValid(Invariant):
+    """Else an honest leader's view would be lost, and with it liveness."""
+
+    name = "honest blocks valid"
+    theorem = "A block that an honest leader built is valid for every honest node."
+
+    def on_invalid(self, node: "Node", proposal: Proposal, reason: str) -> None:
+        epoch = node.epoch
+        if proposal.epoch != epoch.epoch:
+            return
+        leader = compute_leader(epoch.seed, proposal.view, epoch.validators)
+        key = epoch.validators.validators[leader].public_key
+        if key in self.world.judge.honest_keys:
+            self.fail(f"node {node.name} refuses an honest leader's block: {reason}")
+
+
+class BoundedMemory(Invariant):
+    """Whatever villains send."""
+
+    name = "bounded memory"
+    theorem = "Votes, certificates and blocks in memory stay below their bounds."
+
+    EVERY = 16
+    """Turns between two looks; counting is dearer than most turns."""
+    MAX_CERTIFICATES = 3 * 4200
+    """Kinds, times the views of the longest gap."""
+    MAX_BLOCKS = 4096 + 320
+    """As in chain.blocktree."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._turns = 0
+
+    def on_turn(self, node: "Node") -> None:
+        self._turns += 1
+        if self._turns % self.EVERY:
+            return
+        limit = VIEWS_POOLED * VOTES_PER_SIGNER * len(node.epoch.validators)
+        pooled = node.mind.core.pooled_votes
+        if pooled > limit:
+            self.fail(f"node {node.name} pools {pooled} votes")
+        if node.requests.waiting_blocks > MAX_WAITING:
+            self.fail(f"node {node.name} keeps too many waiting blocks")
+        if node.chain.held_blocks > self.MAX_BLOCKS:
+            self.fail(f"node {node.name} holds {node.chain.held_blocks} blocks")
+
+
+INVARIANTS: tuple[type[Invariant], ...] = (
+    Agreement,
+    Prefix,
+    NoHonestEvidence,
+    OneNotarization,
+    FinalExcludesNullified,
+    ViewsGrow,
+    SameRoots,
+    SameEpochs,
+    HonestUnblamed,
+    HonestBlocksValid,
+    BoundedMemory,
+)
+"""Watched in every run.  Progress is judged at its end: p2pchain.sim.progress."""

@@ -1,0 +1,130 @@
+"""
+The judge sees everything that honest nodes do and tells the invariants.
+
+Each invariant hears only of the moments that it overrides, so that watching costs
+little.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from consensus import effects as fx
+from consensus.messages import Message, Proposal
+from p2pchain.sim.invariants import INVARIANTS, Agreement, HonestUnblamed, Invariant
+
+if TYPE_CHECKING:
+    from p2pchain.sim.node import Node
+    from p2pchain.sim.world import World
+
+MOMENTS = (
+    "on_start",
+    "on_wipe",
+    "on_turn",
+    "on_message",
+    "on_final",
+    "on_refuse",
+    "on_conflict",
+    "on_invalid",
+    "on_end",
+)
+
+
+class Judge:
+    """Watches one world."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._refusals: dict[str, int] = {}
+        self.conflicts = 0
+        """Conflicts that honest nodes found."""
+        self.blamed: dict[str, int] = {}
+        """How often honest nodes found fault, by peer."""
+        self.honest_keys: frozenset[bytes] = frozenset()
+        self.invariants = [kind(world) for kind in INVARIANTS]
+        self._hearers: dict[str, list[Any]] = {
+            moment: [
+                getattr(invariant, moment)
+                for invariant in self.invariants
+                if getattr(type(invariant), moment) is not getattr(Invariant, moment)
+            ]
+            for moment in MOMENTS
+        }
+        self._agreement = self._get(Agreement)
+        self._unblamed = self._get(HonestUnblamed)
+
+    @property
+    def height(self) -> int:
+        """The height of the longest final chain that an honest node has seen."""
+        return len(self._agreement.hashes) - 1
+
+    def update_honest(self) -> None:
+        """Learn whose keys are in honest hands."""
+        nodes = self._world.nodes.values()
+        keys = [(n.signer.public_key, n.is_honest) for n in nodes if n.signer]
+        bad = {key for key, is_honest in keys if not is_honest}
+        self.honest_keys = frozenset(key for key, _ in keys if key not in bad)
+
+    def on_start(self, node: "Node") -> None:
+        """A node has started."""
+        self._world.note(node, b"start")
+        self._tell("on_start", node)
+
+    def on_wipe(self, node: "Node") -> None:
+        """A node lost its database on purpose."""
+        self._tell("on_wipe", node)
+
+    def on_turn(self, node: "Node") -> None:
+        """A node has handled an event and all that follows from it."""
+        self._tell("on_turn", node)
+
+    def on_message(self, node: "Node", message: Message) -> None:
+        """A node is about to say something to everybody."""
+        self._tell("on_message", node, message)
+
+    def on_final(self, node: "Node", before: int) -> None:
+        """Blocks above height `before` became final for a node."""
+        for height in range(before + 1, node.chain.final_height + 1):
+            self._world.note(node, node.chain.get_hash(height))
+            self._tell("on_final", node, height)
+
+    def on_refuse(self, node: "Node", refusal: fx.Refuse) -> None:
+        """A node refused a message."""
+        self._refusals[node.name] = self.count_refusals(node) + 1
+        if refusal.reason.is_fault and refusal.sender is not None:
+            self._count_blame(refusal.sender.decode())
+        self._tell("on_refuse", node, refusal)
+
+    def count_refusals(self, node: "Node") -> int:
+        """Return how many messages a node has refused so far."""
+        return self._refusals.get(node.name, 0)
+
+    def on_conflict(self, node: "Node", conflict: fx.Conflict) -> None:
+        """A node found two statements that exclude each other."""
+        self.conflicts += 1
+        self._tell("on_conflict", node, conflict)
+
+    def on_invalid(self, node: "Node", proposal: Proposal, reason: str) -> None:
+        """A node judged a leader's block invalid."""
+        self._tell("on_invalid", node, proposal, reason)
+
+    def on_blame(self, node: "Node", peer: str | None, reason: str) -> None:
+        """A node's shell found fault with a peer."""
+        if peer is not None:
+            self._count_blame(peer)
+        if node.is_honest:
+            self._unblamed.check(node, peer, reason)
+
+    def on_end(self) -> None:
+        """The run is over."""
+        for hearer in self._hearers["on_end"]:
+            hearer()
+
+    def _tell(self, moment: str, node: "Node", *args: object) -> None:
+        if node.is_honest:
+            for hearer in self._hearers[moment]:
+                hearer(node, *args)
+
+    def _count_blame(self, peer: str) -> None:
+        self.blamed[peer] = self.blamed.get(peer, 0) + 1
+
+    def _get(self, kind: type) -> Any:
+        return next(item for item in self.invariants if type(item) is kind)

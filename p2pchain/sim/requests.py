@@ -1,0 +1,314 @@
+"""
+What simulated nodes ask each other: blocks, certificates, ranges, and where they are.
+
+The same questions as p2pchain.node.sync_messages, asked in the same way: one peer after
+the other, each for as long as a timeout, and nothing is asked twice at a time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from chain.errors import BodyMismatch, InvalidBlock, MissingParent, TooManyPending
+from consensus.certificates import verify_certificate
+from consensus.messages import Certificate, Proposal
+
+if TYPE_CHECKING:
+    from p2pchain.sim.node import Node
+
+MAX_RANGE = 8
+"""Blocks in a range; few, so that runs of some dozen blocks need several."""
+MAX_GAP = 1
+"""Blocks behind a peer that the normal course closes by itself."""
+MAX_WAITING = 64
+"""Blocks that wait for their parent."""
+STATUS_MS = 5000
+"""How often nodes tell each other where they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskStatus:
+    """Where are you?  Here is where I am."""
+
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskBlock:
+    """Give me this block."""
+
+    block_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AskCertificates:
+    """Give me what you hold of this view."""
+
+    epoch: int
+    view: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskRange:
+    """Give me final blocks from this height on."""
+
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Final blocks in order, and what made the last of them final."""
+
+    blocks: tuple[bytes, ...]
+    certificate: Certificate
+
+
+Question = AskStatus | AskBlock | AskCertificates | AskRange
+Answer = int | bytes | tuple[Certificate, ...] | Range
+
+
+def answer(node: "Node", question: Question, asker: str) -> Answer | None:
+    """Return an honest node's answer; None where it has none."""
+    match question:
+        case AskStatus():
+            node.requests.note_height(asker, question.height)
+            return node.chain.final_height
+        case AskBlock():
+            return node.chain.get_block_bytes(question.block_hash)
+        case AskCertificates():
+            if question.epoch != node.epoch.epoch:
+                return ()
+            return node.book.get_certificates(question.view)
+        case AskRange():
+            return _collect_range(node, question.height)
+
+
+def _collect_range(node: "Node", height: int) -> Range | None:
+    blocks: list[bytes] = []
+    last: Certificate | None = None
+    while len(blocks) < MAX_RANGE:
+        found = node.chain.get_final(height + len(blocks))
+        if found is None or (last is not None and found[1].epoch != last.epoch):
+            break
+        blocks.append(found[0])
+        last = found[1]
+    return None if last is None else Range(tuple(blocks), last)
+
+
+class Requests:
+    """One life of one node's requests."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._running: set[object] = set()
+        self._heights: dict[str, int] = {}
+        self._waiting: dict[bytes, tuple[Proposal, bytes, str | None]] = {}
+        self._tried: set[str] = set()
+        self._asked_at = 0
+        self.is_catching_up = False
+
+    @property
+    def waiting_blocks(self) -> int:
+        """Blocks that wait for their parent."""
+        return len(self._waiting)
+
+    # Blocks that wait
+
+    def park(self, proposal: Proposal, block: bytes, sender: str | None) -> None:
+        """Keep a block until its parent is held, and fetch that."""
+        if len(self._waiting) >= MAX_WAITING:
+            return
+        self._waiting[proposal.block_hash] = proposal, block, sender
+        if not self._node.is_far_behind:
+            self.fetch_block(proposal.parent_hash)
+
+    def take_children(
+        self, block_hash: bytes
+    ) -> list[tuple[Proposal, bytes, str | None]]:
+        """Return the blocks that waited for this one; they wait no longer."""
+        children = [
+            entry
+            for entry in self._waiting.values()
+            if entry[0].parent_hash == block_hash
+        ]
+        for child in children:
+            del self._waiting[child[0].block_hash]
+        return children
+
+    def forget_below(self, height: int) -> None:
+        """Drop what no longer can be wanted."""
+        self._waiting = {
+            block_hash: entry
+            for block_hash, entry in self._waiting.items()
+            if entry[0].height > height
+        }
+
+    # Single blocks and certificates
+
+    def fetch_block(self, block_hash: bytes) -> None:
+        """Get a block, or the ancestor that it waits for."""
+        while block_hash in self._waiting:
+            block_hash = self._waiting[block_hash][0].parent_hash
+        if self._node.chain.has_block(block_hash):
+            return
+
+        def take(found: Answer | None, sender: str) -> bool:
+            if self._node.chain.has_block(block_hash):
+                return True
+            if not isinstance(found, bytes):
+                return False
+            try:
+                proposal = self._node.chain.read_proposal(found)
+            except InvalidBlock:
+                self._node.blame(sender, "bytes that are no block")
+                return False
+            if proposal.block_hash != block_hash:
+                self._node.blame(sender, "another block")
+                return False
+            # Free the place: judging this block may need its parent fetched.
+            self._running.discard(AskBlock(block_hash))
+            self._node.take_block(proposal, found, sender)
+            return True
+
+        self._start(AskBlock(block_hash), take)
+
+    def fetch_certificates(self, epoch: int, view: int) -> None:
+        """Get a view's certificates."""
+
+        def take(found: Answer | None, sender: str) -> bool:
+            node = self._node
+            if isinstance(found, tuple):
+                for certificate in found:
+                    node.receive(certificate, sender)
+            if node.epoch.epoch != epoch:
+                return True
+            return node.book.find_parent(node.view).missing_view != view
+
+        self._start(AskCertificates(epoch, view), take)
+
+    def _start(
+        self, question: Question, take: Callable[[Answer | None, str], bool]
+    ) -> None:
+        """Ask one peer after the other until `take` has enough."""
+        if question in self._running:
+            return
+        self._running.add(question)
+        peers = self._node.draw_peers()
+
+        def ask_next() -> None:
+            if not peers:
+                self._running.discard(question)
+                return
+            other = peers.pop()
+            self._node.world.network.ask(self._node, other, question, on_answer)
+
+        def on_answer(found: Answer | None, sender: str) -> None:
+            if take(found, sender):
+                self._running.discard(question)
+            else:
+                ask_next()
+
+        ask_next()
+
+    # Ranges
+
+    def exchange_status(self) -> None:
+        """Tell everybody where we are, and again in a while."""
+        node = self._node
+        question = AskStatus(node.chain.final_height)
+        for other in node.draw_peers():
+            node.world.network.ask(node, other, question, self._take_status)
+        node.world.after(STATUS_MS, node, self.exchange_status)
+
+    def _take_status(self, found: Answer | None, sender: str) -> None:
+        if isinstance(found, int):
+            self._heights[sender] = found
+            self.note_height(sender, found)
+
+    def note_height(self, peer: str, height: int) -> None:
+        """Learn that a peer knows a final block of this height."""
+        if height > self._heights.get(peer, -1):
+            self._heights[peer] = height
+        if height > self._node.chain.final_height + MAX_GAP:
+            self.catch_up()
+
+    def catch_up(self, peer: str | None = None) -> None:
+        """Take ranges until no peer is known to be ahead."""
+        if peer is not None:
+            # It speaks of an epoch that we are not in: it is ahead by some block.
+            ahead = self._node.chain.final_height + MAX_GAP + 1
+            self._heights[peer] = max(self._heights.get(peer, -1), ahead)
+        if not self.is_catching_up:
+            self.is_catching_up = True
+            self._tried = set()
+            self._ask_for_range()
+
+    def _ask_for_range(self) -> None:
+        node = self._node
+        ours = node.chain.final_height
+        ahead = [
+            (height, name)
+            for name, height in self._heights.items()
+            if height > ours + MAX_GAP and name not in self._tried
+        ]
+        if not ahead:
+            self.is_catching_up = False
+            return
+        other = node.world.nodes[max(ahead)[1]]
+        self._asked_at = ours
+        node.world.network.ask(node, other, AskRange(ours + 1), self._take_range)
+
+    def _take_range(self, found: Answer | None, sender: str) -> None:
+        before = self._node.chain.final_height
+        if isinstance(found, Range) and before == self._asked_at:
+            # Else the chain has gone on by itself, perhaps into another epoch.
+            try:
+                self._add_range(found, sender)
+            except (InvalidBlock, MissingParent) as error:
+                self._node.blame(sender, f"a range: {error}")
+        if self._node.is_up:
+            if self._node.chain.final_height <= before:
+                self._tried.add(sender)
+            self._ask_for_range()
+
+    def _add_range(self, found: Range, sender: str) -> None:
+        """Check the links of a range, execute it, and let consensus decide.
+
+        Raises:
+            InvalidBlock: It does not lead from our last block to its certificate.
+        """
+        node, chain = self._node, self._node.chain
+        target, epoch = found.certificate.proposal, chain.epoch
+        scheme = node.world.keys.scheme
+        if (
+            target is None
+            or target.epoch != epoch.epoch
+            or not verify_certificate(
+                found.certificate, epoch.validators, node.world.chains.chain_id, scheme
+            )
+        ):
+            raise InvalidBlock("a finalization that does not verify")
+        height, parent_hash = chain.final_height, chain.final_hash
+        proposals = []
+        for block in found.blocks:
+            proposal = chain.read_proposal(block)
+            height += 1
+            if (proposal.height, proposal.parent_hash) != (height, parent_hash):
+                if proposal.height <= chain.final_height:
+                    return
+                raise InvalidBlock(f"block {height} does not continue the chain")
+            parent_hash = proposal.block_hash
+            proposals.append(proposal)
+        if height != target.height or parent_hash != target.block_hash:
+            if height < target.height:
+                return
+            raise InvalidBlock("the range does not lead to its certificate")
+        for proposal, block in zip(proposals, found.blocks, strict=True):
+            try:
+                chain.add_block(proposal, block)
+            except BodyMismatch:
+                raise
+            except TooManyPending:
+                return
+            node.on_block(proposal)
+        node.receive(found.certificate, sender)

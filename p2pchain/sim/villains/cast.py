@@ -1,0 +1,33 @@
+"""Everybody who may appear as a villain, by name."""
+
+from p2pchain.sim.villains.amnesiac import Amnesiac
+from p2pchain.sim.villains.certificate_forger import CertificateForger
+from p2pchain.sim.villains.double_finalizer import DoubleFinalizer
+from p2pchain.sim.villains.equivocator import Equivocator
+from p2pchain.sim.villains.impersonator import Impersonator
+from p2pchain.sim.villains.invalid_proposer import InvalidProposer
+from p2pchain.sim.villains.liar import Liar
+from p2pchain.sim.villains.nullify_only import NullifyOnly
+from p2pchain.sim.villains.outdated_voter import OutdatedVoter
+from p2pchain.sim.villains.silent_leader import Mute, SilentLeader
+from p2pchain.sim.villains.spammer import Spammer
+from p2pchain.sim.villains.twin import Twin
+from p2pchain.sim.villains.villain import Villain
+from p2pchain.sim.villains.withholder import Withholder
+
+CAST: dict[str, type[Villain]] = {
+    "amnesiac": Amnesiac,
+    "certificate forger": CertificateForger,
+    "double finalizer": DoubleFinalizer,
+    "equivocator": Equivocator,
+    "impersonator": Impersonator,
+    "invalid proposer": InvalidProposer,
+    "liar": Liar,
+    "mute": Mute,
+    "nullify only": NullifyOnly,
+    "outdated voter": OutdatedVoter,
+    "silent leader": SilentLeader,
+    "spammer": Spammer,
+    "twin": Twin,
+    "withholder": Withholder,
+}

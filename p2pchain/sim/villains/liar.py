@@ -1,0 +1,39 @@
+"""The liar: answers questions, wrongly."""
+
+from p2pchain.sim.requests import (
+    Answer,
+    AskBlock,
+    AskCertificates,
+    AskRange,
+    AskStatus,
+    Question,
+    Range,
+)
+from p2pchain.sim.villains.villain import Villain
+
+HIGH = 10**6
+"""A height that nobody will ever reach."""
+
+
+class Liar(Villain):
+    """Claims to be far ahead, and hands out what does not fit."""
+
+    def answer(self, question: Question, asker: str) -> Answer | None:
+        """Return something near the truth."""
+        true = super().answer(question, asker)
+        if self.luck.random() < 0.3:
+            return true
+        match question:
+            case AskStatus():
+                return HIGH
+            case AskBlock() if isinstance(true, bytes):
+                return self.luck.choice((true[:-1], true + b"\0", b""))
+            case AskCertificates() if isinstance(true, tuple):
+                return true[::-1] + true
+            case AskRange() if isinstance(true, Range):
+                blocks = true.blocks
+                spoilt = self.luck.choice(
+                    (blocks[:-1], blocks[::-1], blocks[1:], (b"junk", *blocks[1:]))
+                )
+                return Range(spoilt or blocks, true.certificate)
+        return None
