@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from chain.errors import StaleAnswer
 from genesis.files import MAX_GENESIS_BYTES, load_genesis, parse_genesis
 from genesis.genesis import Genesis, compute_chain_id
 from p2pchain.api.render import to_time
@@ -53,6 +54,13 @@ def add_light_options(parser: ArgumentParser) -> None:
         type=_checkpoint,
         help="trust the validator set of that epoch, whose root somebody vouches for",
     )
+    group.add_argument(
+        "--witness",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="ask this node for its newest block too; may be given several times",
+    )
 
 
 @contextmanager
@@ -74,6 +82,8 @@ def open_light(args: Namespace, output: Output) -> Iterator[LightClient]:
     try:
         _warn_of_age(client.trust, output)
         client.sync()
+        for url in args.witness:
+            _ask_witness(client, url, output)
         _warn_of_delay(client.trust, output)
         yield client
     finally:
@@ -178,6 +188,31 @@ def _fetch_genesis(rpc: RpcClient, chain_id: bytes) -> Genesis:
     if compute_chain_id(genesis) != chain_id:
         raise BadAnswer("the node's genesis does not have the hash of --chain-id")
     return genesis
+
+
+def _ask_witness(client: LightClient, url: str, output: Output) -> None:
+    """Compare with what another node shows: a fork is an error, a delay is said.
+
+    Raises:
+        RemoteError: The two nodes are on two chains, or the witness lies.
+        NodeUnreachable: The witness does not answer.
+    """
+    before = client.trust.newest
+    witness = LightClient(RpcClient(url), client.trust)
+    try:
+        witness.sync()
+    except StaleAnswer as error:
+        output.say(f"witness {url} is behind: {error}")
+        return
+    client.trust = witness.trust
+    newest = witness.trust.newest
+    if before is not None and newest is not None:
+        missing = newest.height - before.height
+        if missing > LATE_BLOCKS:
+            output.say(
+                f"witness {url} shows {missing} blocks more: the node is behind, or it "
+                "hides them"
+            )
 
 
 def _warn_of_age(trust: Trust, output: Output) -> None:

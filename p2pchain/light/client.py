@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from chain.account import NO_ACCOUNT, Account, compute_ripe
-from chain.errors import InvalidProof, OtherEpoch
+from chain.errors import InvalidProof, OtherEpoch, StaleAnswer
 from chain.keys import build_account_key
 from chain.light import EpochProof, LightBlock, LightState, adopt, adopt_state
 from chain.light_sync import AskBlock, AskProofs, LightSync
@@ -42,8 +42,8 @@ MAX_STATE_BYTES = 1024 * 1024
 MAX_WORDS_BYTES = 4 * 1024
 """What an answer says besides its records."""
 MAX_ROUNDS = 3
-"""Questions about state until one is answered in a trusted epoch: only at the end of
-an epoch the first one is not."""
+"""Questions about state until one is answered: only at the end of an epoch, or by a
+node that is a block behind, the first one is not."""
 
 R = TypeVar("R")
 
@@ -84,12 +84,14 @@ class LightClient:
         trust: Trust,
         *,
         clock: Callable[[], int] = get_clock_ms,
+        pause: Callable[[float], None] = time.sleep,
         scheme: SignatureScheme = bls,
     ) -> None:
         self.trust = trust
         """As far as answers were proven."""
         self._rpc = rpc
         self._clock = clock
+        self._pause = pause
         self._scheme = scheme
 
     def sync(self) -> None:
@@ -120,19 +122,7 @@ class LightClient:
             StaleAnswer: The node shows an older state than one that is known.
             RpcError: The node does not answer, or refuses.
         """
-        proof = self._fetch_state(shard, key)
-        for _ in range(MAX_ROUNDS):
-            try:
-                state = adopt_state(self.trust.state, shard, key, proof, self._scheme)
-            except OtherEpoch as error:
-                if error.epoch < error.trusted:
-                    raise
-                self.sync()
-                proof = self._fetch_state(shard, key)
-            else:
-                break
-        else:
-            raise BadAnswer("the node's state is of another epoch than its blocks")
+        proof, state = self._read_state(shard, key)
         if proof.header.layout_root != self.trust.layout.compute_root():
             raise TrustError("the chain has other shards than its genesis says")
         if proof.header.time_ms > self._clock() + self.trust.params.max_drift_ms:
@@ -162,6 +152,24 @@ class LightClient:
         return tuple(
             self.get_account(shard, address) for shard in self.trust.layout.shard_ids
         )
+
+    def _read_state(self, shard: ShardId, key: bytes) -> tuple[StateProof, LightState]:
+        """Ask until the state is not older than a known block, nor of a later epoch."""
+        for is_last in (*[False] * (MAX_ROUNDS - 1), True):
+            proof = self._fetch_state(shard, key)
+            trusted = self.trust.state
+            try:
+                return proof, adopt_state(trusted, shard, key, proof, self._scheme)
+            except StaleAnswer:
+                if is_last:
+                    raise
+                # A node may be a block behind the one that was asked before.
+                self._pause(self.trust.interval_ms / 1000)
+            except OtherEpoch as error:
+                if error.epoch < error.trusted:
+                    raise
+                self.sync()
+        raise BadAnswer("the node's state is of another epoch than its blocks")
 
     # ---------------------------------------------------------------- questions
 

@@ -53,7 +53,8 @@ def liar(still_url) -> Liar:
 
 def build_client(node, rpc, now_ms: int | None = None) -> LightClient:
     clock = (lambda: node.world.now_ms) if now_ms is None else lambda: now_ms
-    return LightClient(rpc, Trust.from_genesis(node.genesis), clock=clock)
+    trust = Trust.from_genesis(node.genesis)
+    return LightClient(rpc, trust, clock=clock, pause=lambda _: None)
 
 
 @pytest.fixture
@@ -198,6 +199,21 @@ def test_an_old_state_as_the_newest(still, client, liar):
         rpc.lies["state_proof"] = old
         with pytest.raises(StaleAnswer):
             client.get(0, b"a")
+
+
+def test_a_node_that_is_a_block_behind():
+    """As when a witness was a moment ahead: the next answer is new enough."""
+    node = LightNode()
+    node.world.step()
+    with serve(node) as server:
+        rpc = Liar(server.url)
+        client = build_client(node, rpc)
+        old = RpcClient(server.url).call("state_proof", shard=0, key="0x61")
+        node.world.step()
+        client.sync()
+        answers = [old]
+        rpc.lies["state_proof"] = lambda answer, _: answers.pop() if answers else answer
+        assert client.get(0, b"a").height == 2
 
 
 def test_a_state_of_another_epoch_for_ever(still, client, liar):

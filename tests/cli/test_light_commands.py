@@ -172,6 +172,31 @@ def test_ways_to_begin(run, ask, node, tmp_path, home, begin):
     assert ask("light", "sync", at=empty)["epoch"] == 2
 
 
+def test_witnesses(run, ask, node, server):
+    other = LightNode()
+    with serve(other) as witness:
+        other.make_epochs(3)  # the same chain, block for block
+        assert other.tree.final_hash == node.tree.final_hash
+        other.make_epochs(10)
+        said = run("light", "sync", "--witness", witness.url)
+        assert "40 blocks more" in said.err
+        assert ask("light", "status")["height"] == str(other.tree.final_height)
+        # The node itself is behind now, and what it shows is no news.
+        said = run("light", "sync", "--rpc", witness.url, "--witness", server.url)
+        assert "is behind" in said.err
+    run("light", "sync", "--witness", "http://127.0.0.1:1", code=1)
+
+
+def test_a_witness_on_another_chain(run, node, server):
+    fork = LightNode()
+    fork.world.now_ms += 5000
+    fork.make_epochs(3)
+    assert fork.tree.final_height == node.tree.final_height
+    with serve(fork) as witness:
+        said = run("light", "sync", "--witness", witness.url, code=1)
+    assert "two final blocks at height 12" in said.err
+
+
 def test_beginnings_that_are_none(run, node, tmp_path, home):
     empty = tmp_path / "empty"
     sync = ("light", "sync")
