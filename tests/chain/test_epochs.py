@@ -6,8 +6,10 @@ from chain_world import COIN
 from epoch_world import EPOCH_BLOCKS, PEOPLE, STAKE, UNBONDING_EPOCHS, EpochWorld
 
 from chain.block import NO_ATTENDANCE, Block, Body, compute_attendance_root
+from chain.chunk_context import build_context
 from chain.conservation import compute_conservation
 from chain.contracts.staking import Bond
+from chain.contracts.transfer import Transfer
 from chain.epochs import (
     compute_epoch,
     compute_first_height,
@@ -19,7 +21,9 @@ from chain.errors import InvalidBlock, MissingParent, StoreError, UnfinalParent
 from chain.header import compute_block_hash
 from chain.keys import build_validators_key
 from chain.leveldb import LevelStore
-from chain.stake import StakeStatus
+from chain.rewards import pay_rewards
+from chain.roster import get_stake, put_stake
+from chain.stake import Offence, StakeStatus
 from chain.store import SEEN_KEY
 from consensus.book import Tip
 from consensus.leader import compute_first_seed, compute_leader
@@ -377,7 +381,8 @@ def test_a_third_of_the_power_changes_per_epoch():
 def test_payouts_wait_for_the_change_limit():
     # Nearly everybody leaves at once: power is let go of a third at a time, and until
     # then the atoms stay where evidence can reach them.
-    world = EpochWorld((STAKE,) * 5, epoch_reward=0, is_judged=False)
+    # With so little that stays, the limit takes longer than unbonding does.
+    world = EpochWorld((*(STAKE,) * 4, 100), epoch_reward=0, is_judged=False)
     leavers = PEOPLE[:4]
     for person in leavers:
         assert world.unbond(person, STAKE).ok
@@ -438,6 +443,15 @@ def test_with_four_nobody_leaves():
     assert len(world.powers()) == 4
 
 
+def test_who_waits_outside_counts_for_the_floor():
+    world = EpochWorld((STAKE,) * 4)
+    world.bond(PEOPLE[4])
+    world.end_epoch(signers=(0, 1, 2))
+    assert world.stake(PEOPLE[3]).status == StakeStatus.DOWN
+    world.end_epoch()
+    assert list(world.powers()) == ["v0", "v1", "v2", "v4"]
+
+
 def test_half_of_the_votes_is_enough():
     world = EpochWorld(epoch_blocks=5)
     for signers in (None, (0, 1, 2, 3), (0, 1, 2, 3), None, None):
@@ -473,6 +487,35 @@ def test_rewards_to_the_atom():
     assert world.events() == []
 
 
+def test_a_reward_can_be_spent_in_the_very_block():
+    world = EpochWorld()
+    payer = PEOPLE[0]
+    for _ in range(EPOCH_BLOCKS - 1):
+        world.step()
+    before = world.balance(payer)
+    # More than there was, less than with the reward: 12 coins for one of five.
+    outcome = world.act(payer, Transfer(PEOPLE[9].address, 0, before + COIN))
+    assert world.tree.final_height == EPOCH_BLOCKS
+    assert outcome.ok
+    assert world.balance(payer) == 11 * COIN - outcome.fee
+    assert world.is_conserved()
+
+
+def test_the_convicted_earn_nothing():
+    world = EpochWorld()
+    ledger = world.ledger()
+    offence = Offence(0, 0, STAKE * COIN, 0, is_settled=False)
+    convict = replace(
+        world.stake(PEOPLE[0]), status=StakeStatus.TOMBSTONED, offence=offence
+    )
+    put_stake(ledger, convict)
+    validators = world.tree.epoch.validators
+    context = build_context(world.spec, world.tree.final, 0)
+    pay_rewards(ledger, context, validators, (3,) * 5)
+    assert get_stake(ledger, PEOPLE[0].address) == convict
+    assert get_stake(ledger, PEOPLE[1].address).rewarded == 12 * COIN
+
+
 def test_without_a_reward_nothing_is_minted():
     world = EpochWorld(epoch_reward=0)
     world.end_epoch(2)
@@ -501,6 +544,14 @@ def test_the_tally_survives_a_restart(tmp_path):
     world.end_epoch()
     assert world.is_conserved()
     world.store.close()
+
+
+def test_the_tally_of_blocks_that_become_final_together():
+    world = EpochWorld(is_judged=False)
+    held = [world.build() for _ in range(3)][-1]
+    world.finalize(held)
+    assert world.tree.final.seen == (2,) * 5
+    assert world.reopen().final.seen == (2,) * 5
 
 
 def test_a_saved_boundary_is_back_after_a_crash():
