@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: install demo test test-all check bench format clean
+.PHONY: install demo test test-all sim check bench format clean
 
 install: $(STAMP)
 
@@ -32,6 +32,10 @@ test: install check
 
 test-all: install check
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+# `make sim SEED=n` replays one seed; without it, the first hundred.
+sim: install
+	@$(BIN)/p2pchain sim --seeds $(if $(SEED),$(SEED):$$(($(SEED) + 1)),0:100) $(ARGS)
 
 check: install
 	@$(BIN)/ruff check .
