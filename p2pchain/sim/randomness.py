@@ -65,8 +65,8 @@ def measure_bias(samples: int = SAMPLES, seed: int = 0) -> list[Bias]:
 def format_bias(rows: list[Bias]) -> str:
     """Return the table for people."""
     lines = [
-        "share  leads the last k views of an epoch   seeds to     leads a view  leads of",
-        "         k=1     k=2     k=3     k>=4      choose from  it picked    an epoch",
+        "share  leads the last k views of an epoch   seeds to     leads a    leads of",
+        "         k=1     k=2     k=3     k>=4      choose from  chosen view  an epoch",
     ]
     for row in rows:
         tails = "  ".join(f"{100 * tail:5.2f}%" for tail in row.tails)
