@@ -129,9 +129,7 @@ def _validate_attendance(
 ) -> None:
     if parent.is_epoch_root:
         if attendance != NO_ATTENDANCE:
-            raise InvalidBlock(
-                "attendance for a root, which this set did not vote for"
-            )
+            raise InvalidBlock("attendance for a root, which this set did not vote for")
         return
     if not verify_attendance(
         parent.proposal,
