@@ -19,6 +19,7 @@ from p2pchain.node.backend import NodeBackend
 from p2pchain.node.consensus_driver import ConsensusStatus
 from p2pchain.node.home import Config
 from p2pchain.node.staking import Staking
+from primitives.bls import BlsSecretKey
 
 FRIEND = build_key("friend").public_key
 
@@ -217,5 +218,61 @@ def test_sending_tells_what_went_wrong() -> None:
             with pytest.raises(TransactionRejected) as error:
                 await backend.send(FRIEND, 1, 0)
             assert error.value.reason == "congested"
+
+    run(test)
+
+
+def test_a_validator_knows_its_seat_and_changes_its_stake() -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            newcomer = BlsSecretKey(bytes([91]).rjust(32, b"\0"))
+            backend = build_backend(net, net.gateway, key=newcomer)
+            seat = backend.get_status().validator
+            assert (seat.index, seat.from_epoch, seat.stake) == (None, None, None)
+            with pytest.raises(TransactionRejected) as error:
+                await backend.unstake(None)
+            assert error.value.reason == "unknown_stake"
+            with pytest.raises(TransactionRejected) as error:
+                await backend.stake(5)
+            assert error.value.reason == "below_minimum"
+            with pytest.raises(InsufficientFunds):
+                await backend.stake(10**15)
+
+            await backend.stake(5 * COIN)
+            running = backend.get_status().epoch.number
+            seat = backend.get_status().validator
+            assert seat.stake.bonded == 5 * COIN
+            assert (seat.index, seat.from_epoch) == (None, running + 2)
+            assert (seat.power, seat.next_power, seat.until_epoch) == (0, 0, None)
+            await backend.unstake(2 * COIN)
+            assert backend.get_status().validator.stake.bonded == 3 * COIN
+            await backend.unstake(None)
+            seat = backend.get_status().validator
+            assert (seat.stake.bonded, seat.from_epoch) == (0, None)
+            assert sum(u.amount for u in seat.stake.unbonding) == 5 * COIN
+
+    run(test)
+
+
+def test_who_does_not_vote_does_not_stake() -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            backend = of_gateway(net)
+            assert backend.get_status().validator is None
+            with pytest.raises(TransactionRejected, match="--validator") as error:
+                await backend.stake(5 * COIN)
+            assert error.value.reason == "not_a_validator"
+
+    run(test)
+
+
+def test_silence_matters_only_to_a_member() -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            newcomer = BlsSecretKey(bytes([91]).rjust(32, b"\0"))
+            backend = build_backend(net, net.gateway, key=newcomer)
+            backend.driver.set(mute_reason="the log of votes is missing")
+            assert backend.get_status().waiting_for == ""
+            assert backend.get_status().validator.mute_reason
 
     run(test)
