@@ -213,6 +213,8 @@ class Sync:
         parent_hash = self._application.final_hash
         while self._application.final_height == start:
             lot = await self._ask_for_range(peer_id, height + 1)
+            if self._application.final_height != start:
+                return  # others were faster; the lot may be of an epoch that is over
             target = lot.certificate.proposal
             if target is None or not self._ports.verify_certificate(lot.certificate):
                 raise BadRange("a finalization that does not verify")
