@@ -223,4 +223,4 @@ def test_the_demo_s_books_balance_over_ends_of_epochs() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     balances = json.loads(done.stdout)["balances"]
     assert balances["gateway"]["rewards"] == "0"
-    assert all(int(each["rewards"]) >= 0 for each in balances.values())
+    assert sum(int(each["rewards"]) for each in balances.values()) > 0
