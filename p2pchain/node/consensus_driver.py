@@ -469,11 +469,16 @@ class ConsensusDriver:
         return Verdict.IGNORE if verdict is Verdict.ACCEPT else verdict
 
     async def _check_propose(self, peer_id: bytes, payload: bytes) -> Verdict:
-        """Take a proposal; pass it on once its block is held."""
+        """Take a proposal; pass it on once its block is held.
+
+        These very bytes, that is: where the block was here before, nobody has looked at
+        them, and who passes them on answers for them.
+        """
         propose = decode(Propose, payload, MAX_PROPOSE_BYTES)
         verdict = self._receive(propose, peer_id)
         block_hash = propose.notarize.proposal.block_hash
-        if verdict is Verdict.ACCEPT and not self._application.has_block(block_hash):
+        held = self._application.get_block_bytes(block_hash)
+        if verdict is Verdict.ACCEPT and held != propose.block:
             return Verdict.IGNORE
         return verdict
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from p2pchain.node.application import Application
 from p2pchain.sim.listchain import ListChains
+from p2pchain.sim.treechain import TreeChains
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
 
 class Chain(Application, Protocol):
     """An application that the judge can look into."""
+
+    @property
+    def durable_height(self) -> int:
+        """Height of the last final block that a restart would find."""
+
+    def list_packets(self, height: int) -> list[tuple[int, int, int]]:
+        """Return (source, destination, number) of what a final block consumes."""
+
+    def find_imbalance(self) -> str:
+        """Return what is wrong with the books; empty when nothing is."""
+
+    def follow_lightly(self) -> bytes | None:
+        """Return the newest block's hash as a light client finds it; None without."""
 
     def get_hash(self, height: int) -> bytes:
         """Return the hash of a final block."""
@@ -39,14 +53,11 @@ class Chains(Protocol):
     chain_id: bytes
     genesis_hash: bytes
 
-    def set_first_seed(self, seed: bytes) -> None:
-        """Choose who leads in the first two epochs, before anybody starts."""
-
     def open(self, node: "Node") -> Chain:
         """Return the chain that a node's disk holds; a new disk is filled first."""
 
 
 def open_chains(world: "World") -> Chains:
     """Return what the world's setup asks for."""
-    kinds = {"list": ListChains}
+    kinds = {"list": ListChains, "tree": TreeChains}
     return kinds[world.setup.chain](world)

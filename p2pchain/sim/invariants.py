@@ -266,7 +266,8 @@ class HonestBlocksValid(Invariant):
 
     def on_invalid(self, node: "Node", proposal: Proposal, reason: str) -> None:
         epoch = node.epoch
-        if proposal.epoch != epoch.epoch:
+        if proposal.epoch != epoch.epoch or proposal.view < node.view:
+            # A block that lost may well come when the final chain is past it.
             return
         leader = compute_leader(epoch.seed, proposal.view, epoch.validators)
         key = epoch.validators.validators[leader].public_key
@@ -305,6 +306,53 @@ class BoundedMemory(Invariant):
             self.fail(f"node {node.name} holds {node.chain.held_blocks} blocks")
 
 
+class PacketsOnce(Invariant):
+    """Money between shards is neither lost nor doubled on its way."""
+
+    name = "packets once"
+    theorem = "Packets between two shards are consumed exactly once and in order."
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._height = 0
+        self._next: dict[tuple[int, int], int] = {}
+
+    def on_final(self, node: "Node", height: int) -> None:
+        if height != self._height + 1:
+            return
+        self._height = height
+        for src, dst, number in node.chain.list_packets(height):
+            expected = self._next.get((src, dst), 0)
+            if number != expected:
+                self.fail(f"packet {number} from {src} to {dst}, {expected} is next")
+            self._next[src, dst] = number + 1
+
+
+class SupplyConserved(Invariant):
+    """Genesis and minted atoms are balances, stakes, packets and burned ones."""
+
+    name = "supply conserved"
+    theorem = "No rule, crash or slashing makes or loses an atom."
+
+    def on_end(self) -> None:
+        for node in self.world.honest:
+            if imbalance := node.chain.find_imbalance():
+                self.fail(f"node {node.name}: {imbalance}")
+
+
+class LightClientFollows(Invariant):
+    """From the first validators, by the proofs that any node gives."""
+
+    name = "light client"
+    theorem = "A light client ends at the final chain's last block."
+
+    def on_end(self) -> None:
+        for node in self.world.honest:
+            found = node.chain.follow_lightly()
+            if found is not None and found != node.chain.final_hash:
+                self.fail(f"led astray by node {node.name}")
+
+
 INVARIANTS: tuple[type[Invariant], ...] = (
     Agreement,
     Prefix,
@@ -317,5 +365,8 @@ INVARIANTS: tuple[type[Invariant], ...] = (
     HonestUnblamed,
     HonestBlocksValid,
     BoundedMemory,
+    PacketsOnce,
+    SupplyConserved,
+    LightClientFollows,
 )
 """Watched in every run.  Progress is judged at its end: p2pchain.sim.progress."""

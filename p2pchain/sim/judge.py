@@ -82,7 +82,7 @@ class Judge:
 
     def on_final(self, node: "Node", before: int) -> None:
         """Blocks above height `before` became final for a node."""
-        for height in range(before + 1, node.chain.final_height + 1):
+        for height in range(before + 1, node.chain.durable_height + 1):
             self._world.note(node, node.chain.get_hash(height))
             self._tell("on_final", node, height)
 

@@ -176,6 +176,23 @@ class ListChain:
         """Blocks that are not final."""
         return len(self._pending)
 
+    @property
+    def durable_height(self) -> int:
+        """The same: memory and disk never differ here."""
+        return self.final_height
+
+    def list_packets(self, height: int) -> list[tuple[int, int, int]]:
+        """Return nothing: there are no shards."""
+        return []
+
+    def find_imbalance(self) -> str:
+        """Return nothing: there is no money."""
+        return ""
+
+    def follow_lightly(self) -> bytes | None:
+        """Return None: there are no headers to follow."""
+        return None
+
     def get_epoch_end(self, epoch: int) -> Certificate | None:
         """Return the finalization of an epoch's boundary."""
         last = (epoch + 1) * self._chains.epoch_blocks

@@ -45,6 +45,9 @@ def draw_setup(luck: random.Random, chain: str) -> Setup:
     size = luck.choice((4, 4, 4, 5, 6, 7))
     is_moving = luck.random() < 0.4
     count = 0 if luck.random() < 0.35 else (size - 1) // 3
+    if chain == "tree":
+        # Who was down leaves the set: of few that stay two may be too many.
+        count = min(count, 1)
     weak = luck.sample(ALPHABET[:size], count)
     frail = weak[:1] if luck.random() < 0.4 else []
     powers: tuple[int, ...] = ()

@@ -25,6 +25,7 @@ from itertools import permutations, product
 from consensus.leader import compute_leader
 from consensus.messages import Message, get_view
 from consensus.validators import Validator, ValidatorSet
+from p2pchain.sim.listchain import ListChains
 from p2pchain.sim.network import Weather
 from p2pchain.sim.plans import POWER
 from p2pchain.sim.progress import assert_progress
@@ -106,7 +107,6 @@ def run_schedule(
     schedule: Schedule,
     honest: str = "abc",
     twins: str = "d",
-    chain: str = "list",
     keys: KeyRing | None = None,
     seed: int = 0,
 ) -> World:
@@ -116,12 +116,13 @@ def run_schedule(
         InvariantBroken: A theorem does not hold.
     """
     size = len(honest) + len(twins)
-    setup = Setup(size=size, chain=chain, epoch_blocks=8, villains=frozenset(twins))
+    setup = Setup(size=size, epoch_blocks=8, villains=frozenset(twins))
     world = World(seed, setup, keys)
     for name in twins:
         twin = world.corrupt(name, Twin)
         assert isinstance(twin, Twin)
         add_twin(twin)
+    assert isinstance(world.chains, ListChains), "real chains draw their own leaders"
     world.chains.set_first_seed(
         find_seed(size, tuple(ALPHABET.index(view.leader) for view in schedule))
     )
@@ -143,7 +144,7 @@ def list_schedules() -> tuple[Schedule, ...]:
 
 def run_twins_number(number: int, chain: str, keys: KeyRing | None) -> World:
     """Run one of all schedules over two views, by its number."""
-    return run_schedule(list_schedules()[number], chain=chain, keys=keys)
+    return run_schedule(list_schedules()[number], keys=keys)
 
 
 def run_twins_seed(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -151,7 +152,7 @@ def run_twins_seed(seed: int, chain: str, keys: KeyRing | None) -> World:
     luck = random.Random(f"twins {seed}")
     honest, twins = luck.choice((("abc", "d"), ("abc", "d"), ("abcde", "fg")))
     schedule = draw_schedule(luck, honest, twins, luck.choice((3, 4)))
-    return run_schedule(schedule, honest, twins, chain, keys, seed)
+    return run_schedule(schedule, honest, twins, keys, seed)
 
 
 @cache

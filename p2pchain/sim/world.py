@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from consensus.messages import Message
 from consensus.params import ConsensusParams
+from consensus.scheme import Signer
 from p2pchain.sim.chains import Chains, open_chains
 from p2pchain.sim.errors import InvariantBroken
 from p2pchain.sim.judge import Judge
 from p2pchain.sim.network import Network
 from p2pchain.sim.node import Node
-from p2pchain.sim.signatures import KeyRing, StandinScheme
+from p2pchain.sim.signatures import KeyRing, StandinScheme, make_real_key
 from primitives.codec import encode
 
 if TYPE_CHECKING:
@@ -91,13 +92,19 @@ class World:
         self._number = 0
         self._trace = blake2b(digest_size=16)
         names = list(ALPHABET[: setup.size + setup.listeners])
-        self.signers = {name: self.keys.make_key(name) for name in names}
+        self.signers = {name: self._make_signer(name) for name in names}
         self.chains: Chains = open_chains(self)
         self.network = Network(self)
         self.nodes: dict[str, Node] = {}
         self.judge = Judge(self)
         for name in names:
             self.add_node(Node(self, name, self.signers[name]))
+
+    def _make_signer(self, name: str) -> Signer:
+        if self.setup.chain == "tree" and isinstance(self.keys, StandinScheme):
+            # The real chain checks possession of a real key.
+            return self.keys.make_key(name, make_real_key(repr(name)).public_key)
+        return self.keys.make_key(name)
 
     @property
     def honest(self) -> list[Node]:

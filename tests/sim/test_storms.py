@@ -24,7 +24,7 @@ def test_scenario(name):
 @pytest.mark.parametrize("start", range(0, STORMS, 25))
 def test_storms(start):
     for seed in range(start, start + 25):
-        outcome = run_job(Job(seed, "storm", "list", False))
+        outcome = run_job(Job(seed, "storm", "mixed", False))
         assert not outcome.failure, f"{outcome.failure}\n{outcome.job.command}"
 
 
