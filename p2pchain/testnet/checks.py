@@ -227,9 +227,12 @@ async def check_layers(outcome: Outcome) -> str:
         for name, layers in hosts.items()
     }
     for name in hosts:
-        status = await outcome.rpcs[name].call("status")
-        if not status["ready"]:
-            raise CheckFailed(f"{name} waits for {status['waiting_for']}")
+        # A worker that was killed with its node loads the model again.
+        deadline = trio.current_time() + outcome.testnet.manifest.stall_s
+        while not (status := await outcome.rpcs[name].call("status"))["ready"]:
+            if trio.current_time() > deadline:
+                raise CheckFailed(f"{name} waits for {status['waiting_for']}")
+            await trio.sleep(1)
     for name, rpc in outcome.rpcs.items():
         providers = (await rpc.call("provider_list"))["providers"]
         shown = {
