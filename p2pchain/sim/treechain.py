@@ -376,7 +376,10 @@ class RandomPicker:
 
     def _draw_payload(self, name: str, shard: int) -> Payload:
         luck = self._luck
-        if shard == ROOT_SHARD and len(name) == 1 and luck.random() < 0.5:
+        setup = self._chains.world.setup
+        # Villains keep the stake they have: more of it, and they may have a third.
+        is_staker = len(name) == 1 and name not in setup.villains | setup.frail
+        if shard == ROOT_SHARD and is_staker and luck.random() < 0.5:
             if name in self._chains.newcomers or luck.random() < 0.5:
                 key = make_real_key(repr(name))
                 return Bond(
