@@ -15,7 +15,6 @@ from light_world import (
     make_key,
     sign_certificate,
 )
-from standin_bls import StandinScheme
 
 from chain.account import Account
 from chain.block import compute_roots_root
@@ -44,6 +43,7 @@ from chain.light import (
 )
 from consensus.messages import Kind, compute_finalize_bytes
 from consensus.validators import ValidatorSet, encode_bitmap
+from p2pchain.sim.signatures import StandinScheme
 from primitives import bls
 from primitives.bls import BlsSecretKey
 from primitives.bls_reference import points

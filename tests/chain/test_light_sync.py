@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from light_world import LightWorld, build_set, change, make_key
-from standin_bls import StandinScheme
 
 from chain.errors import InvalidProof, LightError, OtherEpoch, StaleAnswer
 from chain.light import LightBlock, LightState
 from chain.light_sync import MAX_PROOFS, AskBlock, AskProofs, LightSync
+from p2pchain.sim.signatures import StandinScheme
 from primitives.errors import RemoteError
 
 SCHEME = StandinScheme()

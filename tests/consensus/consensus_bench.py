@@ -11,8 +11,6 @@ A `Lifebench` has a whole participant instead, and `begin_epoch` takes it on.
 from dataclasses import replace
 from hashlib import blake2b
 
-from standin_bls import StandinScheme
-
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.book import Tip
@@ -35,6 +33,7 @@ from consensus.params import ConsensusParams
 from consensus.participant import Participant, ParticipantConfig
 from consensus.state import CoreConfig
 from consensus.validators import Validator, ValidatorSet
+from p2pchain.sim.signatures import StandinScheme
 
 PEER = b"peer"
 CHAIN = blake2b(b"test chain", digest_size=32).digest()

@@ -18,8 +18,6 @@ import random
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
-from standin_bls import StandinScheme
-
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.book import Tip
@@ -39,6 +37,7 @@ from consensus.params import ConsensusParams
 from consensus.state import CoreConfig
 from consensus.validators import Validator, ValidatorSet
 from consensus.wal import encode_header, encode_records, scan_wal
+from p2pchain.sim.signatures import StandinScheme
 from primitives.codec import decode, encode
 
 CHAIN = blake2b(b"test chain", digest_size=32).digest()

@@ -8,8 +8,6 @@ Validators whose votes and certificates the tests make, as a court needs them.
 
 from dataclasses import dataclass, field
 
-from standin_bls import StandinScheme
-
 from consensus.certificates import build_certificate
 from consensus.evidence import build_evidence, validate_evidence
 from consensus.messages import (
@@ -23,6 +21,7 @@ from consensus.messages import (
     compute_nullify_bytes,
 )
 from consensus.validators import Validator, ValidatorSet
+from p2pchain.sim.signatures import StandinScheme
 
 CHAIN, OTHER_CHAIN = b"c" * 32, b"d" * 32
 BYTES = {

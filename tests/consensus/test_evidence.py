@@ -16,7 +16,6 @@ from evidence_court import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from standin_bls import StandinScheme
 
 from consensus.errors import InvalidEvidence
 from consensus.evidence import (
@@ -41,6 +40,7 @@ from consensus.messages import (
     Proposal,
 )
 from consensus.validators import MAX_VALIDATORS, ValidatorSet
+from p2pchain.sim.signatures import StandinScheme
 from primitives import bls
 from primitives.bls import BlsSecretKey
 from primitives.codec import encode
