@@ -458,9 +458,10 @@ class Network:
                 return found[::-1]
 
     def channels(self) -> list:
-        """Return the gateway's channels, oldest first."""
+        """Return the gateway's channels, oldest first; of one block, by shard."""
         address = self.gateway.account.public_key
-        return list(self.chain.queries.list_channels(address).items)[::-1]
+        channels = self.chain.queries.list_channels(address).items
+        return sorted(channels, key=lambda c: (c.opened_height, c.shard))
 
     def is_settled(self) -> bool:
         """Tell whether everything that was promised is paid."""
