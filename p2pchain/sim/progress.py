@@ -3,8 +3,8 @@ Progress: once faults stop, the chain goes on, and everybody comes along.
 
 The protocol promises a block within ten times (Delta + beta) of the moment from which
 on messages arrive in time.  Two things stretch that, and both can be computed when the
-faults stop: Delta is what R8 has made of it, and every villain who leads a view in
-between costs that view's timers.
+faults stop: Delta is what R8 has made of it, and every leader in between who will not
+propose costs its view's timers: a villain, or who lost its log and has to wait.
 """
 
 from typing import TYPE_CHECKING
@@ -94,12 +94,21 @@ def _count_bad_leaders(world: "World") -> int:
     """Return how many views from the highest one on may pass without a block."""
     node = max(world.honest, key=lambda node: (node.epoch.epoch, node.view))
     epoch, bad = node.epoch, 0
+    able = _list_able_keys(world)
     for view in range(node.view, node.view + MAX_LOOK_AHEAD):
         leader = compute_leader(epoch.seed, view, epoch.validators)
-        key = epoch.validators.validators[leader].public_key
-        if key not in world.judge.honest_keys:
+        if epoch.validators.validators[leader].public_key not in able:
             bad += 1
         elif view > node.view:
             # The current view may be spoilt already; the next honest one is not.
             return bad
     return bad
+
+
+def _list_able_keys(world: "World") -> set[bytes]:
+    """Return the keys in honest hands that may sign."""
+    return {
+        node.signer.public_key
+        for node in world.honest
+        if node.signer is not None and node.mind.mute is None
+    }

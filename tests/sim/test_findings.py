@@ -4,8 +4,12 @@ Every test failed before its bug was mended; docs/log.md tells their stories.
 """
 
 from consensus.effects import Reason
+from consensus.leader import compute_leader
 from consensus.messages import Notarize, Proposal, Propose
 from consensus.place import find_fault
+from p2pchain.sim.progress import compute_limit_ms
+from p2pchain.sim.runner import Job, run_job
+from p2pchain.sim.world import Setup, World
 
 FAR = 2**62
 """A view that no network reaches, and in which every validator leads some."""
@@ -25,3 +29,19 @@ def test_a_proposal_of_a_far_view_costs_nothing():
     fault = find_fault(propose, tip_view=0)
     assert fault is not None
     assert fault[0] is Reason.BAD_JUST
+
+
+def test_a_leader_without_its_log_is_waited_for_like_a_villain():
+    """Seed 6977: the second view after the faults was led by one who may not sign."""
+    world = World(0, Setup(frail=frozenset("d")))
+    world.start()
+    epoch = world.nodes["a"].epoch
+    leader = compute_leader(epoch.seed, world.nodes["a"].view, epoch.validators)
+    node = world.nodes["abcd"[leader]]
+    before_ms = compute_limit_ms(world)
+    node.crash()
+    node.lose_log()
+    node.start()
+    assert compute_limit_ms(world) > before_ms
+    outcome = run_job(Job(6977, "storm", "list", False))
+    assert not outcome.failure
