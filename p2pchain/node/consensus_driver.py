@@ -460,12 +460,15 @@ class ConsensusDriver:
     async def _check_message(self, peer_id: bytes, payload: bytes) -> Verdict:
         """Take a vote or a certificate; pass only certificates on."""
         message: Message = decode(SmallMessage, payload, MAX_MESSAGE_BYTES)  # type: ignore[arg-type]
+        verdict = self._receive(message, peer_id)
         match message:
             case Certificate(kind=Kind.FINALIZATION, proposal=Proposal() as proposal):
-                self._sync.note_height(peer_id, proposal.height)
-        verdict = self._receive(message, peer_id)
-        if isinstance(message, Certificate):
-            return verdict
+                if verdict is Verdict.ACCEPT:
+                    # Verified: the height is real, and the peer most likely has it.
+                    self._sync.note_height(peer_id, proposal.height)
+                return verdict
+            case Certificate():
+                return verdict
         return Verdict.IGNORE if verdict is Verdict.ACCEPT else verdict
 
     async def _check_propose(self, peer_id: bytes, payload: bytes) -> Verdict:

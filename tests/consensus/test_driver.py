@@ -4,16 +4,21 @@ import shutil
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
+import msgspec
 import pytest
 import trio
 from driver_town import CHAIN, Member, reach_all, run_town
 from listchain import GENESIS
 
+from consensus.certificates import build_certificate
 from consensus.errors import WrongWal
+from consensus.messages import Kind, Proposal, compute_finalize_bytes
 from network.network import Network
-from network.topics import Topic
+from network.topics import Topic, Verdict
 from p2pchain.node.consensus_driver import ConsensusDriver
 from p2pchain.node.wal_file import WalLocked
+from primitives import bls
+from primitives.codec import encode
 from primitives.keys import SecretKey
 
 
@@ -162,6 +167,39 @@ def test_rubbish_costs_its_sender(tmp_path):
             nursery.cancel_scope.cancel()
 
     run_town(scenario, tmp_path)
+
+
+def test_a_height_is_believed_once_its_finalization_is_verified(tmp_path):
+    async def scenario(town):
+        async with town.members[0].running() as member:
+            keys = [each.key for each in town.members]
+            true = build_finalization(keys, town.validators, height=7)
+            for height, expected in ((2**60, Verdict.REJECT), (7, Verdict.ACCEPT)):
+                proposal = msgspec.structs.replace(true.proposal, height=height)
+                certificate = msgspec.structs.replace(true, proposal=proposal)
+                verdict = await member.driver._check_message(
+                    b"p" * 32, encode(certificate)
+                )
+                known = height if expected is Verdict.ACCEPT else 0
+                assert verdict is expected
+                assert member.driver.status.best_height == known
+
+    run_town(scenario, tmp_path)
+
+
+def build_finalization(keys, validators, height):
+    """Return everybody's finalization of a block that nobody has."""
+    proposal = Proposal(
+        epoch=0,
+        view=height,
+        parent_view=height - 1,
+        parent_hash=b"p" * 32,
+        block_hash=b"b" * 32,
+        height=height,
+    )
+    message = compute_finalize_bytes(CHAIN, proposal)
+    votes = {index: key.sign(message) for index, key in enumerate(keys)}
+    return build_certificate(Kind.FINALIZATION, proposal, votes, validators, bls)
 
 
 def test_copied_log_of_another_key_is_refused(tmp_path):
