@@ -13,6 +13,11 @@ Changing a key costs one bucket hash and one inner hash per level, shared by all
 changes of a block.  One proof is a whole bucket and three siblings per level: since
 the bucket is complete, it shows presence and absence alike.
 
+A multiproof does the same for a set of buckets: every node that is beside a known one
+and not known itself, level by level from the leaves up, ascending.  There is exactly
+one for a set of bucket numbers.  `PartialTree` is a tree that knows only these, and
+that is enough to change the buckets and to compute the root after the change.
+
 Nothing here stores anything.  The caller owns buckets and nodes and may keep them as
 overlays: `compute_update` reads nodes through a callable and returns only what changed.
 
@@ -20,6 +25,7 @@ Spec: docs/protocol/03-blocks-and-state.md
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from typing import Annotated
 
@@ -27,13 +33,15 @@ import msgspec
 from msgspec import Meta
 
 from primitives.codec import Record, encode
-from primitives.errors import LocalError
+from primitives.errors import LocalError, RemoteError
 from primitives.hashing import compute_hash
 from primitives.types import Hash32
 
 ARITY = 4
 MAX_LEVELS = 9
 """4^9 = 2^18 buckets, 11 MB of hashes in memory per shard."""
+
+HASH_BYTES = 32
 
 Pair = tuple[bytes, bytes]
 Bucket = Mapping[bytes, bytes]
@@ -45,6 +53,10 @@ _bucket_decoder = msgspec.msgpack.Decoder(tuple[tuple[bytes, bytes], ...])
 
 class CorruptBucket(LocalError):
     """Stored bytes that are not a bucket."""
+
+
+class InvalidMultiproof(RemoteError):
+    """Hashes that are too many, too few, or not beside the buckets they came with."""
 
 
 class BucketProof(Record):
@@ -176,6 +188,108 @@ def verify_proof(
         node = _hash_node(group)
         index //= ARITY
     return node == root
+
+
+def build_multiproof(
+    get_node: Callable[[int], bytes], indices: Iterable[int], levels: int
+) -> tuple[bytes, ...]:
+    """Return the hashes that lead from the buckets `indices` to the root.
+
+    For no bucket at all that is the root itself.
+    """
+    return tuple(
+        get_node(node) for node in compute_multiproof_nodes(set(indices), levels)
+    )
+
+
+def compute_multiproof_nodes(indices: AbstractSet[int], levels: int) -> list[int]:
+    """Return the node numbers of a multiproof's hashes, in its order."""
+    row = {compute_leaf_node(index, levels) for index in indices}
+    if not row:
+        return [0]
+    siblings: list[int] = []
+    for _ in range(levels):
+        parents = sorted({(node - 1) // ARITY for node in row})
+        siblings += [
+            child
+            for parent in parents
+            for child in range(ARITY * parent + 1, ARITY * parent + ARITY + 1)
+            if child not in row
+        ]
+        row = set(parents)
+    return siblings
+
+
+def compute_multiproof_root(
+    leaves: Mapping[int, bytes], siblings: Sequence[bytes], levels: int
+) -> bytes:
+    """Return the root over bucket hashes and the siblings of `build_multiproof`.
+
+    Raises:
+        InvalidMultiproof: Too many or too few siblings, or no such bucket.
+    """
+    return PartialTree(leaves, siblings, levels).root
+
+
+class PartialTree:
+    """A tree of which only some buckets are known, and the way from them to the root.
+
+    Everything in it may come from a stranger: compare `root` with one that is known
+    before you believe any of it.
+    """
+
+    def __init__(
+        self, leaves: Mapping[int, bytes], siblings: Sequence[bytes], levels: int
+    ) -> None:
+        """
+        Args:
+            leaves: Hash by bucket number.
+            siblings: What `build_multiproof` returns for these buckets.
+            levels: Of the tree; at most `MAX_LEVELS`.
+
+        Raises:
+            InvalidMultiproof: Too many or too few siblings, or no such bucket.
+        """
+        if not 0 <= levels <= MAX_LEVELS:
+            raise InvalidMultiproof(f"{levels} levels")
+        count = compute_bucket_count(levels)
+        for index in leaves:
+            if not 0 <= index < count:
+                raise InvalidMultiproof(f"bucket {index} of {count}")
+        # What is beside the buckets is at most three hashes per bucket and level, so
+        # this work is bounded by the leaves, not by the siblings that came.
+        places = compute_multiproof_nodes(leaves.keys(), levels)
+        if len(places) != len(siblings):
+            raise InvalidMultiproof(
+                f"{len(siblings)} hashes beside the buckets, not {len(places)}"
+            )
+        if any(len(digest) != HASH_BYTES for digest in siblings):
+            raise InvalidMultiproof("a hash that is not of 32 bytes")
+        self._levels = levels
+        self._indices = frozenset(leaves)
+        self._nodes = dict(zip(places, siblings, strict=True))
+        self._nodes |= compute_update(self._nodes.__getitem__, leaves, levels)
+
+    @property
+    def root(self) -> bytes:
+        """The root, by what is known."""
+        return self._nodes[0]
+
+    def update(self, dirty: Mapping[int, bytes]) -> bytes:
+        """Change buckets and return the new root.
+
+        Args:
+            dirty: New hash by number, of buckets that the tree knows.
+
+        Raises:
+            InvalidMultiproof: A bucket that it does not know.
+        """
+        for index in dirty:
+            if index not in self._indices:
+                raise InvalidMultiproof(f"bucket {index} is not in the multiproof")
+        if dirty:
+            self._nodes |= compute_update(self._nodes.__getitem__, dirty, self._levels)
+        return self.root
 
 
 def _hash_node(children: Sequence[bytes]) -> bytes:

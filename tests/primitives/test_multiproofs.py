@@ -1,0 +1,139 @@
+"""Multiproofs and partial trees against the full tree."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from primitives.buckets import (
+    MAX_LEVELS,
+    InvalidMultiproof,
+    PartialTree,
+    build_multiproof,
+    compute_bucket_count,
+    compute_leaf_node,
+    compute_multiproof_root,
+    compute_tree,
+    compute_update,
+)
+from primitives.hashing import compute_hash
+
+LEVELS = 3
+COUNT = compute_bucket_count(LEVELS)
+indices = st.integers(0, COUNT - 1)
+digests = st.binary(min_size=32, max_size=32)
+sets = st.sets(indices, max_size=12)
+
+
+def build_leaf(number: int) -> bytes:
+    """Return some hash that no other number has."""
+    return compute_hash("test", number.to_bytes(4, "big"))
+
+
+TREE = compute_tree([build_leaf(number) for number in range(COUNT)], LEVELS)
+ROOT = TREE[0]
+
+
+def prove(numbers) -> tuple[dict[int, bytes], tuple[bytes, ...]]:
+    leaves = {number: build_leaf(number) for number in numbers}
+    return leaves, build_multiproof(TREE.__getitem__, numbers, LEVELS)
+
+
+@given(sets)
+def test_any_set_of_buckets_leads_to_the_root(numbers):
+    leaves, siblings = prove(numbers)
+    assert compute_multiproof_root(leaves, siblings, LEVELS) == ROOT
+    assert build_multiproof(TREE.__getitem__, sorted(numbers), LEVELS) == siblings
+    # Minimal: no hash that the buckets give already, none twice.
+    known = {TREE[0]} if numbers else set()
+    for number in numbers:
+        node = compute_leaf_node(number, LEVELS)
+        while node:
+            known.add(TREE[node])
+            node = (node - 1) // 4
+    assert not known & set(siblings)
+    assert len(set(siblings)) == len(siblings)
+
+
+@given(sets, st.dictionaries(indices, digests, max_size=12))
+def test_changes_give_the_root_of_the_full_tree(numbers, dirty):
+    leaves, siblings = prove(numbers | dirty.keys())
+    partial = PartialTree(leaves, siblings, LEVELS)
+    expected = compute_update(TREE.__getitem__, dirty, LEVELS).get(0, ROOT)
+    assert partial.root == ROOT
+    assert partial.update(dirty) == expected
+    assert partial.root == expected
+    # And back again.
+    assert partial.update({number: build_leaf(number) for number in dirty}) == ROOT
+
+
+@given(st.sets(indices, min_size=1, max_size=6), indices, digests)
+def test_a_bucket_outside_cannot_be_changed(numbers, other, digest):
+    numbers.discard(other)
+    partial = PartialTree(*prove(numbers), LEVELS)
+    with pytest.raises(InvalidMultiproof, match=f"bucket {other} is not"):
+        partial.update({other: digest})
+    assert partial.root == ROOT
+
+
+@given(sets, st.data())
+def test_extra_and_missing_hashes(numbers, data):
+    leaves, siblings = prove(numbers)
+    place = data.draw(st.integers(0, len(siblings)))
+    longer = (*siblings[:place], bytes(32), *siblings[place:])
+    with pytest.raises(InvalidMultiproof, match="hashes beside"):
+        compute_multiproof_root(leaves, longer, LEVELS)
+    if siblings:
+        shorter = siblings[: place - 1] + siblings[place:] if place else siblings[1:]
+        with pytest.raises(InvalidMultiproof, match="hashes beside"):
+            compute_multiproof_root(leaves, shorter, LEVELS)
+
+
+@given(st.sets(indices, min_size=1, max_size=8), st.data())
+def test_a_wrong_hash_gives_another_root(numbers, data):
+    leaves, siblings = prove(numbers)
+    number = data.draw(st.sampled_from(sorted(numbers)))
+    assert compute_multiproof_root(leaves | {number: bytes(32)}, siblings, LEVELS) != (
+        ROOT
+    )
+    if siblings:
+        place = data.draw(st.integers(0, len(siblings) - 1))
+        wrong = (*siblings[:place], bytes(32), *siblings[place + 1 :])
+        assert compute_multiproof_root(leaves, wrong, LEVELS) != ROOT
+
+
+@given(st.sets(indices, min_size=1, max_size=8), indices)
+def test_a_bucket_left_out_or_put_in_is_noticed(numbers, other):
+    leaves, siblings = prove(numbers)
+    fewer = dict(list(leaves.items())[1:])
+    with suppress(InvalidMultiproof):
+        assert compute_multiproof_root(fewer, siblings, LEVELS) != ROOT
+    if other not in leaves:
+        more = leaves | {other: build_leaf(other)}
+        with suppress(InvalidMultiproof):
+            assert compute_multiproof_root(more, siblings, LEVELS) != ROOT
+
+
+def test_no_bucket_and_every_bucket():
+    assert prove(())[1] == (ROOT,)
+    assert prove(range(COUNT))[1] == ()
+    assert compute_multiproof_root({0: ROOT}, (), 0) == ROOT
+
+
+@pytest.mark.parametrize("number", [-1, COUNT, 2**40])
+def test_buckets_that_do_not_exist(number):
+    with pytest.raises(InvalidMultiproof, match=f"bucket {number} of {COUNT}"):
+        compute_multiproof_root({number: bytes(32)}, (), LEVELS)
+
+
+@pytest.mark.parametrize("levels", [-1, MAX_LEVELS + 1])
+def test_levels_that_no_tree_has(levels):
+    with pytest.raises(InvalidMultiproof, match="levels"):
+        compute_multiproof_root({}, (ROOT,), levels)
+
+
+@pytest.mark.parametrize("digest", [b"", bytes(31), bytes(33)])
+def test_hashes_of_another_length(digest):
+    with pytest.raises(InvalidMultiproof, match="32 bytes"):
+        compute_multiproof_root({}, (digest,), LEVELS)
