@@ -417,10 +417,12 @@ class Core:
         return None
 
     def _on_late_vote(self, round: Round, pooled: PooledVote) -> None:
-        """Nobody counts it any more; but it may contradict its signer."""
-        if self._tally.has_rival(round, pooled.vote):
-            self._tally.admit(round, pooled)
-        else:
+        """Nobody counts it any more; but it may contradict what its signer said.
+
+        Or will say: so it is pooled as all others are.
+        """
+        is_alone = not self._tally.has_rival(round, pooled.vote)
+        if self._tally.admit(round, pooled) and is_alone:
             self._state.refuse(pooled.sender, Reason.STALE)
 
     @property

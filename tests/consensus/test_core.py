@@ -525,6 +525,52 @@ def test_votes_that_come_too_late_to_count_still_convict():
     assert reasons(bench.hear(bench.nullify(honest, 1))) == [Reason.STALE]
 
 
+@pytest.mark.parametrize("kind", [Notarize, Nullify, Finalize])
+def test_a_late_vote_is_kept_against_the_one_that_comes_after_it(kind):
+    """Neither counts any more, and the first one alone proved nothing."""
+    bench = Bench()
+    proposal, twin = bench.proposal(), bench.proposal(name="twin")
+    cheat = bench.others[1]
+    bench.hold(proposal)
+    bench.hear(bench.certify(N, proposal), bench.certify(F, proposal))
+    first, second = {
+        Notarize: (bench.notarize(cheat, twin), bench.notarize(cheat, proposal)),
+        Nullify: (bench.nullify(cheat, 1), bench.finalize(cheat, proposal)),
+        Finalize: (bench.finalize(cheat, twin), bench.nullify(cheat, 1)),
+    }[kind]
+    effects = bench.hear(first)
+    assert reasons(effects) == [Reason.STALE]
+    assert not find(effects, fx.Conflict)
+    [conflict] = find(bench.hear(second), fx.Conflict)
+    assert {conflict.first, conflict.second} == {first, second}
+
+
+def test_late_votes_are_few():
+    bench = Bench()
+    proposal = bench.proposal()
+    bench.hold(proposal)
+    bench.hear(bench.certify(N, proposal), bench.certify(F, proposal))
+    before = bench.core.pooled_votes
+    for signer in bench.others:
+        for number in range(10):
+            twin = bench.proposal(1, name=f"twin {number}")
+            bench.hear(bench.notarize(signer, twin), bench.finalize(signer, twin))
+            bench.hear(bench.nullify(signer, 1))
+    assert bench.core.pooled_votes - before <= 3 * 2 * len(bench.others)
+
+
+def test_a_forged_late_vote_is_nobodys_conflict():
+    bench = Bench()
+    proposal, twin = bench.proposal(), bench.proposal(name="twin")
+    bench.hold(proposal)
+    bench.hear(bench.certify(N, proposal))
+    forged = change(bench.notarize(bench.others[1], twin), signature=bytes(96))
+    bench.hear(forged, sender=b"forger")
+    effects = bench.hear(bench.notarize(bench.others[1], proposal), sender=b"honest")
+    assert find(effects, fx.Refuse) == [fx.Refuse(b"forger", Reason.BAD_SIGNATURE)]
+    assert not find(effects, fx.Conflict)
+
+
 def test_a_second_proposal_that_comes_late_convicts_its_leader():
     bench = Bench()
     bench.hear(bench.propose())
