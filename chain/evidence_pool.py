@@ -13,8 +13,8 @@ whose evidence waits: others may have entered that epoch a moment before us.  A 
 picks against the state of the block it builds on, which may be ahead.  After every
 final block `revalidate` drops what was applied or grew too old.
 
-Kept in memory only: evidence reaches every node by gossip within a second, and the
-next honest leader includes it.
+It is a memory only; who owns it keeps the pieces on disk, so that nobody gets away
+because everybody restarted (p2pchain/node/evidence_desk.py).
 
 Pure: no clock, no task; the state is an argument.
 """
@@ -110,8 +110,8 @@ class EvidencePool:
                 break
         return tuple(picked)
 
-    def revalidate(self, read: ReadState) -> None:
-        """Drop what a final block applied and what grew too old.
+    def revalidate(self, read: ReadState) -> tuple[bytes, ...]:
+        """Drop what a final block applied and what grew too old; return its ids.
 
         Args:
             read: The root shard's final state.
@@ -119,13 +119,14 @@ class EvidencePool:
         ledger = ShardLedger(read)
         now = get_epoch_record(ledger).epoch
         pieces = sorted(self._pieces.values(), key=lambda p: p.verdict.epoch > now)
-        self._pieces = {}
+        before, self._pieces = self._pieces, {}
         for piece in pieces:
             if not self._is_near(piece.verdict.epoch, now):
                 continue
             culprits = _get_keys(ledger, piece.verdict.guilty)
             if not culprits <= self._get_convicted(max(now, piece.verdict.epoch)):
                 self._pieces[piece.verdict.evidence_id] = piece
+        return tuple(name for name in before if name not in self._pieces)
 
     def _validate_use(self, ledger: Ledger, accusation: Accusation) -> None:
         now = get_epoch_record(ledger).epoch

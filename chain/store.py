@@ -22,13 +22,14 @@ The database: what is stored under which key, and typed reads of it.
     V payee height shard i     a payee's work records
     X height i                 nothing; the block applied its evidence i
     U block_hash               pending block that must survive a crash
+    D evidence_id              evidence that waits for a block
     M name                     meta: chain_id, format, tip, seen
 
-Everything of a block arrives in one batch when it becomes final, so the tip says how
-far all of it is.  Numbers in keys are big-endian, so iteration is in order.
+What waits (U, D) comes and goes.  Everything of a block arrives in one batch when it
+becomes final, so the tip says how far all of it is.  Numbers in keys are big-endian, so iteration is in order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -182,6 +183,21 @@ class ChainStore:
         """Yield the bytes of blocks that were saved before they were final."""
         for _, data in self.kv.iterate(b"U"):
             yield data
+
+    def save_evidence(self, evidence_id: bytes, data: bytes) -> None:
+        """Keep a piece that waits for a block; returns when it is on disk."""
+        self.kv.write({build_key(b"D", evidence_id): data}, sync=True)
+
+    def delete_evidence(self, evidence_ids: Iterable[bytes]) -> None:
+        """Forget pieces that wait no more; a crash may bring them back once."""
+        changes = {build_key(b"D", name): None for name in evidence_ids}
+        if changes:
+            self.kv.write(changes, sync=False)
+
+    def iterate_evidence(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield id and bytes of every piece that waits for a block."""
+        for key, data in self.kv.iterate(b"D"):
+            yield key[1:], data
 
     def read(self, key: bytes, kind: type[R]) -> R | None:
         """Return the decoded value under a key built by `build_key`."""

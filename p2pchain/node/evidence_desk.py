@@ -7,6 +7,9 @@ Evidence in a node: from whoever notices to the next leader's block.
 
 A piece is passed on when it is proven and convicts somebody who is not convicted yet;
 so a cheat's endless variations of one offence stop at the first hop.
+
+What waits is on disk too, at most a piece per stake: otherwise a cheat whose offence
+only a few have seen would get away when those restart.
 """
 
 import logging
@@ -48,6 +51,7 @@ class EvidenceDesk:
         self._network = network
         self.pool = EvidencePool(tree.judge, tree.spec.params.evidence_epochs)
         """What waits for a block."""
+        self._load()
         network.subscribe(Topic.EVIDENCE, self._check)
 
     def report(self, first: Vote | Certificate, second: Vote | Certificate) -> None:
@@ -79,10 +83,21 @@ class EvidenceDesk:
         """Drop what the final chain has dealt with; sometimes tell the rest again."""
         if not len(self.pool):
             return
-        self.pool.revalidate(self._read)
+        self._tree.store.delete_evidence(self.pool.revalidate(self._read))
         if self._tree.final_height % REPEAT_BLOCKS == 0:
             for piece in islice(self.pool.list_pieces(), MAX_EVIDENCE):
                 self._network.publish(Topic.EVIDENCE, piece.data)
+
+    def _load(self) -> None:
+        """Take up what waited before a restart, judged again."""
+        gone = []
+        for evidence_id, data in list(self._tree.store.iterate_evidence()):
+            try:
+                self.pool.add(data, self._read)
+            except (InvalidEvidence, UselessEvidence) as error:
+                log.info("evidence %s waits no more: %s", evidence_id.hex()[:16], error)
+                gone.append(evidence_id)
+        self._tree.store.delete_evidence(gone)
 
     async def _check(self, peer_id: bytes, payload: bytes) -> Opinion:
         try:
@@ -95,6 +110,7 @@ class EvidenceDesk:
 
     def _take(self, data: bytes) -> Verdict:
         verdict = self.pool.add(data, self._read)
+        self._tree.store.save_evidence(verdict.evidence_id, data)
         ledger = ShardLedger(self._read)
         stakes = [find_stake(ledger, key) for key in verdict.guilty]
         names = [stake.name for stake in stakes if stake is not None]

@@ -23,13 +23,18 @@ class Bench:
     """One service, and a leader who builds its blocks as consensus would ask."""
 
     def __init__(self) -> None:
-        self.net = Net({}, build_key("service"))
         self.world = World(SPEC)
-        self.chain = ChainService(SPEC, MemoryStore(), self.net)
-        self.world.tree = self.chain.tree
+        self.store = MemoryStore()
+        self.restart()
         self.court = build_court(SPEC)
         self.pair = make_vote_pair(self.court, 2, 0)
         self.data = encode(self.pair)
+
+    def restart(self):
+        """A new process over what the old one wrote."""
+        self.net = Net({}, build_key("service"))
+        self.chain = ChainService(SPEC, self.store, self.net)
+        self.world.tree = self.chain.tree
 
     def make_block(self):
         """A block of ours, with whatever waits for one."""
@@ -112,6 +117,40 @@ def test_a_report_that_is_no_evidence_harms_nobody(caplog) -> None:
     bench.chain.report(forged, bench.pair.second)
     assert bench.told == []
     assert "no evidence" in caplog.text
+    assert bench.make_block().block.body.evidence == ()
+
+
+def test_what_waits_outlives_a_restart() -> None:
+    bench = Bench()
+    bench.chain.report(bench.pair.first, bench.pair.second)
+    bench.restart()
+    assert [piece.data for piece in bench.chain.evidence.pool.list_pieces()] == [
+        bench.data
+    ]
+    assert bench.make_block().block.body.evidence == (bench.data,)
+    assert bench.is_convicted(2)
+
+
+def test_what_a_block_applied_is_forgotten_on_disk_too() -> None:
+    bench = Bench()
+    bench.chain.report(bench.pair.first, bench.pair.second)
+    assert [key for key, _ in bench.store.iterate(b"D")]
+    bench.make_block()
+    assert not [key for key, _ in bench.store.iterate(b"D")]
+    bench.restart()
+    assert len(bench.chain.evidence.pool) == 0
+
+
+def test_evidence_on_disk_is_judged_again() -> None:
+    """Applied, or damaged, while nobody was there to drop it."""
+    bench = Bench()
+    bench.chain.report(bench.pair.first, bench.pair.second)
+    [(key, data)] = bench.store.iterate(b"D")
+    bench.make_block()
+    bench.store.write({key: data, b"D" + bytes(32): b"rubbish"})
+    bench.restart()
+    assert len(bench.chain.evidence.pool) == 0
+    assert not [key for key, _ in bench.store.iterate(b"D")]
     assert bench.make_block().block.body.evidence == ()
 
 
