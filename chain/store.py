@@ -26,7 +26,8 @@ The database: what is stored under which key, and typed reads of it.
     M name                     meta: chain_id, format, tip, seen
 
 What waits (U, D) comes and goes.  Everything of a block arrives in one batch when it
-becomes final, so the tip says how far all of it is.  Numbers in keys are big-endian, so iteration is in order.
+becomes final, so the tip says how far all of it is.  Numbers in keys are big-endian,
+so iteration is in order.
 """
 
 from collections.abc import Iterable, Iterator
