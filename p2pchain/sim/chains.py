@@ -12,6 +12,7 @@ one node and is what consensus calls the application.
 from typing import TYPE_CHECKING, Protocol
 
 from p2pchain.node.application import Application
+from p2pchain.sim.evidence import EvidenceDesk
 from p2pchain.sim.listchain import ListChains
 from p2pchain.sim.treechain import TreeChains
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 class Chain(Application, Protocol):
     """An application that the judge can look into."""
 
+    evidence: EvidenceDesk
+    """Where others' evidence comes in."""
+
     @property
     def durable_height(self) -> int:
         """Height of the last final block that a restart would find."""
@@ -32,6 +36,12 @@ class Chain(Application, Protocol):
 
     def find_imbalance(self) -> str:
         """Return what is wrong with the books; empty when nothing is."""
+
+    def list_convicted(self, height: int) -> list[bytes]:
+        """Return the BLS keys that a final block convicted."""
+
+    def is_convicted(self, public_key: bytes) -> bool:
+        """Tell whether the node holds a key for guilty: its blocks do, if they can."""
 
     def follow_lightly(self) -> bytes | None:
         """Return the newest block's hash as a light client finds it; None without."""

@@ -63,6 +63,9 @@ class Invariant:
     def on_conflict(self, node: "Node", conflict: fx.Conflict) -> None:
         """An honest node found two statements that exclude each other."""
 
+    def on_evidence(self, node: "Node", guilty: frozenset[bytes]) -> None:
+        """An honest node takes a piece of evidence against these keys for proven."""
+
     def on_invalid(self, node: "Node", proposal: Proposal, reason: str) -> None:
         """An honest node judged a block that its leader signed invalid."""
 
@@ -153,6 +156,10 @@ class NoHonestEvidence(Invariant):
             key = validators[statement.signer].public_key
             if key in self.world.judge.honest_keys:
                 self.fail(f"node {node.name} has evidence against an honest signer")
+
+    def on_evidence(self, node: "Node", guilty: frozenset[bytes]) -> None:
+        if guilty & self.world.judge.honest_keys:
+            self.fail(f"node {node.name} believes evidence against an honest signer")
 
 
 class OneNotarization(Invariant):
@@ -340,6 +347,29 @@ class SupplyConserved(Invariant):
                 self.fail(f"node {node.name}: {imbalance}")
 
 
+class ConvictedOnce(Invariant):
+    """One offence or a hundred: a stake is slashed and tombstoned once."""
+
+    name = "convicted once"
+    theorem = "Final blocks convict villains only, and each at most once."
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._height = 0
+        self._convicted: set[bytes] = set()
+
+    def on_final(self, node: "Node", height: int) -> None:
+        if height != self._height + 1:
+            return
+        self._height = height
+        for key in node.chain.list_convicted(height):
+            if key in self.world.judge.honest_keys:
+                self.fail(f"block {height} convicts an honest validator")
+            if key in self._convicted:
+                self.fail(f"block {height} convicts somebody again")
+            self._convicted.add(key)
+
+
 class LightClientFollows(Invariant):
     """From the first validators, by the proofs that any node gives."""
 
@@ -366,6 +396,7 @@ INVARIANTS: tuple[type[Invariant], ...] = (
     HonestBlocksValid,
     BoundedMemory,
     PacketsOnce,
+    ConvictedOnce,
     SupplyConserved,
     LightClientFollows,
 )

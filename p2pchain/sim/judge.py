@@ -23,6 +23,7 @@ MOMENTS = (
     "on_final",
     "on_refuse",
     "on_conflict",
+    "on_evidence",
     "on_invalid",
     "on_end",
 )
@@ -101,6 +102,10 @@ class Judge:
         """A node found two statements that exclude each other."""
         self.conflicts += 1
         self._tell("on_conflict", node, conflict)
+
+    def on_evidence(self, node: "Node", guilty: frozenset[bytes]) -> None:
+        """A node takes a piece of evidence for proven."""
+        self._tell("on_evidence", node, guilty)
 
     def on_invalid(self, node: "Node", proposal: Proposal, reason: str) -> None:
         """A node judged a leader's block invalid."""

@@ -13,16 +13,28 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from chain.block import Attendance
-from chain.errors import BodyMismatch, InvalidBlock, MissingParent
+from chain.errors import (
+    BodyMismatch,
+    InvalidBlock,
+    MissingParent,
+    UselessEvidence,
+)
 from consensus.book import Tip
 from consensus.certificates import verify_attendance
 from consensus.epoch import EpochConfig
+from consensus.evidence import (
+    decode_evidence,
+    find_accused,
+    get_place,
+    validate_evidence,
+)
 from consensus.leader import compute_first_seed, compute_leader
 from consensus.messages import Certificate, Proposal, Vote
 from consensus.randao import compute_first_mix, compute_mix, compute_reveal_bytes
 from consensus.validators import ValidatorSet
 from p2pchain.sim.disk import Disk
 from p2pchain.sim.errors import PowerCut
+from p2pchain.sim.evidence import EvidenceDesk
 from p2pchain.sim.plans import Plan, build_plan
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
@@ -103,29 +115,23 @@ class ListChains:
             node.disk.database = ListStore(sets=[first, first], seeds=[seed, seed])
         store = node.disk.database
         assert isinstance(store, ListStore)
-        return ListChain(self, store, node.disk, node.name, node.get_clock_ms)
+        return ListChain(self, store, node)
 
 
 class ListChain:
     """One node's chain; implements p2pchain.sim.chains.Chain."""
 
-    def __init__(
-        self,
-        chains: ListChains,
-        store: ListStore,
-        disk: Disk,
-        name: str,
-        now_ms: Callable[[], int],
-    ) -> None:
+    def __init__(self, chains: ListChains, store: ListStore, node: "Node") -> None:
         self._chains = chains
         self._scheme = chains.world.keys.scheme
         self._store = store
-        self._disk = disk
-        self._name = name
-        self._now_ms = now_ms
+        self._disk: Disk = node.disk
+        self._name = node.name
+        self._now_ms: Callable[[], int] = node.get_clock_ms
         self._pending: dict[bytes, ListBlock] = {}
         self._bytes: dict[bytes, bytes] = {}
-        self.reports: list[tuple[Vote | Certificate, Vote | Certificate]] = []
+        self.evidence = EvidenceDesk(node, self._take_evidence)
+        self._convicted: set[bytes] = set()
         self.payload: bytes | None = None
         """A villain's own choice for the next block."""
         self._final_set = set(store.final)
@@ -185,6 +191,14 @@ class ListChain:
         """Return nothing: there are no shards."""
         return []
 
+    def list_convicted(self, height: int) -> list[bytes]:
+        """Return nothing: blocks hold no evidence."""
+        return []
+
+    def is_convicted(self, public_key: bytes) -> bool:
+        """Tell whether there was evidence in this life of the node."""
+        return public_key in self._convicted
+
     def find_imbalance(self) -> str:
         """Return nothing: there is no money."""
         return ""
@@ -233,8 +247,27 @@ class ListChain:
         return self._get_block(block_hash).time_ms
 
     def report(self, first: Vote | Certificate, second: Vote | Certificate) -> None:
-        """Take evidence; here it only is remembered."""
-        self.reports.append((first, second))
+        """Take evidence; here it is only passed on."""
+        self.evidence.report(first, second)
+
+    def _take_evidence(self, data: bytes) -> tuple[bytes, ...]:
+        """Verify a piece that convicts somebody new.
+
+        Raises:
+            InvalidEvidence: It proves nothing.
+            UselessEvidence: Of an epoch not known yet, or against the convicted.
+        """
+        evidence, sets = decode_evidence(data), self._store.sets
+        epoch, _ = get_place(evidence)
+        if epoch >= len(sets):
+            raise UselessEvidence(f"of epoch {epoch}")
+        accused = find_accused(evidence, sets[epoch])
+        keys = tuple(sets[epoch].get_public_keys(accused))
+        if self._convicted.issuperset(keys):
+            raise UselessEvidence("against the convicted")
+        validate_evidence(evidence, sets[epoch], CHAIN_ID, self._scheme)
+        self._convicted.update(keys)
+        return keys
 
     # Blocks in and out
 

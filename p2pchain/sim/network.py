@@ -54,8 +54,21 @@ class Network:
 
     def send(self, sender: "Node", receiver: "Node", message: Message) -> None:
         """Deliver once, twice or not at all, after a while."""
-        if not self._is_open(sender, receiver, message):
-            return
+        if self._is_open(sender, receiver, message):
+            self._deliver(sender, receiver, receiver.receive, message)
+
+    def send_evidence(self, sender: "Node", receiver: "Node", data: bytes) -> None:
+        """Deliver a piece of evidence with the same luck."""
+        if self._is_open(sender, receiver, None):
+            self._deliver(sender, receiver, receiver.receive_evidence, data)
+
+    def _deliver(
+        self,
+        sender: "Node",
+        receiver: "Node",
+        take: Callable[..., None],
+        content: Message | bytes,
+    ) -> None:
         luck, weather = self.world.luck, self.weather
         copies = 1
         if weather.duplication and luck.random() < weather.duplication:
@@ -66,8 +79,8 @@ class Network:
             self.world.after(
                 self._draw_delay(sender, receiver),
                 receiver,
-                receiver.receive,
-                message,
+                take,
+                content,
                 sender.name,
             )
 

@@ -224,6 +224,11 @@ class Node:
             if not is_refused and isinstance(message, Certificate | Propose):
                 self._relay(message, sender)
 
+    def receive_evidence(self, data: bytes, sender: str) -> None:
+        """Take what another node says that somebody did."""
+        if self.is_up:
+            self._guard(self.chain.evidence.on_gossip, data, sender)
+
     def apply(self, event: ev.Event) -> None:
         """Handle an event and all that follow from it."""
         if self.is_up:

@@ -215,6 +215,23 @@ def run_lost_database(seed: int, chain: str, keys: KeyRing | None) -> World:
     return _finish(world)
 
 
+def run_conviction(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """Only one node hears a double finalizer, and everybody convicts it."""
+    setup = Setup(chain=chain, size=5, epoch_blocks=5, villains=frozenset("e"))
+    world = World(seed, setup, keys)
+    villain = world.corrupt("e", CAST["double finalizer"])
+    world.network.filter = lambda sender, receiver, message: (
+        sender != "e" or receiver == "a"
+    )
+    world.start()
+    world.run(25_000)
+    assert villain.signer is not None
+    for node in world.honest:
+        is_convicted = node.chain.is_convicted(villain.signer.public_key)
+        _require(is_convicted, "conviction", f"node {node.name} knows of nothing")
+    return _finish(world)
+
+
 def run_villain(kind: str) -> Scenario:
     """Return the scenario with one villain among four and two among seven."""
 
@@ -258,6 +275,7 @@ SCENARIOS: dict[str, Scenario] = {
     "boundary-trouble": run_boundary_trouble,
     "lost-log": run_lost_log,
     "lost-database": run_lost_database,
+    "conviction": run_conviction,
     "twins": run_twins_seed,
 } | {kind.replace(" ", "-"): run_villain(kind) for kind in CAST if kind != "twin"}
 """All of them."""

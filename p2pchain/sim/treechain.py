@@ -22,12 +22,14 @@ from chain.contracts.model import ModelRecord, compute_model_id
 from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
 from chain.epochs import compute_last_height
-from chain.errors import UselessEvidence
 from chain.evidence_pool import EvidencePool
 from chain.header import Header, build_proposal, compute_block_hash
 from chain.keys import build_account_key
+from chain.ledger import ShardLedger
 from chain.light import LightChain, LightState, adopt, advance
 from chain.light_queries import LightQueries
+from chain.roster import find_stake
+from chain.slashing import SLASH_EVENT
 from chain.spec import ChainSpec
 from chain.transaction import (
     Payload,
@@ -37,13 +39,13 @@ from chain.transaction import (
 )
 from consensus.book import Tip
 from consensus.epoch import EpochConfig
-from consensus.errors import InvalidEvidence
-from consensus.evidence import build_evidence
 from consensus.messages import Certificate, Proposal, Vote
 from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec
+from p2pchain.node.evidence_desk import REPEAT_BLOCKS
 from p2pchain.sim.errors import PowerCut
+from p2pchain.sim.evidence import EvidenceDesk
 from p2pchain.sim.listchain import GENESIS_TIME_MS
 from p2pchain.sim.signatures import make_real_key
 from primitives.codec import decode, encode
@@ -178,6 +180,7 @@ class TreeChain:
         self._chains = chains
         self._node = node
         self._pool = EvidencePool(tree.judge, EVIDENCE_EPOCHS)
+        self.evidence = EvidenceDesk(node, self._take_evidence)
 
     @property
     def final_height(self) -> int:
@@ -239,6 +242,21 @@ class TreeChain:
             for proof in chunk.packets
         ]
 
+    def list_convicted(self, height: int) -> list[bytes]:
+        """Return the BLS keys that a final block convicted."""
+        signers = self._chains.world.signers
+        keys = {get_account(n).public_key: s.public_key for n, s in signers.items()}
+        return [
+            keys[event.addresses[0]]
+            for event in self.tree.store.get_system_events(height)
+            if event.kind == SLASH_EVENT
+        ]
+
+    def is_convicted(self, public_key: bytes) -> bool:
+        """Tell whether the stake of a key is tombstoned in the final state."""
+        stake = find_stake(ShardLedger(self._read_root), public_key)
+        return stake is not None and stake.offence is not None
+
     def find_imbalance(self) -> str:
         """Return what is wrong with the books; empty when nothing is."""
         books = compute_conservation(self.tree)
@@ -281,11 +299,7 @@ class TreeChain:
 
     def report(self, first: Vote | Certificate, second: Vote | Certificate) -> None:
         """Keep evidence for a block, and tell the others."""
-        try:
-            data = encode(build_evidence(first, second))
-            self._pool.add(data, self._read_root)
-        except (UselessEvidence, InvalidEvidence):
-            return
+        self.evidence.report(first, second)
 
     def build_block(
         self,
@@ -332,6 +346,12 @@ class TreeChain:
         """Make a block and its ancestors final."""
         if self.tree.finalize(certificate):
             self._pool.revalidate(self._read_root)
+            if self.final_height % REPEAT_BLOCKS == 0:
+                for piece in self._pool.list_pieces():
+                    self.evidence.tell(piece.data)
+
+    def _take_evidence(self, data: bytes) -> tuple[bytes, ...]:
+        return self._pool.add(data, self._read_root).guilty
 
     def _read_root(self, key: bytes) -> bytes | None:
         return self.tree.final.view.get(ROOT_SHARD, key)

@@ -10,6 +10,7 @@ from p2pchain.sim.villains.liar import Liar
 from p2pchain.sim.villains.nullify_only import NullifyOnly
 from p2pchain.sim.villains.outdated_voter import OutdatedVoter
 from p2pchain.sim.villains.silent_leader import Mute, SilentLeader
+from p2pchain.sim.villains.slanderer import Slanderer
 from p2pchain.sim.villains.spammer import Spammer
 from p2pchain.sim.villains.twin import Twin
 from p2pchain.sim.villains.villain import Villain
@@ -27,6 +28,7 @@ CAST: dict[str, type[Villain]] = {
     "nullify only": NullifyOnly,
     "outdated voter": OutdatedVoter,
     "silent leader": SilentLeader,
+    "slanderer": Slanderer,
     "spammer": Spammer,
     "twin": Twin,
     "withholder": Withholder,
