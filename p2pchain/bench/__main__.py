@@ -17,7 +17,7 @@ from p2pchain.bench.answers import run_decode, run_hop, run_large
 from p2pchain.bench.blocks import run_blocks
 from p2pchain.bench.catchup import run_catch_up
 from p2pchain.bench.channels import run_channels
-from p2pchain.bench.finality import run_protocol, run_silent_leader
+from p2pchain.bench.finality import run_protocol
 from p2pchain.bench.lab import Lab
 from p2pchain.bench.memory import run_memory, run_start
 from p2pchain.bench.report import (
@@ -28,6 +28,7 @@ from p2pchain.bench.report import (
     format_section,
     get_load,
 )
+from p2pchain.bench.silence import run_silent_leader
 from p2pchain.bench.transfers import run_finality, run_transfers
 from p2pchain.bench.views import run_views
 

@@ -1,6 +1,6 @@
 """
-Where a block's time goes from the leader's turn until it is final, and what a silent
-leader costs: four validators in four processes (p2pchain.bench.voter).
+Where a block's time goes from the leader's turn until it is final: four validators in
+four processes (p2pchain.bench.voter).
 
     leader's turn        all others                         a quorum
       build -> log -> proposal spreads -> judge -> log -> Notarize votes spread ->
@@ -10,33 +10,20 @@ A step is over when a quorum is through it, for that is what the next one waits 
 three of four, so the slowest node decides nothing.
 """
 
-import os
 import random
-import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
-from p2pchain.bench.lab import BenchError, Lab, LineProcess
-from p2pchain.bench.report import Figure, compute_quantile, format_number, summarise
-from p2pchain.bench.validators import get_past_ms
-from p2pchain.bench.voter import Note, Settings
+from p2pchain.bench.lab import BenchError, Lab
+from p2pchain.bench.report import Figure, describe, summarise
+from p2pchain.bench.voter import Note
+from p2pchain.bench.voters import COUNT, QUORUM, open_voters
 
-COUNT = 4
-QUORUM = 3
 TRANSFERS = 24
 """One at a time; with waiting about half a minute."""
-WARM_HEIGHT = 5
-"""Connections are there and code is loaded."""
-SILENT_S = 75.0
-"""About eleven turns of one among four."""
-INTERVAL_S = 1.0
 MS = 1000
 
 Place = tuple[int, int]
@@ -68,52 +55,6 @@ STAGES = (
 )
 
 
-class Voters:
-    """Validators in processes of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        time_ms = get_past_ms(60)
-        self._processes = []
-        self.pids = []
-        endpoints = []
-        folder.mkdir()
-        for index in range(COUNT):
-            process = LineProcess("p2pchain.bench.voter")
-            self._processes.append(process)
-            own = Settings(index, COUNT, time_ms, str(folder / str(index)))
-            said = process.ask(asdict(own))
-            endpoints.append(said["endpoint"])
-            self.pids.append(said["pid"])
-        for index in range(COUNT):
-            self.ask(index, "connect", peers=endpoints[:index])
-        for index in range(COUNT):
-            self.ask(index, "wait", height=WARM_HEIGHT)
-
-    def ask(self, index: int, do: str, **fields: Any) -> dict[str, Any]:
-        """Have a validator do something."""
-        return self._processes[index].ask({"do": do, **fields})
-
-    def read_notes(self, index: int) -> tuple[list[Note], float]:
-        """Return a validator's notes and the CPU seconds that it has used."""
-        said = self.ask(index, "notes")
-        return [Note(**note) for note in said["notes"]], said["cpu_s"]
-
-    def close(self) -> None:
-        """Stop all."""
-        for process in self._processes:
-            process.__exit__()
-
-
-@contextmanager
-def open_voters(folder: Path) -> Iterator[Voters]:
-    """Run validators inside the block."""
-    voters = Voters(folder)
-    try:
-        yield voters
-    finally:
-        voters.close()
-
-
 def run_protocol(lab: Lab) -> list[Figure]:
     """Split the way of single transfers to finality."""
     luck = random.Random(11)
@@ -137,10 +78,10 @@ def run_protocol(lab: Lab) -> list[Figure]:
     heights = max(height for height, _, _ in views.values())
     cpu = [cpu_s / heights * MS for _, cpu_s in everything]
     return [
-        _describe("submission to finality", total, "s", 1),
-        _describe("of that, until the next leader's turn", waits, "s", 1),
-        _describe("of that, from there on: the protocol", ways, "s", 1),
-        _describe("a leader's turn until final at a quorum", [*map(sum, whole)],
+        describe("submission to finality", total, "s", 1),
+        describe("of that, until the next leader's turn", waits, "s", 1),
+        describe("of that, from there on: the protocol", ways, "s", 1),
+        describe("a leader's turn until final at a quorum", [*map(sum, whole)],
                   "ms", MS),
         *(
             summarise(f"  {stage.name}", [steps[at] * MS for steps in whole], "ms")
@@ -149,29 +90,6 @@ def run_protocol(lab: Lab) -> list[Figure]:
         Figure("CPU of a node and block, everything", median(cpu), "ms",
                "with start and network; no inference, no web interface"),
     ]  # fmt: skip
-
-
-def run_silent_leader(lab: Lab) -> list[Figure]:
-    """Stop one of four validators and see how long its turns take the others."""
-    with open_voters(lab.folder / "silent-voters") as voters:
-        lab.report(f"one of {COUNT} is silent for {SILENT_S:.0f} s")
-        os.kill(voters.pids[0], signal.SIGSTOP)
-        stopped = time.monotonic()
-        try:
-            time.sleep(SILENT_S)
-            notes, _ = voters.read_notes(1)
-        finally:
-            os.kill(voters.pids[0], signal.SIGCONT)
-    turns = find_turns([note for note in notes if note.begin_s > stopped])
-    figures = []
-    for name, lots in (
-        ("no view is nullified", turns[0]),
-        ("a silent leader's turn is waited out", turns[1]),
-        ("a silent leader's turn is skipped (R8)", turns[2]),
-    ):
-        if lots:
-            figures.append(_describe(f"block to block, {name}", lots, "s", 1))
-    return figures
 
 
 def split_views(
@@ -213,41 +131,3 @@ def _find_ends(lots: dict[str, list[Note]]) -> list[float] | None:
             return None
         ends.append(max([sorted(times)[count - 1], *ends[-1:]]))
     return ends
-
-
-def find_turns(notes: Sequence[Note]) -> tuple[list[float], list[float], list[float]]:
-    """Return seconds from block to block, by what happened between them.
-
-    Args:
-        notes: Of one validator that went on.
-
-    Returns:
-        With no view between; with one that we waited out; with one that we nullified
-        before its leader's time to propose had come.
-    """
-    final = sorted((n for n in notes if n.what == "finalized"), key=lambda n: n.end_s)
-    left = {(n.epoch, n.view): n for n in notes if n.what == "sent nullify"}
-    plain: list[float] = []
-    waited: list[float] = []
-    skipped: list[float] = []
-    for before, after in pairwise(final):
-        took = after.end_s - before.end_s
-        between = [
-            left.get((after.epoch, view))
-            for view in range(before.view + 1, after.view)
-            if after.epoch == before.epoch
-        ]
-        if after.epoch != before.epoch or len(between) > 1:
-            continue
-        if not between:
-            plain.append(took)
-        elif between[0] is not None:
-            is_waited = between[0].begin_s - before.end_s > INTERVAL_S
-            (waited if is_waited else skipped).append(took)
-    return plain, waited, skipped
-
-
-def _describe(name: str, samples: Sequence[float], unit: str, factor: float) -> Figure:
-    p95 = format_number(compute_quantile(samples, 0.95) * factor)
-    note = f"p95 {p95}, n {len(samples)}"
-    return Figure(name, median(samples) * factor, unit, note)

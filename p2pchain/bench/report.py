@@ -54,6 +54,13 @@ def summarise(name: str, samples: Sequence[float], unit: str, note: str = "") ->
     return Figure(name, median(samples), unit, f"{spread}; {note}" if note else spread)
 
 
+def describe(name: str, samples: Sequence[float], unit: str, factor: float) -> Figure:
+    """Return the median of samples times `factor` as a figure, with the p95 beside."""
+    p95 = format_number(compute_quantile(samples, 0.95) * factor)
+    note = f"p95 {p95}, n {len(samples)}"
+    return Figure(name, median(samples) * factor, unit, note)
+
+
 def get_load() -> float:
     """Return the load average of the last minute."""
     return os.getloadavg()[0]

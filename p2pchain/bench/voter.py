@@ -23,6 +23,7 @@ import trio
 from chain.contracts.transfer import Transfer
 from chain.leveldb import LevelStore
 from chain.spec import ChainSpec
+from consensus.leader import compute_leader
 from consensus.messages import (
     MAX_PROPOSE_BYTES,
     Certificate,
@@ -187,6 +188,8 @@ class Voter:
                 with trio.fail_after(FINAL_S):
                     await self._chain.wait_height(request["height"])
                 return {}
+            case "turn":
+                return await self._await_turn()
             case "transfer":
                 return await self._transfer()
             case "notes":
@@ -196,6 +199,18 @@ class Voter:
                     "cpu_s": time.process_time(),
                 }
         raise ValueError(f"unknown request {request['do']!r}")
+
+    async def _await_turn(self) -> dict[str, Any]:
+        """Return the next block's height and who leads the view after it, once final.
+
+        Its leader waits for the block's time to pass, so there is time to act.
+        """
+        with trio.fail_after(FINAL_S):
+            await self._chain.wait_height(self._chain.height + 1)
+        tree = self._chain.tree
+        view = tree.final.child_parent_view + 1
+        leader = compute_leader(tree.epoch.seed, view, tree.epoch.validators)
+        return {"height": self._chain.height, "leader": leader}
 
     async def _transfer(self) -> dict[str, Any]:
         view = ChainView(

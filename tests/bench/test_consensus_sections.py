@@ -2,9 +2,10 @@
 
 import pytest
 
-from p2pchain.bench import catchup, finality, views
-from p2pchain.bench.finality import STAGES, find_turns, split_views
+from p2pchain.bench import catchup, finality, silence, views, voters
+from p2pchain.bench.finality import STAGES, split_views
 from p2pchain.bench.lab import Lab
+from p2pchain.bench.silence import find_turns
 from p2pchain.bench.voter import Note
 
 
@@ -47,11 +48,33 @@ def test_a_fresh_node_takes_the_chain_across_epochs(lab, monkeypatch) -> None:
 
 def test_four_voters_make_transfers_final(lab, monkeypatch) -> None:
     monkeypatch.setattr(finality, "TRANSFERS", 2)
-    monkeypatch.setattr(finality, "WARM_HEIGHT", 1)
+    monkeypatch.setattr(voters, "WARM_HEIGHT", 1)
     figures = read(finality.run_protocol(lab))
     assert figures["submission to finality"].value > 0
     for stage in STAGES:
         assert figures[f"  {stage.name}"].value >= 0
+
+
+def test_the_next_leader_is_silenced_again_and_again(lab, monkeypatch) -> None:
+    monkeypatch.setattr(voters, "WARM_HEIGHT", 1)
+    monkeypatch.setattr(silence, "TURNS", 2)
+    monkeypatch.setattr(silence, "SILENT_S", 0.0)
+    monkeypatch.setattr(silence, "VIRTUAL_MS", 5000)
+    figures = read(silence.run_silent_leader(lab))
+    waited = figures["block to block, a silent leader's turn is waited out"]
+    assert waited.value > 2.5
+
+
+def test_virtual_time_shows_the_protocol_alone(monkeypatch) -> None:
+    monkeypatch.setattr(silence, "VIRTUAL_MS", 120_000)
+    plain, waited, skipped = silence.measure_virtually()
+    assert min(map(len, (plain, waited, skipped))) >= 10
+    assert plain == pytest.approx([1.0] * len(plain), abs=0.001)
+    # The timer runs from the certificate, one trip before the block is final; then
+    # come the votes to leave, the next proposal, and two rounds of votes.
+    cost = 2.5 + 3 * silence.LINK_MS / 1000
+    assert waited == pytest.approx([cost] * len(waited), abs=0.001)
+    assert skipped == pytest.approx([1.0] * len(skipped), abs=0.001)
 
 
 # Reading a trace
