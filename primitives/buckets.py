@@ -18,6 +18,10 @@ and not known itself, level by level from the leaves up, ascending.  There is ex
 one for a set of bucket numbers.  `PartialTree` is a tree that knows only these, and
 that is enough to change the buckets and to compute the root after the change.
 
+A tree has its full size from the start, so most of a young one is empty.  What is
+empty costs next to nothing: in a proof an empty subtree is a sibling of no bytes, and
+in memory (primitives/treetable.py) it is memory never touched.
+
 Nothing here stores anything.  The caller owns buckets and nodes and may keep them as
 overlays: `compute_update` reads nodes through a callable and returns only what changed.
 
@@ -35,13 +39,16 @@ from msgspec import Meta
 from primitives.codec import Record, encode
 from primitives.errors import LocalError, RemoteError
 from primitives.hashing import compute_hash
-from primitives.types import Hash32
 
 ARITY = 4
 MAX_LEVELS = 9
 """4^9 = 2^18 buckets, 11 MB of hashes in memory per shard."""
 
 HASH_BYTES = 32
+
+Sibling = Annotated[bytes, Meta(max_length=HASH_BYTES)]
+"""A node's hash in a proof; no bytes stand for a subtree without any key, and nothing
+else may."""
 
 Pair = tuple[bytes, bytes]
 Bucket = Mapping[bytes, bytes]
@@ -64,7 +71,7 @@ class BucketProof(Record):
 
     pairs: tuple[tuple[bytes, bytes], ...]
     """All pairs of the bucket, ascending by key."""
-    siblings: Annotated[tuple[Hash32, ...], Meta(max_length=3 * MAX_LEVELS)]
+    siblings: Annotated[tuple[Sibling, ...], Meta(max_length=3 * MAX_LEVELS)]
     """Three per level from the leaves up, each group in order of position."""
 
 
@@ -122,10 +129,11 @@ def compute_tree(leaves: Iterable[bytes], levels: int) -> list[bytes]:
 
 def compute_empty_tree(levels: int) -> list[bytes]:
     """Return all nodes of a tree without any key."""
-    rows = [[EMPTY_BUCKET_HASH] * compute_bucket_count(levels)]
-    while len(rows[-1]) > 1:
-        rows.append([_hash_node(rows[-1][:ARITY])] * (len(rows[-1]) // ARITY))
-    return [node for row in reversed(rows) for node in row]
+    return [
+        EMPTY_HASHES[levels - depth]
+        for depth in range(levels + 1)
+        for _ in range(compute_bucket_count(depth))
+    ]
 
 
 def compute_update(
@@ -159,11 +167,13 @@ def build_proof(
     """Return the proof of bucket `index`, good for every key that belongs in it."""
     siblings = []
     node = compute_leaf_node(index, levels)
-    for _ in range(levels):
+    for height in range(levels):
         parent = (node - 1) // ARITY
         first = ARITY * parent + 1
         siblings += [
-            get_node(other) for other in range(first, first + ARITY) if other != node
+            _shorten(get_node(other), height)
+            for other in range(first, first + ARITY)
+            if other != node
         ]
         node = parent
     return BucketProof(tuple(sorted(bucket.items())), tuple(siblings))
@@ -182,11 +192,15 @@ def verify_proof(
         return False
     index = compute_bucket_index(key, levels)
     node = compute_bucket_hash(encode_bucket(bucket))
-    for level in range(levels):
-        group = list(proof.siblings[3 * level : 3 * level + 3])
-        group.insert(index % ARITY, node)
-        node = _hash_node(group)
-        index //= ARITY
+    try:
+        for height in range(levels):
+            siblings = proof.siblings[3 * height : 3 * height + 3]
+            group = [_expand(sibling, height) for sibling in siblings]
+            group.insert(index % ARITY, node)
+            node = _hash_node(group)
+            index //= ARITY
+    except InvalidMultiproof:
+        return False
     return node == root
 
 
@@ -198,20 +212,23 @@ def build_multiproof(
     For no bucket at all that is the root itself.
     """
     return tuple(
-        get_node(node) for node in compute_multiproof_nodes(set(indices), levels)
+        _shorten(get_node(node), height)
+        for node, height in compute_multiproof_nodes(set(indices), levels)
     )
 
 
-def compute_multiproof_nodes(indices: AbstractSet[int], levels: int) -> list[int]:
-    """Return the node numbers of a multiproof's hashes, in its order."""
+def compute_multiproof_nodes(
+    indices: AbstractSet[int], levels: int
+) -> list[tuple[int, int]]:
+    """Return number and height above the buckets of a multiproof's nodes, in order."""
     row = {compute_leaf_node(index, levels) for index in indices}
     if not row:
-        return [0]
-    siblings: list[int] = []
-    for _ in range(levels):
+        return [(0, levels)]
+    siblings: list[tuple[int, int]] = []
+    for height in range(levels):
         parents = sorted({(node - 1) // ARITY for node in row})
         siblings += [
-            child
+            (child, height)
             for parent in parents
             for child in range(ARITY * parent + 1, ARITY * parent + ARITY + 1)
             if child not in row
@@ -263,11 +280,12 @@ class PartialTree:
             raise InvalidMultiproof(
                 f"{len(siblings)} hashes beside the buckets, not {len(places)}"
             )
-        if any(len(digest) != HASH_BYTES for digest in siblings):
-            raise InvalidMultiproof("a hash that is not of 32 bytes")
         self._levels = levels
         self._indices = frozenset(leaves)
-        self._nodes = dict(zip(places, siblings, strict=True))
+        self._nodes = {
+            node: _expand(sibling, height)
+            for (node, height), sibling in zip(places, siblings, strict=True)
+        }
         self._nodes |= compute_update(self._nodes.__getitem__, leaves, levels)
 
     @property
@@ -292,5 +310,36 @@ class PartialTree:
         return self.root
 
 
+def _shorten(digest: bytes, height: int) -> bytes:
+    """Return a node's hash as a proof has it."""
+    return b"" if digest == EMPTY_HASHES[height] else digest
+
+
+def _expand(sibling: bytes, height: int) -> bytes:
+    """Return the hash that a sibling in a proof stands for.
+
+    Raises:
+        InvalidMultiproof: Not of 32 bytes, or an empty subtree's hash written out.
+    """
+    if not sibling:
+        return EMPTY_HASHES[height]
+    if len(sibling) != HASH_BYTES:
+        raise InvalidMultiproof(f"a hash of {len(sibling)} bytes")
+    if sibling == EMPTY_HASHES[height]:
+        raise InvalidMultiproof("the hash of an empty subtree, written out")
+    return sibling
+
+
 def _hash_node(children: Sequence[bytes]) -> bytes:
     return compute_hash("bucket-node", *children)
+
+
+def _compute_empty_hashes() -> tuple[bytes, ...]:
+    hashes = [EMPTY_BUCKET_HASH]
+    for _ in range(MAX_LEVELS):
+        hashes.append(_hash_node([hashes[-1]] * ARITY))
+    return tuple(hashes)
+
+
+EMPTY_HASHES = _compute_empty_hashes()
+"""Hash of a subtree without any key, by its height above the buckets."""

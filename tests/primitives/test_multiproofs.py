@@ -7,12 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from primitives.buckets import (
+    EMPTY_BUCKET_HASH,
+    EMPTY_HASHES,
     MAX_LEVELS,
     InvalidMultiproof,
     PartialTree,
     build_multiproof,
     compute_bucket_count,
+    compute_empty_tree,
     compute_leaf_node,
+    compute_multiproof_nodes,
     compute_multiproof_root,
     compute_tree,
     compute_update,
@@ -133,7 +137,42 @@ def test_levels_that_no_tree_has(levels):
         compute_multiproof_root({}, (ROOT,), levels)
 
 
-@pytest.mark.parametrize("digest", [b"", bytes(31), bytes(33)])
+@pytest.mark.parametrize("digest", [bytes(1), bytes(31), bytes(33)])
 def test_hashes_of_another_length(digest):
-    with pytest.raises(InvalidMultiproof, match="32 bytes"):
+    with pytest.raises(InvalidMultiproof, match=f"of {len(digest)} bytes"):
         compute_multiproof_root({}, (digest,), LEVELS)
+
+
+@given(st.dictionaries(indices, digests, max_size=3), sets)
+def test_empty_subtrees_take_no_bytes(filled, numbers):
+    """A proof in a young tree of full size is as short as one in a small tree."""
+    levels = MAX_LEVELS
+    filled = {number * 3001: digest for number, digest in filled.items()}
+    numbers = {number * 3001 for number in numbers}
+    empty = dict(enumerate(compute_empty_tree(LEVELS)))
+    assert empty[0] == EMPTY_HASHES[LEVELS]
+    nodes = compute_update(find_empty, filled, levels) if filled else {}
+
+    def get_node(node: int) -> bytes:
+        return nodes.get(node) or find_empty(node)
+
+    siblings = build_multiproof(get_node, numbers, levels)
+    assert sum(map(bool, siblings)) <= len(filled) * (levels + 1)
+    leaves = {n: filled.get(n, EMPTY_BUCKET_HASH) for n in numbers}
+    assert compute_multiproof_root(leaves, siblings, levels) == get_node(0)
+    for place, sibling in enumerate(siblings):
+        if not sibling:
+            (_, height) = compute_multiproof_nodes(numbers, levels)[place]
+            longer = list(siblings)
+            longer[place] = EMPTY_HASHES[height]
+            with pytest.raises(InvalidMultiproof, match="written out"):
+                compute_multiproof_root(leaves, longer, levels)
+            break
+
+
+def find_empty(node: int) -> bytes:
+    """Return the hash of a node of an empty tree of full size."""
+    depth = 0
+    while compute_leaf_node(0, depth + 1) <= node:
+        depth += 1
+    return EMPTY_HASHES[MAX_LEVELS - depth]
