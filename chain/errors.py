@@ -22,7 +22,12 @@ What can be wrong with a block, a transaction or the store.
 is for people and may change.
 """
 
+from typing import TYPE_CHECKING
+
 from primitives.errors import LocalError, MissingError, P2PChainError, RemoteError
+
+if TYPE_CHECKING:
+    from chain.light import LightBlock
 
 
 class InvalidBlock(RemoteError):
@@ -198,7 +203,18 @@ class InvalidProof(LightError):
 
 
 class ProvenFork(LightError):
-    """Two final blocks exclude each other: more than a third of some stake cheats."""
+    """Two final blocks exclude each other: more than a third of some stake cheats.
+
+    Args:
+        message: In what they do.
+        first: The block that was known, with what makes it final.
+        second: The one that was shown beside it, likewise.
+    """
+
+    def __init__(self, message: str, first: "LightBlock", second: "LightBlock") -> None:
+        super().__init__(message)
+        self.first = first
+        self.second = second
 
 
 class OtherEpoch(MissingError):

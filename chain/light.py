@@ -105,10 +105,16 @@ class LightState:
     epoch: Epoch
     validators: ValidatorSet
     """V of the epoch."""
-    newest: Header | None = None
-    """Of the highest block that was shown to be final; None before the first."""
+    shown: LightBlock | None = None
+    """The highest block that was shown to be final, with what showed it, in case that
+    another one is shown beside it; None before the first."""
     proven: frozenset[bytes] = frozenset()
     """BLS keys of every set that was trusted: their possession was proven."""
+
+    @property
+    def newest(self) -> Header | None:
+        """Of the highest block that was shown to be final; None before the first."""
+        return None if self.shown is None else self.shown.header
 
     @classmethod
     def from_set(
@@ -172,7 +178,7 @@ def adopt(state: LightState, block: LightBlock, scheme: SignatureScheme) -> Ligh
         LightError, OtherEpoch: It is not final.
     """
     validate_block(state, block, scheme)
-    return _remember(state, block.header)
+    return _remember(state, block)
 
 
 def validate_block(
@@ -194,8 +200,11 @@ def validate_block(
         _validate_header(state, header, root)
     _validate_links(block.headers)
     _validate_certificate(state, block.headers[-1], block.certificate, scheme)
-    for header in block.headers:
-        _validate_beside(header, state.newest)
+    if state.shown is not None:
+        for header in block.headers:
+            fault = _find_conflict(header, state.shown.header)
+            if fault:
+                raise ProvenFork(fault, state.shown, block)
 
 
 def verify_header(
@@ -232,10 +241,7 @@ def validate_state(
         raise InvalidProof("a proof of another key than was asked for")
     if not verify_membership(proof, state.chain.bucket_levels):
         raise InvalidProof("the value does not belong to the header")
-    if proof.certificate is None:
-        raise InvalidProof("no certificate")
-    block = LightBlock((proof.header,), proof.certificate, state.validators)
-    validate_block(state, block, scheme)
+    validate_block(state, _build_block(state, proof), scheme)
 
 
 def verify_state(
@@ -267,15 +273,23 @@ def adopt_state(
         LightError, OtherEpoch: As `validate_state`.
     """
     validate_state(state, shard, key, proof, scheme)
-    return _remember(state, proof.header)
+    return _remember(state, _build_block(state, proof))
 
 
-def _remember(state: LightState, header: Header) -> LightState:
-    if state.newest is not None and header.height < state.newest.height:
+def _build_block(state: LightState, proof: StateProof) -> LightBlock:
+    """Return the block that a proof is about."""
+    if proof.certificate is None:
+        raise InvalidProof("no certificate")
+    return LightBlock((proof.header,), proof.certificate, state.validators)
+
+
+def _remember(state: LightState, block: LightBlock) -> LightState:
+    height = block.header.height
+    if state.newest is not None and height < state.newest.height:
         raise StaleAnswer(
-            f"block {header.height}, while {state.newest.height} is known to be final"
+            f"block {height}, while {state.newest.height} is known to be final"
         )
-    return replace(state, newest=header)
+    return replace(state, shown=block)
 
 
 def _trust(state: LightState, epoch: Epoch, validators: ValidatorSet) -> LightState:
@@ -364,21 +378,22 @@ def _is_proposal_of(proposal: Proposal, header: Header, *, is_boundary: bool) ->
     return is_boundary and is_later and proposal == again
 
 
-def _validate_beside(header: Header, newest: Header | None) -> None:
-    """Check that a final header and the newest one can be of one chain."""
-    if newest is None or header == newest:
-        return
+def _find_conflict(header: Header, newest: Header) -> str:
+    """Return why a final header and the newest one are not of one chain, or ""."""
+    if header == newest:
+        return ""
     if header.height == newest.height:
-        raise ProvenFork(f"two final blocks at height {header.height}")
+        return f"two final blocks at height {header.height}"
     if (header.height > newest.height) != (header.time_ms > newest.time_ms):
-        raise ProvenFork("two final blocks whose times and heights run apart")
+        return "two final blocks whose times and heights run apart"
     is_child = header.height == newest.height + 1
     if is_child and header.parent_hash != compute_block_hash(newest):
-        raise ProvenFork(f"final block {header.height} has another parent")
+        return f"final block {header.height} has another parent"
     # Every block of an epoch announces the set that the next one has.
     announced = header.next_valset_root
     if header.epoch == newest.epoch + 1:
         announced = header.valset_root
     is_near = newest.epoch <= header.epoch <= newest.epoch + 1
     if is_near and announced != newest.next_valset_root:
-        raise ProvenFork("an epoch with other validators than were announced")
+        return "an epoch with other validators than were announced"
+    return ""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chain.errors import StaleAnswer
+from chain.errors import ProvenFork, StaleAnswer
 from genesis.files import MAX_GENESIS_BYTES, load_genesis, parse_genesis
 from genesis.genesis import Genesis, compute_chain_id
 from p2pchain.api.render import to_time
@@ -18,6 +18,7 @@ from p2pchain.cli.session import find_public_url, get_home_path
 from p2pchain.client import RpcClient
 from p2pchain.errors import BadAnswer, TrustError
 from p2pchain.light.client import LightClient, get_clock_ms, load_checkpoint
+from p2pchain.light.fork_file import save_fork
 from p2pchain.light.trust import Age, Trust
 from p2pchain.light.trust_file import load_trust, save_trust
 
@@ -69,6 +70,7 @@ def open_light(args: Namespace, output: Output) -> Iterator[LightClient]:
 
     Raises:
         TrustError: Nothing to begin with, or it is of another network.
+        ProvenFork: Two chains are signed; the proof is kept beside the trust.
         HomeError, NodeUnreachable: There is no node to ask.
         RemoteError, MissingError: The node lies, or is behind.
     """
@@ -86,6 +88,9 @@ def open_light(args: Namespace, output: Output) -> Iterator[LightClient]:
             _ask_witness(client, url, output)
         _warn_of_delay(client.trust, output)
         yield client
+    except ProvenFork as fork:
+        _keep_fork(fork, path.parent, output)
+        raise
     finally:
         if client.trust != kept:
             save_trust(client.trust, path)
@@ -213,6 +218,24 @@ def _ask_witness(client: LightClient, url: str, output: Output) -> None:
                 f"witness {url} shows {missing} blocks more: the node is behind, or it "
                 "hides them"
             )
+
+
+def _keep_fork(fork: ProvenFork, folder: Path, output: Output) -> None:
+    """Write a fork down and say what to do with it."""
+    files = save_fork(fork, folder)
+    output.say(
+        f"a fork: two quorums signed two chains; both blocks are in {files.blocks}"
+    )
+    if files.evidence is None:
+        output.say(
+            "they are of different views, so what convicts their signers is at the "
+            "nodes; show the file to those who run the network"
+        )
+        return
+    output.say(
+        f"it convicts {len(files.guilty)} validators: bring it to a node of yours with "
+        f"`p2pchain evidence submit {files.evidence}`"
+    )
 
 
 def _warn_of_age(trust: Trust, output: Output) -> None:

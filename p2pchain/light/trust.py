@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from chain.contracts.model import Name
 from chain.header import Header
-from chain.light import MAX_PROVEN, LightChain, LightState
+from chain.light import MAX_PROVEN, LightBlock, LightChain, LightState
 from chain.params import ChainParams
 from consensus.params import Milliseconds
 from consensus.validators import ValidatorSet
@@ -56,8 +56,8 @@ class Trust(Record):
     epoch: Epoch
     validators: ValidatorSet
     """Of the epoch."""
-    newest: Header | None
-    """Of the newest block that was shown to be final."""
+    shown: LightBlock | None
+    """The newest block that was shown to be final, with what showed it."""
     proven: Annotated[tuple[BlsPublicKey, ...], Meta(max_length=MAX_PROVEN + 128)]
     """Ascending; see chain/light.py."""
     since_ms: TimeMs
@@ -77,11 +77,16 @@ class Trust(Record):
             layout=genesis.layout,
             epoch=0,
             validators=validators,
-            newest=None,
+            shown=None,
             proven=tuple(sorted(v.public_key for v in validators.validators)),
             since_ms=genesis.time_ms,
             bridged_ms=0,
         )
+
+    @property
+    def newest(self) -> Header | None:
+        """Of the newest block that was shown to be final."""
+        return None if self.shown is None else self.shown.header
 
     @property
     def state(self) -> LightState:
@@ -94,7 +99,7 @@ class Trust(Record):
             ),
             epoch=self.epoch,
             validators=self.validators,
-            newest=self.newest,
+            shown=self.shown,
             proven=frozenset(self.proven),
         )
 
@@ -121,7 +126,7 @@ class Trust(Record):
             self,
             epoch=state.epoch,
             validators=state.validators,
-            newest=state.newest,
+            shown=state.shown,
             proven=tuple(sorted(state.proven)),
             since_ms=since_ms,
             bridged_ms=max(self.bridged_ms, since_ms - self.since_ms),

@@ -16,9 +16,10 @@ from primitives.codec import decode, encode
 from primitives.errors import DecodeError
 from primitives.hashing import compute_hash
 
-VERSION = 1
+VERSION = 2
+"""Version 1 kept the newest header without its certificate."""
 MAX_FILE_BYTES = 2 * 1024 * 1024
-"""A record of at most 300 kB as hex, several times over."""
+"""A record of at most 350 kB as hex, several times over."""
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, DecodeError)
 
@@ -52,7 +53,10 @@ def load_trust(path: Path) -> Trust | None:
             data = file.read(MAX_FILE_BYTES + 1)
         document = json.loads(data)
         if document["version"] != VERSION:
-            raise TrustError(f"{path} is of version {document['version']!r}, not 1")
+            raise TrustError(
+                f"{path} is of version {document['version']!r}, not "
+                f"{VERSION}; move it away and begin again"
+            )
         record = bytes.fromhex(document["record"])
         if document["hash"] != _compute_check(record):
             raise ValueError("its hash is another one")

@@ -348,7 +348,7 @@ def test_trust_on_disk(client, tmp_path):
         lambda text: "",
         lambda text: "[]",
         lambda text: text[:-100],
-        lambda text: text.replace('"version": 1', '"version": 2'),
+        lambda text: text.replace('"version": 2', '"version": 1'),
         lambda text: text.replace('"record": "', '"record": "00'),
         lambda text: text.replace('"hash": "', '"hash": "0'),
         lambda text: text.replace('"record"', '"else"'),

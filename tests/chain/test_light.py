@@ -41,6 +41,8 @@ from chain.light import (
     verify_header,
     verify_state,
 )
+from chain.light_fork import find_evidence
+from consensus.evidence import validate_evidence
 from consensus.messages import Kind, compute_finalize_bytes
 from consensus.validators import ValidatorSet, encode_bitmap
 from p2pchain.sim.signatures import StandinScheme
@@ -556,8 +558,32 @@ def test_two_final_blocks_of_one_height(height):
     state = adopt(STILL.trust(2), STILL.light_block(height), bls)
     other = change(STILL.headers[height], mix=bytes([9]) * 32)
     forked = LightBlock((other,), STILL.certify(other), STILL.get_set(2))
-    with pytest.raises(ProvenFork, match="two final blocks"):
+    with pytest.raises(ProvenFork, match="two final blocks") as caught:
         adopt(state, forked, bls)
+    # Both certificates are kept, so that somebody can be convicted.
+    fork = caught.value
+    assert (fork.first, fork.second) == (STILL.light_block(height), forked)
+    evidence = find_evidence(fork)
+    assert evidence is not None
+    guilty = validate_evidence(evidence, STILL.get_set(2), CHAIN_ID, bls)
+    assert guilty == tuple(range(len(FOUR)))
+
+
+def test_a_fork_across_views_is_no_evidence_by_itself():
+    state = adopt(STILL.trust(2), STILL.light_block(10), bls)
+    other = change(STILL.headers[10], mix=bytes([9]) * 32, view=99)
+    forked = LightBlock((other,), STILL.certify(other), STILL.get_set(2))
+    with pytest.raises(ProvenFork) as caught:
+        adopt(state, forked, bls)
+    assert find_evidence(caught.value) is None
+
+
+def test_a_fork_with_another_set_is_no_evidence_by_itself():
+    """Its bits name other keys than the chain's set of that epoch does."""
+    block = STILL.light_block(10)
+    other = change(STILL.headers[10], mix=bytes([9]) * 32)
+    forked = LightBlock((other,), STILL.certify(other), build_set(FOUR[::-1]))
+    assert find_evidence(ProvenFork("two", block, forked)) is None
 
 
 @pytest.mark.parametrize(

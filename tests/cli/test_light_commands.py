@@ -10,8 +10,10 @@ from light_node import LightNode
 from serving import serve
 
 from chain.keys import build_account_key
+from chain.stake import StakeStatus
 from genesis.files import save_genesis
 from genesis.genesis import compute_chain_id
+from p2pchain.cli.evidence import read_evidence
 from p2pchain.cli.light_session import format_span
 from p2pchain.cli.main import main
 from p2pchain.light import spending
@@ -187,7 +189,7 @@ def test_witnesses(run, ask, node, server):
     run("light", "sync", "--witness", "http://127.0.0.1:1", code=1)
 
 
-def test_a_witness_on_another_chain(run, node, server):
+def test_a_witness_on_another_chain(run, node, home):
     fork = LightNode()
     fork.world.now_ms += 5000
     fork.make_epochs(3)
@@ -195,6 +197,20 @@ def test_a_witness_on_another_chain(run, node, server):
     with serve(fork) as witness:
         said = run("light", "sync", "--witness", witness.url, code=1)
     assert "two final blocks at height 12" in said.err
+    assert "convicts" in said.err
+    document = json.loads((home / "fork-12.json").read_text())
+    assert document["known"]["hash"] != document["shown"]["hash"]
+    assert document["offence"] == "double_finalize"
+    # One chain's node takes it as it is, and all who signed both are convicted.
+    evidence = read_evidence(str(home / "fork-12.evidence"))
+    node.world.finalize(node.world.build(evidence=(evidence,)))
+    convicted = {
+        "0x" + stake.public_key.hex()
+        for stake in node.queries.stakes.list_stakes()
+        if stake.status == StakeStatus.TOMBSTONED
+    }
+    assert convicted == set(document["guilty"])
+    assert len(convicted) >= 3
 
 
 def test_beginnings_that_are_none(run, node, tmp_path, home):
