@@ -1,6 +1,28 @@
-"""Errors of the shard layer."""
+"""
+Errors of the shard layer.
 
-from primitives.errors import P2PChainError, RemoteError
+    RemoteError
+    |- InvalidPacket        a packet out of order, or not under its out_root
+    |- InvalidChunk         a chunk that no block may hold at this place
+    |- InvalidChunkCertificate  endorsements that are too few, or of somebody else
+    |- InvalidShardEvidence     statements that convict nobody
+    MissingError
+    |- MissingAnchor        a chunk stands on a block that is not held
+    P2PChainError
+    |- InvalidLayout        shards that overlap, leave a gap or repeat an id
+    |- UnknownLayers        layers that no shard of the layout holds
+    LocalError
+    |- CorruptDeskLog       the log of our own chunks and endorsements is damaged
+
+Messages that the desk refuses raise nothing: it answers with a `Refuse` effect.
+"""
+
+from primitives.errors import (
+    LocalError,
+    MissingError,
+    P2PChainError,
+    RemoteError,
+)
 
 
 class InvalidLayout(P2PChainError):
@@ -13,3 +35,23 @@ class UnknownLayers(P2PChainError):
 
 class InvalidPacket(RemoteError):
     """A packet out of order, or not under the out_root that it names."""
+
+
+class InvalidChunk(RemoteError):
+    """A chunk that no valid block can hold at this place."""
+
+
+class InvalidChunkCertificate(RemoteError):
+    """Endorsements of a chunk that are too few, forged, or of no committee member."""
+
+
+class InvalidShardEvidence(RemoteError):
+    """Statements about chunks that convict nobody."""
+
+
+class MissingAnchor(MissingError):
+    """A chunk's anchor is not held here, or not on this branch."""
+
+
+class CorruptDeskLog(LocalError):
+    """The desk's log holds something that we never wrote."""
