@@ -71,7 +71,7 @@ FindHead = Callable[[ShardId, Height], ChunkHeader | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Branch:
+class InclusionBase:
     """What a block of `view` on some parent is judged by."""
 
     epoch: Epoch
@@ -83,20 +83,20 @@ class Branch:
     heads: Mapping[ShardId, ChunkHeader]
     """Every shard's tip in the parent."""
     halted: frozenset[ShardId]
-    """Shards of which no further chunk is valid."""
+    """Shards of which no further chunk is valid and no packet is consumed."""
     bounds: ChunkBounds
     find_anchor: FindAnchor
     find_head: FindHead
 
 
 def validate_inclusion(
-    header: ChunkHeader, branch: Branch, producers: Sequence[int]
+    header: ChunkHeader, base: InclusionBase, producers: Sequence[int]
 ) -> None:
     """Check whether a block may hold a chunk, apart from its certificate.
 
     Args:
         header: Untrusted.
-        branch: Of the block.
+        base: Of the block.
         producers: Who may fill the chunk's slot, as `rank_producers` has it.
 
     Raises:
@@ -104,40 +104,40 @@ def validate_inclusion(
         MissingAnchor: The anchor is not on this branch: for a block that is no valid
             chunk either, for an endorser a reason to wait.
     """
-    tip = branch.heads.get(header.shard)
+    tip = base.heads.get(header.shard)
     if tip is None or header.shard == ROOT_SHARD:
         raise InvalidChunk(f"shard {header.shard} has no certified chunks")
-    if header.shard in branch.halted:
+    if header.shard in base.halted:
         raise InvalidChunk(f"shard {header.shard} is halted")
     _validate_slot(header, branch, producers)
     _validate_link(header, tip)
-    _validate_sums(header, tip, branch.bounds)
-    anchor = _validate_anchor(header, tip, branch)
-    _validate_packets(header, tip, anchor, branch)
+    _validate_sums(header, tip, base.bounds)
+    anchor = _validate_anchor(header, tip, base)
+    _validate_packets(header, tip, anchor, base)
 
 
-def is_open(header: ChunkHeader, branch: Branch) -> bool:
+def is_open(header: ChunkHeader, base: InclusionBase) -> bool:
     """Tell whether a chunk's slot and tip are still those that a block may extend.
 
     Cheaper than `validate_inclusion`: what is not open on a branch never is again.
     """
-    tip = branch.heads.get(header.shard)
+    tip = base.heads.get(header.shard)
     return (
         tip is not None
-        and header.epoch == branch.epoch
-        and branch.view <= header.created_view + INCLUSION_VIEWS
+        and header.epoch == base.epoch
+        and base.view <= header.created_view + INCLUSION_VIEWS
         and header.prev_chunk == compute_chunk_hash(tip)
     )
 
 
 def _validate_slot(
-    header: ChunkHeader, branch: Branch, producers: Sequence[int]
+    header: ChunkHeader, base: InclusionBase, producers: Sequence[int]
 ) -> None:
-    if header.epoch != branch.epoch:
-        raise InvalidChunk(f"of epoch {header.epoch}, the block's is {branch.epoch}")
+    if header.epoch != base.epoch:
+        raise InvalidChunk(f"of epoch {header.epoch}, the block's is {base.epoch}")
     last = header.created_view + INCLUSION_VIEWS
-    if not header.created_view <= branch.view <= last:
-        raise InvalidChunk(f"of view {header.created_view}, in view {branch.view}")
+    if not header.created_view <= base.view <= last:
+        raise InvalidChunk(f"of view {header.created_view}, in view {base.view}")
     if header.producer not in producers:
         raise InvalidChunk(f"validator {header.producer} does not produce this slot")
 
@@ -192,20 +192,20 @@ def _subtract(
 
 
 def _validate_anchor(
-    header: ChunkHeader, tip: ChunkHeader, branch: Branch
+    header: ChunkHeader, tip: ChunkHeader, base: InclusionBase
 ) -> Anchor:
-    anchor = branch.find_anchor(header.anchor)
+    anchor = base.find_anchor(header.anchor)
     if anchor is None:
         raise MissingAnchor(f"anchor {header.anchor.hex()[:16]} is not on this branch")
-    if anchor.height < branch.root_height:
+    if anchor.height < base.root_height:
         raise InvalidChunk(
-            f"anchor at {anchor.height}, before the root at {branch.root_height}"
+            f"anchor at {anchor.height}, before the root at {base.root_height}"
         )
     if anchor.epoch == header.epoch and anchor.view >= header.created_view:
         raise InvalidChunk(
             f"anchor of view {anchor.view} under a chunk of view {header.created_view}"
         )
-    previous = branch.find_anchor(tip.anchor)
+    previous = base.find_anchor(tip.anchor)
     # The tip before a shard's first chunk has no anchor.
     if previous is not None and anchor.height < previous.height:
         raise InvalidChunk(
@@ -215,14 +215,19 @@ def _validate_anchor(
 
 
 def _validate_packets(
-    header: ChunkHeader, tip: ChunkHeader, anchor: Anchor, branch: Branch
+    header: ChunkHeader, tip: ChunkHeader, anchor: Anchor, base: InclusionBase
 ) -> None:
     """Check both ends of every stream of packets as of the anchor."""
     shard = header.shard
     for counter in header.in_cursor:
-        source = branch.find_head(counter.shard, anchor.height)
+        before = get_count(tip.in_cursor, counter.shard)
+        if counter.count == before:
+            continue
+        if counter.shard in base.halted:
+            raise InvalidChunk(f"packets of shard {counter.shard}, which is halted")
+        source = base.find_head(counter.shard, anchor.height)
         emitted = 0 if source is None else get_count(source.out_count, shard)
-        if counter.count > max(emitted, get_count(tip.in_cursor, counter.shard)):
+        if counter.count > emitted:
             raise InvalidChunk(
                 f"{counter.count} packets of shard {counter.shard} consumed, "
                 f"{emitted} emitted"
@@ -235,11 +240,11 @@ def _validate_packets(
         before = get_count(tip.out_count, counter.shard)
         if counter.count == before:
             continue
-        destination = branch.find_head(counter.shard, anchor.height)
+        destination = base.find_head(counter.shard, anchor.height)
         if destination is None:
             raise InvalidChunk(f"packets to shard {counter.shard}, which is none")
         consumed = get_count(destination.in_cursor, shard)
-        allowed = max(branch.bounds.backlog, before - consumed) + exempt
+        allowed = max(base.bounds.backlog, before - consumed) + exempt
         if counter.count - consumed > allowed:
             raise InvalidChunk(
                 f"{counter.count - consumed} packets wait for shard {counter.shard}, "

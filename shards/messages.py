@@ -3,7 +3,7 @@ What producers and endorsers send to each other.
 
     ProducedChunk   producer -> committee: everything needed to re-execute the chunk
     Endorsement     endorser -> producer and leaders: "I did, and it is so"
-    CertifiedChunk  producer or leader -> everybody: for the next block
+    Certified       producer or leader -> everybody: for the next block
 
 A `ProducedChunk` is what the header binds, and a witness, which proves itself: it is the
 one part of the shard's state that the chunk reads or writes, under `pre_root`.
@@ -19,7 +19,7 @@ from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.merkle import compute_list_root
 from primitives.types import U16, BlsSignature, Hash32
-from shards.certificate import CertifiedChunk, ChunkCertificate
+from shards.certificate import CertifiedChunk
 from shards.chunk import ChunkHeader
 from shards.errors import InvalidChunk
 from shards.packet import PacketProof
@@ -69,13 +69,7 @@ class ProducedChunk(Record, tag=9):
 class Certified(Record, tag=10):
     """A certified chunk on its way to those who build blocks."""
 
-    header: ChunkHeader
-    certificate: ChunkCertificate
-
-    @property
-    def chunk(self) -> CertifiedChunk:
-        """The form that blocks carry."""
-        return CertifiedChunk(self.header, self.certificate)
+    chunk: CertifiedChunk
 
 
 Message = Endorsement | ProducedChunk | Certified
