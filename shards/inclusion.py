@@ -109,7 +109,7 @@ def validate_inclusion(
         raise InvalidChunk(f"shard {header.shard} has no certified chunks")
     if header.shard in base.halted:
         raise InvalidChunk(f"shard {header.shard} is halted")
-    _validate_slot(header, branch, producers)
+    _validate_slot(header, base, producers)
     _validate_link(header, tip)
     _validate_sums(header, tip, base.bounds)
     anchor = _validate_anchor(header, tip, base)

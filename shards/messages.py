@@ -5,8 +5,8 @@ What producers and endorsers send to each other.
     Endorsement     endorser -> producer and leaders: "I did, and it is so"
     Certified       producer or leader -> everybody: for the next block
 
-A `ProducedChunk` is what the header binds, and a witness, which proves itself: it is the
-one part of the shard's state that the chunk reads or writes, under `pre_root`.
+A `ProducedChunk` is what the header binds, and a witness, which proves itself: it is
+the one part of the shard's state that the chunk reads or writes, under `pre_root`.
 
 Spec: docs/protocol/06-shards.md
 """
