@@ -80,6 +80,15 @@ def compute_chunks_root(headers: Sequence[ChunkHeader]) -> bytes:
     return compute_list_root([encode(header) for header in headers])
 
 
+def compute_heads_root(heads: Mapping[ShardId, ChunkHeader]) -> bytes:
+    """Return the Merkle root over every shard's newest chunk header, ascending.
+
+    The counters of packets stand in those headers alone, so who begins with a state
+    instead of the blocks before it needs them proven.
+    """
+    return compute_list_root([encode(heads[shard]) for shard in sorted(heads)])
+
+
 def compute_roots_root(roots: Mapping[ShardId, bytes]) -> bytes:
     """Return the Merkle root over every shard's state root."""
     return compute_list_root(encode_roots(roots))

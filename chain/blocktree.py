@@ -27,7 +27,13 @@ Spec: docs/protocol/03-blocks-and-state.md
 
 from collections.abc import Iterator, Sequence
 
-from chain.block import Attendance, Block, compute_roots_root, decode_block
+from chain.block import (
+    Attendance,
+    Block,
+    compute_heads_root,
+    compute_roots_root,
+    decode_block,
+)
 from chain.branch import Branch
 from chain.building import Picker, build_block, build_chunks
 from chain.epochs import compute_first_height, is_root
@@ -42,6 +48,7 @@ from chain.errors import (
     UnknownBlock,
 )
 from chain.evidence import EvidenceJudge
+from chain.executor import ChunkExecutor, InProcess
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
 from chain.index import Changes, compute_index_changes
@@ -94,6 +101,8 @@ class BlockTree:
         """Shared with the mempool, so that each signature is checked once."""
         self.judge = EvidenceJudge(spec.chain_id, scheme)
         """Shared with the evidence pool, for the same reason."""
+        self.executor: ChunkExecutor = InProcess()
+        """Runs the chunks of others' blocks; a node may put another one here."""
         self._scheme = scheme
         self._state = state
         self._final = final
@@ -439,10 +448,13 @@ class BlockTree:
             body,
             self._build_branch(parent).find_chunk,
             self.verified,
+            self.executor,
         )
         roots_root = compute_roots_root(processed.view.get_roots())
         if roots_root != header.roots_root:
             raise InvalidBlock("roots_root is not that of the shards' roots")
+        if compute_heads_root(processed.heads) != header.heads_root:
+            raise InvalidBlock("heads_root is not that of the shards' newest chunks")
         return processed
 
     def _hold(

@@ -10,16 +10,19 @@ from chain.block import (
     compute_attendance_root,
     compute_chunks_root,
     compute_evidence_root,
+    compute_heads_root,
     compute_roots_root,
 )
+from chain.chunk_execution import ExecutedChunk, finish_chunk
 from chain.errors import InvalidTransaction
-from chain.execution import ChunkFull, ChunkLimits, ChunkResult, ChunkRun
+from chain.execution import ChunkFull, ChunkLimits, ChunkRun
 from chain.header import HEADER_VERSION, Header
 from chain.processing import (
     BlockBase,
     Processed,
     combine_chunks,
     compute_block_limits,
+    get_state,
     reduce_limits,
     start_chunk,
 )
@@ -91,15 +94,15 @@ def build_chunks(
         key=lambda shard: (len(inboxes[shard]) + picker.get_waiting(shard), shard),
     )
     left = compute_block_limits(spec.params, len(order))
-    results: dict[ShardId, ChunkResult] = {}
+    executed: dict[ShardId, ExecutedChunk] = {}
     for position, shard in enumerate(order):
         share = _compute_share(left, len(order) - position)
         run = start_chunk(spec, base, shard, share, verified)
         _fill(run, base.system.view, shard, share, inboxes[shard], picker)
         if not run.is_empty:
-            results[shard] = run.finish()
+            executed[shard] = finish_chunk(run, get_state(base, shard))
             left = reduce_limits(left, run)
-    return combine_chunks(base, results)
+    return combine_chunks(base, executed)
 
 
 def build_block(
@@ -127,6 +130,7 @@ def build_block(
         reveal=reveal,
         mix=compute_mix(parent.header.mix, reveal),
         chunks_root=compute_chunks_root([chunk.header for chunk in processed.chunks]),
+        heads_root=compute_heads_root(processed.heads),
         roots_root=compute_roots_root(processed.view.get_roots()),
         attendance_root=compute_attendance_root(attendance),
         evidence_root=compute_evidence_root(evidence),

@@ -7,6 +7,7 @@ from chain.block import (
     NO_ATTENDANCE,
     compute_attendance_root,
     compute_chunks_root,
+    compute_heads_root,
     compute_roots_root,
 )
 from chain.contracts.model import ModelRecord
@@ -63,6 +64,9 @@ def build_genesis_header(spec: ChainSpec, roots: Mapping[ShardId, bytes]) -> Hea
         reveal=bytes(96),
         mix=compute_first_mix(spec.chain_id),
         chunks_root=compute_chunks_root(()),
+        heads_root=compute_heads_root(
+            {shard: build_genesis_chunk(shard, root) for shard, root in roots.items()}
+        ),
         roots_root=compute_roots_root(roots),
         attendance_root=compute_attendance_root(NO_ATTENDANCE),
         evidence_root=EMPTY_ROOT,

@@ -46,7 +46,7 @@ from primitives.types import U32, Epoch, Hash32, Height, ShardId
 from shards.chunk import ChunkHeader
 from shards.packet import PacketProof
 
-FORMAT = b"2"
+FORMAT = b"3"
 """Raised when keys or values change; another format is refused, never guessed."""
 
 CHAIN_ID_KEY = b"Mchain_id"

@@ -23,6 +23,7 @@ from chain.block import (
     Body,
     compute_attendance_root,
     compute_chunks_root,
+    compute_heads_root,
     compute_roots_root,
     decode_block,
 )
@@ -239,6 +240,12 @@ def test_the_mix_follows_from_the_reveal(scene):
     scene.refuse(scene.with_header(mix=bytes(32)), "mix")
     own = compute_mix(bytes(32), scene.block.header.reveal)
     scene.refuse(scene.with_header(mix=own), "mix")
+
+
+def test_the_heads_root_is_that_of_the_newest_chunks(scene):
+    scene.refuse(scene.with_header(heads_root=bytes(32)), "heads_root")
+    stale = compute_heads_root(scene.parent.heads)
+    scene.refuse(scene.with_header(heads_root=stale), "heads_root")
 
 
 def test_the_roots_root_is_that_of_the_states(scene):
