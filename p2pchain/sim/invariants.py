@@ -374,7 +374,16 @@ class LightClientFollows(Invariant):
     """From the first validators, by the proofs that any node gives."""
 
     name = "light client"
-    theorem = "A light client ends at the final chain's last block."
+    theorem = (
+        "A light client believes final blocks only, whatever it is told, refuses no "
+        "truth, and ends at the final chain's last block."
+    )
+
+    def check(self, height: int, block_hash: bytes) -> None:
+        """Fail unless a block is final for the first honest node that is there."""
+        hashes = self.world.judge.hashes
+        if height >= len(hashes) or hashes[height] != block_hash:
+            self.fail(f"it believes in a block at height {height} that is not final")
 
     def on_end(self) -> None:
         for node in self.world.honest:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from consensus import effects as fx
 from consensus.messages import Message, Proposal
-from p2pchain.sim.invariants import INVARIANTS, Agreement, HonestUnblamed, Invariant
+from p2pchain.sim.invariants import (
+    INVARIANTS,
+    Agreement,
+    HonestUnblamed,
+    Invariant,
+    LightClientFollows,
+)
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -51,6 +57,13 @@ class Judge:
         }
         self._agreement = self._get(Agreement)
         self._unblamed = self._get(HonestUnblamed)
+        self._reading = self._get(LightClientFollows)
+
+    @property
+    def hashes(self) -> list[bytes]:
+        """The longest final chain that an honest node has seen, from genesis on."""
+        hashes: list[bytes] = self._agreement.hashes
+        return hashes
 
     @property
     def height(self) -> int:
@@ -117,6 +130,14 @@ class Judge:
             self._count_blame(peer)
         if node.is_honest:
             self._unblamed.check(node, peer, reason)
+
+    def on_believed(self, height: int, block_hash: bytes) -> None:
+        """A light client believes that a block is final."""
+        self._reading.check(height, block_hash)
+
+    def on_misled(self, detail: str) -> None:
+        """A light client is told the truth and refuses it, or worse."""
+        self._reading.fail(detail)
 
     def on_end(self) -> None:
         """The run is over."""

@@ -40,6 +40,7 @@ from chain.transaction import (
 from consensus.book import Tip
 from consensus.epoch import EpochConfig
 from consensus.messages import Certificate, Proposal, Vote
+from consensus.validators import ValidatorSet
 from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec
@@ -162,6 +163,11 @@ class TreeChains:
         self.chain_id = self.spec.chain_id
         tree = open_tree(self.spec, MemoryStore(), world.keys.scheme)
         self.genesis_hash = tree.final_hash
+        self.light_chain = LightChain(
+            chain_id=self.spec.chain_id,
+            epoch_blocks=self.spec.params.epoch_blocks,
+            bucket_levels=BUCKET_LEVELS,
+        )
 
     def open(self, node: "Node") -> "TreeChain":
         """Return the chain that a node's disk holds; a new disk is filled first."""
@@ -232,6 +238,12 @@ class TreeChain:
         """Return the root over all shards' states after a final block."""
         return self._get_header(height).roots_root
 
+    def get_validators(self, epoch: int) -> ValidatorSet | None:
+        """Return an epoch's set, if it is known."""
+        if epoch == 0:
+            return self._chains.spec.first_validators
+        return self.tree.store.get_validators(epoch)
+
     def list_packets(self, height: int) -> list[tuple[int, int, int]]:
         """Return (source, destination, number) of what a final block consumes."""
         data = self.tree.store.get_block_bytes(height)
@@ -265,13 +277,9 @@ class TreeChain:
     def follow_lightly(self) -> bytes | None:
         """Return the newest block's hash as a light client finds it from genesis."""
         spec, scheme = self._chains.spec, self._chains.world.keys.scheme
-        chain = LightChain(
-            chain_id=spec.chain_id,
-            epoch_blocks=spec.params.epoch_blocks,
-            bucket_levels=BUCKET_LEVELS,
-        )
         queries = LightQueries(self.tree)
-        state = LightState.from_set(chain, 0, spec.first_validators)
+        light_chain = self._chains.light_chain
+        state = LightState.from_set(light_chain, 0, spec.first_validators)
         while proofs := queries.list_proofs(state.epoch, 8):
             for proof in proofs:
                 state = advance(state, proof, scheme)

@@ -23,6 +23,7 @@ from consensus.scheme import Signer
 from p2pchain.sim.chains import Chains, open_chains
 from p2pchain.sim.errors import InvariantBroken
 from p2pchain.sim.judge import Judge
+from p2pchain.sim.lightreader import LightReader, open_reader
 from p2pchain.sim.network import Network
 from p2pchain.sim.node import Node
 from p2pchain.sim.signatures import KeyRing, StandinScheme, make_real_key
@@ -73,6 +74,10 @@ class Setup:
     params: ConsensusParams = DEVNET
 
 
+Owner = Node | LightReader
+"""Whose action something is: it is dropped when that one crashes before."""
+
+
 class World:
     """Everything there is."""
 
@@ -88,7 +93,7 @@ class World:
         """Things that happened so far."""
         self.built = 0
         """Blocks that anybody built so far."""
-        self._queue: list[tuple[int, int, Node, int, Callable[..., None], Any]] = []
+        self._queue: list[tuple[int, int, Owner, int, Callable[..., None], Any]] = []
         self._number = 0
         self._trace = blake2b(digest_size=16)
         names = list(ALPHABET[: setup.size + setup.listeners])
@@ -97,6 +102,9 @@ class World:
         self.network = Network(self)
         self.nodes: dict[str, Node] = {}
         self.judge = Judge(self)
+        self.reader: LightReader | None = open_reader(self)
+        """A light client, where there are headers to follow."""
+        self._is_read = False
         for name in names:
             self.add_node(Node(self, name, self.signers[name]))
 
@@ -131,9 +139,12 @@ class World:
         """Start the nodes."""
         for name in names if names is not None else list(self.nodes):
             self.nodes[name].start()
+        if self.reader is not None and not self._is_read:
+            self._is_read = True
+            self.reader.start()
 
     def after(
-        self, delay_ms: int, owner: Node, action: Callable[..., None], *args: Any
+        self, delay_ms: int, owner: Owner, action: Callable[..., None], *args: Any
     ) -> None:
         """Do something later, unless its owner crashes before."""
         self._number += 1
