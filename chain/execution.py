@@ -28,6 +28,7 @@ from chain.errors import (
     CannotPay,
     Expired,
     FeeAboveLimit,
+    InvalidTransaction,
     RuleError,
     WrongChain,
     WrongNonce,
@@ -59,9 +60,9 @@ from chain.transaction import (
     verify_transaction,
 )
 from chain.verified import VerifiedCache
-from primitives.codec import decode, encode
+from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
-from primitives.types import ShardId
+from primitives.types import U32, U63, ShardId
 from shards.chunk import Counter
 from shards.errors import InvalidPacket
 from shards.packet import Packet, PacketKind, PacketProof
@@ -70,14 +71,13 @@ FRAMING_BYTES = 3
 """What the encoding of a chunk adds to a transaction of up to 64 KiB."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkLimits:
+class ChunkLimits(Record):
     """What still fits into a chunk."""
 
-    bytes: int
-    work: int
-    transactions: int
-    packets: int
+    bytes: U32
+    work: U63
+    transactions: U32
+    packets: U32
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,8 @@ class ChunkResult:
     archived: tuple[Archived, ...]
     writes: dict[bytes, bytes | None]
     """The shard's changed keys."""
+    touched: frozenset[bytes]
+    """Every key that was read or written, also by rules that refused."""
     in_cursor: tuple[Counter, ...]
     out_count: tuple[Counter, ...]
     fees: int
@@ -185,6 +187,37 @@ class ChunkRun:
         """
         if signed is None:
             signed = decode_transaction(signed_bytes)
+        mark = self._ledger.loaded_count
+        try:
+            return self._execute(signed_bytes, signed)
+        except (InvalidTransaction, ChunkFull):
+            # It does not stand in the chunk, so what it read is not touched.
+            self._ledger.unload(mark)
+            raise
+
+    def finish(self) -> ChunkResult:
+        """Return the result; the run is over."""
+        shards = self._context.layout.shard_ids
+        in_cursor = self._compute_counters(shards, build_consumed_key)
+        out_count = self._compute_counters(shards, build_emitted_key)
+        return ChunkResult(
+            transactions=tuple(self._transactions),
+            senders=tuple(self._senders),
+            consumed=tuple(self._consumed),
+            outcomes=tuple(self._outcomes),
+            packet_events=tuple(self._packet_events),
+            emitted=tuple(self._ledger.packets),
+            archived=tuple(self._ledger.archived),
+            writes=self._ledger.compute_writes(),
+            touched=self._ledger.compute_touched(),
+            in_cursor=in_cursor,
+            out_count=out_count,
+            fees=self.fees,
+            work=self.work,
+            bytes=self.bytes,
+        )
+
+    def _execute(self, signed_bytes: bytes, signed: SignedTransaction) -> Outcome:
         transaction = signed.transaction
         tx_id = compute_tx_id(signed_bytes)
         work = compute_work(transaction.payload)
@@ -200,25 +233,6 @@ class ChunkRun:
         self._senders.append(transaction.sender)
         self._outcomes.append(outcome)
         return outcome
-
-    def finish(self) -> ChunkResult:
-        """Return the result; the run is over."""
-        shards = self._context.layout.shard_ids
-        return ChunkResult(
-            transactions=tuple(self._transactions),
-            senders=tuple(self._senders),
-            consumed=tuple(self._consumed),
-            outcomes=tuple(self._outcomes),
-            packet_events=tuple(self._packet_events),
-            emitted=tuple(self._ledger.packets),
-            archived=tuple(self._ledger.archived),
-            writes=self._ledger.compute_writes(),
-            in_cursor=self._compute_counters(shards, build_consumed_key),
-            out_count=self._compute_counters(shards, build_emitted_key),
-            fees=self.fees,
-            work=self.work,
-            bytes=self.bytes,
-        )
 
     def _take(self, length: int, work: int) -> None:
         """Count something in, unless it does not fit."""

@@ -144,6 +144,20 @@ class ShardLedger:
         self._frame_events = []
         self._frame_archive = []
 
+    @property
+    def loaded_count(self) -> int:
+        """How many keys were read from the state so far."""
+        return len(self._loaded)
+
+    def unload(self, count: int) -> None:
+        """Forget all reads after the first `count`."""
+        while len(self._loaded) > count:
+            self._loaded.popitem()
+
+    def compute_touched(self) -> frozenset[bytes]:
+        """Return every key that was read from the state or written."""
+        return frozenset(self._loaded.keys() | self._written.keys())
+
     def compute_writes(self) -> dict[bytes, bytes | None]:
         """Return everything committed as value bytes by key; None deletes."""
         return {

@@ -10,10 +10,20 @@ Spec: docs/protocol/03-blocks-and-state.md
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from chain.block import MAX_EVIDENCE, Body
 from chain.chunk_context import build_context
-from chain.errors import InvalidBlock, InvalidTransaction
-from chain.execution import ChunkFull, ChunkLimits, ChunkResult, ChunkRun
+from chain.chunk_execution import (
+    ChunkBody,
+    ExecutedChunk,
+    ShardState,
+    fill_header,
+    validate_filled,
+)
+from chain.errors import InvalidBlock
+from chain.execution import ChunkLimits, ChunkResult, ChunkRun
+from chain.executor import ChunkExecutor, ChunkTask
 from chain.held import HeldBlock
 from chain.params import ChainParams
 from chain.spec import ChainSpec
@@ -21,18 +31,10 @@ from chain.state import StateView
 from chain.system import SystemResult
 from chain.verified import VerifiedCache
 from consensus.evidence import MAX_EVIDENCE_BYTES
-from primitives.codec import encode
-from primitives.merkle import compute_list_root
 from primitives.types import Height, ShardId
 from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
-from shards.errors import InvalidPacket
-from shards.layout import ROOT_SHARD
-from shards.packet import (
-    PacketProof,
-    build_packet_proofs,
-    compute_out_root,
-    verify_packet_proof,
-)
+from shards.errors import InvalidChunk
+from shards.packet import PacketProof, build_packet_proofs, verify_packet_proof
 
 HEADER_BYTES = 2048
 """Room for a block's header and attendance."""
@@ -85,6 +87,11 @@ def compute_block_limits(params: ChainParams, shards: int) -> ChunkLimits:
     )
 
 
+def get_state(base: BlockBase, shard: ShardId) -> ShardState:
+    """Return the state on which the shard's chunk runs."""
+    return ShardState(base.system.view, shard)
+
+
 def start_chunk(
     spec: ChainSpec,
     base: BlockBase,
@@ -94,27 +101,31 @@ def start_chunk(
 ) -> ChunkRun:
     """Return the run of the shard's chunk."""
     context = build_context(spec, base.parent, shard)
-    view = base.system.view
-    return ChunkRun(context, lambda key: view.get(shard, key), limits, verified)
+    return ChunkRun(context, get_state(base, shard).get, limits, verified)
 
 
 def combine_chunks(
-    base: BlockBase, results: Mapping[ShardId, ChunkResult]
+    base: BlockBase, executed: Mapping[ShardId, ExecutedChunk]
 ) -> Processed:
     """Return chunks and state of executed shards, in ascending order of shards."""
-    writes = {shard: result.writes for shard, result in results.items()}
-    if base.system.writes:
-        # One overlay per block; what the chunk wrote later counts.
-        chunk_writes = writes.get(ROOT_SHARD, {})
-        writes[ROOT_SHARD] = base.system.writes | chunk_writes
-    view = base.parent.view.compute_child(writes)
-    heads = dict(base.parent.heads)
+    before, parent = base.system.view, base.parent
+    # One overlay per block, whether or not it has a system step.
+    view = before.compute_child_with(
+        {shard: chunk.buckets for shard, chunk in executed.items()}
+    ).squash(parent.view)
+    heads = dict(parent.heads)
     chunks = []
-    for shard in sorted(results):
-        result = results[shard]
-        header = _compute_chunk_header(base, shard, result, view)
+    for shard in sorted(executed):
+        result = executed[shard].result
+        header = fill_header(
+            _build_place(base, shard),
+            result,
+            before.get_root(shard),
+            view.get_root(shard),
+        )
         heads[shard] = header
         chunks.append(Chunk(header, result.transactions, result.consumed))
+    results = {shard: chunk.result for shard, chunk in executed.items()}
     return Processed(base, results, tuple(chunks), view, heads)
 
 
@@ -124,29 +135,56 @@ def process_body(
     body: Body,
     find_chunk: FindChunk,
     verified: VerifiedCache,
+    executor: ChunkExecutor,
 ) -> Processed:
     """Execute a block's chunks and compare with what their headers say.
 
     Raises:
         InvalidBlock: A chunk that does not follow, does not fit or does otherwise.
     """
+    try:
+        validate_chunks(spec, base, body, find_chunk)
+        tasks = [_build_task(spec, base, chunk) for chunk in body.chunks]
+        executed = executor.execute(tasks, verified)
+        shards = [chunk.header.shard for chunk in body.chunks]
+        processed = combine_chunks(base, dict(zip(shards, executed, strict=True)))
+        for given, computed in zip(body.chunks, processed.chunks, strict=True):
+            validate_filled(given.header, computed.header)
+    except InvalidChunk as error:
+        raise InvalidBlock(str(error)) from error
+    return processed
+
+
+def validate_chunks(
+    spec: ChainSpec, base: BlockBase, body: Body, find_chunk: FindChunk
+) -> None:
+    """Check what can be seen of a block's chunks without executing them.
+
+    That they fit together is checked by what their headers claim, so that each one
+    can be executed for itself under no more than its own claim.
+
+    Raises:
+        InvalidChunk: Says what is wrong with which.
+    """
     known = base.parent.heads
     limits = compute_block_limits(spec.params, len(known))
-    results: dict[ShardId, ChunkResult] = {}
     last = -1
     for chunk in body.chunks:
-        shard = chunk.header.shard
-        if shard <= last or shard not in known:
-            raise InvalidBlock(f"a chunk of shard {shard} after one of shard {last}")
-        last = shard
-        run = start_chunk(spec, base, shard, limits, verified)
-        _run_chunk(run, chunk, find_chunk)
-        results[shard] = run.finish()
-        limits = reduce_limits(limits, run)
-    processed = combine_chunks(base, results)
-    for given, computed in zip(body.chunks, processed.chunks, strict=True):
-        _compare(given.header, computed.header)
-    return processed
+        header = chunk.header
+        if header.shard <= last or header.shard not in known:
+            raise InvalidChunk(f"a chunk of shard {header.shard} after one of {last}")
+        last = header.shard
+        for name, claim, limit in (
+            ("bytes", header.bytes, limits.bytes),
+            ("work", header.work, limits.work),
+        ):
+            if claim > limit:
+                raise InvalidChunk(
+                    f"the chunk of shard {last} has too many {name}: {claim} of {limit}"
+                )
+        limits = reduce_limits(limits, header)
+        for proof in chunk.packets:
+            _verify_source(proof, find_chunk)
 
 
 def compute_emitted(
@@ -160,53 +198,47 @@ def compute_emitted(
     return {place: tuple(proofs) for place, proofs in emitted.items()}
 
 
-def _run_chunk(run: ChunkRun, chunk: Chunk, find_chunk: FindChunk) -> None:
-    shard = chunk.header.shard
-    try:
-        for proof in chunk.packets:
-            _verify_source(proof, find_chunk)
-            run.consume(proof)
-        for index, signed_bytes in enumerate(chunk.transactions):
-            try:
-                run.execute(signed_bytes)
-            except InvalidTransaction as error:
-                raise InvalidBlock(
-                    f"transaction {index} of shard {shard}: {error.code}: {error}"
-                ) from error
-    except InvalidPacket as error:
-        raise InvalidBlock(f"packet in shard {shard}: {error}") from error
-    except ChunkFull as error:
-        raise InvalidBlock(
-            f"the chunk of shard {shard} has too many {error}"
-        ) from error
-    if run.is_empty:
-        raise InvalidBlock(f"an empty chunk of shard {shard}")
+def _build_task(spec: ChainSpec, base: BlockBase, chunk: Chunk) -> ChunkTask:
+    header = chunk.header
+    params = spec.params
+    return ChunkTask(
+        context=build_context(spec, base.parent, header.shard),
+        state=get_state(base, header.shard),
+        body=ChunkBody(chunk.packets, chunk.transactions),
+        limits=ChunkLimits(
+            bytes=header.bytes,
+            work=header.work,
+            transactions=params.chunk_transactions,
+            packets=params.chunk_packets,
+        ),
+    )
 
 
 def _verify_source(proof: PacketProof, find_chunk: FindChunk) -> None:
     source = find_chunk(proof.packet.src, proof.source_height)
     if source is None or not verify_packet_proof(proof, source.out_root):
-        raise InvalidPacket(
-            f"no packet {proof.packet.seq} of shard {proof.packet.src} "
-            f"at height {proof.source_height}"
+        packet = proof.packet
+        raise InvalidChunk(
+            f"packet in shard {packet.dst}: no packet {packet.seq} of shard "
+            f"{packet.src} at height {proof.source_height}"
         )
 
 
-def reduce_limits(limits: ChunkLimits, run: ChunkRun) -> ChunkLimits:
+def reduce_limits(limits: ChunkLimits, chunk: ChunkRun | ChunkHeader) -> ChunkLimits:
     """Return what is left of a block's limits after a chunk."""
     return ChunkLimits(
-        bytes=limits.bytes - run.bytes,
-        work=limits.work - run.work,
+        bytes=limits.bytes - chunk.bytes,
+        work=limits.work - chunk.work,
         transactions=limits.transactions,
         packets=limits.packets,
     )
 
 
-def _compute_chunk_header(
-    base: BlockBase, shard: ShardId, result: ChunkResult, view: StateView
-) -> ChunkHeader:
+def _build_place(base: BlockBase, shard: ShardId) -> ChunkHeader:
+    """Return the header of a chunk before anybody executed it: the place it has."""
     previous = base.parent.heads[shard]
-    return ChunkHeader(
+    return msgspec.structs.replace(
+        previous,
         shard=shard,
         epoch=base.parent.child_epoch.epoch,
         created_view=base.view,
@@ -214,31 +246,4 @@ def _compute_chunk_header(
         prev_chunk=compute_chunk_hash(previous),
         anchor=base.parent.block_hash,
         producer=base.proposer,
-        pre_root=base.system.view.get_root(shard),
-        post_root=view.get_root(shard),
-        tx_root=compute_list_root(result.transactions),
-        tx_count=len(result.transactions),
-        in_root=compute_list_root([encode(proof) for proof in result.consumed]),
-        in_cursor=result.in_cursor,
-        out_count=result.out_count,
-        out_root=compute_out_root(result.emitted),
-        fees=result.fees,
-        work=result.work,
-        bytes=result.bytes,
     )
-
-
-def _compare(given: ChunkHeader, computed: ChunkHeader) -> None:
-    if given == computed:
-        return
-    for name in ChunkHeader.__struct_fields__:
-        mine, theirs = getattr(computed, name), getattr(given, name)
-        if mine != theirs:
-            raise InvalidBlock(
-                f"chunk of shard {given.shard}: {name} is {_show(theirs)}, "
-                f"executing it gives {_show(mine)}"
-            )
-
-
-def _show(value: object) -> str:
-    return value.hex() if isinstance(value, bytes) else repr(value)

@@ -20,6 +20,7 @@ Spec: docs/protocol/03-blocks-and-state.md
 from collections import OrderedDict
 from collections.abc import Mapping
 
+from chain.bucket_writes import NewBucket, compute_new_buckets
 from chain.errors import StoreError
 from primitives.buckets import (
     EMPTY_BUCKET,
@@ -179,6 +180,10 @@ class StateView:
             view = view.parent
         return view.get_node(shard, node)
 
+    def get_levels(self, shard: ShardId) -> int:
+        """Return the levels of a shard's bucket tree."""
+        return self._final.levels
+
     def get_root(self, shard: ShardId) -> bytes:
         """Return a shard's state root."""
         return self.get_node(shard, 0)
@@ -198,34 +203,49 @@ class StateView:
 
     def compute_child(self, writes: Writes) -> "StateView":
         """Return the view after further writes."""
+        levels = self._final.levels
+        return self.compute_child_with(
+            {
+                shard: compute_new_buckets(
+                    lambda index, shard=shard: self.get_bucket(shard, index),  # type: ignore[misc]
+                    changes,
+                    levels,
+                )
+                for shard, changes in writes.items()
+            }
+        )
+
+    def compute_child_with(
+        self, changed: Mapping[ShardId, Mapping[int, NewBucket]]
+    ) -> "StateView":
+        """Return the view after shards' buckets, by number, became others."""
         buckets: dict[tuple[ShardId, int], Bucket] = {}
         nodes = {}
-        for shard, changes in writes.items():
-            changed = self._compute_buckets(shard, changes)
-            dirty = {
-                index: compute_bucket_hash(encode_bucket(bucket))
-                for index, bucket in changed.items()
-            }
+        for shard, fresh in changed.items():
             nodes[shard] = compute_update(
                 lambda node, shard=shard: self.get_node(shard, node),  # type: ignore[misc]
-                dirty,
+                {index: bucket.digest for index, bucket in fresh.items()},
                 self._final.levels,
             )
-            for index, bucket in changed.items():
-                buckets[shard, index] = bucket
+            for index, bucket in fresh.items():
+                buckets[shard, index] = bucket.pairs
         return StateView(self, self._final, buckets, nodes)
 
-    def _compute_buckets(
-        self, shard: ShardId, changes: Mapping[bytes, bytes | None]
-    ) -> dict[int, dict[bytes, bytes]]:
-        changed: dict[int, dict[bytes, bytes]] = {}
-        for key, value in changes.items():
-            index = compute_bucket_index(key, self._final.levels)
-            bucket = changed.get(index)
-            if bucket is None:
-                bucket = changed[index] = dict(self.get_bucket(shard, index))
-            if value is None:
-                bucket.pop(key, None)
-            else:
-                bucket[key] = value
-        return changed
+    def squash(self, base: "StateView") -> "StateView":
+        """Return this view with everything that changed since `base` in one overlay.
+
+        Args:
+            base: This view, or one that it reads through.
+        """
+        if self.parent is base:
+            return self
+        buckets: dict[tuple[ShardId, int], Bucket] = {}
+        nodes: dict[ShardId, dict[int, bytes]] = {}
+        view: StateView | FinalState = self
+        while isinstance(view, StateView) and view is not base:
+            buckets = {**view.buckets, **buckets}
+            for shard, changed in view.nodes.items():
+                nodes[shard] = {**changed, **nodes.get(shard, {})}
+            view = view.parent
+        assert view is base
+        return StateView(base, self._final, buckets, nodes)

@@ -1,0 +1,55 @@
+"""
+Who executes a block's chunks: this process, or somebody beside it.
+
+Shards touch nothing but their own state, so the chunks of a block may run in any order
+and side by side.  The tree hands all of them over at once and waits for all results.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from chain.chunk_execution import ChunkBody, ChunkState, ExecutedChunk, execute_chunk
+from chain.context import Context
+from chain.execution import ChunkLimits
+from chain.verified import VerifiedCache
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTask:
+    """A chunk to execute; the arguments of `execute_chunk`."""
+
+    context: Context
+    state: ChunkState
+    body: ChunkBody
+    limits: ChunkLimits
+
+
+class ChunkExecutor(Protocol):
+    """Executes chunks of different shards."""
+
+    def execute(
+        self, tasks: Sequence[ChunkTask], verified: VerifiedCache
+    ) -> list[ExecutedChunk]:
+        """Return what each chunk brings about, in the order of the tasks.
+
+        Args:
+            tasks: Independent of each other.
+            verified: Transactions whose signature was checked; more are added.
+
+        Raises:
+            InvalidChunk: One of them cannot be executed; the first one's reason.
+        """
+
+
+class InProcess:
+    """One after the other, here."""
+
+    def execute(
+        self, tasks: Sequence[ChunkTask], verified: VerifiedCache
+    ) -> list[ExecutedChunk]:
+        """Return what each chunk brings about; see `ChunkExecutor`."""
+        return [
+            execute_chunk(task.context, task.state, task.body, task.limits, verified)
+            for task in tasks
+        ]
