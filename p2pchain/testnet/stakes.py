@@ -23,6 +23,9 @@ from shards.layout import ROOT_SHARD
 CHANGE_EPOCHS = 5
 """Until a change is in the set: the rest of one epoch, two more, and two because no
 more than a third of the stake changes at a time."""
+MAX_RETURNS = 3
+"""Of one validator after downtime: the sets of two more epochs may still count it, and
+put it down again where it was silent in most of them."""
 FEES = 10 * ATOMS_PER_COIN
 """Sent with a stake, for the transactions of its owner."""
 POLL_S = 0.5
@@ -73,18 +76,24 @@ async def leave(testnet: Testnet, step: Leave) -> None:
 async def bring_back(testnet: Testnet, name: str) -> None:
     """See that a validator is in the set and votes, as its operator would.
 
-    Who was down for half an epoch has left the set; a bond of nothing brings it back.
+    Who was down for half an epoch leaves the set; a bond of nothing brings it back.
+    Such a bond waits until the node may sign again: one that is made while it is still
+    silent in the running set is undone at the epoch's end.
 
     Raises:
         StepFailed: It does not vote again in time.
     """
-    stake = await get_stake(testnet, name)
-    if stake["status"] == "DOWN":
-        testnet.timeline.note(name, "left the set for downtime: bonds again")
-        bond = _build_bond(testnet, name, 0)
-        await commit(testnet, testnet.homes.keys[name].account, bond)
-    await wait_member(testnet, name, is_member=True)
-    await wait_vote(testnet, name)
+    last, returns = _get_deadline(testnet), 0
+    first: dict[int, int] = {}
+    while not await _has_new_vote(testnet, name, first):
+        if testnet.height > last:
+            raise await _blame_silence(testnet, name)
+        if returns < MAX_RETURNS and await _may_return(testnet, name):
+            testnet.timeline.note(name, "left the set for downtime: bonds again")
+            bond = _build_bond(testnet, name, 0)
+            await commit(testnet, testnet.homes.keys[name].account, bond)
+            last, returns = _get_deadline(testnet), returns + 1
+        await trio.sleep(POLL_S)
 
 
 async def wait_member(testnet: Testnet, name: str, *, is_member: bool) -> None:
@@ -112,18 +121,9 @@ async def wait_vote(testnet: Testnet, name: str) -> None:
     """
     last = _get_deadline(testnet)
     first: dict[int, int] = {}
-    while True:
-        epoch, member = await _get_attendance(testnet, name)
-        if member is not None and member["seen"] is not None:
-            seen = int(member["seen"])
-            if seen > first.setdefault(epoch, seen):
-                return
+    while not await _has_new_vote(testnet, name, first):
         if testnet.height > last:
-            reason = await _explain_silence(testnet, name)
-            raise StepFailed(
-                f"{name} is in the set and no block has its vote, at height "
-                f"{testnet.height}: {reason}"
-            )
+            raise await _blame_silence(testnet, name)
         await trio.sleep(POLL_S)
 
 
@@ -150,15 +150,43 @@ async def _get_attendance(testnet: Testnet, name: str) -> tuple[int, Json | None
     return int(answer["epoch"]), members[0] if members else None
 
 
-async def _explain_silence(testnet: Testnet, name: str) -> str:
+async def _has_new_vote(testnet: Testnet, name: str, first: dict[int, int]) -> bool:
+    """Tell whether blocks recorded a vote since the first call with `first`, empty."""
+    epoch, member = await _get_attendance(testnet, name)
+    if member is None or member["seen"] is None:
+        return False
+    seen = int(member["seen"])
+    return seen > first.setdefault(epoch, seen)
+
+
+async def _may_return(testnet: Testnet, name: str) -> bool:
+    """Tell whether a validator was put down and could vote by now."""
+    if (await get_stake(testnet, name))["status"] != "DOWN":
+        return False
+    try:
+        return not (await _get_consensus_state(testnet, name))["mute_reason"]
+    except RpcError:
+        return False
+
+
+async def _blame_silence(testnet: Testnet, name: str) -> StepFailed:
+    stake = await get_stake(testnet, name)
+    try:
+        state: object = await _get_consensus_state(testnet, name)
+    except RpcError as error:
+        state = error
+    return StepFailed(
+        f"no block has a new vote of {name}, at height {testnet.height}; its stake is "
+        f"{stake['status']}, its consensus_state: {state}"
+    )
+
+
+async def _get_consensus_state(testnet: Testnet, name: str) -> Json:
     rpc = testnet.nodes[name].rpc
     if rpc is None:
-        return "it does not run"
-    try:
-        state = await rpc.call("consensus_state")
-    except RpcError as error:
-        return str(error)
-    return f"consensus_state {state}"
+        raise RpcError("it does not run")
+    state: Json = await rpc.call("consensus_state")
+    return state
 
 
 def _get_deadline(testnet: Testnet) -> int:
