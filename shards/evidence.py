@@ -8,10 +8,10 @@ Evidence about chunks: two signed statements of which no honest validator makes 
 and needs more than signatures to be judged.)
 
 An endorsement and a certificate are the same thing here: signatures of one message by
-those in a bitmap.  A cheat may endorse one chunk to its producer and another one to its
-own, and all that others ever see are two certificates; so any pair of endorsements and
-certificates of one slot convicts those who are in both bitmaps.  Two certificates of one
-slot are no crime by themselves: a third of the stake is enough for each.
+those in a bitmap.  A cheat may endorse one chunk to its producer and another one to
+its own, and all that others ever see are two certificates; so any pair of endorsements
+and certificates of one slot convicts those who are in both bitmaps.  Two certificates
+of one slot are no crime by themselves: a third of the stake is enough for each.
 
 The pair stands in the order of the chunk hashes, so one pair has one encoding.
 
