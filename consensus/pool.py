@@ -84,10 +84,16 @@ class VoteVerifier:
 
 
 class VotePool:
-    """At most two votes per signer."""
+    """At most two votes per signer, and the power behind each subject.
 
-    def __init__(self) -> None:
+    Args:
+        validators: Who votes.
+    """
+
+    def __init__(self, validators: ValidatorSet) -> None:
+        self._validators = validators.validators
         self._votes: dict[Subject, dict[int, PooledVote]] = {}
+        self._power: dict[Subject, int] = {}
 
     def __len__(self) -> int:
         return sum(len(votes) for votes in self._votes.values())
@@ -95,6 +101,10 @@ class VotePool:
     def get_votes(self, subject: Subject) -> dict[int, PooledVote]:
         """Return the votes for `subject` by signer."""
         return self._votes.get(subject, {})
+
+    def get_power(self, subject: Subject) -> int:
+        """Return the power of all who voted for `subject`, forged votes included."""
+        return self._power.get(subject, 0)
 
     def find(self, signer: int) -> Iterator[PooledVote]:
         """Yield the votes of one signer."""
@@ -104,17 +114,22 @@ class VotePool:
 
     def add(self, pooled: PooledVote) -> None:
         """Keep a vote; in place of one of the same signer and subject."""
-        votes = self._votes.setdefault(get_subject(pooled.vote), {})
-        votes[pooled.vote.signer] = pooled
+        subject, signer = get_subject(pooled.vote), pooled.vote.signer
+        votes = self._votes.setdefault(subject, {})
+        if signer not in votes:
+            power = self._validators[signer].power
+            self._power[subject] = self.get_power(subject) + power
+        votes[signer] = pooled
 
     def remove(self, gone: Iterable[PooledVote]) -> None:
         """Forget votes that turned out to be forged."""
         for pooled in gone:
-            subject = get_subject(pooled.vote)
+            subject, signer = get_subject(pooled.vote), pooled.vote.signer
             votes = self._votes[subject]
-            del votes[pooled.vote.signer]
+            del votes[signer]
+            self._power[subject] -= self._validators[signer].power
             if not votes:
-                del self._votes[subject]
+                del self._votes[subject], self._power[subject]
 
     def settle_rivals(
         self, signer: int, verify: Callable[[Vote], bool]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from consensus.messages import Finalize, Notarize, Nullify, Proposal, Vote
 from consensus.pool import VotePool
+from consensus.validators import ValidatorSet
 
 
 @dataclass(slots=True)
@@ -13,6 +14,8 @@ class Round:
     view: int
     leader: int
     """Index of the validator that may propose."""
+    validators: ValidatorSet = field(repr=False)
+    """Who votes."""
     notarize: Notarize | None = None
     """Our own vote; signed once, sent again with the same bytes."""
     nullify: Nullify | None = None
@@ -23,9 +26,12 @@ class Round:
     """Whether the leader signed two proposals; then we do not finalize."""
     scheduled_parent: bytes | None = None
     """The parent on which we plan to propose, if we lead."""
-    notarize_pool: VotePool = field(default_factory=VotePool)
-    nullify_pool: VotePool = field(default_factory=VotePool)
-    finalize_pool: VotePool = field(default_factory=VotePool)
+    notarize_pool: VotePool = field(init=False)
+    nullify_pool: VotePool = field(init=False)
+    finalize_pool: VotePool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.forget_votes()
 
     def get_pool(self, vote: Vote) -> VotePool:
         """Return the pool that takes votes of this kind."""
@@ -49,6 +55,6 @@ class Round:
 
     def forget_votes(self) -> None:
         """Drop everybody's votes and keep our own."""
-        self.notarize_pool = VotePool()
-        self.nullify_pool = VotePool()
-        self.finalize_pool = VotePool()
+        self.notarize_pool = VotePool(self.validators)
+        self.nullify_pool = VotePool(self.validators)
+        self.finalize_pool = VotePool(self.validators)

@@ -64,8 +64,9 @@ class CoreState:
         """Return what we remember of a view; empty at first."""
         round = self.rounds.get(view)
         if round is None:
-            leader = compute_leader(self.config.seed, view, self.config.validators)
-            round = self.rounds[view] = Round(view, leader)
+            validators = self.config.validators
+            leader = compute_leader(self.config.seed, view, validators)
+            round = self.rounds[view] = Round(view, leader, validators)
         return round
 
     def emit(self, effect: Effect) -> None:

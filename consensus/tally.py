@@ -80,12 +80,12 @@ class Tally:
     def count(self, round: Round, vote: Vote) -> Certificate | None:
         """Return the certificate of `vote`'s subject once a quorum verifies."""
         pool, subject = round.get_pool(vote), get_subject(vote)
-        if not self._validators.has_quorum(pool.get_votes(subject)):
+        if not self._validators.is_quorum(pool.get_power(subject)):
             return None
         self._drop_forged(round, vote)
-        votes = pool.get_votes(subject)
-        if not self._validators.has_quorum(votes):
+        if not self._validators.is_quorum(pool.get_power(subject)):
             return None
+        votes = pool.get_votes(subject)
         return build_certificate(
             KIND_OF[type(vote)],
             subject if subject is not None else (self._epoch, round.view),

@@ -7,6 +7,7 @@ that a subset has one bitmap.
 """
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Annotated
 
 from msgspec import Meta
@@ -33,15 +34,19 @@ class Validator(Record):
     """Weight of its vote: its stake in atoms."""
 
 
-class ValidatorSet(Record):
-    """The ordered list of an epoch's voters; an index in it names a signer."""
+class ValidatorSet(Record, dict=True, gc=True):
+    """The ordered list of an epoch's voters; an index in it names a signer.
+
+    Every vote asks for the sum of all power, so it is computed once; what is computed
+    is no field: neither equality nor encoding know of it.
+    """
 
     validators: Annotated[tuple[Validator, ...], Meta(max_length=MAX_VALIDATORS)]
 
     def __len__(self) -> int:
         return len(self.validators)
 
-    @property
+    @cached_property
     def total_power(self) -> int:
         """W, the sum of all power."""
         return sum(validator.power for validator in self.validators)
@@ -62,8 +67,12 @@ class ValidatorSet(Record):
         return sum(self.validators[index].power for index in indices)
 
     def has_quorum(self, indices: Iterable[int]) -> bool:
-        """Tell whether distinct `indices` hold strictly more than 2/3 of all power."""
-        return 3 * self.get_power(indices) > 2 * self.total_power
+        """Tell whether distinct `indices` are a quorum."""
+        return self.is_quorum(self.get_power(indices))
+
+    def is_quorum(self, power: int) -> bool:
+        """Tell whether so much power is strictly more than 2/3 of all."""
+        return 3 * power > 2 * self.total_power
 
     def get_public_keys(self, indices: Iterable[int]) -> list[bytes]:
         """Return the keys of `indices`, in their order."""

@@ -11,6 +11,8 @@ from consensus_bench import (
     reasons,
     sent,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from consensus import effects as fx
 from consensus import events as ev
@@ -25,6 +27,8 @@ from consensus.messages import (
     Nullify,
     Propose,
 )
+from consensus.pool import PooledVote, VotePool
+from primitives.codec import encode
 
 N, X, F = Kind.NOTARIZATION, Kind.NULLIFICATION, Kind.FINALIZATION
 
@@ -818,3 +822,33 @@ def test_golden_view():
         "finalize: ",
         "finalize: send Certificate FINALIZATION; Decide",
     ]
+
+
+# Power behind a subject
+
+
+@given(st.data())
+def test_the_running_sum_is_the_sum(data):
+    """However votes come, are replaced and turn out to be forged."""
+    bench = Bench(size=7)
+    pool = VotePool(bench.config.validators)
+    subjects = [bench.proposal(name=name) for name in "ab"]
+    for _ in range(data.draw(st.integers(1, 30))):
+        vote = bench.notarize(
+            data.draw(st.integers(0, 6)), data.draw(st.sampled_from(subjects))
+        )
+        pooled = PooledVote(vote, None, is_verified=True)
+        if vote.signer in pool.get_votes(vote.proposal) and data.draw(st.booleans()):
+            pool.remove([pool.get_votes(vote.proposal)[vote.signer]])
+        else:
+            pool.add(pooled)
+        for subject in subjects:
+            votes = pool.get_votes(subject)
+            assert pool.get_power(subject) == bench.config.validators.get_power(votes)
+
+
+def test_what_a_set_computes_is_no_part_of_it():
+    one, two = Bench().config.validators, Bench().config.validators
+    assert one.total_power == 40
+    assert one == two
+    assert encode(one) == encode(two)

@@ -35,19 +35,19 @@ def nullify_after_finalize(monkeypatch):
 def take_two_thirds_for_a_quorum(monkeypatch):
     """A quorum of exactly two thirds: with three of equal power two are enough."""
 
-    def has_quorum(self, indices):
-        return 3 * self.get_power(indices) >= 2 * self.total_power
+    def is_quorum(self, power):
+        return 3 * power >= 2 * self.total_power
 
-    monkeypatch.setattr(ValidatorSet, "has_quorum", has_quorum)
+    monkeypatch.setattr(ValidatorSet, "is_quorum", is_quorum)
 
 
 def take_half_for_a_quorum(monkeypatch):
     """A quorum of half the power."""
 
-    def has_quorum(self, indices):
-        return 2 * self.get_power(indices) >= self.total_power
+    def is_quorum(self, power):
+        return 2 * power >= self.total_power
 
-    monkeypatch.setattr(ValidatorSet, "has_quorum", has_quorum)
+    monkeypatch.setattr(ValidatorSet, "is_quorum", is_quorum)
 
 
 def send_before_the_log_is_synced(monkeypatch):
