@@ -48,7 +48,8 @@ from primitives.keys import SecretKey, verify_signature
 from primitives.types import U16, PublicKey, Signature
 
 MAGIC = b"p2pchain"
-VERSION = 1
+VERSION = 2
+"""Raised whenever the bytes on the wire change; 2: every message costs credit."""
 PREAMBLE_BYTES = len(MAGIC) + 2 + 8
 MAX_MESSAGE = 512
 """Message 3 has about 230 bytes; nothing longer is ever read before authentication."""

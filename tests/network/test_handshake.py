@@ -74,11 +74,11 @@ def test_a_node_of_another_chain_is_told_so() -> None:
         initiator.receive(responder.farewell)
 
 
-def test_a_node_of_another_version_is_told_so() -> None:
-    preamble = bytearray(ALICE.preamble)
-    preamble[9] += 1
-    with pytest.raises(WrongVersion):
-        Handshake(initiator=False, identity=BOB).receive(bytes(preamble))
+@pytest.mark.parametrize("version", [0, 1, 3, 513, 65535])
+def test_a_node_of_another_version_is_told_so(version: int) -> None:
+    preamble = ALICE.preamble[:8] + version.to_bytes(2, "big") + ALICE.preamble[10:]
+    with pytest.raises(WrongVersion, match=f"{version} where we speak 2"):
+        Handshake(initiator=False, identity=BOB).receive(preamble)
 
 
 def test_other_protocols_are_refused_at_the_first_byte() -> None:
