@@ -13,6 +13,10 @@ from blake3 import blake3
 MAX_TAG_BYTES = 16
 """BLAKE2b's person parameter."""
 
+_prototypes: dict[str, blake2b] = {}
+# An untouched hash per tag; a copy costs a third of making one.  Tags are constants of
+# the code, a few dozen.
+
 
 def compute_hash(tag: str, *parts: bytes) -> bytes:
     """Return the 32-byte digest of the concatenated `parts` under `tag`.
@@ -20,12 +24,20 @@ def compute_hash(tag: str, *parts: bytes) -> bytes:
     Callers pass fixed-length parts or one canonical encoding, so that concatenation
     cannot be read in two ways.
     """
-    person = tag.encode()
-    assert len(person) <= MAX_TAG_BYTES
-    digest = blake2b(digest_size=32, person=person)
+    prototype = _prototypes.get(tag)
+    if prototype is None:
+        prototype = _add_prototype(tag)
+    digest = prototype.copy()
     for part in parts:
         digest.update(part)
     return digest.digest()
+
+
+def _add_prototype(tag: str) -> blake2b:
+    person = tag.encode()
+    assert len(person) <= MAX_TAG_BYTES
+    prototype = _prototypes[tag] = blake2b(digest_size=32, person=person)
+    return prototype
 
 
 def compute_blob_hash(data: bytes | memoryview) -> bytes:
