@@ -145,8 +145,6 @@ class Adopter:
             return
         self._state.emit(Decide(certificate))
         self._book.set_tip(certificate)
-        last = self._voter.last_finalize
-        if last is not None and last.proposal.view <= self._book.tip.view:
-            self._voter.last_finalize = None
+        self._voter.forget_final(self._book.tip.view)
         if self._state.is_over:
             self._voter.is_muted = True

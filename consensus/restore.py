@@ -44,6 +44,7 @@ def restore(
                 if not state.book.is_stale(record):
                     state.book.restore(record)
     state.voter.silent_until = silent_until
+    state.voter.forget_final(state.book.tip.view)
     state.view = max(state.view, state.book.get_passed_view() + 1)
 
 

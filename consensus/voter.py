@@ -116,6 +116,12 @@ class Voter:
             case Finalize():
                 round.finalize = self.last_finalize = vote
 
+    def forget_final(self, view: int) -> None:
+        """Repeat no Finalize of a view up to which the chain is final."""
+        last = self.last_finalize
+        if last is not None and last.proposal.view <= view:
+            self.last_finalize = None
+
     def _sign(self, message: bytes) -> tuple[int, bytes]:
         assert self.index is not None
         assert self._signer is not None

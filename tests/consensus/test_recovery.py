@@ -212,3 +212,19 @@ def test_the_story_has_everything():
     assert repeats
     assert isinstance(repeats[0].proposal, Proposal)
     assert len(LIFE.final) == 2
+
+
+def test_a_restart_repeats_no_finalize_of_a_final_view():
+    bench = Bench()
+    proposal = bench.proposal()
+    bench.hear(bench.propose(proposal))
+    bench.hold(proposal)
+    bench.hear(bench.certify(N, proposal))
+    before = bench.restart(held={proposal.block_hash})
+    assert [vote.proposal for vote in sent(before, Finalize)] == [proposal]
+    certificate = bench.certify(F, proposal)
+    bench.hear(certificate)
+    after = bench.restart(held={proposal.block_hash})
+    assert bench.core.book.tip.certificate == certificate
+    assert sent(after, Finalize) == []
+    assert sent(bench.fire(Timer.REBROADCAST), Finalize) == []
