@@ -10,9 +10,18 @@ import trio
 from driver_town import CHAIN, Member, reach_all, run_town
 from listchain import GENESIS
 
+from chain.block import Attendance
 from consensus.certificates import build_certificate
 from consensus.errors import WrongWal
-from consensus.messages import Kind, Proposal, compute_finalize_bytes
+from consensus.leader import compute_leader
+from consensus.messages import (
+    Kind,
+    Notarize,
+    Proposal,
+    Propose,
+    compute_finalize_bytes,
+    compute_notarize_bytes,
+)
 from network.network import Network
 from network.topics import Topic, Verdict
 from p2pchain.node.consensus_driver import ConsensusDriver
@@ -169,6 +178,27 @@ def test_rubbish_costs_its_sender(tmp_path):
     run_town(scenario, tmp_path)
 
 
+def test_a_proposal_is_passed_on_with_the_bytes_that_were_judged(tmp_path):
+    """Where the block was here before, nobody has looked at these bytes."""
+
+    async def scenario(town):
+        seed = town.make_chain().epoch.seed
+        leader = compute_leader(seed, 1, town.validators)
+        async with town.members[leader - 1].running() as member:
+            block, propose = build_propose(town, leader)
+            proposal = propose.notarize.proposal
+            member.chain.add_block(proposal, block)
+            member.driver._on_synced_block(proposal)
+            other = msgspec.structs.replace(propose, block=block + b"\0")
+            check = member.driver._check_propose
+            assert await check(b"p" * 32, encode(other)) is Verdict.IGNORE
+        async with town.members[leader - 2].running() as member:
+            check = member.driver._check_propose
+            assert await check(b"p" * 32, encode(propose)) is Verdict.ACCEPT
+
+    run_town(scenario, tmp_path)
+
+
 def test_a_height_is_believed_once_its_finalization_is_verified(tmp_path):
     async def scenario(town):
         async with town.members[0].running() as member:
@@ -185,6 +215,24 @@ def test_a_height_is_believed_once_its_finalization_is_verified(tmp_path):
                 assert member.driver.status.best_height == known
 
     run_town(scenario, tmp_path)
+
+
+def build_propose(town, leader):
+    """Return the first block of a chain and its leader's proposal."""
+    key, chain = town.members[leader].key, town.make_chain()
+    _, block, _ = chain.build_block(
+        epoch=0,
+        view=1,
+        parent_hash=GENESIS,
+        parent_view=0,
+        proposer=leader,
+        reveal=bytes(96),
+        attendance=Attendance(b"", b""),
+        time_ms=town.now_ms(),
+    )
+    proposal = chain.read_proposal(block)
+    signature = key.sign(compute_notarize_bytes(CHAIN, proposal))
+    return block, Propose(block, Notarize(proposal, leader, signature), ())
 
 
 def build_finalization(keys, validators, height):
