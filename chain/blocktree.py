@@ -25,8 +25,6 @@ The tree never asks a clock: `now_ms` comes as an argument.  It is not thread-sa
 Spec: docs/protocol/03-blocks-and-state.md
 """
 
-from collections.abc import Iterator, Sequence
-
 from chain.block import (
     Attendance,
     Block,
@@ -36,29 +34,29 @@ from chain.block import (
 )
 from chain.branch import Branch
 from chain.building import Picker, build_block, build_chunks
-from chain.epochs import compute_first_height, is_root
+from chain.epochs import compute_first_height
 from chain.errors import (
     BodyMismatch,
     ConflictingFinal,
     InvalidBlock,
     MissingParent,
     StoreError,
-    TooManyPending,
     UnfinalParent,
     UnknownBlock,
 )
 from chain.evidence import EvidenceJudge
 from chain.executor import ChunkExecutor, InProcess
+from chain.finality import compute_final_changes, fold_final
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
-from chain.index import Changes, compute_index_changes
 from chain.ledger import ShardLedger
-from chain.opening import create_chain, load_child_epoch, load_final
-from chain.processing import BlockBase, Processed, compute_emitted, process_body
+from chain.opening import create_chain, load_final
+from chain.pending import PendingBlocks, build_held
+from chain.processing import BlockBase, Processed, process_body
 from chain.roster import get_validators
 from chain.spec import ChainSpec
-from chain.state import FinalState, StateView
-from chain.store import SEEN_KEY, TIP_KEY, ChainStore, build_key, encode_tip
+from chain.state import FinalState
+from chain.store import ChainStore, build_key
 from chain.system import SystemInput, run_system
 from chain.validity import validate_body, validate_header, validate_proposal
 from chain.verified import VerifiedCache
@@ -72,14 +70,6 @@ from primitives.codec import encode
 from primitives.kv import KeyValueStore
 from primitives.types import Epoch, Height, TimeMs
 from shards.layout import ROOT_SHARD
-
-MAX_UNSAVED = 320
-"""Blocks that are not known to be certified: 256 of one catch-up lot, which comes with
-one certificate for all, and a minute of views, each worth at most 1 MiB."""
-
-MAX_SAVED = 4096
-"""Certified blocks that are not final yet; each one took a quorum and a view, so this
-is more than an hour in which every view got a block and none became final."""
 
 
 class BlockTree:
@@ -106,8 +96,7 @@ class BlockTree:
         self._scheme = scheme
         self._state = state
         self._final = final
-        self._pending: dict[bytes, HeldBlock] = {}
-        self._saved: set[bytes] = set()
+        self._pending = PendingBlocks(store)
 
     # ------------------------------------------------------------------ reading
 
@@ -167,7 +156,7 @@ class BlockTree:
     @property
     def pending(self) -> tuple[HeldBlock, ...]:
         """Blocks above the final one, parents before children."""
-        return tuple(sorted(self._pending.values(), key=lambda held: held.height))
+        return self._pending.list_blocks()
 
     def has(self, block_hash: bytes) -> bool:
         """Tell whether a block is final or pending here."""
@@ -343,24 +332,8 @@ class BlockTree:
         Raises:
             UnknownBlock: It is neither pending nor final.
         """
-        if block_hash not in self._pending:
-            if self.store.get_height(block_hash) is None:
-                raise UnknownBlock(block_hash)
-            return
-        unsaved = [
-            held
-            for held in self._walk(self._pending[block_hash])
-            if held.block_hash not in self._saved
-        ]
-        if unsaved:
-            self.store.kv.write(
-                {
-                    build_key(b"U", held.block_hash): held.block_bytes
-                    for held in unsaved
-                },
-                sync=True,
-            )
-            self._saved.update(held.block_hash for held in unsaved)
+        if block_hash in self._pending or self.store.get_height(block_hash) is None:
+            self._pending.save(block_hash)
 
     def finalize(self, certificate: Certificate) -> tuple[HeldBlock, ...]:
         """Make a block and its ancestors final; return them, oldest first.
@@ -378,12 +351,13 @@ class BlockTree:
         if target is None:
             self._validate_old_final(certificate.proposal)
             return ()
-        chain = tuple(reversed(list(self._walk(target))))
-        kept = self._find_descendants(target)
-        self.store.kv.write(
-            self._compute_final_changes(chain, kept, certificate), sync=True
-        )
-        self._fold(chain, kept)
+        chain = tuple(reversed(list(self._pending.walk(block_hash))))
+        kept = self._pending.find_descendants(target)
+        changes = compute_final_changes(self._state, chain, certificate)
+        changes.update(self._pending.compute_forgotten(kept))
+        self.store.kv.write(changes, sync=True)
+        self._final = fold_final(self._state, chain, kept)
+        self._pending.retain(kept)
         return chain
 
     # ------------------------------------------------------------------- inside
@@ -411,8 +385,9 @@ class BlockTree:
             parent = self.get(block.header.parent_hash)
         except UnknownBlock:
             return False
-        held = self._hold(block, encode(block), self._process(parent, block))
-        self._saved.add(held.block_hash)
+        processed = self._process(parent, block)
+        held = build_held(self.spec, block, encode(block), processed)
+        self._pending.add(held, is_saved=True)
         return True
 
     def _get_parent(self, block: Block) -> HeldBlock:
@@ -460,58 +435,12 @@ class BlockTree:
     def _hold(
         self, block: Block, block_bytes: bytes, processed: Processed
     ) -> HeldBlock:
-        parent, system = processed.base.parent, processed.base.system
-        child_epoch = parent.child_epoch
-        if is_root(block.header.height, self.spec.params.epoch_blocks):
-            child_epoch = load_child_epoch(self.spec, processed.view)
-        held = HeldBlock(
-            block_hash=compute_block_hash(block.header),
-            block=block,
-            block_bytes=block_bytes,
-            view=processed.view,
-            heads=processed.heads,
-            results=processed.results,
-            emitted=compute_emitted(processed, block.header.height),
-            events=system.events,
-            seen=system.seen,
-            child_epoch=child_epoch,
-        )
-        if len(self._pending) - len(self._saved) >= MAX_UNSAVED:
-            self._evict(held.parent_hash)
-        if len(self._pending) >= MAX_SAVED + MAX_UNSAVED:
-            raise TooManyPending(f"{len(self._pending)} blocks and none becomes final")
-        self._pending[held.block_hash] = held
+        held = build_held(self.spec, block, block_bytes, processed)
+        self._pending.add(held)
         return held
 
-    def _evict(self, needed: bytes) -> None:
-        """Drop the leaf of the lowest view that nobody asked to keep."""
-        parents = {held.parent_hash for held in self._pending.values()} | {needed}
-        leaves = [
-            held
-            for held in self._pending.values()
-            if held.block_hash not in parents and held.block_hash not in self._saved
-        ]
-        if not leaves:
-            raise TooManyPending(f"{len(self._pending)} blocks in one line")
-        del self._pending[min(leaves, key=lambda held: held.header.view).block_hash]
-
-    def _walk(self, held: HeldBlock) -> Iterator[HeldBlock]:
-        """Yield a pending block and its pending ancestors, newest first."""
-        block: HeldBlock | None = held
-        while block is not None and block.height > self.final_height:
-            yield block
-            block = self._pending.get(block.parent_hash)
-
-    def _find_descendants(self, target: HeldBlock) -> dict[bytes, HeldBlock]:
-        """Return every pending block above `target`."""
-        found: dict[bytes, HeldBlock] = {}
-        for held in self.pending:
-            if held.parent_hash == target.block_hash or held.parent_hash in found:
-                found[held.block_hash] = held
-        return found
-
     def _build_branch(self, tip: HeldBlock) -> Branch:
-        pending = tuple(reversed(list(self._walk(tip))))
+        pending = tuple(reversed(list(self._pending.walk(tip.block_hash))))
         return Branch(tip, pending, self.final_height, self.store)
 
     def _validate_old_final(self, proposal: Proposal) -> None:
@@ -525,48 +454,6 @@ class BlockTree:
                 f"certified final, but our final chain has another one"
             )
         raise UnknownBlock(proposal.block_hash)
-
-    def _compute_final_changes(
-        self,
-        chain: Sequence[HeldBlock],
-        kept: dict[bytes, HeldBlock],
-        certificate: Certificate,
-    ) -> Changes:
-        """Return the one batch that makes a chain of blocks final."""
-        target = chain[-1]
-        changes: Changes = {}
-        for held in chain:
-            changes.update(compute_index_changes(held))
-            changes.update(self._state.compute_changes(held.view))
-        changes[build_key(b"F", (target.height, 8))] = encode(certificate)
-        changes[TIP_KEY] = encode_tip(target.height, target.block_hash)
-        changes[SEEN_KEY] = encode(target.seen)
-        for block_hash in self._saved - kept.keys():
-            changes[build_key(b"U", block_hash)] = None
-        return changes
-
-    def _fold(self, chain: Sequence[HeldBlock], kept: dict[bytes, HeldBlock]) -> None:
-        """Take the new final state over in memory, after it is on disk."""
-        for held in chain:
-            self._state.fold(held.view)
-        target = chain[-1]
-        for held in kept.values():
-            if held.parent_hash == target.block_hash:
-                held.view.parent = self._state
-        self._final = HeldBlock(
-            block_hash=target.block_hash,
-            block=target.block,
-            block_bytes=target.block_bytes,
-            view=StateView.from_final(self._state),
-            heads=target.heads,
-            results={},
-            emitted={},
-            events=(),
-            seen=target.seen,
-            child_epoch=target.child_epoch,
-        )
-        self._pending = kept
-        self._saved &= kept.keys()
 
 
 def open_tree(spec: ChainSpec, kv: KeyValueStore, scheme: SignatureScheme) -> BlockTree:

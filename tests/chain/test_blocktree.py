@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from chain_world import ALICE, BOB, COIN, DAVE, SPEC, World, build_genesis
 
-from chain import blocktree
+from chain import pending
 from chain.contracts.transfer import Transfer
 from chain.errors import (
     ConflictingFinal,
@@ -174,7 +174,7 @@ def test_unknown_hashes(world):
 
 
 def test_the_number_of_pending_blocks_is_bounded(world, monkeypatch):
-    monkeypatch.setattr(blocktree, "MAX_UNSAVED", 8)
+    monkeypatch.setattr(pending, "MAX_UNSAVED", 8)
     kept = world.build(view=1)
     world.tree.save_pending(kept.block_hash)
     final = world.tree.final
@@ -187,8 +187,8 @@ def test_the_number_of_pending_blocks_is_bounded(world, monkeypatch):
 
 
 def test_saved_blocks_are_never_evicted(world, monkeypatch):
-    monkeypatch.setattr(blocktree, "MAX_UNSAVED", 2)
-    monkeypatch.setattr(blocktree, "MAX_SAVED", 3)
+    monkeypatch.setattr(pending, "MAX_UNSAVED", 2)
+    monkeypatch.setattr(pending, "MAX_SAVED", 3)
     for _ in range(5):
         block = world.build()
         world.tree.save_pending(block.block_hash)
@@ -199,14 +199,14 @@ def test_saved_blocks_are_never_evicted(world, monkeypatch):
 
 
 def test_a_line_of_unsaved_blocks_ends(world, monkeypatch):
-    monkeypatch.setattr(blocktree, "MAX_UNSAVED", 2)
+    monkeypatch.setattr(pending, "MAX_UNSAVED", 2)
     world.build(), world.build()
     with pytest.raises(TooManyPending):
         world.build()
 
 
 def test_a_parent_is_not_evicted_for_its_child(world, monkeypatch):
-    monkeypatch.setattr(blocktree, "MAX_UNSAVED", 8)
+    monkeypatch.setattr(pending, "MAX_UNSAVED", 8)
     final = world.tree.final
     blocks = [world.build(parent=final, view=1 + i) for i in range(8)]
     child = world.build(parent=blocks[0], view=9)

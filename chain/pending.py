@@ -1,0 +1,153 @@
+"""
+Pending blocks: judged, executed, and not final yet.
+
+Theory of operation
+-------------------
+    final --+-- a1 -- a2 -- a3        saved: on disk, never evicted
+            +-- b1                    unsaved: the leaf of the lowest view goes first
+
+They are held in memory with their states.  `save` writes the bytes of a block and of
+its ancestors, so that a crash of everybody loses nothing that was certified.  A parent
+is never evicted before its children, so every pending block has a way down to the
+final one.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from chain.block import Block
+from chain.epochs import is_root
+from chain.errors import TooManyPending, UnknownBlock
+from chain.header import compute_block_hash
+from chain.held import HeldBlock
+from chain.opening import load_child_epoch
+from chain.processing import Processed, compute_emitted
+from chain.spec import ChainSpec
+from chain.store import ChainStore, build_key
+
+MAX_UNSAVED = 320
+"""Blocks that are not known to be certified: 256 of one catch-up lot, which comes with
+one certificate for all, and a minute of views, each worth at most 1 MiB."""
+
+MAX_SAVED = 4096
+"""Certified blocks that are not final yet; each one took a quorum and a view, so this
+is more than an hour in which every view got a block and none became final."""
+
+
+class PendingBlocks:
+    """The blocks above the final one, by hash.
+
+    Args:
+        store: Where `save` writes them.
+    """
+
+    def __init__(self, store: ChainStore) -> None:
+        self._store = store
+        self._blocks: dict[bytes, HeldBlock] = {}
+        self._saved: set[bytes] = set()
+
+    def __contains__(self, block_hash: bytes) -> bool:
+        return block_hash in self._blocks
+
+    def get(self, block_hash: bytes) -> HeldBlock | None:
+        """Return a pending block, or None."""
+        return self._blocks.get(block_hash)
+
+    def list_blocks(self) -> tuple[HeldBlock, ...]:
+        """Return all of them, parents before children."""
+        return tuple(sorted(self._blocks.values(), key=lambda held: held.height))
+
+    def walk(self, block_hash: bytes) -> Iterator[HeldBlock]:
+        """Yield a block and its pending ancestors, newest first; else nothing."""
+        held = self._blocks.get(block_hash)
+        while held is not None:
+            yield held
+            held = self._blocks.get(held.parent_hash)
+
+    def find_descendants(self, target: HeldBlock) -> dict[bytes, HeldBlock]:
+        """Return every pending block above `target`."""
+        found: dict[bytes, HeldBlock] = {}
+        for held in self.list_blocks():
+            if held.parent_hash == target.block_hash or held.parent_hash in found:
+                found[held.block_hash] = held
+        return found
+
+    def add(self, held: HeldBlock, *, is_saved: bool = False) -> None:
+        """Hold a block.
+
+        Args:
+            held: Its parent is pending or final.
+            is_saved: Whether it was read from disk.
+
+        Raises:
+            TooManyPending: No room and nothing to evict.
+        """
+        if len(self._blocks) - len(self._saved) >= MAX_UNSAVED:
+            self._evict(held.parent_hash)
+        if len(self._blocks) >= MAX_SAVED + MAX_UNSAVED:
+            raise TooManyPending(f"{len(self._blocks)} blocks and none becomes final")
+        self._blocks[held.block_hash] = held
+        if is_saved:
+            self._saved.add(held.block_hash)
+
+    def save(self, block_hash: bytes) -> None:
+        """Make a block and its pending ancestors survive a crash; returns after that.
+
+        Raises:
+            UnknownBlock: It is not pending.
+        """
+        if block_hash not in self._blocks:
+            raise UnknownBlock(block_hash)
+        unsaved = {
+            held.block_hash: held.block_bytes
+            for held in self.walk(block_hash)
+            if held.block_hash not in self._saved
+        }
+        if unsaved:
+            changes = {build_key(b"U", name): data for name, data in unsaved.items()}
+            self._store.kv.write(changes, sync=True)
+            self._saved.update(unsaved)
+
+    def compute_forgotten(
+        self, kept: Mapping[bytes, HeldBlock]
+    ) -> dict[bytes, bytes | None]:
+        """Return what leaves the disk when only `kept` stay pending."""
+        return {build_key(b"U", name): None for name in self._saved - kept.keys()}
+
+    def retain(self, kept: dict[bytes, HeldBlock]) -> None:
+        """Keep only `kept`, once the disk does."""
+        self._blocks = kept
+        self._saved &= kept.keys()
+
+    def _evict(self, needed: bytes) -> None:
+        """Drop the leaf of the lowest view that nobody asked to keep."""
+        parents = {held.parent_hash for held in self._blocks.values()} | {needed}
+        leaves = [
+            held
+            for held in self._blocks.values()
+            if held.block_hash not in parents and held.block_hash not in self._saved
+        ]
+        if not leaves:
+            raise TooManyPending(f"{len(self._blocks)} blocks in one line")
+        del self._blocks[min(leaves, key=lambda held: held.header.view).block_hash]
+
+
+def build_held(
+    spec: ChainSpec, block: Block, block_bytes: bytes, processed: Processed
+) -> HeldBlock:
+    """Return a block with its consequences, ready to be held."""
+    parent, system = processed.base.parent, processed.base.system
+    child_epoch = parent.child_epoch
+    if is_root(block.header.height, spec.params.epoch_blocks):
+        child_epoch = load_child_epoch(spec, processed.view)
+    return HeldBlock(
+        block_hash=compute_block_hash(block.header),
+        block=block,
+        block_bytes=block_bytes,
+        view=processed.view,
+        heads=processed.heads,
+        results=processed.results,
+        emitted=compute_emitted(processed, block.header.height),
+        events=system.events,
+        seen=system.seen,
+        child_epoch=child_epoch,
+    )
