@@ -74,7 +74,7 @@ def scan_wal(
         CorruptWal: No header, or a damaged record that is not a torn tail.
         WrongWal: The log of another key, chain or version.
     """
-    payloads, length = _split(data)
+    payloads, length = scan_frames(data)
     if not payloads:
         raise CorruptWal("the log has no header")
     try:
@@ -91,7 +91,12 @@ def _decode_batch(payload: bytes) -> tuple[WalRecord, ...]:
     return decode(tuple[WalRecord, ...], payload, MAX_PAYLOAD_BYTES)
 
 
-def _split(data: bytes) -> tuple[list[bytes], int]:
+def scan_frames(data: bytes) -> tuple[list[bytes], int]:
+    """Return the payloads of a log and the length of its sound part.
+
+    Raises:
+        CorruptWal: A damaged frame that is not a torn tail.
+    """
     payloads, offset = [], 0
     while (payload := _read_frame(data, offset)) is not None:
         payloads.append(payload)

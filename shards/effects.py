@@ -113,7 +113,7 @@ class Broadcast:
 
 @dataclass(frozen=True, slots=True)
 class CertificateReady:
-    """A certificate that is new here and verified: the next block may hold the chunk."""
+    """A certificate is verified and new here: a block may hold the chunk."""
 
     certified: CertifiedChunk
 

@@ -2,27 +2,20 @@
 Errors of the shard layer.
 
     RemoteError
-    |- InvalidPacket        a packet out of order, or not under its out_root
-    |- InvalidChunk         a chunk that no block may hold at this place
+    |- InvalidPacket            a packet out of order, or not under its out_root
+    |- InvalidChunk             a chunk that no block may hold at this place
     |- InvalidChunkCertificate  endorsements that are too few, or of somebody else
     |- InvalidShardEvidence     statements that convict nobody
     MissingError
-    |- MissingAnchor        a chunk stands on a block that is not held
+    |- MissingAnchor            a chunk stands on a block that is not held
     P2PChainError
-    |- InvalidLayout        shards that overlap, leave a gap or repeat an id
-    |- UnknownLayers        layers that no shard of the layout holds
-    LocalError
-    |- CorruptDeskLog       the log of our own chunks and endorsements is damaged
+    |- InvalidLayout            shards that overlap, leave a gap or repeat an id
+    |- UnknownLayers            layers that no shard of the layout holds
 
 Messages that the desk refuses raise nothing: it answers with a `Refuse` effect.
 """
 
-from primitives.errors import (
-    LocalError,
-    MissingError,
-    P2PChainError,
-    RemoteError,
-)
+from primitives.errors import MissingError, P2PChainError, RemoteError
 
 
 class InvalidLayout(P2PChainError):
@@ -51,7 +44,3 @@ class InvalidShardEvidence(RemoteError):
 
 class MissingAnchor(MissingError):
     """A chunk's anchor is not held here, or not on this branch."""
-
-
-class CorruptDeskLog(LocalError):
-    """The desk's log holds something that we never wrote."""

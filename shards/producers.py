@@ -43,7 +43,7 @@ below 256 bytes."""
 
 
 class Hosting(Record):
-    """Payload of a HOSTING packet: which shards an account's registration covers now."""
+    """Payload of a HOSTING packet: the shards that a registration covers now."""
 
     account: Address
     version: U32
