@@ -82,9 +82,13 @@ class BlsSecretKey:
         signature: bytes = _backend.sign(self._number, message)
         return signature
 
-    def prove_possession(self) -> bytes:
-        """Return the 96-byte proof that this secret belongs to `public_key`."""
-        proof: bytes = _backend.prove_possession(self._number)
+    def prove_possession(self, owner: bytes = b"") -> bytes:
+        """Return the 96-byte proof that this secret belongs to `public_key`.
+
+        Args:
+            owner: Whoever may use the proof, so that nobody else can.
+        """
+        proof: bytes = _backend.prove_possession(self._number, owner)
         return proof
 
 
@@ -117,10 +121,16 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     return fast_aggregate_verify((public_key,), message, signature)
 
 
-def verify_possession(public_key: bytes, proof: bytes) -> bool:
-    """Tell whether the owner of `public_key` proved to know its secret."""
+def verify_possession(public_key: bytes, proof: bytes, owner: bytes = b"") -> bool:
+    """Tell whether somebody who knows the secret of `public_key` proved it to `owner`.
+
+    Args:
+        public_key: Of any origin.
+        proof: Likewise.
+        owner: What `prove_possession` was given.
+    """
     try:
-        return bool(_backend.verify_possession(public_key, proof))
+        return bool(_backend.verify_possession(public_key, proof, owner))
     except ValueError:
         return False
 

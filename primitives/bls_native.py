@@ -36,16 +36,17 @@ def sign(secret: int, message: bytes) -> bytes:
     return (_hash_message(message) * _to_scalar(secret)).to_compressed_bytes()
 
 
-def prove_possession(secret: int) -> bytes:
-    """Return the signature of the own public key under the possession tag."""
-    point = G2Point.hash_to_curve(compute_public_key(secret), POSSESSION_DST)
+def prove_possession(secret: int, owner: bytes = b"") -> bytes:
+    """Return the signature of own public key and owner under the possession tag."""
+    message = compute_public_key(secret) + owner
+    point = G2Point.hash_to_curve(message, POSSESSION_DST)
     return (point * _to_scalar(secret)).to_compressed_bytes()
 
 
-def verify_possession(public_key: bytes, proof: bytes) -> bool:
-    """Tell whether `proof` is of the owner of `public_key`."""
+def verify_possession(public_key: bytes, proof: bytes, owner: bytes = b"") -> bool:
+    """Tell whether `proof` is by the secret of `public_key`, for `owner`."""
     key = decode_public_key(public_key)
-    point = G2Point.hash_to_curve(public_key, POSSESSION_DST)
+    point = G2Point.hash_to_curve(public_key + owner, POSSESSION_DST)
     return _check_pairs([key, _NEGATIVE_G1], [point, decode_signature(proof)])
 
 

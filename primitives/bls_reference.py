@@ -34,16 +34,18 @@ def sign(secret: int, message: bytes) -> bytes:
     return bytes(Scheme.Sign(secret, message))
 
 
-def prove_possession(secret: int) -> bytes:
-    """Return the signature of the own public key under the possession tag."""
-    return bytes(Scheme.PopProve(secret))
+def prove_possession(secret: int, owner: bytes = b"") -> bytes:
+    """Return the signature of own public key and owner under the possession tag."""
+    message = compute_public_key(secret) + owner
+    return bytes(Scheme._CoreSign(secret, message, Scheme.POP_TAG))
 
 
-def verify_possession(public_key: bytes, proof: bytes) -> bool:
-    """Tell whether `proof` is of the owner of `public_key`."""
+def verify_possession(public_key: bytes, proof: bytes, owner: bytes = b"") -> bool:
+    """Tell whether `proof` is by the secret of `public_key`, for `owner`."""
     decode_public_key(public_key)
     decode_signature(proof)
-    return bool(Scheme.PopVerify(public_key, proof))
+    message = public_key + owner
+    return bool(Scheme._CoreVerify(public_key, message, proof, Scheme.POP_TAG))
 
 
 def aggregate(signatures: Sequence[bytes]) -> bytes:

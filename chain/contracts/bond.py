@@ -54,7 +54,8 @@ def apply_bond(ledger: Ledger, context: Context, call: Call, payload: Bond) -> N
         raise RuleError("above_maximum", f"{stake.bonded} bonded > {MAX_BONDED}")
     debit(ledger, context, call.sender, payload.amount)
     # Last, because it costs most.
-    if not verify_possession(payload.public_key, payload.proof_of_possession):
+    proof = payload.proof_of_possession
+    if not verify_possession(payload.public_key, proof, call.sender):
         raise RuleError("bad_possession", "the proof of possession does not verify")
     put_stake(ledger, stake)
     ledger.note(Event("bonded", stake.public_key, (call.sender,), payload.amount))

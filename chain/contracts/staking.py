@@ -17,7 +17,8 @@ class Bond(Record, tag=9):
     public_key: BlsPublicKey
     """Votes; the same for the whole life of a stake."""
     proof_of_possession: BlsSignature
-    """Without it a key could be chosen that cancels the others out."""
+    """Without it a key could be chosen that cancels the others out.  It names the
+    account: who copies it out of a pool cannot stake behind somebody else's key."""
     amount: Amount
     """Atoms to move from the balance; 0 only brings a stake back."""
 

@@ -110,7 +110,7 @@ class Staking:
         payload = Bond(
             name=self._name,
             public_key=self._key.public_key,
-            proof_of_possession=self._key.prove_possession(),
+            proof_of_possession=self._key.prove_possession(self._treasury.address),
             amount=amount,
         )
         return await self._treasury.execute(ROOT_SHARD, payload, amount)

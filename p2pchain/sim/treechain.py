@@ -413,7 +413,9 @@ class RandomPicker:
                 return Bond(
                     name=f"validator-{name}",
                     public_key=key.public_key,
-                    proof_of_possession=key.prove_possession(),
+                    proof_of_possession=key.prove_possession(
+                        get_account(name).public_key
+                    ),
                     amount=luck.choice((0, COIN, 20 * COIN, STAKE)),
                 )
             return Unbond(luck.choice((COIN, 20 * COIN)))

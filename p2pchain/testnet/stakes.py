@@ -195,5 +195,6 @@ def _get_deadline(testnet: Testnet) -> int:
 
 
 def _build_bond(testnet: Testnet, name: str, atoms: int) -> Bond:
-    key = testnet.homes.keys[name].validator
-    return Bond(name, key.public_key, key.prove_possession(), atoms)
+    keys = testnet.homes.keys[name]
+    proof = keys.validator.prove_possession(keys.account.public_key)
+    return Bond(name, keys.validator.public_key, proof, atoms)

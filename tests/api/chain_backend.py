@@ -105,7 +105,9 @@ class ChainNode(ToyNode):
         return SendResult(tx_ids=(tx_id,), fee_limit=FEE)
 
     async def stake(self, amount: int) -> SendResult:
-        payload = Bond("alice", KEY.public_key, KEY.prove_possession(), amount)
+        payload = Bond(
+            "alice", KEY.public_key, KEY.prove_possession(ALICE.public_key), amount
+        )
         _, tx_id = self._submit(payload)
         return SendResult(tx_ids=(tx_id,), fee_limit=FEE)
 

@@ -191,7 +191,7 @@ def build_bond(person, amount: int, **changes) -> Bond:
     fields = {
         "name": person.name,
         "public_key": person.key.public_key,
-        "proof_of_possession": person.key.prove_possession(),
+        "proof_of_possession": person.key.prove_possession(person.address),
         "amount": amount,
     } | changes
     return Bond(**fields)

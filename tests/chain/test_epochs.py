@@ -303,9 +303,8 @@ def test_the_root_chunk_stands_on_the_system_step():
 
 def bond_of(index) -> Bond:
     person = PEOPLE[index]
-    return Bond(
-        person.name, person.key.public_key, person.key.prove_possession(), 500 * COIN
-    )
+    proof = person.key.prove_possession(person.address)
+    return Bond(person.name, person.key.public_key, proof, 500 * COIN)
 
 
 def refuse(world, held, match, **changes):

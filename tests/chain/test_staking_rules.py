@@ -34,7 +34,7 @@ class StakingChain(MiniChain):
         fields = {
             "name": person.name,
             "public_key": person.key.public_key,
-            "proof_of_possession": person.key.prove_possession(),
+            "proof_of_possession": person.key.prove_possession(person.address),
             "amount": amount,
         } | changes
         return self.check(self.call(person.account, Bond(**fields), shard))
@@ -114,7 +114,7 @@ REFUSED_BONDS = {
     "zero_amount": lambda c: c.bond(OLD, 0),
     "insufficient_funds": lambda c: c.bond(NEW, BALANCE * COIN),
     "bad_possession": lambda c: c.bond(
-        NEW, proof_of_possession=OTHER.key.prove_possession()
+        NEW, proof_of_possession=OTHER.key.prove_possession(NEW.address)
     ),
 }
 
@@ -165,8 +165,19 @@ def test_keys_that_are_no_points(chain, key):
     assert chain.bond(NEW, public_key=key) == "bad_possession"
 
 
+@pytest.mark.parametrize("owner", [b"", OTHER.address], ids=["nobody", "another"])
+def test_a_copied_proof_stakes_for_nobody_else(chain, owner):
+    """Else whoever sees a bond wait could take the key and its rewards first."""
+    copied = {
+        "public_key": OTHER.key.public_key,
+        "proof_of_possession": OTHER.key.prove_possession(owner),
+    }
+    assert chain.bond(NEW, **copied) == "bad_possession"
+    assert chain.bond(OTHER) == ""
+
+
 def test_one_key_is_one_stake(chain):
-    proof = OLD.key.prove_possession()
+    proof = OLD.key.prove_possession(NEW.address)
     stolen = {"public_key": OLD.key.public_key, "proof_of_possession": proof}
     assert chain.bond(NEW, **stolen) == "key_in_use"
 
@@ -189,7 +200,7 @@ def test_a_convicted_key_is_known_for_ever(chain):
     chain.supply -= STAKE * COIN
     assert chain.bond(OLD) == "key_in_use"
     # The account may begin anew with another key, and the old one stays nobody's.
-    proof = NEW.key.prove_possession()
+    proof = NEW.key.prove_possession(OLD.address)
     fresh = {"public_key": NEW.key.public_key, "proof_of_possession": proof}
     assert chain.bond(OLD, **fresh) == ""
     ledger = ShardLedger(chain.state[0].get)

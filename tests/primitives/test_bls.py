@@ -69,6 +69,13 @@ def test_possession():
     assert not bls.verify_possession(other.public_key, proof)
     # An ordinary signature of the key is not a proof: another tag.
     assert not bls.verify_possession(key.public_key, key.sign(key.public_key))
+    # A proof is for whom it names.
+    mine = key.prove_possession(b"me")
+    assert bls.verify_possession(key.public_key, mine, b"me")
+    assert not bls.verify_possession(key.public_key, mine, b"you")
+    assert not bls.verify_possession(key.public_key, mine)
+    assert not bls.verify_possession(key.public_key, proof, b"me")
+    assert not bls.verify_possession(key.public_key, key.sign(key.public_key + b"me"))
 
 
 def test_batch_finds_signatures_that_cancel_out():

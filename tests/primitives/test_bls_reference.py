@@ -83,6 +83,11 @@ def test_keys_signatures_and_proofs_are_the_same_bytes(secret, message):
         )
         assert mine == theirs
     assert bls_native.sign(secret, message) == bls_reference.sign(secret, message)
+    mine, theirs = (
+        backend.prove_possession(secret, message)
+        for backend in (bls_native, bls_reference)
+    )
+    assert mine == theirs
 
 
 @run_twice(3, 60)
@@ -162,22 +167,27 @@ def test_verdicts_on_one_message_are_the_same(claim, signer):
 
 
 @run_twice(3, 60)
-@given(secret=secrets, other=secrets, lie=st.sampled_from(["", "proof", "key", "any"]))
+@given(
+    secret=secrets,
+    other=secrets,
+    lie=st.sampled_from(["", "proof", "key", "any", "owner"]),
+)
 def test_verdicts_on_possession_are_the_same(secret, other, lie):
     key, proof = (
         bls_native.compute_public_key(secret),
-        bls_native.prove_possession(secret),
+        bls_native.prove_possession(secret, b"owner"),
     )
     if lie == "proof":
-        proof = bls_native.prove_possession(other)
+        proof = bls_native.prove_possession(other, b"owner")
     elif lie == "key":
         # Signed with the right secret, but under the tag of ordinary messages.
         proof = bls_native.sign(secret, key)
     elif lie == "any":
         key = bls_native.compute_public_key(other)
+    owner = b"another" if lie == "owner" else b"owner"
     mine, theirs = (
-        verdict(backend.verify_possession, key, proof)
+        verdict(backend.verify_possession, key, proof, owner)
         for backend in (bls_native, bls_reference)
     )
-    expected = not lie or (secret == other and lie != "key")
+    expected = not lie or (secret == other and lie not in ("key", "owner"))
     assert mine == theirs == expected
