@@ -11,6 +11,10 @@ honest signer's place.  Two rules keep that harmless:
   verified, forged ones go, and their senders are named.
 - When the sum of a quorum does not verify, halving finds the forged votes.
 
+A sum says that its signers signed, not who sent which signature: two signers' votes may
+stand in each other's places.  That is as good for a certificate, and proves nothing
+against one signer alone.
+
 Of one signer at most two verified votes are kept: enough to prove the equivocation.
 """
 
@@ -134,12 +138,13 @@ class VotePool:
     def settle_rivals(
         self, signer: int, verify: Callable[[Vote], bool]
     ) -> list[PooledVote]:
-        """Verify the pooled votes of `signer`; return the forged ones, now removed."""
-        rivals = [pooled for pooled in self.find(signer) if not pooled.is_verified]
-        forged = []
+        """Verify the pooled votes of `signer`; return the forged ones, now removed.
+
+        Each alone, also where it stood in a sum that verified.
+        """
+        rivals = list(self.find(signer))
         for pooled in rivals:
             pooled.is_verified = verify(pooled.vote)
-            if not pooled.is_verified:
-                forged.append(pooled)
+        forged = [pooled for pooled in rivals if not pooled.is_verified]
         self.remove(forged)
         return forged

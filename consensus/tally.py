@@ -7,10 +7,16 @@ from collections.abc import Callable
 from consensus.certificates import build_certificate, merge_votes
 from consensus.effects import Conflict, Effect, Reason, Refuse
 from consensus.messages import Certificate, Finalize, Kind, Notarize, Nullify, Vote
-from consensus.pool import MAX_PER_SIGNER, PooledVote, VoteVerifier, get_subject
+from consensus.pool import (
+    MAX_PER_SIGNER,
+    PooledVote,
+    VotePool,
+    VoteVerifier,
+    get_subject,
+)
 from consensus.round import Round
 from consensus.scheme import SignatureScheme
-from consensus.validators import ValidatorSet
+from consensus.validators import ValidatorSet, decode_bitmap
 
 KIND_OF: dict[type[Vote], Kind] = {
     Notarize: Kind.NOTARIZATION,
@@ -97,13 +103,18 @@ class Tally:
     def compute_attendance(
         self, round: Round | None, notarization: Certificate
     ) -> tuple[bytes, bytes]:
-        """Return bitmap and sum of all votes that we hold for a certified block."""
-        votes: dict[int, bytes] = {}
+        """Return bitmap and sum of all votes that we hold for a certified block.
+
+        Those that the certificate does not count are verified without the others: two
+        votes in each other's places verify together, and one of them may be counted.
+        """
+        counted = decode_bitmap(notarization.bitmap, len(self._validators)) or ()
         pool = round.notarize_pool.get_votes(notarization.proposal) if round else {}
-        if round is not None and pool:
-            self._drop_forged(round, next(iter(pool.values())).vote)
+        extra = [entry for signer, entry in pool.items() if signer not in counted]
+        if round is not None:
+            self._remove(round.notarize_pool, self._verifier.find_forged(extra))
             pool = round.notarize_pool.get_votes(notarization.proposal)
-            votes = {signer: entry.vote.signature for signer, entry in pool.items()}
+        votes = {signer: entry.vote.signature for signer, entry in pool.items()}
         return merge_votes(notarization, votes, self._validators, self._scheme)
 
     def _settle_rivals(self, round: Round, pooled: PooledVote) -> bool:
@@ -129,7 +140,9 @@ class Tally:
         pool = round.get_pool(vote)
         entries = pool.get_votes(get_subject(vote)).values()
         doubtful = [entry for entry in entries if not entry.is_verified]
-        forged = self._verifier.find_forged(doubtful)
+        self._remove(pool, self._verifier.find_forged(doubtful))
+
+    def _remove(self, pool: VotePool, forged: list[PooledVote]) -> None:
         pool.remove(forged)
         for entry in forged:
             self._emit(Refuse(entry.sender, Reason.BAD_SIGNATURE))
