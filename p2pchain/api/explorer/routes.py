@@ -31,6 +31,7 @@ from p2pchain.api.render import render_mempool, render_seen_receipt
 from p2pchain.api.views import (
     accounts,
     blocks,
+    evidence,
     providers,
     search,
     shards,
@@ -176,6 +177,11 @@ async def get_stake(backend: Backend, address: bytes) -> Any:
     return staking.build_stake(backend, address)
 
 
+async def list_evidence(backend: Backend, after: str | None, limit: int) -> Any:
+    """Return evidence of double votes: what waits, and what blocks applied."""
+    return evidence.build_evidence_list(backend, limit, after)
+
+
 async def get_supply(backend: Backend) -> Any:
     """Return where all atoms are; the sums must agree."""
     return accounts.build_supply(backend)
@@ -223,6 +229,7 @@ PATHS = (
     Path("/epochs/{number}", get_epoch, (Param("number", EPOCH, "epoch"),)),
     Path("/stakes", list_stakes),
     Path("/stakes/{address}", get_stake, (_ADDRESS,)),
+    Path("/evidence", list_evidence, _PAGE),
     Path("/supply", get_supply),
     Path("/search", find, (Param("q", TEXT, "what to look for"),)),
 )

@@ -293,6 +293,10 @@ function meter(share, kind) {
 const STATUS_WORDS = { ACTIVE: "active", DOWN: "down: missed too many votes", TOMBSTONED: "convicted", LEFT: "gone" };
 const stakeStatus = (word) => el("span", { class: word === "ACTIVE" ? "good" : word === "TOMBSTONED" ? "bad" : "quiet" },
   STATUS_WORDS[word] || word);
+/** In a list of stakes: one that was taken out is not active, whatever its key did. */
+const ownStatus = (s) => s.status === "ACTIVE" && s.bonded === "0" ? stakeStatus("LEFT") : stakeStatus(s.status);
+const payouts = (s) => s.unbonding.map((u, i) => [i ? el("br") : "", amount(u.amount),
+  el("span", { class: "quiet" }, " at the end of epoch ", linkEpoch(u.due_epoch))]);
 
 const eventTable = (events) => table(["event", "amount", "accounts", "object"], events.map((event) => [
   event.kind.replaceAll("_", " "), amount(event.amount),
@@ -302,11 +306,11 @@ const eventTable = (events) => table(["event", "amount", "accounts", "object"], 
 /** An account's stake: what is bonded, what is on its way back, what was taken. */
 function stakeFacts(stake) {
   return [el("h2", {}, "Stake"), facts([
-    ["status", stakeStatus(stake.status)],
+    ["status", ownStatus(stake)],
     ["bonded", amount(stake.bonded)],
     ["voting power now", amount(stake.power)],
     ["in the next epoch", amount(stake.next_power)],
-    ...stake.unbonding.map((u) => ["unbonding", [amount(u.amount), " at the end of epoch ", linkEpoch(u.due_epoch)]]),
+    ["unbonding", stake.unbonding.length ? payouts(stake) : null],
     ["earned", amount(stake.rewarded)],
     ["slashed", stake.slashed === "0" ? null : amount(stake.slashed)],
     ["offence", stake.offence && ["in epoch ", linkEpoch(stake.offence.epoch), ", slashed in epoch ",
@@ -320,7 +324,7 @@ function epochFacts(epoch) {
   return facts([
     ["state", epoch.state.toLowerCase()],
     ["blocks", `${epoch.first_height} to ${epoch.last_height}`],
-    ["progress", epoch.blocks_to_go ? [meter(epoch.blocks / length), ` ${epoch.blocks_to_go} blocks to go`] : null],
+    ["progress", epoch.blocks_to_go ? [meter(epoch.blocks / length), `, ${epoch.blocks_to_go} blocks to go`] : null],
     ["validators", epoch.validators],
     ["total power", amount(epoch.total_power)],
     ["reward", amount(epoch.reward)],
@@ -336,24 +340,45 @@ const validatorTable = (list) => table(["index", "name", "power", "share", "atte
     v.attendance === null ? "–" : meter(v.attendance, v.attendance < 0.5 ? "low" : ""), stakeStatus(v.status),
     v.account ? linkAddress(v.account) : "–", code(v.public_key)]));
 
+const OFFENCE_WORDS = { double_notarize: "two Notarize votes", double_finalize: "two Finalize votes",
+  nullify_and_finalize: "Nullify and Finalize" };
+
+/** Who signed two things that exclude each other, by what proof, and what it has cost. */
+function slashed(stakes, evidence) {
+  const pieces = evidence.evidence.flatMap((e) => e.convicted.map((c) => [c.account, e]));
+  const proofs = new Map(pieces.reverse());
+  const convicted = stakes.filter((s) => s.offence);
+  if (!convicted.length && !evidence.waiting.length) return [];
+  return [el("h2", {}, "Slashed"),
+    evidence.waiting.length ? el("p", { class: "bad" },
+      `Evidence that waits for a block: ${evidence.waiting.length}`) : "",
+    table(["name", "double vote", "in epoch", "slashed in", "reported by", "stake then", "taken so far", "the rest"],
+      convicted.map((s) => {
+        const proof = proofs.get(s.account);
+        return [link("#/address/" + s.account, s.name),
+          proof ? OFFENCE_WORDS[proof.offence] || proof.offence : "–",
+          [linkEpoch(s.offence.epoch), proof ? `, view ${proof.view}` : ""],
+          proof ? ["block ", linkBlock(proof.height)] : ["epoch ", linkEpoch(s.offence.slashed_epoch)],
+          proof && proof.reporter ? [proof.reporter.name || short(proof.reporter.account), ", for ", amount(proof.reporter.amount)] : "–",
+          amount(s.offence.stake), amount(s.slashed),
+          s.unbonding.length ? payouts(s) : s.bonded === "0" ? "–" : [amount(s.bonded), " is locked"]];
+      }))];
+}
+
 async function showValidators() {
   const hash = location.hash;
   async function load() {
-    const [list, epoch, { stakes, ...sums }] = await Promise.all([
-      read("/validators"), read("/epochs/running"), read("/stakes")]);
+    const [list, epoch, { stakes, ...sums }, evidence] = await Promise.all([
+      read("/validators"), read("/epochs/running"), read("/stakes"), read("/evidence?limit=100")]);
     if (location.hash !== hash) return;
-    const convicted = stakes.filter((s) => s.offence);
     show(el("h1", {}, "Epoch ", linkEpoch(epoch.epoch)), epochFacts(epoch),
       el("h2", {}, "Validators"), validatorTable(list),
       el("h2", {}, "Stakes"),
       facts([["bonded", amount(sums.bonded)], ["unbonding", amount(sums.unbonding)]]),
       table(["name", "status", "bonded", "unbonding", "power next epoch", "earned", "account"], stakes.map((s) => [
-        s.name, stakeStatus(s.status), amount(s.bonded), amount(s.unbonding_total), amount(s.next_power),
+        s.name, ownStatus(s), amount(s.bonded), amount(s.unbonding_total), amount(s.next_power),
         amount(s.rewarded), linkAddress(s.account)])),
-      convicted.length ? [el("h2", {}, "Slashed"),
-        table(["name", "offence in epoch", "slashed in epoch", "stake then", "taken so far", "account"], convicted.map((s) => [
-          s.name, linkEpoch(s.offence.epoch), linkEpoch(s.offence.slashed_epoch), amount(s.offence.stake),
-          amount(s.slashed), linkAddress(s.account)]))] : []);
+      slashed(stakes, evidence));
   }
   await load();
   if (location.hash === hash) onTip = load;
