@@ -7,10 +7,18 @@ What can be wrong with a block, a transaction or the store.
     |- UnfinalParent    it is held, but ends an epoch and is not final yet
     UnknownBlock        a block that is not held (MissingError)
     UselessEvidence     evidence too late, too early or told before (MissingError)
+    InvalidWitness      not the part of a state that a chunk needs (RemoteError)
     InvalidTransaction  cannot stand in a block at all (RemoteError)
     RuleError           stands in a block, pays its fee, has no other effect
     StoreError          the database is not what we wrote (LocalError)
     |- ConflictingFinal a second, different block is called final
+    |- DamagedBucket    a bucket of the state that is not what we wrote
+    |- FailedWrite      the disk is full or broken; nothing more is written
+    |- UnfinishedInstall a snapshot was being written when the process ended
+    PrunedState         the state after a block that is too old (MissingError)
+    InvalidSnapshot     a manifest or part that no correct node serves (RemoteError)
+    SnapshotUnavailable this node has no such snapshot (MissingError)
+    HistoryAbsent       of before the snapshot that a node began with (MissingError)
     LightError          an answer that a light client refuses (RemoteError)
     |- InvalidProof     it does not prove what it claims
     |- ProvenFork       two different final blocks: more than a third of stake cheats
@@ -74,8 +82,85 @@ class ConflictingFinal(StoreError):
     """A certificate finalises a block beside the final chain: more than W/3 cheat."""
 
 
+class UnfinishedInstall(StoreError):
+    """A snapshot is half written; writing it again from its parts mends that."""
+
+
+class InvalidSnapshot(RemoteError):
+    """What was shown is not what the header binds; no correct node serves it."""
+
+
+class SnapshotUnavailable(MissingError):
+    """This node has no such snapshot, or none that others could take."""
+
+
+class HistoryAbsent(MissingError):
+    """The node began with a snapshot and has nothing of before.
+
+    Args:
+        height: Which was asked for.
+        first_height: Of the oldest block that is here.
+    """
+
+    def __init__(self, height: int, first_height: int) -> None:
+        super().__init__(
+            f"block {height} is not here: this node's history begins at "
+            f"{first_height}, with a snapshot"
+        )
+        self.height = height
+        self.first_height = first_height
+
+
+class DamagedBucket(StoreError):
+    """A bucket of the state that is not what we wrote.
+
+    Args:
+        shard: Whose state it is of.
+        index: Its number.
+        problem: What is wrong with it.
+    """
+
+    def __init__(self, shard: int, index: int, problem: str) -> None:
+        super().__init__(f"bucket {index} of shard {shard} {problem}")
+        self.shard = shard
+        self.index = index
+
+
+class FailedWrite(StoreError):
+    """A write that the disk did not take; the database refuses all later ones.
+
+    What was acknowledged before is safe, and this batch is there whole or not at all
+    when the database is opened again.
+    """
+
+
+class PrunedState(MissingError):
+    """The state after a block of which only the header is kept.
+
+    Args:
+        height: Which was asked for.
+        oldest: The oldest one that can be had.
+        newest: The newest one.
+    """
+
+    def __init__(self, height: int, oldest: int, newest: int) -> None:
+        super().__init__(
+            f"no state after block {height}: there are those of {oldest} to {newest}"
+        )
+        self.height = height
+        self.oldest = oldest
+        self.newest = newest
+
+
 class TooManyPending(LocalError):
     """More unfinalised blocks than we hold, all of them needed."""
+
+
+class InvalidWitness(RemoteError):
+    """Too large, not under the root that it names, or not exactly what is touched.
+
+    Nothing is said about the chunk: another witness of it may be good.
+    """
 
 
 class InvalidTransaction(RemoteError):

@@ -5,7 +5,7 @@ Theory of operation
 -------------------
     store:  buckets of the final block      memory: bucket trees of the final block
                  ^
-    StateView of pending block 1: changed buckets + changed tree nodes
+    StateView of pending block 1: changed buckets + changed groups of tree nodes
                  ^
     StateView of pending block 2 ...
 
@@ -14,34 +14,48 @@ its overlay is folded into the trees and written out as buckets, in the same bat
 the block; views above it then stand on the final state itself.  Chains of views are
 short: a block is normally final before the next one but one is proposed.
 
+A view of the past stands on the final state too, and says what has changed since
+(chain/history.py).  The final state moves on under it, so `fold` first puts what it is
+about to change into every such view that somebody still holds.
+
+A stored bucket has the first bytes of its hash before it.  So a damaged one is found
+and named without the tree, and a running node compares what it reads with the tree.
+
 Spec: docs/protocol/03-blocks-and-state.md
 """
 
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
+from weakref import WeakSet
 
+from chain.bucket_cache import BucketCache, Place
 from chain.bucket_writes import NewBucket, compute_new_buckets
-from chain.errors import StoreError
+from chain.errors import DamagedBucket
 from primitives.buckets import (
     EMPTY_BUCKET,
+    EMPTY_BUCKET_HASH,
+    HASH_BYTES,
     Bucket,
     BucketProof,
     build_proof,
     compute_bucket_count,
     compute_bucket_hash,
     compute_bucket_index,
-    compute_empty_tree,
-    compute_tree,
-    compute_update,
     decode_bucket,
     encode_bucket,
 )
 from primitives.kv import KeyValueStore
+from primitives.treetable import (
+    TreeTable,
+    compute_group_update,
+)
 from primitives.types import ShardId
 
-MAX_CACHED_BUCKETS = 8192
-"""Decoded buckets of the final state kept in memory: all of a devnet's, about 30 MB
-when they hold fifty accounts each."""
+CHECK_BYTES = 8
+"""Of the bucket's hash, before the stored bucket: a flipped bit stays unnoticed once in
+2^64; who changes a bucket on purpose is found by the root."""
+
+EMPTY_BYTES = encode_bucket(EMPTY_BUCKET)
 
 Writes = Mapping[ShardId, Mapping[bytes, bytes | None]]
 
@@ -49,6 +63,29 @@ Writes = Mapping[ShardId, Mapping[bytes, bytes | None]]
 def build_bucket_key(shard: ShardId, index: int) -> bytes:
     """Return the database key of a bucket."""
     return b"S" + shard.to_bytes(2, "big") + index.to_bytes(4, "big")
+
+
+def pack_bucket(data: bytes, digest: bytes) -> bytes | None:
+    """Return what is stored of an encoded bucket; None: nothing, it is empty.
+
+    Args:
+        data: Its canonical bytes.
+        digest: Their leaf hash.
+    """
+    return None if data == EMPTY_BYTES else digest[:CHECK_BYTES] + data
+
+
+def unpack_bucket(shard: ShardId, index: int, stored: bytes) -> tuple[bytes, bytes]:
+    """Return a stored bucket's canonical bytes and their leaf hash.
+
+    Raises:
+        DamagedBucket: Not what was stored.
+    """
+    data = stored[CHECK_BYTES:]
+    digest = compute_bucket_hash(data)
+    if digest[:CHECK_BYTES] != stored[:CHECK_BYTES]:
+        raise DamagedBucket(shard, index, "does not have the hash it was stored with")
+    return data, digest
 
 
 class FinalState:
@@ -66,47 +103,73 @@ class FinalState:
         self.levels = levels
         self.shards = shards
         self._store = store
-        self._trees = {shard: compute_empty_tree(levels) for shard in shards}
-        self._cache: OrderedDict[tuple[ShardId, int], Bucket] = OrderedDict()
+        self._tables = {shard: TreeTable(levels) for shard in shards}
+        self._cache = BucketCache()
+        self._past: WeakSet[StateView] = WeakSet()
 
     def load(self) -> None:
         """Read every bucket once and compute the trees from them.
 
         Raises:
-            StoreError: A bucket beyond the tree.
+            DamagedBucket: One that we did not write like this.
         """
         self._cache.clear()
+        for shard, table in self._tables.items():
+            table.load(
+                (index, digest) for index, _, digest in self.iterate_buckets(shard)
+            )
+
+    def iterate_buckets(self, shard: ShardId) -> Iterator[tuple[int, bytes, bytes]]:
+        """Yield number, canonical bytes and hash of every stored bucket, ascending.
+
+        Raises:
+            DamagedBucket: One that we did not write like this.
+        """
         count = compute_bucket_count(self.levels)
-        for shard in self.shards:
-            leaves = compute_empty_tree(self.levels)[-count:]
-            prefix = build_bucket_key(shard, 0)[:3]
-            for key, data in self._store.iterate(prefix):
-                index = int.from_bytes(key[3:], "big")
-                if index >= count:
-                    raise StoreError(f"bucket {index} of {count} in shard {shard}")
-                leaves[index] = compute_bucket_hash(data)
-            self._trees[shard] = compute_tree(leaves, self.levels)
+        for key, stored in self._store.iterate(build_bucket_key(shard, 0)[:3]):
+            index = int.from_bytes(key[3:], "big")
+            if index >= count:
+                raise DamagedBucket(shard, index, f"is beyond the {count} of the tree")
+            data, digest = unpack_bucket(shard, index, stored)
+            yield index, data, digest
 
     def get_bucket(self, shard: ShardId, index: int) -> Bucket:
-        """Return a bucket; must not be changed."""
-        place = (shard, index)
-        bucket = self._cache.get(place)
-        if bucket is None:
-            data = self._store.get(build_bucket_key(shard, index))
-            bucket = EMPTY_BUCKET if data is None else decode_bucket(data)
-            self._remember(place, bucket)
-        else:
-            self._cache.move_to_end(place)
-        return bucket
+        """Return a bucket.
 
-    def get_node(self, shard: ShardId, node: int) -> bytes:
-        """Return the hash of a tree node."""
-        return self._trees[shard][node]
+        Raises:
+            DamagedBucket: The database does not have the tree's.
+        """
+        return decode_bucket(self.get_bucket_bytes(shard, index))
+
+    def get_bucket_bytes(self, shard: ShardId, index: int) -> bytes:
+        """Return a bucket's canonical bytes.
+
+        Raises:
+            DamagedBucket: The database does not have the tree's.
+        """
+        place = (shard, index)
+        data = self._cache.get(place)
+        if data is None:
+            data = self._read_bucket(shard, index)
+            self._cache.put(place, data)
+        return data
+
+    def get_group(self, shard: ShardId, parent: int) -> bytes:
+        """Return the hashes of a tree node's four children."""
+        return self._tables[shard].get_group(parent)
+
+    def get_leaf(self, shard: ShardId, index: int) -> bytes:
+        """Return the hash of a bucket."""
+        return self._tables[shard].get_leaf(index)
+
+    def get_root(self, shard: ShardId) -> bytes:
+        """Return a shard's state root."""
+        return self._tables[shard].root
 
     def compute_changes(self, view: "StateView") -> dict[bytes, bytes | None]:
         """Return the bucket writes of a view, for the batch that makes it final."""
         return {
-            build_bucket_key(shard, index): encode_bucket(bucket) if bucket else None
+            build_bucket_key(shard, index): pack_bucket(bucket.data, bucket.digest)
             for (shard, index), bucket in view.buckets.items()
         }
 
@@ -115,18 +178,37 @@ class FinalState:
 
         Views are folded in order of height, each one's parent before it.
         """
+        for past in self._past:
+            past.keep(view)
         for place, bucket in view.buckets.items():
-            self._remember(place, bucket)
-        for shard, nodes in view.nodes.items():
-            tree = self._trees[shard]
-            for node, digest in nodes.items():
-                tree[node] = digest
+            self._cache.put(place, bucket.data)
+        for shard, groups in view.groups.items():
+            self._tables[shard].apply(view.roots[shard], groups)
 
-    def _remember(self, place: tuple[ShardId, int], bucket: Bucket) -> None:
-        self._cache[place] = bucket
-        self._cache.move_to_end(place)
-        if len(self._cache) > MAX_CACHED_BUCKETS:
-            self._cache.popitem(last=False)
+    def build_past(
+        self, shard: ShardId, buckets: Mapping[int, NewBucket]
+    ) -> "StateView":
+        """Return a view on the final state in which a shard's buckets were others.
+
+        It stays what it is while the final state moves on.
+        """
+        past = StateView.from_final(self).compute_child_with({shard: buckets})
+        past.parent = self
+        if not buckets:
+            # Still the final root, which the first block from now on may change.
+            past.roots[shard] = self.get_root(shard)
+        self._past.add(past)
+        return past
+
+    def _read_bucket(self, shard: ShardId, index: int) -> bytes:
+        stored = self._store.get(build_bucket_key(shard, index))
+        if stored is None:
+            data, digest = EMPTY_BYTES, EMPTY_BUCKET_HASH
+        else:
+            data, digest = unpack_bucket(shard, index, stored)
+        if digest != self.get_leaf(shard, index):
+            raise DamagedBucket(shard, index, "is not the one of the final block")
+        return data
 
 
 class StateView:
@@ -136,21 +218,24 @@ class StateView:
         self,
         parent: "StateView | FinalState",
         final: FinalState,
-        buckets: Mapping[tuple[ShardId, int], Bucket],
-        nodes: Mapping[ShardId, Mapping[int, bytes]],
+        buckets: dict[Place, NewBucket],
+        groups: dict[ShardId, dict[int, bytes]],
+        roots: dict[ShardId, bytes],
     ) -> None:
         self.parent = parent
         """What this view reads through; the final state once the parent is folded."""
         self.buckets = buckets
         """Changed buckets, whole."""
-        self.nodes = nodes
-        """Changed tree nodes."""
+        self.groups = groups
+        """Changed tree nodes, in fours, by shard and number of their parent."""
+        self.roots = roots
+        """Of the shards that changed."""
         self._final = final
 
     @classmethod
     def from_final(cls, final: FinalState) -> "StateView":
         """Return the view that changes nothing."""
-        return cls(final, final, {}, {})
+        return cls(final, final, {}, {}, {})
 
     def get(self, shard: ShardId, key: bytes) -> bytes | None:
         """Return the value under `key` in a shard, or None."""
@@ -159,26 +244,35 @@ class StateView:
 
     def get_bucket(self, shard: ShardId, index: int) -> Bucket:
         """Return a bucket as of this view; must not be changed."""
-        place = (shard, index)
+        bucket = self._find_bucket((shard, index))
+        return self._final.get_bucket(shard, index) if bucket is None else bucket.pairs
+
+    def get_bucket_bytes(self, shard: ShardId, index: int) -> bytes:
+        """Return a bucket's canonical bytes as of this view."""
+        bucket = self._find_bucket((shard, index))
+        if bucket is None:
+            return self._final.get_bucket_bytes(shard, index)
+        return bucket.data
+
+    def get_group(self, shard: ShardId, parent: int) -> bytes:
+        """Return the hashes of a tree node's four children as of this view."""
         view: StateView | FinalState = self
         while isinstance(view, StateView):
-            bucket = view.buckets.get(place)
-            if bucket is not None:
-                return bucket
+            groups = view.groups.get(shard)
+            if groups is not None:
+                group = groups.get(parent)
+                if group is not None:
+                    return group
             view = view.parent
-        return view.get_bucket(shard, index)
+        return view.get_group(shard, parent)
 
     def get_node(self, shard: ShardId, node: int) -> bytes:
         """Return the hash of a tree node as of this view."""
-        view: StateView | FinalState = self
-        while isinstance(view, StateView):
-            nodes = view.nodes.get(shard)
-            if nodes is not None:
-                digest = nodes.get(node)
-                if digest is not None:
-                    return digest
-            view = view.parent
-        return view.get_node(shard, node)
+        if node == 0:
+            return self.get_root(shard)
+        start = HASH_BYTES * ((node - 1) % 4)
+        group = self.get_group(shard, (node - 1) // 4)
+        return group[start : start + HASH_BYTES]
 
     def get_levels(self, shard: ShardId) -> int:
         """Return the levels of a shard's bucket tree."""
@@ -186,7 +280,13 @@ class StateView:
 
     def get_root(self, shard: ShardId) -> bytes:
         """Return a shard's state root."""
-        return self.get_node(shard, 0)
+        view: StateView | FinalState = self
+        while isinstance(view, StateView):
+            root = view.roots.get(shard)
+            if root is not None:
+                return root
+            view = view.parent
+        return view.get_root(shard)
 
     def get_roots(self) -> dict[ShardId, bytes]:
         """Return every shard's state root."""
@@ -197,9 +297,7 @@ class StateView:
         levels = self._final.levels
         index = compute_bucket_index(key, levels)
         bucket = self.get_bucket(shard, index)
-        return build_proof(
-            lambda node: self.get_node(shard, node), index, bucket, levels
-        )
+        return build_proof(partial(self.get_node, shard), index, bucket, levels)
 
     def compute_child(self, writes: Writes) -> "StateView":
         """Return the view after further writes."""
@@ -207,9 +305,7 @@ class StateView:
         return self.compute_child_with(
             {
                 shard: compute_new_buckets(
-                    lambda index, shard=shard: self.get_bucket(shard, index),  # type: ignore[misc]
-                    changes,
-                    levels,
+                    partial(self.get_bucket, shard), changes, levels
                 )
                 for shard, changes in writes.items()
             }
@@ -219,17 +315,20 @@ class StateView:
         self, changed: Mapping[ShardId, Mapping[int, NewBucket]]
     ) -> "StateView":
         """Return the view after shards' buckets, by number, became others."""
-        buckets: dict[tuple[ShardId, int], Bucket] = {}
-        nodes = {}
+        buckets: dict[Place, NewBucket] = {}
+        groups: dict[ShardId, dict[int, bytes]] = {}
+        roots: dict[ShardId, bytes] = {}
         for shard, fresh in changed.items():
-            nodes[shard] = compute_update(
-                lambda node, shard=shard: self.get_node(shard, node),  # type: ignore[misc]
+            if not fresh:
+                continue
+            roots[shard], groups[shard] = compute_group_update(
+                partial(self.get_group, shard),
                 {index: bucket.digest for index, bucket in fresh.items()},
                 self._final.levels,
             )
             for index, bucket in fresh.items():
-                buckets[shard, index] = bucket.pairs
-        return StateView(self, self._final, buckets, nodes)
+                buckets[shard, index] = bucket
+        return StateView(self, self._final, buckets, groups, roots)
 
     def squash(self, base: "StateView") -> "StateView":
         """Return this view with everything that changed since `base` in one overlay.
@@ -239,13 +338,38 @@ class StateView:
         """
         if self.parent is base:
             return self
-        buckets: dict[tuple[ShardId, int], Bucket] = {}
-        nodes: dict[ShardId, dict[int, bytes]] = {}
+        buckets: dict[Place, NewBucket] = {}
+        groups: dict[ShardId, dict[int, bytes]] = {}
+        roots: dict[ShardId, bytes] = {}
         view: StateView | FinalState = self
         while isinstance(view, StateView) and view is not base:
-            buckets = {**view.buckets, **buckets}
-            for shard, changed in view.nodes.items():
-                nodes[shard] = {**changed, **nodes.get(shard, {})}
+            buckets = view.buckets | buckets
+            roots = view.roots | roots
+            for shard, changed in view.groups.items():
+                groups[shard] = changed | groups.get(shard, {})
             view = view.parent
         assert view is base
-        return StateView(base, self._final, buckets, nodes)
+        return StateView(base, self._final, buckets, groups, roots)
+
+    def keep(self, coming: "StateView") -> None:
+        """Put what `coming` is about to change into this view of the past."""
+        final = self._final
+        for shard, index in coming.buckets.keys() - self.buckets.keys():
+            data = final.get_bucket_bytes(shard, index)
+            digest = final.get_leaf(shard, index)
+            self.buckets[shard, index] = NewBucket(decode_bucket(data), data, digest)
+        for shard, changed in coming.groups.items():
+            groups = self.groups.setdefault(shard, {})
+            for parent in changed.keys() - groups.keys():
+                groups[parent] = final.get_group(shard, parent)
+            self.roots.setdefault(shard, final.get_root(shard))
+
+    def _find_bucket(self, place: Place) -> NewBucket | None:
+        """Return a bucket that this view or one below has changed."""
+        view: StateView | FinalState = self
+        while isinstance(view, StateView):
+            bucket = view.buckets.get(place)
+            if bucket is not None:
+                return bucket
+            view = view.parent
+        return None
