@@ -1,10 +1,72 @@
-"""The context of what runs on a held block: chunks, the system step, the mempool."""
+"""
+The context of what runs on a held block: chunks, the system step, the mempool.
+
+A context is all that a rule knows besides its shard's state.  As canonical bytes it
+crosses into the processes that execute chunks.
+"""
 
 from chain.context import Context
+from chain.contracts.model import ModelRecord
 from chain.held import HeldBlock
+from chain.params import ChainParams
 from chain.spec import ChainSpec
-from primitives.types import ShardId
-from shards.chunk import get_count
+from primitives.codec import Record, decode, encode
+from primitives.types import Epoch, Hash32, Height, ShardId, TimeMs
+from shards.chunk import Counter, get_count
+from shards.layout import Layout
+
+
+class ContextRecord(Record):
+    """A context as bytes; the fields are those of `Context`."""
+
+    chain_id: Hash32
+    shard: ShardId
+    epoch: Epoch
+    height: Height
+    time_ms: TimeMs
+    layout: Layout
+    models: tuple[ModelRecord, ...]
+    """Ascending by id."""
+    params: ChainParams
+    consumed: tuple[Counter, ...]
+    """Ascending by shard."""
+
+
+def encode_context(context: Context) -> bytes:
+    """Return the canonical bytes of a context."""
+    models, consumed = context.models, context.consumed
+    record = ContextRecord(
+        chain_id=context.chain_id,
+        shard=context.shard,
+        epoch=context.epoch,
+        height=context.height,
+        time_ms=context.time_ms,
+        layout=context.layout,
+        models=tuple(models[model_id] for model_id in sorted(models)),
+        params=context.params,
+        consumed=tuple(Counter(shard, consumed[shard]) for shard in sorted(consumed)),
+    )
+    return encode(record)
+
+
+def decode_context(data: bytes) -> Context:
+    """Return the context that the bytes encode.
+
+    Raises:
+        DecodeError: Not the canonical encoding of a context.
+    """
+    record = decode(ContextRecord, data)
+    return Context(
+        chain_id=record.chain_id,
+        shard=record.shard,
+        epoch=record.epoch,
+        height=record.height,
+        time_ms=record.time_ms,
+        layout=record.layout,
+        models={model.model_id: model for model in record.models},
+        params=record.params,
+        consumed={counter.shard: counter.count for counter in record.consumed},
+    )
 
 
 def build_context(spec: ChainSpec, parent: HeldBlock, shard: ShardId) -> Context:

@@ -18,8 +18,9 @@ whose owner cannot be read (no rule emits such packets) counts as burned.
 Spec: docs/protocol/03-blocks-and-state.md
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from chain.context import Call, Context
 from chain.contracts.credit import Bounce, Credit
@@ -109,6 +110,17 @@ class ChunkFull(Exception):
     """Something does not fit any more; the leader stops, a validator refuses."""
 
 
+class Meter(Protocol):
+    """Watches how much of the state a chunk touches."""
+
+    def add(self, keys: Iterable[bytes]) -> None:
+        """Count keys in that were not counted before.
+
+        Raises:
+            ChunkFull: It would be too much; none of them was counted.
+        """
+
+
 class ChunkRun:
     """One execution of one chunk."""
 
@@ -118,6 +130,7 @@ class ChunkRun:
         read: Callable[[bytes], bytes | None],
         limits: ChunkLimits,
         verified: VerifiedCache,
+        meter: Meter | None = None,
     ) -> None:
         """
         Args:
@@ -125,11 +138,16 @@ class ChunkRun:
             read: The shard's state at the parent block.
             limits: What the chunk may hold.
             verified: Transactions whose signature was checked before.
+            meter: Bounds what the chunk may touch, where its witness matters.
+
+        Raises:
+            ChunkFull: The meter takes not even what every chunk touches.
         """
         self._context = context
         self._ledger = ShardLedger(read)
         self._limits = limits
         self._verified = verified
+        self._meter = meter
         self._transactions: list[bytes] = []
         self._senders: list[bytes] = []
         self._consumed: list[PacketProof] = []
@@ -138,6 +156,10 @@ class ChunkRun:
         self.fees = 0
         self.work = 0
         self.bytes = 0
+        if meter is not None:
+            # What `finish` reads.
+            for shard in context.layout.shard_ids:
+                meter.add((build_consumed_key(shard), build_emitted_key(shard)))
 
     @property
     def is_empty(self) -> bool:
@@ -165,10 +187,15 @@ class ChunkRun:
             )
         if len(self._consumed) >= self._limits.packets:
             raise ChunkFull("packets")
-        self._take(len(encode(proof)), PACKET_WORK)
+        length = len(encode(proof))
+        self._validate_room(length, PACKET_WORK)
+        mark = self._ledger.loaded_count
         self._apply_packet(packet)
         key = build_consumed_key(packet.src)
         self._ledger.put(key, Count(packet.seq + 1))
+        self._measure(mark)
+        self.bytes += length
+        self.work += PACKET_WORK
         self._packet_events.append(self._ledger.commit())
         self._consumed.append(proof)
 
@@ -187,13 +214,30 @@ class ChunkRun:
         """
         if signed is None:
             signed = decode_transaction(signed_bytes)
+        transaction = signed.transaction
+        tx_id = compute_tx_id(signed_bytes)
+        length = len(signed_bytes)
+        work = compute_work(transaction.payload)
+        fee = compute_fee(self._context.params, transaction.payload, length)
         mark = self._ledger.loaded_count
         try:
-            return self._execute(signed_bytes, signed)
+            validate_envelope(self._ledger, self._context, signed, fee)
+            verify_once(self._verified, tx_id, signed)
+            if len(self._transactions) >= self._limits.transactions:
+                raise ChunkFull("transactions")
+            self._validate_room(length + FRAMING_BYTES, work)
         except (InvalidTransaction, ChunkFull):
             # It does not stand in the chunk, so what it read is not touched.
             self._ledger.unload(mark)
             raise
+        outcome = self._apply(signed, tx_id, fee, work, mark)
+        self.bytes += length + FRAMING_BYTES
+        self.work += work
+        self.fees += fee
+        self._transactions.append(signed_bytes)
+        self._senders.append(transaction.sender)
+        self._outcomes.append(outcome)
+        return outcome
 
     def finish(self) -> ChunkResult:
         """Return the result; the run is over."""
@@ -217,46 +261,45 @@ class ChunkRun:
             bytes=self.bytes,
         )
 
-    def _execute(self, signed_bytes: bytes, signed: SignedTransaction) -> Outcome:
-        transaction = signed.transaction
-        tx_id = compute_tx_id(signed_bytes)
-        work = compute_work(transaction.payload)
-        fee = compute_fee(self._context.params, transaction.payload, len(signed_bytes))
-        validate_envelope(self._ledger, self._context, signed, fee)
-        verify_once(self._verified, tx_id, signed)
-        if len(self._transactions) >= self._limits.transactions:
-            raise ChunkFull("transactions")
-        self._take(len(signed_bytes) + FRAMING_BYTES, work)
-        outcome = self._apply(signed, tx_id, fee, work)
-        self.fees += fee
-        self._transactions.append(signed_bytes)
-        self._senders.append(transaction.sender)
-        self._outcomes.append(outcome)
-        return outcome
-
-    def _take(self, length: int, work: int) -> None:
-        """Count something in, unless it does not fit."""
+    def _validate_room(self, length: int, work: int) -> None:
         if self.bytes + length > self._limits.bytes:
             raise ChunkFull("bytes")
         if self.work + work > self._limits.work:
             raise ChunkFull("work")
-        self.bytes += length
-        self.work += work
+
+    def _measure(self, mark: int) -> None:
+        """Count in what was touched since `mark`, or undo it all."""
+        if self._meter is None:
+            return
+        try:
+            self._meter.add(self._ledger.list_new_keys(mark))
+        except ChunkFull:
+            self._ledger.rollback()
+            self._ledger.unload(mark)
+            raise
 
     def _apply(
-        self, signed: SignedTransaction, tx_id: bytes, fee: int, work: int
+        self,
+        signed: SignedTransaction,
+        tx_id: bytes,
+        fee: int,
+        work: int,
+        mark: int,
     ) -> Outcome:
         transaction = signed.transaction
         payload = transaction.payload
         charge_fee(self._ledger, self._context, transaction.sender, fee)
-        self._ledger.commit()
+        paid = self._ledger.copy_frame()
         call = Call(transaction.sender, transaction.nonce)
+        code = message = ""
         try:
             RULES[type(payload)].apply(self._ledger, self._context, call, payload)
         except RuleError as error:
-            self._ledger.rollback()
-            return Outcome(tx_id, False, error.code, error.message, fee, work, ())
-        return Outcome(tx_id, True, "", "", fee, work, self._ledger.commit())
+            self._ledger.rollback(paid)
+            code, message = error.code, error.message
+        self._measure(mark)
+        events = self._ledger.commit()
+        return Outcome(tx_id, not code, code, message, fee, work, events)
 
     def _apply_packet(self, packet: Packet) -> None:
         try:

@@ -12,6 +12,7 @@ Functions that several rules share (accounts, packets, totals) stand below the c
 """
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol, TypeVar
 
 from chain.account import NO_ACCOUNT, Account, compute_ripe, compute_with_maturing
@@ -137,9 +138,17 @@ class ShardLedger:
         self.rollback()
         return events
 
-    def rollback(self) -> None:
-        """Forget what happened since the last commit or rollback."""
-        self._frame = {}
+    def copy_frame(self) -> dict[bytes, Record | None]:
+        """Return what was written since the last commit or rollback."""
+        return dict(self._frame)
+
+    def rollback(self, kept: dict[bytes, Record | None] | None = None) -> None:
+        """Forget what happened since the last commit or rollback.
+
+        Args:
+            kept: Writes that stay all the same; nothing if None.
+        """
+        self._frame = {} if kept is None else kept
         self._frame_packets = []
         self._frame_events = []
         self._frame_archive = []
@@ -148,6 +157,13 @@ class ShardLedger:
     def loaded_count(self) -> int:
         """How many keys were read from the state so far."""
         return len(self._loaded)
+
+    def list_new_keys(self, count: int) -> list[bytes]:
+        """Return keys read after the first `count`, and all written in this frame."""
+        return [
+            *islice(reversed(self._loaded), len(self._loaded) - count),
+            *self._frame,
+        ]
 
     def unload(self, count: int) -> None:
         """Forget all reads after the first `count`."""
