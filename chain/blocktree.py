@@ -96,6 +96,7 @@ class BlockTree:
         self._scheme = scheme
         self._state = state
         self._final = final
+        self._first_height = store.get_first_height()
         self._pending = PendingBlocks(store)
 
     # ------------------------------------------------------------------ reading
@@ -109,6 +110,11 @@ class BlockTree:
     def final_height(self) -> Height:
         """Its height; 0 for genesis."""
         return self._final.height
+
+    @property
+    def first_height(self) -> Height:
+        """Where history begins: 0, or the height of the snapshot that began it."""
+        return self._first_height
 
     @property
     def final_hash(self) -> bytes:

@@ -5,6 +5,8 @@ Pure: a block goes in, database changes come out, and the caller writes them in 
 batch that makes the block final.
 """
 
+from collections.abc import Mapping
+
 from chain.contracts.channel import Channel
 from chain.contracts.proof import WorkEntry
 from chain.execution import ChunkResult
@@ -40,7 +42,7 @@ def compute_index_changes(held: HeldBlock) -> Changes:
         result = held.results[chunk.header.shard]
         _index_chunk(changes, height, chunk)
         _index_transactions(changes, height, chunk.header.shard, result)
-        _index_objects(changes, chunk.header.shard, result)
+        index_objects(changes, chunk.header.shard, result.writes)
         _index_archive(changes, height, chunk.header.shard, result)
     for (src, dst), proofs in held.emitted.items():
         for proof in proofs:
@@ -76,9 +78,11 @@ def _index_transactions(
             changes[key] = outcome.tx_id
 
 
-def _index_objects(changes: Changes, shard: ShardId, result: ChunkResult) -> None:
+def index_objects(
+    changes: Changes, shard: ShardId, writes: Mapping[bytes, bytes | None]
+) -> None:
     """Copy channels, registrations and mirrors to where they can be listed."""
-    for key, value in result.writes.items():
+    for key, value in writes.items():
         letter, name = key[:1], key[1:]
         if letter == CHANNEL_PREFIX and value is not None:
             changes[build_key(b"Z", name)] = value
@@ -92,7 +96,7 @@ def _index_objects(changes: Changes, shard: ShardId, result: ChunkResult) -> Non
 def _index_archive(
     changes: Changes, height: Height, shard: ShardId, result: ChunkResult
 ) -> None:
-    """Keep closed channels and work records; runs after `_index_objects`.
+    """Keep closed channels and work records; runs after `index_objects`.
 
     Every work record comes with one event "settled", in the same order, which tells
     the transaction that posted it.

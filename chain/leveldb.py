@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import plyvel
 
@@ -57,23 +57,11 @@ class LevelStore:
         self, prefix: bytes, *, start: bytes | None = None, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield the pairs under `prefix` in key order, from `start` on."""
-        lower, upper = prefix, _compute_upper(prefix)
-        if start is not None:
-            if reverse and (upper is None or start < upper):
-                # Inclusive, as the bound itself is not.
-                upper = start + b"\0"
-            elif not reverse:
-                lower = max(lower, start)
-        if upper is not None and upper <= lower:
-            return
-        # Backwards, plyvel loses a first key that equals its lower bound, so we look
-        # at the bound ourselves.
-        bound = None if reverse else lower
-        with self._db.iterator(start=bound, stop=upper, reverse=reverse) as pairs:
-            for key, value in pairs:
-                if key < lower:
-                    return
-                yield key, value
+        return _iterate(self._db, prefix, start, reverse)
+
+    def freeze(self) -> "LevelSnapshot":
+        """Return the database as it is now: LevelDB keeps what is replaced later."""
+        return LevelSnapshot(self._db)
 
     def close(self) -> None:
         """Flush and release the database."""
@@ -89,6 +77,57 @@ class LevelStore:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class LevelSnapshot:
+    """A LevelDB as it was at one moment; good until the database is closed."""
+
+    def __init__(self, db: Any) -> None:
+        """Use `LevelStore.freeze`."""
+        self._snapshot = db.snapshot()
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value that was under `key`, or None."""
+        try:
+            value: bytes | None = self._snapshot.get(key)
+        except plyvel.Error as error:
+            raise StoreError(f"cannot read the database: {error}") from error
+        return value
+
+    def iterate(
+        self, prefix: bytes, *, start: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the pairs that were under `prefix` in key order, from `start` on."""
+        return _iterate(self._snapshot, prefix, start, reverse)
+
+    def close(self) -> None:
+        """Let LevelDB drop what was replaced since."""
+        self._snapshot.close()
+
+
+def _iterate(
+    source: Any, prefix: bytes, start: bytes | None, reverse: bool
+) -> Iterator[tuple[bytes, bytes]]:
+    lower, upper = prefix, _compute_upper(prefix)
+    if start is not None:
+        if reverse and (upper is None or start < upper):
+            # Inclusive, as the bound itself is not.
+            upper = start + b"\0"
+        elif not reverse:
+            lower = max(lower, start)
+    if upper is not None and upper <= lower:
+        return
+    # Backwards, plyvel loses a first key that equals its lower bound, so we look
+    # at the bound ourselves.
+    bound = None if reverse else lower
+    try:
+        with source.iterator(start=bound, stop=upper, reverse=reverse) as pairs:
+            for key, value in pairs:
+                if key < lower:
+                    return
+                yield key, value
+    except plyvel.Error as error:
+        raise StoreError(f"cannot read the database: {error}") from error
 
 
 def _compute_upper(prefix: bytes) -> bytes | None:

@@ -6,8 +6,6 @@ Pages and links are bounded, so no question costs more than reading `MAX_LINKS` 
 Spec: docs/protocol/12-light-client.md
 """
 
-import msgspec
-
 from chain.blocktree import BlockTree
 from chain.epochs import compute_last_height
 from chain.errors import StoreError
@@ -16,16 +14,6 @@ from chain.light import MAX_LINKS, EpochProof, LightBlock
 from chain.light_sync import MAX_PROOFS
 from consensus.validators import ValidatorSet
 from primitives.types import Epoch, Height
-
-
-class _BlockHead(msgspec.Struct, frozen=True, array_like=True):
-    """A stored block of which only the header is read."""
-
-    header: Header
-    body: msgspec.Raw
-
-
-_head_decoder = msgspec.msgpack.Decoder(_BlockHead)
 
 
 class LightQueries:
@@ -41,11 +29,13 @@ class LightQueries:
             height: None: the newest one.
 
         Returns:
-            None for heights that are not final, for genesis, which needs no proof, and
-            for a block with more than `MAX_LINKS` - 1 others up to the certified one.
+            None for heights that are not final or from before our history, for genesis,
+            which needs no proof, and for a block with more than `MAX_LINKS` - 1 others
+            up to the certified one.
         """
         height = self._tree.final_height if height is None else height
-        if not 0 < height <= self._tree.final_height:
+        first = max(1, self._tree.first_height)
+        if not first <= height <= self._tree.final_height:
             return None
         certificate = self._tree.store.get_certificate(height)
         if certificate is None or certificate.proposal is None:
@@ -76,10 +66,10 @@ class LightQueries:
         return tuple(proofs)
 
     def _get_header(self, height: Height) -> Header:
-        data = self._tree.store.get_block_bytes(height)
-        if data is None:
+        header = self._tree.store.get_header(height)
+        if header is None:
             raise StoreError(f"no block at height {height}")
-        return _head_decoder.decode(data).header
+        return header
 
     def _get_validators(self, epoch: Epoch) -> ValidatorSet:
         if epoch == 0:

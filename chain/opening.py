@@ -2,7 +2,7 @@
 
 from chain.block import NO_ATTENDANCE, Block, Body, compute_roots_root
 from chain.epochs import EpochState, load_epoch
-from chain.errors import StoreError
+from chain.errors import StoreError, UnfinishedInstall
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
 from chain.ledger import ShardLedger
@@ -12,6 +12,7 @@ from chain.store import (
     CHAIN_ID_KEY,
     FORMAT,
     FORMAT_KEY,
+    INSTALL_KEY,
     SEEN_KEY,
     TIP_KEY,
     ChainStore,
@@ -47,7 +48,10 @@ def load_final(spec: ChainSpec, store: ChainStore, state: FinalState) -> HeldBlo
 
     Raises:
         StoreError: Another chain, another format, or a damaged database.
+        UnfinishedInstall: A snapshot is half written.
     """
+    if store.kv.get(INSTALL_KEY) is not None:
+        raise UnfinishedInstall("a snapshot is half written; write it again")
     if store.kv.get(FORMAT_KEY) != FORMAT:
         raise StoreError("the database has another format; sync it again")
     if store.kv.get(CHAIN_ID_KEY) != spec.chain_id:

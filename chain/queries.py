@@ -17,7 +17,7 @@ from chain.contracts.channel import Channel, ChannelStatus, OpenPair
 from chain.contracts.model import ModelRecord
 from chain.contracts.proof import WorkEntry
 from chain.contracts.registration import Mirror, Registration, RegistrationStatus
-from chain.errors import StoreError
+from chain.errors import HistoryAbsent, StoreError
 from chain.evidence_queries import EvidenceQueries
 from chain.header import Header, compute_block_hash
 from chain.keys import (
@@ -152,6 +152,15 @@ class Queries:
     def height(self) -> Height:
         """Height of the last final block."""
         return self._tree.final_height
+
+    @property
+    def first_height(self) -> Height:
+        """Where history begins: 0, or the height of the snapshot that began it.
+
+        Of what was before, lists show nothing, and a question that names a height
+        raises `HistoryAbsent`.
+        """
+        return self._tree.first_height
 
     # ---------------------------------------------------------------- blocks
 
@@ -419,6 +428,8 @@ class Queries:
         return None if found is None else found.block.header
 
     def _load_block(self, height: Height) -> FoundBlock:
+        if height < self.first_height:
+            raise HistoryAbsent(height, self.first_height)
         data = self._store.get_block_bytes(height)
         block = self._store.get_block(height)
         if data is None or block is None:

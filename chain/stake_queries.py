@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from chain.blocktree import BlockTree
 from chain.epochs import compute_first_height, compute_last_height, compute_seed
-from chain.errors import StoreError
+from chain.errors import HistoryAbsent, StoreError
 from chain.header import Header
 from chain.ledger import ShardLedger
 from chain.outcome import Event
@@ -148,6 +148,8 @@ class StakeQueries:
         blocks = max(0, min(height, last) - first + 1)
         validators = self.get_validators(number)
         if validators is None:
+            if first < self._tree.first_height:
+                raise HistoryAbsent(first, self._tree.first_height)
             raise StoreError(f"no validator set of epoch {number}")
         following = self.get_validators(number + 1)
         return FoundEpoch(
@@ -178,6 +180,11 @@ class StakeQueries:
     def _compute_seed(self, number: Epoch) -> bytes:
         if number < 2:
             return self._tree.spec.seed
+        record = self.record
+        if number == record.epoch:
+            return record.seed
+        if number == record.epoch + 1:
+            return record.next_seed
         blocks_per_epoch = self._tree.spec.params.epoch_blocks
         header = self._get_header(compute_last_height(number - 2, blocks_per_epoch))
         if header is None:

@@ -21,9 +21,11 @@ The database: what is stored under which key, and typed reads of it.
     W height shard i           work record posted by transaction i of the chunk
     V payee height shard i     a payee's work records
     X height i                 nothing; the block applied its evidence i
+    N height                   header of a block from before a snapshot
     U block_hash               pending block that must survive a crash
     D evidence_id              evidence that waits for a block
-    M name                     meta: chain_id, format, tip, seen
+    M name                     meta: chain_id, format, tip, seen; first height and a
+                               half-written manifest, of who began with a snapshot
 
 What waits (U, D) comes and goes.  Everything of a block arrives in one batch when it
 becomes final, so the tip says how far all of it is.  Numbers in keys are big-endian,
@@ -34,14 +36,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
+
 from chain.block import Block
 from chain.errors import StoreError
+from chain.header import Header
 from chain.outcome import Event, Outcome
 from consensus.messages import Certificate
 from consensus.validators import ValidatorSet
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
-from primitives.kv import KeyValueStore
+from primitives.kv import KeyValueReader, KeyValueStore
 from primitives.types import U32, Epoch, Hash32, Height, ShardId
 from shards.chunk import ChunkHeader
 from shards.packet import PacketProof
@@ -53,6 +58,8 @@ CHAIN_ID_KEY = b"Mchain_id"
 FORMAT_KEY = b"Mformat"
 TIP_KEY = b"Mtip"
 SEEN_KEY = b"Mseen"
+FIRST_KEY = b"Mfirst"
+INSTALL_KEY = b"Minstall"
 
 R = TypeVar("R")
 
@@ -89,15 +96,30 @@ def build_key(letter: bytes, *parts: bytes | tuple[int, int]) -> bytes:
     )
 
 
-class ChainStore:
+class _BlockHead(msgspec.Struct, frozen=True, array_like=True):
+    """A stored block of which only the header is read."""
+
+    header: Header
+    body: msgspec.Raw
+
+
+_head_decoder = msgspec.msgpack.Decoder(_BlockHead)
+
+
+class ChainReader:
     """Typed reads of what final blocks left behind."""
 
-    def __init__(self, store: KeyValueStore) -> None:
+    def __init__(self, store: KeyValueReader) -> None:
         self.kv = store
 
     def get_tip(self) -> Tip | None:
         """Return the last final block, or None in an empty database."""
         return self._get(TIP_KEY, Tip)
+
+    def get_first_height(self) -> Height:
+        """Return where history begins: 0, or the height of a snapshot's block."""
+        data = self.kv.get(FIRST_KEY)
+        return 0 if data is None else int.from_bytes(data, "big")
 
     def get_height(self, block_hash: bytes) -> Height | None:
         """Return the height of a final block."""
@@ -108,6 +130,15 @@ class ChainStore:
         """Return the bytes of the final block at `height`."""
         return self.kv.get(build_key(b"B", (height, 8)))
 
+    def get_header(self, height: Height) -> Header | None:
+        """Return the header of the final block at `height`, of which no more may be
+        here: packets may be under way from before the snapshot that a node began with.
+        """
+        data = self.get_block_bytes(height)
+        if data is None:
+            return self._get(build_key(b"N", (height, 8)), Header)
+        return _head_decoder.decode(data).header
+
     def get_block(self, height: Height) -> Block | None:
         """Return the final block at `height`."""
         return self._get(build_key(b"B", (height, 8)), Block)
@@ -117,6 +148,8 @@ class ChainStore:
 
         A block that became final with a later one shares that one's.
         """
+        if height < self.get_first_height():
+            return None
         for _, data in self.kv.iterate(b"F", start=build_key(b"F", (height, 8))):
             return self._decode(Certificate, data)
         return None
@@ -128,6 +161,18 @@ class ChainStore:
     def get_chunk_header(self, shard: ShardId, height: Height) -> ChunkHeader | None:
         """Return the header of the shard's chunk in the block at `height`."""
         return self._get(build_key(b"K", (shard, 2), (height, 8)), ChunkHeader)
+
+    def list_chunk_headers(
+        self, height: Height, shards: Iterable[ShardId]
+    ) -> tuple[ChunkHeader, ...]:
+        """Return the headers of the chunks in the block at `height`.
+
+        Args:
+            height: Of the block.
+            shards: Of the layout, ascending.
+        """
+        found = (self.get_chunk_header(shard, height) for shard in shards)
+        return tuple(header for header in found if header is not None)
 
     def get_chunk_height(self, shard: ShardId, seq: int) -> Height | None:
         """Return the height of the block that holds chunk `seq` of the shard."""
@@ -185,16 +230,6 @@ class ChainStore:
         for _, data in self.kv.iterate(b"U"):
             yield data
 
-    def save_evidence(self, evidence_id: bytes, data: bytes) -> None:
-        """Keep a piece that waits for a block; returns when it is on disk."""
-        self.kv.write({build_key(b"D", evidence_id): data}, sync=True)
-
-    def delete_evidence(self, evidence_ids: Iterable[bytes]) -> None:
-        """Forget pieces that wait no more; a crash may bring them back once."""
-        changes = {build_key(b"D", name): None for name in evidence_ids}
-        if changes:
-            self.kv.write(changes, sync=False)
-
     def iterate_evidence(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield id and bytes of every piece that waits for a block."""
         for key, data in self.kv.iterate(b"D"):
@@ -225,6 +260,24 @@ class ChainStore:
             return decode(kind, data)
         except DecodeError as error:
             raise StoreError(f"damaged {kind} in the database: {error}") from error
+
+
+class ChainStore(ChainReader):
+    """The database of a running chain."""
+
+    def __init__(self, store: KeyValueStore) -> None:
+        super().__init__(store)
+        self.kv: KeyValueStore = store
+
+    def save_evidence(self, evidence_id: bytes, data: bytes) -> None:
+        """Keep a piece that waits for a block; returns when it is on disk."""
+        self.kv.write({build_key(b"D", evidence_id): data}, sync=True)
+
+    def delete_evidence(self, evidence_ids: Iterable[bytes]) -> None:
+        """Forget pieces that wait no more; a crash may bring them back once."""
+        changes = {build_key(b"D", name): None for name in evidence_ids}
+        if changes:
+            self.kv.write(changes, sync=False)
 
 
 def encode_tip(height: Height, block_hash: bytes) -> bytes:

@@ -10,19 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 
-class KeyValueStore(Protocol):
-    """Byte keys in order, values up to a few megabytes."""
+class KeyValueReader(Protocol):
+    """Byte keys in order, as they are or as they were."""
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value under `key`, or None."""
-
-    def write(self, changes: Mapping[bytes, bytes | None], *, sync: bool) -> None:
-        """Apply all `changes` in one atomic batch; None deletes.
-
-        Args:
-            changes: New value or None per key.
-            sync: Return only when a power cut can no longer undo it.
-        """
 
     def iterate(
         self, prefix: bytes, *, start: bytes | None = None, reverse: bool = False
@@ -34,6 +26,28 @@ class KeyValueStore(Protocol):
             start: First key to yield, inclusive, in the direction of travel.
             reverse: From the greatest key down.
         """
+
+
+class FrozenStore(KeyValueReader, Protocol):
+    """A store as it was at one moment."""
+
+    def close(self) -> None:
+        """Let the store forget what it has replaced since."""
+
+
+class KeyValueStore(KeyValueReader, Protocol):
+    """Byte keys in order, values up to a few megabytes."""
+
+    def write(self, changes: Mapping[bytes, bytes | None], *, sync: bool) -> None:
+        """Apply all `changes` in one atomic batch; None deletes.
+
+        Args:
+            changes: New value or None per key.
+            sync: Return only when a power cut can no longer undo it.
+        """
+
+    def freeze(self) -> FrozenStore:
+        """Return the store as it is now, whatever is written later."""
 
     def close(self) -> None:
         """Release the store; nothing may be called afterwards."""
@@ -74,6 +88,12 @@ class MemoryStore:
             if start is not None and (key > start if reverse else key < start):
                 continue
             yield key, self._values[key]
+
+    def freeze(self) -> "MemoryStore":
+        """Return a copy."""
+        copy = MemoryStore()
+        copy._values, copy._keys = dict(self._values), list(self._keys)
+        return copy
 
     def close(self) -> None:
         """Nothing to release."""

@@ -1,0 +1,162 @@
+"""
+Making a snapshot's manifest from a database as it was after the last block of an epoch.
+
+Every stored bucket is hashed once more, so a damaged database shows itself here and
+nobody is offered what it holds.  That takes a second for a million keys, and comes in
+slices: whoever drives the generator may vote in between.
+
+Spec: docs/protocol/14-state-sync.md
+"""
+
+from collections.abc import Generator, Mapping
+
+from chain.block import compute_roots_root
+from chain.errors import SnapshotUnavailable, StoreError
+from chain.header import Header
+from chain.snapshot import (
+    MAX_ANCESTORS,
+    MAX_MANIFEST_BYTES,
+    MAX_PART_BYTES,
+    PART_BYTES,
+    Manifest,
+    SnapshotPart,
+    SnapshotShard,
+    SourceBlock,
+    compute_frontier_root,
+    list_waiting,
+)
+from chain.snapshot_part import BUCKET_OVERHEAD, SLICE
+from chain.spec import ChainSpec
+from chain.state import build_bucket_key, unpack_bucket
+from chain.store import ChainReader
+from primitives.buckets import (
+    ARITY,
+    EMPTY_BUCKET_HASH,
+    compute_bucket_count,
+    compute_tree,
+)
+from primitives.codec import encode
+from primitives.kv import KeyValueReader
+from primitives.types import ShardId
+from shards.chunk import ChunkHeader
+from shards.packet import PacketProof
+
+
+def build_manifest(
+    spec: ChainSpec, store: ChainReader
+) -> Generator[None, None, Manifest]:
+    """Return the manifest of the snapshot at a database's tip; yield between slices.
+
+    Raises:
+        SnapshotUnavailable: The tip ends no epoch, or no snapshot of it can be made.
+        StoreError: The database is damaged.
+    """
+    tip = store.get_tip()
+    if tip is None or not tip.height or tip.height % spec.params.epoch_blocks:
+        raise SnapshotUnavailable("the last final block does not end an epoch")
+    block_bytes = store.get_block_bytes(tip.height)
+    block = store.get_block(tip.height)
+    certificate = store.get_certificate(tip.height)
+    if block is None or block_bytes is None or certificate is None:
+        raise StoreError(f"block {tip.height} is not in the database")
+    header = block.header
+    validators = store.get_validators(header.epoch) or spec.first_validators
+    heads = {shard: store.get_last_chunk(shard) for shard in spec.layout.shard_ids}
+    packets = list_packets(store, heads)
+    heights = sorted({proof.source_height for proof in packets})
+    ancestors = _list_ancestors(store, header, heights[0] if heights else tip.height)
+    sources = tuple(
+        SourceBlock(height, store.list_chunk_headers(height, sorted(heads)))
+        for height in heights
+    )
+    yield
+    shards = []
+    for shard, head in sorted(heads.items()):
+        levels = spec.params.bucket_levels
+        parts = yield from cut_tree(store.kv, shard, levels)
+        shards.append(SnapshotShard(shard, levels, head, parts))
+    roots = {s.shard: compute_frontier_root(s.levels, s.parts) for s in shards}
+    if compute_roots_root(roots) != header.roots_root:
+        raise StoreError(f"the stored state is not that of block {tip.height}")
+    manifest = Manifest(
+        block=block_bytes,
+        certificate=certificate,
+        validators=validators,
+        ancestors=ancestors,
+        shards=tuple(shards),
+        sources=sources,
+        packets=packets,
+    )
+    if len(encode(manifest)) > MAX_MANIFEST_BYTES:
+        raise SnapshotUnavailable("the manifest is too long")
+    return manifest
+
+
+def cut_tree(
+    store: KeyValueReader, shard: ShardId, levels: int
+) -> Generator[None, None, tuple[SnapshotPart, ...]]:
+    """Return a frontier of a shard's tree; yield between slices.
+
+    Four neighbours become one part while all their buckets fit into one.
+    """
+    rows: list[list[tuple[int, bytes, tuple[SnapshotPart, ...]]]]
+    rows = [[] for _ in range(levels + 1)]
+    stored = store.iterate(build_bucket_key(shard, 0)[:3])
+    upcoming = next(stored, None)
+    for index in range(compute_bucket_count(levels)):
+        size, digest = 0, EMPTY_BUCKET_HASH
+        if upcoming is not None and upcoming[0] == build_bucket_key(shard, index):
+            data, digest = unpack_bucket(shard, index, upcoming[1])
+            size = len(data) + BUCKET_OVERHEAD
+            upcoming = next(stored, None)
+        if size > MAX_PART_BYTES:
+            raise SnapshotUnavailable(f"a bucket of {size} bytes in shard {shard}")
+        rows[levels].append((size, digest, (SnapshotPart(levels, digest, size),)))
+        depth = levels
+        while depth and len(rows[depth]) == ARITY:
+            children, rows[depth] = rows[depth], []
+            depth -= 1
+            size = sum(child[0] for child in children)
+            digest = compute_tree([child[1] for child in children], 1)[0]
+            parts = tuple(part for child in children for part in child[2])
+            if size <= PART_BYTES:
+                parts = (SnapshotPart(depth, digest, size),)
+            rows[depth].append((size, digest, parts))
+        if index % SLICE == 0:
+            yield
+    if upcoming is not None:
+        raise StoreError(f"buckets beyond the tree of shard {shard}")
+    return rows[0][0][2]
+
+
+def list_packets(
+    store: ChainReader, heads: Mapping[ShardId, ChunkHeader]
+) -> tuple[PacketProof, ...]:
+    """Return the packets under way, ascending.
+
+    Raises:
+        StoreError: One of them is not in the database.
+    """
+    packets = []
+    for src, dst, seq in list_waiting(heads):
+        stored = store.get_packet(src, dst, seq)
+        if stored is None:
+            raise StoreError(f"no packet {seq} from shard {src} to shard {dst}")
+        packets.append(stored.proof)
+    return tuple(packets)
+
+
+def _list_ancestors(
+    store: ChainReader, header: Header, oldest: int
+) -> tuple[Header, ...]:
+    """Return the headers below `header`, newest first, down to height `oldest`."""
+    count = header.height - oldest
+    if count > MAX_ANCESTORS:
+        raise SnapshotUnavailable(f"a packet waits since block {oldest}")
+    headers = []
+    for height in range(header.height - 1, oldest - 1, -1):
+        found = store.get_header(height)
+        if found is None:
+            raise SnapshotUnavailable(f"block {height} is from before our history")
+        headers.append(found)
+    return tuple(headers)

@@ -1,0 +1,181 @@
+"""
+Writing a snapshot into a database, so that the chain opens at its block.
+
+Theory of operation
+-------------------
+    1  the manifest, under a key of its own                       synced
+    2  the old chain is deleted, then part after part is written
+    3  block, certificate, packets, tip; the manifest goes        synced
+
+Before 1 the old chain is whole, after 3 the new one.  In between the manifest tells
+whoever opens the database that it has to go on: everything that is needed is on this
+disk, in files, and 2 can be done as often as it takes.  So to every reader it is one
+step, and no batch is longer than a part, whatever the size of the state.
+
+What is not the chain's stays: vouchers and receipts, and evidence that waits.
+
+Spec: docs/protocol/14-state-sync.md
+"""
+
+from collections.abc import Callable, Iterator
+
+from chain.block import compute_roots_root
+from chain.errors import StoreError
+from chain.index import Changes, index_objects
+from chain.ledger import ShardLedger
+from chain.roster import get_validators
+from chain.snapshot import (
+    Manifest,
+    PartPlace,
+    Snapshot,
+    decode_manifest,
+    read_snapshot,
+)
+from chain.snapshot_part import validate_part
+from chain.spec import ChainSpec
+from chain.state import FinalState, StateView, build_bucket_key, pack_bucket
+from chain.store import (
+    CHAIN_ID_KEY,
+    FIRST_KEY,
+    FORMAT,
+    FORMAT_KEY,
+    INSTALL_KEY,
+    SEEN_KEY,
+    TIP_KEY,
+    build_key,
+    encode_tip,
+)
+from primitives.buckets import compute_bucket_hash, decode_bucket
+from primitives.codec import encode
+from primitives.kv import KeyValueStore
+from primitives.types import Height, ShardId
+from shards.layout import ROOT_SHARD
+
+CHAIN_LETTERS = b"SBHFKCOTAEPQRGZYWVXUN"
+"""What belongs to one history of the chain; not L, sets that stay true, nor D and M."""
+DELETE_BATCH = 4096
+"""Keys deleted at once."""
+
+ReadPart = Callable[[PartPlace], bytes]
+
+
+def get_unfinished(kv: KeyValueStore) -> Manifest | None:
+    """Return the manifest of a snapshot that was being written when a process ended."""
+    data = kv.get(INSTALL_KEY)
+    return None if data is None else decode_manifest(data)
+
+
+def install_snapshot(
+    spec: ChainSpec, kv: KeyValueStore, manifest: Manifest, read: ReadPart
+) -> Iterator[tuple[int, int]]:
+    """Replace the chain in a database by a snapshot; yield (parts done, all parts).
+
+    The caller has made sure that the snapshot's block is final, and that `read` has
+    every part.  After an error or a crash it starts again with the same manifest.
+
+    Raises:
+        InvalidSnapshot: A part that is not the manifest's; get that part anew.
+        StoreError: The disk failed, or the state has not the set of the next epoch.
+    """
+    snapshot = read_snapshot(manifest, spec.chain_id, spec.params.epoch_blocks)
+    kv.write({INSTALL_KEY: encode(manifest)}, sync=True)
+    for letter in CHAIN_LETTERS:
+        _delete_all(kv, bytes([letter]))
+    places = snapshot.list_places()
+    for done, place in enumerate(places):
+        yield done, len(places)
+        _write_part(kv, place, read(place))
+    kv.write(_compute_last_changes(spec, kv, snapshot), sync=True)
+    yield len(places), len(places)
+
+
+def _delete_all(kv: KeyValueStore, prefix: bytes) -> None:
+    batch: Changes = {}
+    for key, _ in kv.iterate(prefix):
+        batch[key] = None
+        if len(batch) == DELETE_BATCH:
+            kv.write(batch, sync=False)
+            batch = {}
+    if batch:
+        kv.write(batch, sync=False)
+
+
+def _write_part(kv: KeyValueStore, place: PartPlace, data: bytes) -> None:
+    changes: Changes = {}
+    for bucket in validate_part(place, data).buckets:
+        digest = compute_bucket_hash(bucket.data)
+        key = build_bucket_key(place.shard, bucket.index)
+        changes[key] = pack_bucket(bucket.data, digest)
+        index_objects(changes, place.shard, decode_bucket(bucket.data))
+    kv.write(changes, sync=False)
+
+
+def _compute_last_changes(
+    spec: ChainSpec, kv: KeyValueStore, snapshot: Snapshot
+) -> Changes:
+    """Return the batch after which the chain is there; the state is written already."""
+    state = FinalState(kv, spec.layout.shard_ids, spec.params.bucket_levels)
+    state.load()
+    view = StateView.from_final(state)
+    if compute_roots_root(view.get_roots()) != snapshot.header.roots_root:
+        raise StoreError("the state that was written is not the snapshot's")
+    ledger = ShardLedger(lambda key: view.get(ROOT_SHARD, key))
+    epoch, height = snapshot.header.epoch, snapshot.height
+    following = get_validators(ledger, epoch + 1)
+    if following is None:
+        raise StoreError(f"the state has no validators of epoch {epoch + 1}")
+    manifest = snapshot.manifest
+    at = height.to_bytes(8, "big")
+    changes: Changes = {
+        build_key(b"B", (height, 8)): manifest.block,
+        build_key(b"H", snapshot.block_hash): at,
+        build_key(b"F", (height, 8)): encode(manifest.certificate),
+        build_key(b"L", (epoch, 8)): encode(manifest.validators),
+        build_key(b"L", (epoch + 1, 8)): encode(following),
+        CHAIN_ID_KEY: spec.chain_id,
+        FORMAT_KEY: FORMAT,
+        FIRST_KEY: at,
+        TIP_KEY: encode_tip(height, snapshot.block_hash),
+        # The first block of an epoch counts anew.
+        SEEN_KEY: encode((0,) * len(manifest.validators)),
+        INSTALL_KEY: None,
+    }
+    for header in manifest.ancestors:
+        changes[build_key(b"N", (header.height, 8))] = encode(header)
+    for proof in manifest.packets:
+        place = (
+            (proof.packet.src, 2),
+            (proof.packet.dst, 2),
+            (proof.packet.seq, 8),
+        )
+        changes[build_key(b"P", *place)] = encode(proof)
+    changes.update(_compute_chunk_changes(snapshot))
+    return changes
+
+
+def _compute_chunk_changes(snapshot: Snapshot) -> Changes:
+    """Return the entries of the chunk headers that the next blocks refer to.
+
+    A shard's newest header may be from long before: then nobody proves in which block
+    it stood, and nothing asks, for all its packets were consumed.  It is kept as the
+    shard's first one, where an older node has the genesis header.
+    """
+    changes: Changes = {}
+    known = {
+        (source.height, chunk.shard): chunk
+        for source in snapshot.manifest.sources
+        for chunk in source.chunks
+    }
+    for chunk in snapshot.block.body.chunks:
+        known[snapshot.height, chunk.header.shard] = chunk.header
+    newest: dict[ShardId, Height] = {}
+    for (height, shard), header in sorted(known.items(), key=lambda item: item[0]):
+        newest[shard] = height
+        changes[build_key(b"K", (shard, 2), (height, 8))] = encode(header)
+        changes[build_key(b"C", (shard, 2), (header.seq, 8))] = height.to_bytes(
+            8, "big"
+        )
+    for shard, head in snapshot.heads.items():
+        if head != known.get((newest.get(shard, 0), shard)):
+            changes[build_key(b"K", (shard, 2), (0, 8))] = encode(head)
+    return changes
