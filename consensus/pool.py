@@ -12,8 +12,9 @@ honest signer's place.  Two rules keep that harmless:
 - When the sum of a quorum does not verify, halving finds the forged votes.
 
 A sum says that its signers signed, not who sent which signature: two signers' votes may
-stand in each other's places.  That is as good for a certificate, and proves nothing
-against one signer alone.
+stand in each other's places.  That is as good for a certificate of both, and says
+nothing of either alone.  So a sum leaves no mark on its votes: without one of them, or
+with another one, it is verified again.
 
 Of one signer at most two verified votes are kept: enough to prove the equivocation.
 """
@@ -41,6 +42,7 @@ class PooledVote:
     sender: bytes | None
     """Who brought it; None for our own."""
     is_verified: bool
+    """Alone, not just in a sum with others."""
 
 
 def get_subject(vote: Vote) -> Subject:
@@ -65,12 +67,13 @@ class VoteVerifier:
         return self._scheme.verify(key, message, vote.signature)
 
     def find_forged(self, votes: list[PooledVote]) -> list[PooledVote]:
-        """Return the forged ones of `votes` of one subject; mark the others."""
+        """Return which of `votes` of one subject must go for the sum to verify."""
         if not votes:
             return []
-        if self._verify_sum([pooled.vote for pooled in votes]):
-            for pooled in votes:
-                pooled.is_verified = True
+        is_true = self._verify_sum([pooled.vote for pooled in votes])
+        if len(votes) == 1:
+            votes[0].is_verified = is_true
+        if is_true:
             return []
         if len(votes) == 1:
             return votes
@@ -138,11 +141,8 @@ class VotePool:
     def settle_rivals(
         self, signer: int, verify: Callable[[Vote], bool]
     ) -> list[PooledVote]:
-        """Verify the pooled votes of `signer`; return the forged ones, now removed.
-
-        Each alone, also where it stood in a sum that verified.
-        """
-        rivals = list(self.find(signer))
+        """Verify the pooled votes of `signer`; return the forged ones, now removed."""
+        rivals = [pooled for pooled in self.find(signer) if not pooled.is_verified]
         for pooled in rivals:
             pooled.is_verified = verify(pooled.vote)
         forged = [pooled for pooled in rivals if not pooled.is_verified]

@@ -136,7 +136,7 @@ class Tally:
         return True
 
     def _drop_forged(self, round: Round, vote: Vote) -> None:
-        """Verify all votes of `vote`'s subject; forged ones go."""
+        """Verify the votes of `vote`'s subject in their sum; forged ones go."""
         pool = round.get_pool(vote)
         entries = pool.get_votes(get_subject(vote)).values()
         doubtful = [entry for entry in entries if not entry.is_verified]

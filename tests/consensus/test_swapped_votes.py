@@ -9,12 +9,15 @@ from consensus_bench import CHAIN, Bench, find, reasons, sent
 
 from consensus import effects as fx
 from consensus import events as ev
+from consensus.certificates import validate_certificate
 from consensus.effects import Reason
+from consensus.events import Timer
 from consensus.messages import (
     Certificate,
     Finalize,
     Kind,
     Notarize,
+    Nullify,
     compute_notarize_bytes,
 )
 from consensus.validators import decode_bitmap
@@ -77,3 +80,26 @@ def test_an_attendance_holds_though_votes_were_swapped():
     keys = validators.get_public_keys(signed)
     message = compute_notarize_bytes(CHAIN, proposal)
     assert bench.scheme.fast_aggregate_verify(keys, message, build.signature)
+
+
+def test_a_sum_is_verified_again_without_one_of_its_votes():
+    """Too few are left once a forged vote is out; then one of the swapped ones goes."""
+    bench = Bench(size=7)
+    view = bench.core.view
+    bench.fire(Timer.LEADER)
+    victim, villain, other, forger, *rest = [
+        i for i in bench.others if i != bench.leader(view)
+    ]
+    true = {i: bench.nullify(i, view) for i in (victim, villain)}
+    bench.hear(
+        Nullify(0, view, victim, true[villain].signature),
+        Nullify(0, view, villain, true[victim].signature),
+        bench.nullify(other, view),
+        Nullify(0, view, forger, bytes(96)),
+    )
+    bench.hear(true[victim])
+    effects = bench.hear(*(bench.nullify(i, view) for i in rest))
+    effects += bench.hear(bench.nullify(bench.leader(view), view))
+    for certificate in sent(effects, Certificate):
+        validate_certificate(certificate, bench.config.validators, CHAIN, bench.scheme)
+    assert sent(effects, Certificate)
