@@ -20,6 +20,7 @@ from consensus.messages import (
     Vote,
     get_view,
 )
+from consensus.validators import decode_bitmap
 from p2pchain.sim.errors import InvariantBroken
 from p2pchain.sim.requests import MAX_WAITING
 
@@ -160,6 +161,22 @@ class NoHonestEvidence(Invariant):
     def on_evidence(self, node: "Node", guilty: frozenset[bytes]) -> None:
         if guilty & self.world.judge.honest_keys:
             self.fail(f"node {node.name} believes evidence against an honest signer")
+
+
+class Quorums(Invariant):
+    """Counted here and not by the code that is judged."""
+
+    name = "quorums"
+    theorem = "More than two thirds of the power stand behind every certificate."
+
+    def on_message(self, node: "Node", message: Message) -> None:
+        if isinstance(message, Certificate) and message.epoch == node.epoch.epoch:
+            voters = node.epoch.validators.validators
+            signers = decode_bitmap(message.bitmap, len(voters)) or ()
+            power = sum(voters[signer].power for signer in signers)
+            total = sum(voter.power for voter in voters)
+            if 3 * power <= 2 * total:
+                self.fail(f"node {node.name} certifies with {power} of {total} power")
 
 
 class OneNotarization(Invariant):
@@ -396,6 +413,7 @@ INVARIANTS: tuple[type[Invariant], ...] = (
     Agreement,
     Prefix,
     NoHonestEvidence,
+    Quorums,
     OneNotarization,
     FinalExcludesNullified,
     ViewsGrow,

@@ -120,7 +120,10 @@ class LightReader:
         newest = self.state.newest
         if newest is not None:
             self._world.judge.on_believed(newest.height, compute_block_hash(newest))
-        best = max(self._world.honest, key=lambda node: node.chain.final_height).chain
+        nodes = [node for node in self._world.honest if node.is_up]
+        if not nodes:
+            return
+        best = max(nodes, key=lambda node: node.chain.final_height).chain
         assert isinstance(best, TreeChain)
         true = best.get_validators(self.state.epoch)
         if true is not None and true != self.state.validators:

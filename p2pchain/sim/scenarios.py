@@ -44,8 +44,11 @@ def run_one_offline(seed: int, chain: str, keys: KeyRing | None) -> World:
 
 
 def run_two_offline(seed: int, chain: str, keys: KeyRing | None) -> World:
-    """Two of four are down: nothing is decided until they are back."""
-    world = _start(seed, Setup(chain=chain), keys)
+    """Two of four or six are down: nothing is decided until they are back.
+
+    Four of six are two thirds, which is no quorum.
+    """
+    world = _start(seed, Setup(chain=chain, size=4 + 2 * (seed % 2)), keys)
     world.run(WARM_UP_MS)
     for name in "cd":
         world.nodes[name].crash()

@@ -12,6 +12,7 @@ from p2pchain.sim.villains.outdated_voter import OutdatedVoter
 from p2pchain.sim.villains.silent_leader import Mute, SilentLeader
 from p2pchain.sim.villains.slanderer import Slanderer
 from p2pchain.sim.villains.spammer import Spammer
+from p2pchain.sim.villains.swapper import Swapper
 from p2pchain.sim.villains.twin import Twin
 from p2pchain.sim.villains.villain import Villain
 from p2pchain.sim.villains.withholder import Withholder
@@ -30,6 +31,7 @@ CAST: dict[str, type[Villain]] = {
     "silent leader": SilentLeader,
     "slanderer": Slanderer,
     "spammer": Spammer,
+    "swapper": Swapper,
     "twin": Twin,
     "withholder": Withholder,
 }
