@@ -118,9 +118,14 @@ def run_stake(args: Namespace, output: Output) -> None:
     if shown.value is None:
         output.show(document, f"no stake, proven at block {shown.height}")
         return
-    stake = decode(Stake, shown.value)
+    document["stake"], text = describe_stake(decode(Stake, shown.value))
+    output.show(document, f"{text}\nproven at  {shown.height}")
+
+
+def describe_stake(stake: Stake) -> tuple[dict[str, str], str]:
+    """Return a proven stake as JSON and as text."""
     unbonding = stake.unbonding_amount
-    document["stake"] = {
+    document = {
         "name": stake.name,
         "public_key": "0x" + stake.public_key.hex(),
         "status": stake.status.name.lower(),
@@ -129,14 +134,12 @@ def run_stake(args: Namespace, output: Output) -> None:
         "rewarded": str(stake.rewarded),
         "slashed": str(stake.slashed),
     }
-    output.show(
-        document,
+    return document, (
         f"validator  {stake.name}, {stake.status.name.lower()}\n"
         f"bonded     {format_amount(stake.bonded)}\n"
         f"unbonding  {format_amount(unbonding)}\n"
         f"rewarded   {format_amount(stake.rewarded)}\n"
-        f"slashed    {format_amount(stake.slashed)}\n"
-        f"proven at  {shown.height}",
+        f"slashed    {format_amount(stake.slashed)}"
     )
 
 

@@ -19,6 +19,7 @@ from p2pchain.light.spending import LightWallet
 from p2pchain.node.home import Home
 from primitives.address import decode_address
 from primitives.errors import DecodeError
+from primitives.keys import SecretKey
 from wallet.keystore import Keystore, decrypt_account_key, load_keystore
 
 
@@ -44,9 +45,7 @@ def run_light_balance(args: Namespace, output: Output) -> None:
 def run_light_send(args: Namespace, output: Output) -> None:
     """Pay from the home's account, and wait until the chain proves it."""
     recipient = _decode_address(args.recipient)
-    keystore = _load_keystore(args)
-    passphrase = read_passphrase(args, Home(get_home_path(args)), confirm=False)
-    key = decrypt_account_key(keystore, passphrase)
+    key = load_account_key(args)
     with open_light(args, output) as client:
         wallet = LightWallet(client, open_public_client(args), key)
         payments = wallet.send(recipient, args.amount, args.shard)
@@ -72,6 +71,13 @@ def run_light_send(args: Namespace, output: Output) -> None:
     if not settled:
         lines.append("not final yet")
     output.show(document, "\n".join(lines))
+
+
+def load_account_key(args: Namespace) -> SecretKey:
+    """Return the key of the home's account, which needs no node in it."""
+    keystore = _load_keystore(args)
+    passphrase = read_passphrase(args, Home(get_home_path(args)), confirm=False)
+    return decrypt_account_key(keystore, passphrase)
 
 
 def _decode_address(text: str) -> bytes:

@@ -26,6 +26,7 @@ from p2pchain.cli import (
     start,
     status,
     testnet,
+    validator,
     validators,
     wallet,
 )
@@ -44,6 +45,7 @@ COMMANDS = (
     wallet,
     light,
     validators,
+    validator,
     evidence,
     channel,
     chat,

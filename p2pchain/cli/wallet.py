@@ -3,6 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from p2pchain.cli.light_staking import run_light_stake, run_light_unstake
 from p2pchain.cli.light_wallet import (
     add_light,
     run_light_balance,
@@ -66,6 +67,12 @@ def add_parser(commands: "Commands") -> None:
     stake.add_argument(
         "amount", type=amount, help="2.5 (coins) or 2500atoms; 0 ends a time out"
     )
+    stake.add_argument(
+        "--validator",
+        metavar="FILE",
+        help="stake behind the key of another home, which made FILE with `validator "
+        "proof ADDRESS`; needs --light",
+    )
     unstake = add_command(
         group, "unstake", run_unstake, "take money out of the stake, or all of it"
     )
@@ -74,7 +81,7 @@ def add_parser(commands: "Commands") -> None:
         parser.add_argument(
             "--no-wait", action="store_true", help="do not wait for finality"
         )
-    for parser in (balance, send):
+    for parser in (balance, send, stake, unstake):
         add_light(parser)
     history = add_command(group, "history", run_history, "list transactions")
     history.add_argument("address", nargs="?", help="default: the node's wallet")
@@ -194,11 +201,17 @@ def run_send(args: Namespace, output: Output) -> None:
 
 def run_stake(args: Namespace, output: Output) -> None:
     """Stake, and say from when on it counts."""
+    if args.light or args.validator:
+        run_light_stake(args, output)
+        return
     _run_staking(args, output, "wallet_stake", str(args.amount))
 
 
 def run_unstake(args: Namespace, output: Output) -> None:
     """Take out, and say when it is paid."""
+    if args.light:
+        run_light_unstake(args, output)
+        return
     _run_staking(args, output, "wallet_unstake", str(args.amount))
 
 

@@ -15,15 +15,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from chain.transaction import SignedTransaction, compute_tx_id
+from chain.transaction import Payload, SignedTransaction, compute_tx_id
 from p2pchain.client import RpcClient
 from p2pchain.errors import NotReady
 from p2pchain.light.client import LightClient, ShownAccount
 from primitives.codec import encode
 from primitives.keys import SecretKey
 from primitives.types import Amount, Height, ShardId
+from shards.layout import ROOT_SHARD
+from wallet.errors import InsufficientFunds
 from wallet.funding import plan_send
-from wallet.transactions import ChainView, build_transactions, estimate_transfer_fee
+from wallet.transactions import (
+    ChainView,
+    build_transaction,
+    build_transactions,
+    estimate_fee,
+    estimate_transfer_fee,
+)
 
 FINAL_TIMEOUT_S = 60.0
 """Sixty blocks; a transaction that is not in by then waits for something else."""
@@ -38,7 +46,7 @@ class Payment:
     tx_id: bytes
     signed: SignedTransaction
     amount: Amount
-    """What arrives, in atoms."""
+    """What arrives, or leaves the balance for a stake, in atoms."""
     balance: Amount
     """Of the source before."""
 
@@ -101,12 +109,38 @@ class LightWallet:
         accounts = {a.shard: a for a in self._client.list_accounts(self.address)}
         payments = self._sign(accounts, recipient, amount, shard)
         for payment in payments:
-            self._rpc.call_bounded(
-                "broadcast_tx_sync",
-                {"tx": "0x" + encode(payment.signed).hex()},
-                MAX_ANSWER_BYTES,
-            )
+            self._hand_in(payment)
         return payments
+
+    def execute(self, payload: Payload, outflow: Amount) -> Payment:
+        """Hand one transaction in the root shard to the node.
+
+        Args:
+            payload: What it does.
+            outflow: Atoms that leave the balance besides the fee.
+
+        Raises:
+            InsufficientFunds: The root shard holds too little; nothing was sent.
+            The rest as `send`.
+        """
+        trust = self._client.trust
+        shown = self._client.get_account(ROOT_SHARD, self.address)
+        balance = shown.account.balance
+        spendable = balance - estimate_fee(trust.params, payload)
+        if spendable < outflow:
+            raise InsufficientFunds(
+                needed_atoms=outflow, available_atoms=max(0, spendable)
+            )
+        view = ChainView(
+            chain_id=trust.chain_id,
+            params=trust.params,
+            height=shown.height,
+            nonces={ROOT_SHARD: shown.account.nonce},
+        )
+        signed = build_transaction(self._key, view, ROOT_SHARD, payload)
+        payment = Payment(compute_tx_id(encode(signed)), signed, outflow, balance)
+        self._hand_in(payment)
+        return payment
 
     def wait_settled(self, payment: Payment) -> Settled:
         """Return when the payment's nonce is used.
@@ -133,6 +167,13 @@ class LightWallet:
                     f"become so up to block {transaction.valid_until_height}"
                 )
             self._wait()
+
+    def _hand_in(self, payment: Payment) -> None:
+        self._rpc.call_bounded(
+            "broadcast_tx_sync",
+            {"tx": "0x" + encode(payment.signed).hex()},
+            MAX_ANSWER_BYTES,
+        )
 
     def _sign(
         self,

@@ -16,8 +16,11 @@ from genesis.genesis import compute_chain_id
 from p2pchain.cli.evidence import read_evidence
 from p2pchain.cli.light_session import format_span
 from p2pchain.cli.main import main
+from p2pchain.cli.validator_proof import ValidatorProof, load_validator_proof
+from p2pchain.errors import HomeError
 from p2pchain.light import spending
 from primitives.address import encode_address
+from primitives.bls import BlsSecretKey
 from wallet.keystore import LIGHT_COST, encrypt_account_key, save_keystore
 
 PERSON = PEOPLE[9]
@@ -136,6 +139,85 @@ def test_a_payment(run, ask, node, home, monkeypatch):
     assert "waits" in run("wallet", "send", DAVE_, "2", "--light", code=1).err
     node.make_block()
     assert "proven at block" in run("wallet", "send", DAVE_, "3", "--light").out
+
+
+COLD = BlsSecretKey(bytes([77]).rjust(32, b"\0"))
+
+
+@pytest.fixture
+def proof(tmp_path) -> Path:
+    """What a validator elsewhere gave to PERSON."""
+    possession = COLD.prove_possession(PERSON.address)
+    given = ValidatorProof("cold", PERSON.address, COLD.public_key, possession)
+    path = tmp_path / "proof.json"
+    path.write_text(json.dumps(given.to_dict()))
+    return path
+
+
+def test_a_validator_lets_an_account_elsewhere_stake(home, tmp_path, capsys):
+    words = ("init", "--genesis", home / "genesis.json", "--name", "cold")
+    at = ("--home", tmp_path / "v", "--passphrase-file", home / "passphrase")
+    assert main([str(word) for word in (*at, *words)]) == 0
+    capsys.readouterr()
+    assert main([str(word) for word in (*at, "validator", "proof", PERSON_)]) == 0
+    path = tmp_path / "proof.json"
+    path.write_text(capsys.readouterr().out)
+    proof = load_validator_proof(path, PERSON.address)
+    assert (proof.name, proof.owner) == ("cold", PERSON.address)
+    assert main([str(word) for word in (*at, "keys", "show", "--json")]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["validator_key"] == "0x" + proof.public_key.hex()
+    with pytest.raises(HomeError, match="this account is"):
+        load_validator_proof(path, DAVE.public_key)
+
+
+def test_a_stake_of_an_account_elsewhere(run, ask, node, proof, monkeypatch):
+    monkeypatch.setattr(spending.time, "sleep", lambda _: node.make_block())
+    stake = ("wallet", "stake", "--light", "--validator", proof)
+    said = run(*stake, "200")
+    assert "proven at block" in said.out
+    assert "cold, active" in said.out
+    document = json.loads(proof.read_text())
+    [found] = [s for s in node.queries.stakes.list_stakes() if s.name == "cold"]
+    assert "0x" + found.public_key.hex() == document["public_key"]
+    assert (found.account, found.bonded) == (PERSON.address, 200 * COIN)
+    assert ask(*stake, "50")["stake"]["bonded"] == str(250 * COIN)
+    # Final, and refused by a rule: the stake says so.
+    assert "changed nothing" in run(*stake, "0", code=1).err
+    out = ask("wallet", "unstake", "100", "--light")
+    assert out["stake"]["unbonding"] == str(100 * COIN)
+    assert ask("wallet", "unstake", "all", "--light")["stake"]["bonded"] == "0"
+    assert "nothing bonded" in run("wallet", "unstake", "all", "--light", code=1).err
+    assert "not final yet" in run(*stake, "150", "--no-wait").out
+    assert "needed" in run(*stake, "999999999", code=1).err
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"owner": DAVE_}, f"is for {DAVE_}"),
+        ({"public_key": "0x" + "00" * 48}, "does not verify"),
+        ({"proof_of_possession": "0x" + "11" * 96}, "does not verify"),
+        ({"proof_of_possession": 5}, "is no file of"),
+        ({"version": 2}, "version 2"),
+        ({"owner": "nobody"}, "is no file of"),
+        ({"name": "x" * 5000}, "too long"),
+    ],
+)
+def test_a_validators_proof_that_is_none(run, proof, change, complaint):
+    proof.write_text(json.dumps(json.loads(proof.read_text()) | change))
+    said = run("wallet", "stake", "5", "--light", "--validator", proof, code=1)
+    assert complaint in said.err
+
+
+def test_staking_elsewhere_needs_all_of_it(run, proof, home):
+    assert "go together" in run("wallet", "stake", "5", "--light", code=1).err
+    said = run("wallet", "stake", "5", "--validator", proof, code=1)
+    assert "go together" in said.err
+    proof.unlink()
+    said = run("wallet", "stake", "5", "--light", "--validator", proof, code=1)
+    assert "is missing" in said.err
+    assert "config.toml" in run("validator", "proof", PERSON_, code=1).err
 
 
 def test_no_token_and_no_key_leaves_the_machine(run, server, home, monkeypatch):
