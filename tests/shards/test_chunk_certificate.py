@@ -1,0 +1,106 @@
+"""Chunk certificates: what is one, and what only looks like one."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from shard_world import CHAIN, SEED, Chain, Town, make_next, name, replace
+
+from consensus.validators import encode_bitmap
+from primitives.codec import decode, encode
+from shards.certificate import (
+    CertifiedChunk,
+    ChunkCertificate,
+    compute_endorsement_bytes,
+    compute_producer_bytes,
+    validate_chunk_certificate,
+)
+from shards.committee import draw_committee
+from shards.errors import InvalidChunkCertificate
+from shards.slots import Slot
+
+TOWN = Town([100, 100, 100, 100])
+CHAIN_OF_BLOCKS = Chain()
+HEADER = make_next(
+    CHAIN_OF_BLOCKS.tips[1],
+    epoch=0,
+    view=5,
+    anchor=CHAIN_OF_BLOCKS.parent,
+    producer=1,
+)
+COMMITTEE = draw_committee(SEED, 1, 5, TOWN.powers)
+
+
+def check(certificate, *, header=HEADER, chain_id=CHAIN, valid=True, match=""):
+    args = (
+        header,
+        certificate,
+        COMMITTEE,
+        TOWN.validators,
+        chain_id,
+        TOWN.scheme,
+    )
+    if valid:
+        validate_chunk_certificate(*args)
+        return
+    with pytest.raises(InvalidChunkCertificate, match=match):
+        validate_chunk_certificate(*args)
+
+
+@given(st.sets(st.sampled_from(COMMITTEE.members), min_size=1))
+def test_enough_members(signers):
+    certificate = TOWN.certify(HEADER, signers)
+    check(certificate, valid=len(signers) >= 2, match="weight 100 < 134")
+    assert decode(ChunkCertificate, encode(certificate)) == certificate
+    chunk = CertifiedChunk(HEADER, certificate)
+    assert decode(CertifiedChunk, encode(chunk)) == chunk
+
+
+def test_somebody_who_is_no_member():
+    outsider = ({0, 1, 2, 3} - set(COMMITTEE.members)).pop()
+    signers = [*COMMITTEE.members, outsider]
+    check(TOWN.certify(HEADER, signers), valid=False, match="not a member")
+
+
+@pytest.mark.parametrize("bitmap", [b"", b"\x00\x00", b"\x10", b"\xff"])
+def test_no_bitmaps(bitmap):
+    certificate = TOWN.certify(HEADER, COMMITTEE.members)
+    check(replace(certificate, bitmap=bitmap), valid=False, match="bitmap")
+
+
+def test_more_in_the_bitmap_than_signed():
+    some = TOWN.certify(HEADER, COMMITTEE.members[:2])
+    more = replace(some, bitmap=encode_bitmap(COMMITTEE.members, 4))
+    check(more, valid=False, match="signature")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"post_root": name("another")},
+        {"created_view": 6},
+        {"epoch": 1},
+        {"shard": 2},
+    ],
+)
+def test_another_chunk(changes):
+    certificate = TOWN.certify(HEADER, COMMITTEE.members)
+    check(
+        certificate, header=replace(HEADER, **changes), valid=False, match="signature"
+    )
+
+
+def test_another_chain():
+    certificate = TOWN.certify(HEADER, COMMITTEE.members)
+    check(certificate, chain_id=name("other chain"), valid=False, match="signature")
+
+
+def test_a_producer_signs_something_else_than_an_endorser():
+    slot = Slot(1, 2, 3)
+    signed = {
+        make(chain, s, chunk_hash)
+        for make in (compute_producer_bytes, compute_endorsement_bytes)
+        for chain in (CHAIN, name("other chain"))
+        for s in (slot, replace(slot, epoch=2), replace(slot, shard=3))
+        for chunk_hash in (name("a"), name("b"))
+    }
+    assert len(signed) == 24
