@@ -228,11 +228,17 @@ class CertificateBook:
         return max(passed)
 
     def find_entering(self, view: int) -> Certificate | None:
-        """Return the best certificate that lets others leave `view`."""
-        for kind in (self._finalizations, self.notarizations, self.nullifications):
-            if view in kind:
-                return kind[view]
-        return None
+        """Return the best certificate that lets others leave `view`.
+
+        A notarization lets nobody leave who cannot get the block; where that is not
+        here, perhaps nobody has it any more, and the nullification is the way.
+        """
+        if view in self._finalizations:
+            return self._finalizations[view]
+        notarization = self.notarizations.get(view)
+        if notarization is not None and self._is_usable(notarization):
+            return notarization
+        return self.nullifications.get(view, notarization)
 
     def count_nullified(self, view: int) -> int:
         """R8: return how many views in a row before `view` brought no block."""

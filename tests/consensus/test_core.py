@@ -852,3 +852,19 @@ def test_what_a_set_computes_is_no_part_of_it():
     assert one.total_power == 40
     assert one == two
     assert encode(one) == encode(two)
+
+
+def test_a_nullification_is_repeated_where_the_notarized_block_is_lost():
+    """All who had the block crashed; some know of no way out but that block."""
+    bench = Bench()
+    proposal = bench.proposal()
+    bench.hear(bench.certify(N, proposal))
+    nullification = bench.certify(X, 1)
+    bench.hear(nullification)
+    assert bench.core.view == 2
+    bench.fire(Timer.ADVANCE)
+    repeated = sent(bench.fire(Timer.REBROADCAST), Certificate)
+    assert repeated == [nullification]
+    bench.hold(proposal)
+    repeated = sent(bench.fire(Timer.REBROADCAST), Certificate)
+    assert [certificate.kind for certificate in repeated] == [N]
