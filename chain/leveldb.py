@@ -1,4 +1,14 @@
-"""The key-value store on disk: LevelDB through plyvel, in this file only."""
+"""
+The key-value store on disk: LevelDB through plyvel, in this file only.
+
+LevelDB keeps a checksum of every block of a file and every record of its log, and looks
+at them only when asked to; here it is asked to, always.  So a flipped bit is an error
+and never a wrong value.
+
+A write that fails, for want of space as a rule, may leave half a record at the end of
+the log, after which LevelDB would go on writing.  What came later would be lost with it
+when the log is read again, so after one failure this store takes no more writes.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,7 +17,7 @@ from typing import Any, Self
 
 import plyvel
 
-from chain.errors import StoreError
+from chain.errors import FailedWrite, StoreError
 
 WRITE_BUFFER_BYTES = 8 * 1024 * 1024
 """Several blocks' batches before LevelDB sorts them into files."""
@@ -28,21 +38,34 @@ class LevelStore:
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._db = plyvel.DB(
-                str(path), create_if_missing=True, write_buffer_size=WRITE_BUFFER_BYTES
+                str(path),
+                create_if_missing=True,
+                write_buffer_size=WRITE_BUFFER_BYTES,
+                # Keys, hashes and signatures do not compress; trying to doubled the
+                # cost of an update.
+                compression=None,
+                paranoid_checks=True,
             )
         except (plyvel.Error, OSError) as error:
             raise StoreError(f"cannot open the database in {path}: {error}") from error
+        self._failure: str | None = None
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value under `key`, or None."""
         try:
-            value: bytes | None = self._db.get(key)
+            value: bytes | None = self._db.get(key, verify_checksums=True)
         except plyvel.Error as error:
             raise StoreError(f"cannot read the database: {error}") from error
         return value
 
     def write(self, changes: Mapping[bytes, bytes | None], *, sync: bool) -> None:
-        """Apply all `changes` in one atomic batch; None deletes."""
+        """Apply all `changes` in one atomic batch; None deletes.
+
+        Raises:
+            FailedWrite: The disk did not take it, or an earlier one.
+        """
+        if self._failure is not None:
+            raise FailedWrite(f"no write after one that failed: {self._failure}")
         try:
             with self._db.write_batch(transaction=True, sync=sync) as batch:
                 for key, value in changes.items():
@@ -51,7 +74,8 @@ class LevelStore:
                     else:
                         batch.put(key, value)
         except (plyvel.Error, OSError) as error:
-            raise StoreError(f"cannot write the database: {error}") from error
+            self._failure = str(error)
+            raise FailedWrite(f"cannot write the database: {error}") from error
 
     def iterate(
         self, prefix: bytes, *, start: bytes | None = None, reverse: bool = False
@@ -89,7 +113,7 @@ class LevelSnapshot:
     def get(self, key: bytes) -> bytes | None:
         """Return the value that was under `key`, or None."""
         try:
-            value: bytes | None = self._snapshot.get(key)
+            value: bytes | None = self._snapshot.get(key, verify_checksums=True)
         except plyvel.Error as error:
             raise StoreError(f"cannot read the database: {error}") from error
         return value
@@ -121,7 +145,9 @@ def _iterate(
     # at the bound ourselves.
     bound = None if reverse else lower
     try:
-        with source.iterator(start=bound, stop=upper, reverse=reverse) as pairs:
+        with source.iterator(
+            start=bound, stop=upper, reverse=reverse, verify_checksums=True
+        ) as pairs:
             for key, value in pairs:
                 if key < lower:
                     return
