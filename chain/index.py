@@ -36,6 +36,9 @@ def compute_index_changes(held: HeldBlock) -> Changes:
         changes[build_key(b"L", (begun.epoch, 8))] = encode(begun.validators)
     if held.events:
         changes[build_key(b"E", (height, 8))] = encode(held.events)
+    for index, event in enumerate(held.events):
+        for address in event.addresses:
+            changes[build_key(b"I", address, (height, 8), (index, 4))] = b""
     for index in range(len(held.block.body.evidence)):
         changes[build_key(b"X", (height, 8), (index, 1))] = b""
     for chunk in held.block.body.chunks:

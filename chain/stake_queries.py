@@ -13,6 +13,7 @@ from chain.errors import HistoryAbsent, StoreError
 from chain.header import Header
 from chain.ledger import ShardLedger
 from chain.outcome import Event
+from chain.paging import PAGE, Page, build_page, iterate_keys
 from chain.roster import (
     find_stake,
     get_epoch_record,
@@ -21,6 +22,7 @@ from chain.roster import (
     list_stakes,
 )
 from chain.stake import EpochRecord, Stake
+from chain.store import build_key
 from consensus.validators import Validator, ValidatorSet
 from primitives.types import Epoch, Height
 from shards.layout import ROOT_SHARD
@@ -67,6 +69,14 @@ class FoundEpoch:
         return self.last_height - self.first_height + 1 - self.blocks
 
 
+@dataclass(frozen=True, slots=True)
+class FoundEvent:
+    """What a block's system step did: a reward, a slash, a payout."""
+
+    height: Height
+    event: Event
+
+
 class StakeQueries:
     """All reads about who votes, with what, and since when."""
 
@@ -96,6 +106,17 @@ class StakeQueries:
     def list_events(self, height: Height) -> tuple[Event, ...]:
         """Return what a final block did besides its transactions."""
         return self._tree.store.get_system_events(height)
+
+    def list_account_events(
+        self, address: bytes, after: str | None = None, limit: int = PAGE
+    ) -> Page[FoundEvent]:
+        """Return what the chain did to an account by itself, newest first.
+
+        Raises:
+            InvalidCursor: `after` is not of this list.
+        """
+        keys = iterate_keys(self._tree.store.kv, build_key(b"I", address), after)
+        return build_page(keys, self._find_event, limit)
 
     def get_validators(self, epoch: Epoch) -> ValidatorSet | None:
         """Return an epoch's set; the one after the running epoch is the last known."""
@@ -166,6 +187,11 @@ class StakeQueries:
             validators=validators,
             events=self.list_events(last) if height >= last else (),
         )
+
+    def _find_event(self, key: bytes) -> FoundEvent:
+        height = int.from_bytes(key[-12:-4], "big")
+        index = int.from_bytes(key[-4:], "big")
+        return FoundEvent(height, self.list_events(height)[index])
 
     @property
     def _ledger(self) -> ShardLedger:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from chain_backend import ChainNode
 from chain_evidence import build_court, make_certificates, make_votes
-from chain_world import COIN, STAKERS
+from chain_world import COIN, STAKERS, build_genesis
 from evidence_court import make_vote_pair
 from serving import serve
 
@@ -29,6 +29,44 @@ def server(node):
 
 def bring(server, data: bytes):
     return server.result("broadcast_evidence", evidence="0x" + data.hex())
+
+
+def test_a_slash_stands_in_the_history_of_whom_it_hit(server, node):
+    node.make_block()
+    verdict = bring(server, make_votes(node.world.spec, 2))
+    node.make_block()
+    taken = {
+        "kind": "slashed",
+        "object_id": verdict["evidence_id"],
+        "amount": str(STAKE // 20),
+    }
+    answer = server.result("account_events", address=STAKERS_[2])
+    [event] = answer["events"]
+    assert event.items() >= (taken | {"height": "2"}).items()
+    assert event["names"] == ["validator-2"]
+    path = f"/api/v1/address/{STAKERS_[2]}/events"
+    assert server.request(path).json["events"] == [event]
+    # Whoever led the block was paid for it, and nobody else was touched.
+    kinds = [
+        each["kind"]
+        for account in (STAKERS_[0], STAKERS_[1], STAKERS_[3])
+        for each in server.result("account_events", address=account)["events"]
+    ]
+    assert kinds in (["slash_reward"], [])
+
+
+def test_an_accounts_events_come_in_pages():
+    node = ChainNode(build_genesis(epoch_blocks=2, epoch_reward=4 * COIN))
+    node.world.advance(blocks=10)
+    with serve(node) as server:
+        first = server.result("account_events", address=STAKERS_[0], limit=2)
+        assert [event["height"] for event in first["events"]] == ["10", "8"]
+        assert {event["kind"] for event in first["events"]} == {"rewarded"}
+        rest = server.result("account_events", address=STAKERS_[0], after=first["next"])
+        assert [event["height"] for event in rest["events"]] == ["6", "4", "2"]
+        assert rest["next"] is None
+        other = {"address": STAKERS_[1], "after": first["next"]}
+        assert server.error("account_events", **other)
 
 
 def test_evidence_is_taken_applied_and_listed(server, node):

@@ -95,6 +95,13 @@ async def list_address_txs(
     return transactions.build_history(backend, address, limit, after)
 
 
+async def list_address_events(
+    backend: Backend, address: bytes, after: str | None, limit: int
+) -> Any:
+    """Return rewards, slashes and payouts of an address, newest first."""
+    return staking.build_account_events(backend, address, limit, after)
+
+
 async def get_mempool(backend: Backend) -> Any:
     """Return the oldest waiting transactions."""
     return render_mempool(backend.get_mempool(MEMPOOL_PAGE))
@@ -208,6 +215,7 @@ PATHS = (
     Path("/tx/{tx_id}/status", get_tx_status, (_TX,), is_final=True),
     Path("/address/{address}", get_address, (_ADDRESS,)),
     Path("/address/{address}/txs", list_address_txs, (_ADDRESS, *_PAGE)),
+    Path("/address/{address}/events", list_address_events, (_ADDRESS, *_PAGE)),
     Path("/mempool", get_mempool),
     Path("/shards", list_shards),
     Path("/shard/{shard}", get_shard, (Param("shard", SHARD, "shard"),)),

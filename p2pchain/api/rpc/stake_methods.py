@@ -3,7 +3,7 @@
 from typing import Any
 
 from p2pchain.api.backend import Backend
-from p2pchain.api.params import ADDRESS, EPOCH, Param
+from p2pchain.api.params import ADDRESS, EPOCH, LIMIT, TEXT, Param
 from p2pchain.api.rpc.method import Method
 from p2pchain.api.views import staking
 
@@ -30,6 +30,13 @@ async def get_stake(backend: Backend, address: bytes) -> Json:
     return staking.build_stake(backend, address)
 
 
+async def list_account_events(
+    backend: Backend, address: bytes, limit: int, after: str | None
+) -> Json:
+    """Return rewards, slashes and payouts of an account, newest first."""
+    return staking.build_account_events(backend, address, limit, after)
+
+
 _EPOCH = Param("epoch", EPOCH, "number; the running one by default", None)
 
 METHODS = (
@@ -51,5 +58,15 @@ METHODS = (
         "An account's stake: bonded, unbonding, earned, taken",
         get_stake,
         (Param("address", ADDRESS, "account"),),
+    ),
+    Method(
+        "account_events",
+        "What the chain did to an account by itself: rewards, slashes, payouts",
+        list_account_events,
+        (
+            Param("address", ADDRESS, "account"),
+            Param("limit", LIMIT, "at most 100", 25),
+            Param("after", TEXT, "`next` of the page before", None),
+        ),
     ),
 )

@@ -101,6 +101,20 @@ def build_events(backend: Backend, events: tuple[Event, ...]) -> list[Json]:
     ]
 
 
+def build_account_events(
+    backend: Backend, address: bytes, limit: int, after: str | None
+) -> Json:
+    """Return what the chain did to an account by itself, newest first."""
+    page = backend.queries.stakes.list_account_events(address, after, limit)
+    return build_stamp(backend) | {
+        "events": [
+            {"height": str(found.height), **build_events(backend, (found.event,))[0]}
+            for found in page.items
+        ],
+        "next": page.next,
+    }
+
+
 def _find_epoch(backend: Backend, number: int | None) -> FoundEpoch:
     stakes = backend.queries.stakes
     running = stakes.record.epoch
