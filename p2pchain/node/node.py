@@ -132,7 +132,11 @@ class Node:
         )
         self._advertised = _parse_advertised(config, keys.node.public_key)
         model = self._load_model()
-        self._addresses = AddressBook(self._chain.queries, self._network)
+        self._addresses = AddressBook(
+            self._chain.queries,
+            self._network,
+            is_validator=keys.validator is not None,
+        )
         self._addresses.refresh()
         self._chain.listen(self._addresses.on_final)
         self._provider = self._build_provider(model)
