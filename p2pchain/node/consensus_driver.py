@@ -182,6 +182,15 @@ class ConsensusDriver:
         """Return the final height that a connected peer last told us of."""
         return self._sync.get_height(peer_id)
 
+    @property
+    def best_height(self) -> int:
+        """The highest final height that a connected peer claims, or ours."""
+        return self._sync.best_height
+
+    def hold_ranges(self, is_held: Callable[[], bool]) -> None:
+        """Take no ranges of blocks while `is_held` says so."""
+        self._sync.is_held = is_held
+
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:

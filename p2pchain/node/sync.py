@@ -97,6 +97,8 @@ class Sync:
         self._nursery: trio.Nursery | None = None
         self.is_catching_up = False
         """Whether ranges are being taken right now."""
+        self.is_held: Callable[[], bool] = lambda: False
+        """Whether ranges have to wait, for a snapshot is on its way."""
         self._serve(STATUS, self._on_status, MAX_SMALL_BYTES)
         self._serve(BLOCK, self._on_block_request, MAX_SMALL_BYTES)
         self._serve(CERTIFICATES, self._on_certificates_request, MAX_SMALL_BYTES)
@@ -178,6 +180,8 @@ class Sync:
         tried: set[bytes] = set()
         try:
             while (peer_id := self._find_ahead(gap, tried)) is not None:
+                if self.is_held():
+                    return
                 self.is_catching_up = True
                 before = self._application.final_height
                 try:
