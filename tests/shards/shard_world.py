@@ -136,18 +136,28 @@ class Chain:
     def find_head(self, shard, height):
         return self.heads.get(height, {}).get(shard)
 
-    def get_base(self, view, bounds=BOUNDS):
-        """Return what a block of a view on the last one is judged by."""
+    def get_base(self, view, bounds=BOUNDS, height=None):
+        """Return what a block of a view is judged by; on the last one, or an older."""
+        top = self.height if height is None else height
+
+        def find_anchor(block_hash):
+            anchor = self.names.get(block_hash)
+            return anchor if anchor is not None and anchor.height <= top else None
+
         return InclusionBase(
             epoch=self.epoch,
             view=view,
             root_height=self.root_height,
-            heads=self.tips,
+            heads=self.heads[top],
             halted=self.halted,
             bounds=bounds,
-            find_anchor=self.names.get,
+            find_anchor=find_anchor,
             find_head=self.find_head,
         )
+
+    def get_name(self, height):
+        """Return the name of the block at a height."""
+        return next(n for n, anchor in self.names.items() if anchor.height == height)
 
 
 def make_proofs(count, src=2, dst=1, first=0):
