@@ -60,7 +60,11 @@ ReadPart = Callable[[PartPlace], bytes]
 
 
 def get_unfinished(kv: KeyValueStore) -> Manifest | None:
-    """Return the manifest of a snapshot that was being written when a process ended."""
+    """Return the manifest of a snapshot that was being written when a process ended.
+
+    Raises:
+        InvalidSnapshot: It was the chain's end instead; see `delete_chain`.
+    """
     data = kv.get(INSTALL_KEY)
     return None if data is None else decode_manifest(data)
 
@@ -87,6 +91,20 @@ def install_snapshot(
         _write_part(kv, place, read(place))
     kv.write(_compute_last_changes(spec, kv, snapshot), sync=True)
     yield len(places), len(places)
+
+
+def delete_chain(kv: KeyValueStore) -> None:
+    """Empty a database of its chain, half a snapshot included; the rest stays.
+
+    A crash in the middle leaves an unfinished snapshot's mark or no tip, and whoever
+    opens the database does this again.
+    """
+    if kv.get(INSTALL_KEY) is None:
+        kv.write({INSTALL_KEY: b""}, sync=True)
+    for letter in CHAIN_LETTERS:
+        _delete_all(kv, bytes([letter]))
+    meta = (TIP_KEY, SEEN_KEY, FIRST_KEY, FORMAT_KEY, CHAIN_ID_KEY, INSTALL_KEY)
+    kv.write(dict.fromkeys(meta), sync=True)
 
 
 def _delete_all(kv: KeyValueStore, prefix: bytes) -> None:

@@ -10,6 +10,7 @@ A node's home folder: everything that one node keeps.
     api_token               0600: bearer token of spending methods and API key
     data/                   LevelDB: chain and books
     wal/votes               consensus votes, append-only; validators only
+    state-sync/             parts of a snapshot, while one is fetched
     node.json               written while the node runs: pid and bound addresses
 
 One process owns a home at a time; a lock file says which.
@@ -66,14 +67,42 @@ class Config:
     """Atoms per layer and token of a prompt."""
     output_price: int = 1600
     """Atoms per layer and token of an answer."""
+    sync: str = "snapshot"
+    """How to catch up from far behind: `snapshot` takes a state from peers, `replay`
+    executes every block and so has all history."""
+    snapshot_after_epochs: int = 16
+    """How far is far; on a devnet that is a quarter of an hour."""
+    checkpoint: str = ""
+    """EPOCH:ROOT of a validator set that somebody told us whom we believe; where trust
+    begins for who was away for longer than stake is bound."""
     null_layers: bool = False
     """Compute nothing and hand hidden states on: what remains is the cost of the way.
     Measurements use it; answers are nonsense."""
 
     @property
+    def trusted_epoch(self) -> tuple[int, bytes] | None:
+        """Epoch and validator root of the checkpoint, or None."""
+        return parse_checkpoint(self.checkpoint) if self.checkpoint else None
+
+    @property
     def layer_range(self) -> tuple[int, int] | None:
         """The half-open range [start, end) of hosted layers, or None."""
         return parse_layers(self.layers) if self.layers else None
+
+
+def parse_checkpoint(text: str) -> tuple[int, bytes]:
+    """Return the epoch and the root that `EPOCH:ROOT` names.
+
+    Raises:
+        ConfigError: Not a number and 32 bytes in hex.
+    """
+    epoch, _, root = text.partition(":")
+    digits = root.removeprefix("0x")
+    is_number = epoch.isascii() and epoch.isdecimal() and len(epoch) <= 10
+    is_root = len(digits) == 64 and set(digits) <= set("0123456789abcdefABCDEF")
+    if not (is_number and int(epoch) < 2**32 and is_root):
+        raise ConfigError(f"checkpoint {text[:80]!r}: expected EPOCH:ROOT")
+    return int(epoch), bytes.fromhex(digits)
 
 
 def parse_layers(text: str) -> tuple[int, int]:
@@ -104,6 +133,8 @@ class Home:
     data: Path = field(init=False)
     votes: Path = field(init=False)
     """The log of consensus votes; validators only."""
+    state_sync: Path = field(init=False)
+    """Parts of a snapshot on its way."""
     runtime: Path = field(init=False)
     """node.json: pid and bound addresses while the node runs."""
 
@@ -116,6 +147,7 @@ class Home:
             "validator_keystore": path / "keystore" / "validator.json",
             "data": path / "data",
             "votes": path / "wal" / "votes",
+            "state_sync": path / "state-sync",
             "runtime": path / "node.json",
         }.items():
             object.__setattr__(self, name, value)
@@ -291,6 +323,15 @@ def _validate(config: Config, source: str) -> None:
     for setting in ("input_price", "output_price"):
         if not 1 <= getattr(config, setting) <= 10**12:
             raise ConfigError(f"{source}: {setting} must be from 1 to 10^12 atoms")
+    if config.sync not in ("snapshot", "replay"):
+        raise ConfigError(f"{source}: sync must be snapshot or replay")
+    if not 1 <= config.snapshot_after_epochs <= 10**6:
+        raise ConfigError(f"{source}: snapshot_after_epochs must be from 1 to 10^6")
+    if config.checkpoint:
+        try:
+            parse_checkpoint(config.checkpoint)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
     if config.layers:
         try:
             parse_layers(config.layers)
