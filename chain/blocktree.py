@@ -69,7 +69,7 @@ from consensus.validators import ValidatorSet
 from primitives.codec import encode
 from primitives.kv import KeyValueStore
 from primitives.types import Epoch, Height, TimeMs
-from shards.layout import ROOT_SHARD
+from shards.layout import ROOT_SHARD, Layout
 
 
 class BlockTree:
@@ -144,6 +144,11 @@ class BlockTree:
     def epoch(self) -> EpochConfig:
         """The epoch of the block after the last final one."""
         return self._final.child_epoch.config
+
+    @property
+    def layout(self) -> Layout:
+        """The shards of the epoch of the block after the last final one."""
+        return self._final.child_epoch.layout
 
     @property
     def epoch_first_time_ms(self) -> TimeMs | None:
@@ -469,9 +474,10 @@ def open_tree(spec: ChainSpec, kv: KeyValueStore, scheme: SignatureScheme) -> Bl
         StoreError: The database is of another chain or format, or damaged.
     """
     store = ChainStore(kv)
-    state = FinalState(kv, spec.layout.shard_ids, spec.params.bucket_levels)
+    levels = spec.params.bucket_levels
     if store.get_tip() is None:
-        create_chain(spec, store, state)
+        create_chain(spec, store, FinalState(kv, spec.first_layout.shard_ids, levels))
+    state = FinalState(kv, store.get_layout().shard_ids, levels)
     final = load_final(spec, store, state)
     tree = BlockTree(spec, store, scheme, state, final, VerifiedCache())
     tree.load_pending()

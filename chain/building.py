@@ -136,7 +136,8 @@ def build_block(
         evidence_root=compute_evidence_root(evidence),
         valset_root=epoch.valset_root,
         next_valset_root=epoch.next_valset_root,
-        layout_root=spec.layout_root,
+        layout_root=epoch.layout_root,
+        next_layout_root=epoch.next_layout_root,
     )
     return Block(header, Body(processed.chunks, attendance, evidence))
 

@@ -77,8 +77,8 @@ def build_context(spec: ChainSpec, parent: HeldBlock, shard: ShardId) -> Context
         epoch=parent.child_epoch.epoch,
         height=parent.height,
         time_ms=parent.header.time_ms,
-        layout=spec.layout,
-        models=spec.models,
+        layout=parent.child_epoch.layout,
+        models=parent.child_epoch.models,
         params=spec.params,
         consumed={
             other: get_count(head.in_cursor, shard)

@@ -85,7 +85,7 @@ def compute_conservation(tree: BlockTree) -> Conservation:
     """
     books = Conservation(height=tree.final_height)
     view = tree.final.view
-    for shard in tree.spec.layout.shard_ids:
+    for shard in tree.layout.shard_ids:
         for index in range(compute_bucket_count(tree.spec.params.bucket_levels)):
             for key, value in view.get_bucket(shard, index).items():
                 _count(books, key, value)

@@ -5,20 +5,25 @@ Epochs: which blocks belong to one, and what a block of one has to know.
     epoch    0 |   0    |     1     |
              root of 0  ^ boundary of 0, root of 1
 
-Sets and seeds are chosen two epochs ahead, so both of an epoch, and the set after it,
-are the same for every block of it and can be read from the state of its root.
+Sets, seeds and layouts are chosen two epochs ahead, so those of an epoch, and set and
+layout of the one after it, are the same for every block of it and can be read from the
+state of its root.
 
 Spec: docs/protocol/11-staking.md
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from chain.contracts.model import ModelRecord
 from chain.errors import StoreError
+from chain.layouts import get_layout, list_models
 from chain.ledger import Ledger
 from chain.roster import get_epoch_record, get_validators
 from consensus.epoch import EpochConfig
 from consensus.validators import ValidatorSet
 from primitives.hashing import compute_hash
+from shards.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,14 @@ class EpochState:
     """Of its validators."""
     next_valset_root: bytes
     """Of the validators of the epoch after."""
+    layout: Layout
+    """Its shards."""
+    next_layout: Layout
+    """Those of the epoch after."""
+    layout_root: bytes
+    next_layout_root: bytes
+    models: Mapping[bytes, ModelRecord]
+    """Of its layout, by id."""
 
     @property
     def epoch(self) -> int:
@@ -76,13 +89,15 @@ def load_epoch(ledger: Ledger, epoch_blocks: int) -> EpochState:
         epoch_blocks: Of the parameters.
 
     Raises:
-        StoreError: The state has no validators of it or of the one after.
+        StoreError: The state has no validators or layout of it or of the one after.
     """
     record = get_epoch_record(ledger)
     validators = get_validators(ledger, record.epoch)
     following = get_validators(ledger, record.epoch + 1)
     if validators is None or following is None:
         raise StoreError(f"the state has no validators of epoch {record.epoch} or next")
+    layout = get_layout(ledger, record.epoch)
+    next_layout = get_layout(ledger, record.epoch + 1)
     return EpochState(
         EpochConfig(
             epoch=record.epoch,
@@ -92,4 +107,9 @@ def load_epoch(ledger: Ledger, epoch_blocks: int) -> EpochState:
         ),
         validators.compute_root(),
         following.compute_root(),
+        layout=layout,
+        next_layout=next_layout,
+        layout_root=layout.compute_root(),
+        next_layout_root=next_layout.compute_root(),
+        models=list_models(ledger, layout),
     )

@@ -6,6 +6,7 @@ What can be wrong with a block, a transaction or the store.
     MissingParent       the parent is not held; fetch it first (MissingError)
     |- UnfinalParent    it is held, but ends an epoch and is not final yet
     UnknownBlock        a block that is not held (MissingError)
+    UnknownModel        a model that no shard serves (MissingError)
     UselessEvidence     evidence too late, too early or told before (MissingError)
     InvalidWitness      not the part of a state that a chunk needs (RemoteError)
     InvalidTransaction  cannot stand in a block at all (RemoteError)
@@ -68,6 +69,10 @@ class UnknownBlock(MissingError):
     def __init__(self, block_hash: bytes) -> None:
         super().__init__(f"block {block_hash.hex()} is not held")
         self.block_hash = block_hash
+
+
+class UnknownModel(MissingError):
+    """A model of which no shard of the layout holds a layer."""
 
 
 class UselessEvidence(MissingError):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from chain.held import HeldBlock
 from chain.index import Changes, compute_index_changes
 from chain.state import FinalState, StateView
-from chain.store import SEEN_KEY, TIP_KEY, build_key, encode_tip
+from chain.store import LAYOUT_KEY, SEEN_KEY, TIP_KEY, build_key, encode_tip
 from consensus.messages import Certificate
 from primitives.codec import encode
 
@@ -34,6 +34,8 @@ def compute_final_changes(
     changes[build_key(b"F", (target.height, 8))] = encode(certificate)
     changes[TIP_KEY] = encode_tip(target.height, target.block_hash)
     changes[SEEN_KEY] = encode(target.seen)
+    if target.is_epoch_root:
+        changes[LAYOUT_KEY] = encode(target.child_epoch.layout)
     return changes
 
 

@@ -18,7 +18,7 @@ from primitives.types import (
     View,
 )
 
-HEADER_VERSION = 1
+HEADER_VERSION = 2
 
 
 class Header(Record):
@@ -51,6 +51,9 @@ class Header(Record):
     valset_root: Hash32
     next_valset_root: Hash32
     layout_root: Hash32
+    """Merkle root over the shards of the epoch's layout."""
+    next_layout_root: Hash32
+    """Of the layout of the epoch after."""
 
 
 def compute_block_hash(header: Header) -> bytes:

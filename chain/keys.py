@@ -18,6 +18,7 @@ Keys of a shard's state: one letter for the kind of record, then its name.
     e                    EpochRecord
     V epoch              ValidatorSet
     M model_id           ModelRecord
+    L epoch              Layout
 
 Spec: docs/protocol/03-blocks-and-state.md
 """
@@ -92,6 +93,11 @@ def build_voter_key(public_key: bytes) -> bytes:
 def build_validators_key(epoch: int) -> bytes:
     """Return the key of an epoch's validator set."""
     return b"V" + epoch.to_bytes(8, "big")
+
+
+def build_layout_key(epoch: int) -> bytes:
+    """Return the key of an epoch's layout."""
+    return b"L" + epoch.to_bytes(8, "big")
 
 
 def build_model_key(model_id: bytes) -> bytes:

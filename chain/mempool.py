@@ -206,7 +206,7 @@ class Mempool:
     ) -> Context:
         transaction = signed.transaction
         shard = transaction.shard
-        if shard not in self._spec.layout.shard_ids:
+        if shard not in final.child_epoch.layout.shard_ids:
             raise WrongShard(f"there is no shard {shard}")
         context = build_context(self._spec, final, shard)
         fee = compute_fee(context.params, transaction.payload, length)

@@ -13,6 +13,7 @@ from chain.store import (
     FORMAT,
     FORMAT_KEY,
     INSTALL_KEY,
+    LAYOUT_KEY,
     SEEN_KEY,
     TIP_KEY,
     ChainStore,
@@ -39,6 +40,7 @@ def create_chain(spec: ChainSpec, store: ChainStore, state: FinalState) -> None:
     changes[CHAIN_ID_KEY] = spec.chain_id
     changes[FORMAT_KEY] = FORMAT
     changes[TIP_KEY] = encode_tip(0, block_hash)
+    changes[LAYOUT_KEY] = encode(spec.first_layout)
     changes[SEEN_KEY] = encode((0,) * len(spec.first_validators))
     store.kv.write(changes, sync=True)
 

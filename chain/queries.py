@@ -17,7 +17,7 @@ from chain.contracts.channel import Channel, ChannelStatus, OpenPair
 from chain.contracts.model import ModelRecord
 from chain.contracts.proof import WorkEntry
 from chain.contracts.registration import Mirror, Registration, RegistrationStatus
-from chain.errors import HistoryAbsent, StoreError
+from chain.errors import HistoryAbsent, StoreError, UnknownModel
 from chain.evidence_queries import EvidenceQueries
 from chain.header import Header, compute_block_hash
 from chain.keys import (
@@ -40,7 +40,7 @@ from consensus.messages import Certificate
 from primitives.codec import decode
 from primitives.types import Height, ShardId
 from shards.chunk import Chunk, ChunkHeader, get_count
-from shards.layout import ShardSpec
+from shards.layout import Layout, ShardSpec
 
 CACHED_BLOCKS = 16
 """Decoded blocks kept: at most 16 MiB of bytes, about 60 MB decoded."""
@@ -149,6 +149,11 @@ class Queries:
         return self._tree.spec
 
     @property
+    def layout(self) -> Layout:
+        """The shards as of the last final block."""
+        return self._tree.layout
+
+    @property
     def height(self) -> Height:
         """Height of the last final block."""
         return self._tree.final_height
@@ -238,7 +243,7 @@ class Queries:
     def list_accounts(self, address: bytes) -> tuple[FoundAccount, ...]:
         """Return the account in every shard, the root shard first."""
         return tuple(
-            self.get_account(shard, address) for shard in self.spec.layout.shard_ids
+            self.get_account(shard, address) for shard in self.layout.shard_ids
         )
 
     def get_balance_total(self, address: bytes) -> int:
@@ -251,7 +256,7 @@ class Queries:
         self, account: bytes, shard: ShardId | None = None
     ) -> Registration | None:
         """Return an account's registration, in `shard` or in the first that has one."""
-        shards = self.spec.layout.shard_ids if shard is None else (shard,)
+        shards = self.layout.shard_ids if shard is None else (shard,)
         for home in shards:
             data = self._tree.final.view.get(home, build_registration_key(account))
             if data is not None:
@@ -278,7 +283,18 @@ class Queries:
 
     def list_models(self) -> tuple[ModelRecord, ...]:
         """Return the models of the chain."""
-        return tuple(self.spec.models.values())
+        return tuple(self._tree.final.child_epoch.models.values())
+
+    def get_model(self, model_id: bytes) -> ModelRecord:
+        """Return a model of the chain.
+
+        Raises:
+            UnknownModel: There is none of that id.
+        """
+        model = self._tree.final.child_epoch.models.get(model_id)
+        if model is None:
+            raise UnknownModel(f"the chain has no model {model_id.hex()[:16]}")
+        return model
 
     # -------------------------------------------------------------- channels
 
@@ -297,7 +313,7 @@ class Queries:
             shard: Where; None: the first shard that has one.
         """
         view = self._tree.final.view
-        shards = self.spec.layout.shard_ids if shard is None else (shard,)
+        shards = self.layout.shard_ids if shard is None else (shard,)
         for place in shards:
             pair = view.get(place, build_pair_key(payer, payee))
             if pair is not None:
@@ -338,11 +354,11 @@ class Queries:
 
     def list_shards(self) -> tuple[FoundShard, ...]:
         """Return every shard with its newest chunk."""
-        return tuple(self._find_shard(s) for s in self.spec.layout.shard_ids)
+        return tuple(self._find_shard(shard) for shard in self.layout.shard_ids)
 
     def get_shard(self, shard: ShardId) -> FoundShard | None:
         """Return one shard."""
-        is_known = shard in self.spec.layout.shard_ids
+        is_known = shard in self.layout.shard_ids
         return self._find_shard(shard) if is_known else None
 
     def get_chunk(self, shard: ShardId, seq: int) -> FoundChunk | None:
@@ -473,7 +489,7 @@ class Queries:
         data = self._tree.final.view.get(shard, TOTALS_KEY)
         return FoundShard(
             shard_id=shard,
-            spec=self.spec.layout.get_spec(shard),
+            spec=self.layout.get_spec(shard),
             head=head,
             head_height=height,
             backlog=tuple((src, count) for src, count in waiting if count),

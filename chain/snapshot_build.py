@@ -61,7 +61,8 @@ def build_manifest(
         raise StoreError(f"block {tip.height} is not in the database")
     header = block.header
     validators = store.get_validators(header.epoch) or spec.first_validators
-    heads = {shard: store.get_last_chunk(shard) for shard in spec.layout.shard_ids}
+    shards = store.get_layout().shard_ids
+    heads = {shard: store.get_last_chunk(shard) for shard in shards}
     packets = list_packets(store, heads)
     heights = sorted({proof.source_height for proof in packets})
     ancestors = _list_ancestors(store, header, heights[0] if heights else tip.height)
@@ -70,12 +71,12 @@ def build_manifest(
         for height in heights
     )
     yield
-    shards = []
+    cut = []
     for shard, head in sorted(heads.items()):
         levels = spec.params.bucket_levels
         parts = yield from cut_tree(store.kv, shard, levels)
-        shards.append(SnapshotShard(shard, levels, head, parts))
-    roots = {s.shard: compute_frontier_root(s.levels, s.parts) for s in shards}
+        cut.append(SnapshotShard(shard, levels, head, parts))
+    roots = {s.shard: compute_frontier_root(s.levels, s.parts) for s in cut}
     if compute_roots_root(roots) != header.roots_root:
         raise StoreError(f"the stored state is not that of block {tip.height}")
     manifest = Manifest(
@@ -83,7 +84,7 @@ def build_manifest(
         certificate=certificate,
         validators=validators,
         ancestors=ancestors,
-        shards=tuple(shards),
+        shards=tuple(cut),
         sources=sources,
         packets=packets,
     )

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from chain.block import compute_roots_root
 from chain.errors import StoreError
 from chain.index import Changes, index_objects
+from chain.layouts import get_layout
 from chain.ledger import ShardLedger
 from chain.roster import get_validators
 from chain.snapshot import (
@@ -40,6 +41,7 @@ from chain.store import (
     FORMAT,
     FORMAT_KEY,
     INSTALL_KEY,
+    LAYOUT_KEY,
     SEEN_KEY,
     TIP_KEY,
     build_key,
@@ -132,13 +134,16 @@ def _compute_last_changes(
     spec: ChainSpec, kv: KeyValueStore, snapshot: Snapshot
 ) -> Changes:
     """Return the batch after which the chain is there; the state is written already."""
-    state = FinalState(kv, spec.layout.shard_ids, spec.params.bucket_levels)
+    state = FinalState(kv, tuple(snapshot.roots), spec.params.bucket_levels)
     state.load()
     view = StateView.from_final(state)
     if compute_roots_root(view.get_roots()) != snapshot.header.roots_root:
         raise StoreError("the state that was written is not the snapshot's")
     ledger = ShardLedger(lambda key: view.get(ROOT_SHARD, key))
     epoch, height = snapshot.header.epoch, snapshot.height
+    layout = get_layout(ledger, epoch + 1)
+    if layout.shard_ids != tuple(snapshot.roots):
+        raise StoreError(f"other shards than those of epoch {epoch + 1}")
     following = get_validators(ledger, epoch + 1)
     if following is None:
         raise StoreError(f"the state has no validators of epoch {epoch + 1}")
@@ -154,6 +159,7 @@ def _compute_last_changes(
         FORMAT_KEY: FORMAT,
         FIRST_KEY: at,
         TIP_KEY: encode_tip(height, snapshot.block_hash),
+        LAYOUT_KEY: encode(layout),
         # The first block of an epoch counts anew.
         SEEN_KEY: encode((0,) * len(manifest.validators)),
         INSTALL_KEY: None,

@@ -10,7 +10,6 @@ from chain.block import (
     compute_heads_root,
     compute_roots_root,
 )
-from chain.contracts.model import ModelRecord
 from chain.header import HEADER_VERSION, Header
 from chain.params import ChainParams
 from consensus.leader import compute_first_seed
@@ -33,24 +32,23 @@ class ChainSpec:
     params: ChainParams
     first_validators: ValidatorSet
     """Of epochs 0 and 1; later ones are in the state."""
-    layout: Layout
-    models: Mapping[bytes, ModelRecord]
+    first_layout: Layout
+    """Likewise."""
     time_ms: TimeMs
     """Time of the genesis block."""
     state: Mapping[ShardId, Mapping[bytes, bytes]]
     """Initial value bytes by key, by shard."""
     seed: bytes = field(init=False)
     """Draws the leaders of epochs 0 and 1."""
-    layout_root: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", compute_first_seed(self.chain_id))
-        object.__setattr__(self, "layout_root", self.layout.compute_root())
 
 
 def build_genesis_header(spec: ChainSpec, roots: Mapping[ShardId, bytes]) -> Header:
     """Return the header of block 0, for which nobody voted."""
     valset_root = spec.first_validators.compute_root()
+    layout_root = spec.first_layout.compute_root()
     return Header(
         version=HEADER_VERSION,
         chain_id=spec.chain_id,
@@ -72,7 +70,8 @@ def build_genesis_header(spec: ChainSpec, roots: Mapping[ShardId, bytes]) -> Hea
         evidence_root=EMPTY_ROOT,
         valset_root=valset_root,
         next_valset_root=valset_root,
-        layout_root=spec.layout_root,
+        layout_root=layout_root,
+        next_layout_root=layout_root,
     )
 
 

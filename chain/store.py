@@ -24,8 +24,9 @@ The database: what is stored under which key, and typed reads of it.
     N height                   header of a block from before a snapshot
     U block_hash               pending block that must survive a crash
     D evidence_id              evidence that waits for a block
-    M name                     meta: chain_id, format, tip, seen; first height and a
-                               half-written manifest, of who began with a snapshot
+    M name                     meta: chain_id, format, tip, seen, layout; first height
+                               and a half-written manifest, of who began with a
+                               snapshot
 
 What waits (U, D) comes and goes.  Everything of a block arrives in one batch when it
 becomes final, so the tip says how far all of it is.  Numbers in keys are big-endian,
@@ -49,6 +50,7 @@ from primitives.errors import DecodeError
 from primitives.kv import KeyValueReader, KeyValueStore
 from primitives.types import U32, Epoch, Hash32, Height, ShardId
 from shards.chunk import ChunkHeader
+from shards.layout import Layout
 from shards.packet import PacketProof
 
 FORMAT = b"3"
@@ -59,6 +61,7 @@ FORMAT_KEY = b"Mformat"
 TIP_KEY = b"Mtip"
 SEEN_KEY = b"Mseen"
 FIRST_KEY = b"Mfirst"
+LAYOUT_KEY = b"Mlayout"
 INSTALL_KEY = b"Minstall"
 
 R = TypeVar("R")
@@ -199,6 +202,17 @@ class ChainReader:
         """Return what the block did besides its chunks."""
         data = self.kv.get(build_key(b"E", (height, 8)))
         return () if data is None else self._decode(tuple[Event, ...], data)
+
+    def get_layout(self) -> Layout:
+        """Return the shards of the state: those of the next block's epoch.
+
+        Raises:
+            StoreError: There are none.
+        """
+        layout = self._get(LAYOUT_KEY, Layout)
+        if layout is None:
+            raise StoreError("the database has no layout")
+        return layout
 
     def get_seen(self) -> tuple[int, ...]:
         """Return the tally of attendance up to the last final block.

@@ -11,8 +11,8 @@ block does not depend on what anybody sends, and it runs on the same ledger that
 run on, so that there is one way to move an atom.
 
 At its epoch's boundary a block pays for votes, lets go who missed half of them,
-closes the windows of old offences, chooses the validators of the epoch after the next
-one, pays out what was unbonded, and begins the next epoch in the state.
+closes the windows of old offences, chooses validators and layout of the epoch after
+the next one, pays out what was unbonded, and begins the next epoch in the state.
 
 Leader and validators run the same code; see also docs/adr/0015-system-step.md.
 
@@ -28,6 +28,7 @@ from chain.epochs import compute_seed
 from chain.evidence import EvidenceJudge
 from chain.held import HeldBlock
 from chain.keys import EPOCH_KEY, build_validators_key
+from chain.layouts import choose_layout
 from chain.ledger import Ledger, ShardLedger
 from chain.outcome import Event
 from chain.payouts import pay_unbondings
@@ -124,6 +125,7 @@ def close_epoch(
     settle_offences(ledger, context)
     chosen = choose_validators(ledger, context, following)
     ledger.put(build_validators_key(record.epoch + 2), chosen)
+    choose_layout(ledger, record.epoch)
     pay_unbondings(ledger, context)
     oldest = record.epoch - context.params.evidence_epochs - 1
     if oldest >= 0:

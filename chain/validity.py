@@ -106,7 +106,8 @@ def _validate_fields(
         "parent_view": parent.child_parent_view,
         "valset_root": parent.child_epoch.valset_root,
         "next_valset_root": parent.child_epoch.next_valset_root,
-        "layout_root": spec.layout_root,
+        "layout_root": parent.child_epoch.layout_root,
+        "next_layout_root": parent.child_epoch.next_layout_root,
     }
     for name, value in expected.items():
         if getattr(header, name) != value:

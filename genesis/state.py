@@ -6,6 +6,7 @@ from chain.keys import (
     ROSTER_KEY,
     TOTALS_KEY,
     build_account_key,
+    build_layout_key,
     build_model_key,
     build_stake_key,
     build_validators_key,
@@ -34,8 +35,7 @@ def build_chain_spec(genesis: Genesis) -> ChainSpec:
         chain_id=compute_chain_id(genesis),
         params=genesis.params.chain,
         first_validators=build_validator_set(genesis),
-        layout=genesis.layout,
-        models={model.model_id: model for model in genesis.models},
+        first_layout=genesis.layout,
         time_ms=genesis.time_ms,
         state=build_genesis_state(genesis),
     )
@@ -66,6 +66,8 @@ def build_genesis_state(genesis: Genesis) -> dict[ShardId, dict[bytes, bytes]]:
     supply[ROOT_SHARD] += sum(validator.power for validator in genesis.validators)
     for model in genesis.models:
         root[build_model_key(model.model_id)] = encode(model)
+    for epoch in (0, 1):
+        root[build_layout_key(epoch)] = encode(genesis.layout)
     for shard, atoms in supply.items():
         totals = Totals(genesis=atoms, minted=0, burned=0)
         state[shard][TOTALS_KEY] = encode(totals)

@@ -231,7 +231,7 @@ class Provider:
         return self._chain.queries.get_registration(address, home)
 
     def _get_home(self) -> int:
-        layout = self._chain.spec.layout
+        layout = self._chain.queries.layout
         return layout.home_shard(self.model_id, self.worker.layers[0])
 
     def _build_offer(
@@ -240,7 +240,7 @@ class Provider:
         start, end = self.worker.layers
         params = self._chain.spec.params
         ticket = max(self._prices) * (end - start) * params.ticket_tokens
-        minimum = self._chain.spec.models[self.model_id].min_collateral
+        minimum = self._chain.queries.get_model(self.model_id).min_collateral
         return Register(
             model_id=self.model_id,
             profile=get_profile_hash(self.worker.info),

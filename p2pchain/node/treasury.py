@@ -56,7 +56,7 @@ class Treasury:
         """Return what the account holds in each shard of the final state, in atoms."""
         return {
             shard: self._chain.queries.get_account(shard, self.address).balance
-            for shard in self._chain.spec.layout.shard_ids
+            for shard in self._chain.queries.layout.shard_ids
         }
 
     async def execute(

@@ -14,7 +14,7 @@ import msgspec
 
 from chain.account import Account
 from chain.block import compute_root_path, compute_roots_root
-from chain.header import Header, build_proposal, compute_block_hash
+from chain.header import HEADER_VERSION, Header, build_proposal, compute_block_hash
 from chain.keys import build_account_key
 from chain.light import EpochProof, LightBlock, LightChain, LightState
 from chain.proofs import StateProof
@@ -127,7 +127,7 @@ class LightWorld:
         view = 0 if parent is None else 1 if is_first else parent.view + 1
         view += view % 3 == 2
         header = Header(
-            version=1,
+            version=HEADER_VERSION,
             chain_id=CHAIN_ID,
             epoch=epoch,
             view=view,
@@ -146,6 +146,7 @@ class LightWorld:
             valset_root=self.get_set(epoch).compute_root(),
             next_valset_root=self.get_set(epoch + 1).compute_root(),
             layout_root=EMPTY_ROOT,
+            next_layout_root=EMPTY_ROOT,
         )
         return change(header, **changes)
 

@@ -7,6 +7,7 @@ from chain_world import COIN, SPEC
 from chain.account import NO_ACCOUNT, Account
 from chain.context import Context
 from chain.contracts.channel import Channel
+from chain.contracts.model import ModelRecord
 from chain.contracts.registration import Registration
 from chain.execution import ChunkLimits, ChunkRun
 from chain.keys import (
@@ -14,6 +15,7 @@ from chain.keys import (
     build_account_key,
     build_channel_key,
     build_consumed_key,
+    build_model_key,
 )
 from chain.ledger import Count, Totals
 from chain.outcome import Outcome
@@ -37,6 +39,11 @@ class MiniChain:
         self.state = {shard: dict(pairs) for shard, pairs in spec.state.items()}
         self.inbox: dict[int, list] = defaultdict(list)
         self.verified = VerifiedCache()
+        self.models = {
+            key[1:]: decode(ModelRecord, value)
+            for key, value in self.state[0].items()
+            if key[:1] == build_model_key(b"")
+        }
         self.archived = []
         self.supply = sum(self.totals(shard).genesis for shard in self.state)
 
@@ -102,8 +109,8 @@ class MiniChain:
             epoch=0,
             height=self.height,
             time_ms=self.spec.time_ms + 1000 * self.height,
-            layout=self.spec.layout,
-            models=self.spec.models,
+            layout=self.spec.first_layout,
+            models=self.models,
             params=self.spec.params,
             consumed={dst: self.consumed(shard, dst) for dst in self.state},
         )

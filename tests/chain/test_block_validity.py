@@ -193,7 +193,7 @@ def test_a_body_that_the_header_does_not_bind(scene):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("version", 2),
+        ("version", 1),
         ("chain_id", bytes(32)),
         ("epoch", 1),
         ("height", 3),
@@ -203,6 +203,7 @@ def test_a_body_that_the_header_does_not_bind(scene):
         ("valset_root", bytes(32)),
         ("next_valset_root", bytes(32)),
         ("layout_root", bytes(32)),
+        ("next_layout_root", bytes(32)),
     ],
 )
 def test_header_fields(scene, field, value):

@@ -274,4 +274,4 @@ def test_reads_at_any_held_block(world):
     assert world.tree.final.view.get(0, key) is None
     assert block.view.get(0, key) is not None
     assert world.build().view.get(0, key) == block.view.get(0, key)
-    assert SPEC.layout.shard_ids == (0, 1, 2)
+    assert SPEC.first_layout.shard_ids == (0, 1, 2)

@@ -134,7 +134,7 @@ def test_values_stakes_and_absence(world, light):
     proof = queries.build_state_proof(0, key)
     state = adopt_state(state, 0, key, proof, bls)
     assert decode(Stake, proof.value).bonded == 1000 * COIN
-    for shard in world.spec.layout.shard_ids:
+    for shard in world.tree.layout.shard_ids:
         key = build_account_key(never)
         proof = queries.build_state_proof(shard, key)
         assert proof.value is None

@@ -85,7 +85,7 @@ def test_every_layer_has_one_host(create, validators: int, layers: int) -> None:
     spec = build_chain_spec(load_genesis(network.genesis))
     model_id = compute_model_id(bytes([1]) * 32, bytes([2]) * 32)
     for start, end in ranges:
-        assert spec.layout.shards_of_range(model_id, start, end)
+        assert spec.first_layout.shards_of_range(model_id, start, end)
 
 
 def test_everybody_reaches_everybody(create) -> None:

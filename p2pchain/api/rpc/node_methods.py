@@ -31,7 +31,7 @@ async def get_health(backend: Backend) -> Json:
 async def get_status(backend: Backend) -> Json:
     """Return where the node stands."""
     return render_status(backend.get_status()) | {
-        "shards": list(backend.genesis.layout.shard_ids)
+        "shards": list(backend.queries.layout.shard_ids)
     }
 
 

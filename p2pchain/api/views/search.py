@@ -79,7 +79,7 @@ def _find_names(backend: Backend, text: str) -> list[Json]:
     ]
     models = [
         {"kind": "model", "id": to_hex(m.model_id), "name": m.name}
-        for m in backend.genesis.models
+        for m in backend.queries.list_models()
         if text in m.name.lower()
     ]
     return validators + models

@@ -45,7 +45,7 @@ def build_packets(
     Raises:
         NotFound: The layout has no such shard.
     """
-    known = backend.genesis.layout.shard_ids
+    known = backend.queries.layout.shard_ids
     for shard in (src, dst):
         if shard not in known:
             raise NotFound(f"no shard {shard}")
@@ -62,7 +62,7 @@ def build_state_proof(backend: Backend, shard: int, key: bytes) -> Json:
     Raises:
         NotFound: The layout has no such shard.
     """
-    if shard not in backend.genesis.layout.shard_ids:
+    if shard not in backend.queries.layout.shard_ids:
         raise NotFound(f"no shard {shard}")
     proof = backend.queries.build_state_proof(shard, key)
     return build_stamp(backend) | {

@@ -89,7 +89,7 @@ def get_account_name(backend: Backend, account: bytes) -> str | None:
 
 def get_model_name(backend: Backend, model_id: bytes) -> str | None:
     """Return a model's name."""
-    for model in backend.genesis.models:
+    for model in backend.queries.list_models():
         if model.model_id == model_id:
             return model.name
     return None
