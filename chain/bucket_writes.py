@@ -6,7 +6,6 @@ from typing import NamedTuple
 from primitives.buckets import (
     Bucket,
     compute_bucket_hash,
-    compute_bucket_index,
     encode_bucket,
 )
 
@@ -28,20 +27,20 @@ def build_new_bucket(pairs: Bucket) -> NewBucket:
 
 
 def compute_new_buckets(
+    get_index: Callable[[bytes], int],
     get_bucket: Callable[[int], Bucket],
     writes: Mapping[bytes, bytes | None],
-    levels: int,
 ) -> dict[int, NewBucket]:
     """Return every bucket that the writes touch, as it is afterwards.
 
     Args:
+        get_index: Number of the bucket that holds a key.
         get_bucket: A bucket before the writes, by number.
         writes: New value by key; None deletes.
-        levels: Of the shard's tree.
     """
     changed: dict[int, dict[bytes, bytes]] = {}
     for key, value in writes.items():
-        index = compute_bucket_index(key, levels)
+        index = get_index(key)
         bucket = changed.get(index)
         if bucket is None:
             bucket = changed[index] = dict(get_bucket(index))

@@ -14,6 +14,7 @@ from chain.block import (
     compute_roots_root,
 )
 from chain.chunk_execution import ExecutedChunk, finish_chunk
+from chain.chunk_state import ShardState
 from chain.errors import InvalidTransaction
 from chain.execution import ChunkFull, ChunkLimits, ChunkRun
 from chain.header import HEADER_VERSION, Header
@@ -27,7 +28,6 @@ from chain.processing import (
     start_chunk,
 )
 from chain.spec import ChainSpec
-from chain.state import StateView
 from chain.transaction import SignedTransaction
 from chain.verified import VerifiedCache
 from consensus.randao import compute_mix
@@ -97,10 +97,11 @@ def build_chunks(
     executed: dict[ShardId, ExecutedChunk] = {}
     for position, shard in enumerate(order):
         share = _compute_share(left, len(order) - position)
-        run = start_chunk(spec, base, shard, share, verified)
-        _fill(run, base.system.view, shard, share, inboxes[shard], picker)
+        state = get_state(base, shard)
+        run = start_chunk(spec, base, state, share, verified)
+        _fill(run, state, share, inboxes[shard], picker)
         if not run.is_empty:
-            executed[shard] = finish_chunk(run, get_state(base, shard))
+            executed[shard] = finish_chunk(run, state)
             left = reduce_limits(left, run)
     return combine_chunks(base, executed)
 
@@ -154,8 +155,7 @@ def _compute_share(left: ChunkLimits, shards_left: int) -> ChunkLimits:
 
 def _fill(
     run: ChunkRun,
-    view: StateView,
-    shard: ShardId,
+    state: ShardState,
     share: ChunkLimits,
     inbox: Sequence[PacketProof],
     picker: Picker,
@@ -171,7 +171,7 @@ def _fill(
             run.consume(proof)
         except ChunkFull:
             break
-    for signed_bytes, signed in picker.pick(shard, lambda key: view.get(shard, key)):
+    for signed_bytes, signed in picker.pick(state.shard, state.get):
         try:
             run.execute(signed_bytes, signed)
         except InvalidTransaction:

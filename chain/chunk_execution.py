@@ -20,17 +20,17 @@ Spec: docs/protocol/06-shards.md
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 
 from chain.bucket_writes import NewBucket, compute_new_buckets
+from chain.chunk_state import ChunkState
 from chain.context import Context
 from chain.errors import InvalidTransaction
 from chain.execution import ChunkFull, ChunkLimits, ChunkResult, ChunkRun
-from chain.state import StateView
+from chain.prediction import predict_keys
+from chain.transaction import SignedTransaction, decode_transaction
 from chain.verified import VerifiedCache
-from primitives.buckets import Bucket, compute_bucket_index
 from primitives.codec import Record, encode
 from primitives.merkle import compute_list_root
 from primitives.types import ShardId
@@ -48,41 +48,6 @@ class ChunkBody(Record):
     """Signed transactions, canonical bytes."""
 
 
-class ChunkState(Protocol):
-    """One shard's state before a chunk."""
-
-    @property
-    def levels(self) -> int:
-        """Of the shard's bucket tree."""
-
-    def get(self, key: bytes) -> bytes | None:
-        """Return the value under `key`, or None."""
-
-    def get_bucket(self, index: int) -> Bucket:
-        """Return a whole bucket; must not be changed."""
-
-
-class ShardState:
-    """One shard of a view: what a node has that holds the state."""
-
-    def __init__(self, view: StateView, shard: ShardId) -> None:
-        self.view = view
-        self.shard = shard
-
-    @property
-    def levels(self) -> int:
-        """Of the shard's bucket tree."""
-        return self.view.get_levels(self.shard)
-
-    def get(self, key: bytes) -> bytes | None:
-        """Return the value under `key`, or None."""
-        return self.view.get(self.shard, key)
-
-    def get_bucket(self, index: int) -> Bucket:
-        """Return a whole bucket; must not be changed."""
-        return self.view.get_bucket(self.shard, index)
-
-
 @dataclass(frozen=True, slots=True)
 class ExecutedChunk:
     """What a chunk brought about."""
@@ -90,6 +55,9 @@ class ExecutedChunk:
     result: ChunkResult
     buckets: Mapping[int, NewBucket]
     """The shard's changed buckets, by number."""
+    touched: frozenset[int]
+    """Numbers of all buckets that were read or written, also by rules that refused:
+    what a witness has to show, and all that it may show."""
 
 
 def execute_chunk(
@@ -112,17 +80,17 @@ def execute_chunk(
         InvalidChunk: No producer's chunk holds this; says what and where.
     """
     shard = context.shard
+    transactions = _decode_transactions(shard, body)
+    state.prepare(predict_keys(context, body.packets, transactions))
     run = ChunkRun(context, state.get, limits, verified)
     try:
         for proof in body.packets:
             run.consume(proof)
-        for index, signed_bytes in enumerate(body.transactions):
+        for index, signed in enumerate(transactions):
             try:
-                run.execute(signed_bytes)
+                run.execute(body.transactions[index], signed)
             except InvalidTransaction as error:
-                raise InvalidChunk(
-                    f"transaction {index} of shard {shard}: {error.code}: {error}"
-                ) from error
+                raise _build_refusal(shard, index, error) from error
     except InvalidPacket as error:
         raise InvalidChunk(f"packet in shard {shard}: {error}") from error
     except ChunkFull as error:
@@ -137,16 +105,9 @@ def execute_chunk(
 def finish_chunk(run: ChunkRun, state: ChunkState) -> ExecutedChunk:
     """Return what a run over `state` brought about; the run is over."""
     result = run.finish()
-    buckets = compute_new_buckets(state.get_bucket, result.writes, state.levels)
-    return ExecutedChunk(result, buckets)
-
-
-def compute_touched(result: ChunkResult, levels: int) -> frozenset[int]:
-    """Return the numbers of all buckets that a chunk read or wrote.
-
-    That is what a witness has to show, and all that it may show.
-    """
-    return frozenset(compute_bucket_index(key, levels) for key in result.touched)
+    buckets = compute_new_buckets(state.get_index, state.get_bucket, result.writes)
+    touched = frozenset(state.get_index(key) for key in run.compute_touched())
+    return ExecutedChunk(result, buckets, touched)
 
 
 def fill_header(
@@ -192,6 +153,22 @@ def validate_filled(given: ChunkHeader, computed: ChunkHeader) -> None:
                 f"chunk of shard {given.shard}: {name} is {_show(theirs)}, "
                 f"executing it gives {_show(mine)}"
             )
+
+
+def _decode_transactions(shard: ShardId, body: ChunkBody) -> list[SignedTransaction]:
+    transactions = []
+    for signed_bytes in body.transactions:
+        try:
+            transactions.append(decode_transaction(signed_bytes))
+        except InvalidTransaction as error:
+            raise _build_refusal(shard, len(transactions), error) from error
+    return transactions
+
+
+def _build_refusal(
+    shard: ShardId, index: int, error: InvalidTransaction
+) -> InvalidChunk:
+    return InvalidChunk(f"transaction {index} of shard {shard}: {error.code}: {error}")
 
 
 def _show(value: object) -> str:

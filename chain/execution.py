@@ -97,8 +97,6 @@ class ChunkResult:
     archived: tuple[Archived, ...]
     writes: dict[bytes, bytes | None]
     """The shard's changed keys."""
-    touched: frozenset[bytes]
-    """Every key that was read or written, also by rules that refused."""
     in_cursor: tuple[Counter, ...]
     out_count: tuple[Counter, ...]
     fees: int
@@ -253,13 +251,16 @@ class ChunkRun:
             emitted=tuple(self._ledger.packets),
             archived=tuple(self._ledger.archived),
             writes=self._ledger.compute_writes(),
-            touched=self._ledger.compute_touched(),
             in_cursor=in_cursor,
             out_count=out_count,
             fees=self.fees,
             work=self.work,
             bytes=self.bytes,
         )
+
+    def compute_touched(self) -> frozenset[bytes]:
+        """Return every key that was read or written, also by rules that refused."""
+        return self._ledger.compute_touched()
 
     def _validate_room(self, length: int, work: int) -> None:
         if self.bytes + length > self._limits.bytes:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from chain.chunk_execution import ChunkBody, ChunkState, ExecutedChunk, execute_chunk
+from chain.chunk_execution import ChunkBody, ExecutedChunk, execute_chunk
+from chain.chunk_state import ShardState
 from chain.context import Context
 from chain.execution import ChunkLimits
 from chain.verified import VerifiedCache
@@ -20,7 +21,7 @@ class ChunkTask:
     """A chunk to execute; the arguments of `execute_chunk`."""
 
     context: Context
-    state: ChunkState
+    state: ShardState
     body: ChunkBody
     limits: ChunkLimits
 

@@ -17,10 +17,10 @@ from chain.chunk_context import build_context
 from chain.chunk_execution import (
     ChunkBody,
     ExecutedChunk,
-    ShardState,
     fill_header,
     validate_filled,
 )
+from chain.chunk_state import ShardState
 from chain.errors import InvalidBlock
 from chain.execution import ChunkLimits, ChunkResult, ChunkRun
 from chain.executor import ChunkExecutor, ChunkTask
@@ -95,13 +95,13 @@ def get_state(base: BlockBase, shard: ShardId) -> ShardState:
 def start_chunk(
     spec: ChainSpec,
     base: BlockBase,
-    shard: ShardId,
+    state: ShardState,
     limits: ChunkLimits,
     verified: VerifiedCache,
 ) -> ChunkRun:
-    """Return the run of the shard's chunk."""
-    context = build_context(spec, base.parent, shard)
-    return ChunkRun(context, get_state(base, shard).get, limits, verified)
+    """Return the run of a shard's chunk on its state."""
+    context = build_context(spec, base.parent, state.shard)
+    return ChunkRun(context, state.get, limits, verified)
 
 
 def combine_chunks(

@@ -102,7 +102,7 @@ class FinalState:
         """
         self.levels = levels
         self.shards = shards
-        self._store = store
+        self.store = store
         self._tables = {shard: TreeTable(levels) for shard in shards}
         self._cache = BucketCache()
         self._past: WeakSet[StateView] = WeakSet()
@@ -126,7 +126,7 @@ class FinalState:
             DamagedBucket: One that we did not write like this.
         """
         count = compute_bucket_count(self.levels)
-        for key, stored in self._store.iterate(build_bucket_key(shard, 0)[:3]):
+        for key, stored in self.store.iterate(build_bucket_key(shard, 0)[:3]):
             index = int.from_bytes(key[3:], "big")
             if index >= count:
                 raise DamagedBucket(shard, index, f"is beyond the {count} of the tree")
@@ -201,7 +201,7 @@ class FinalState:
         return past
 
     def _read_bucket(self, shard: ShardId, index: int) -> bytes:
-        stored = self._store.get(build_bucket_key(shard, index))
+        stored = self.store.get(build_bucket_key(shard, index))
         if stored is None:
             data, digest = EMPTY_BYTES, EMPTY_BUCKET_HASH
         else:
@@ -305,7 +305,9 @@ class StateView:
         return self.compute_child_with(
             {
                 shard: compute_new_buckets(
-                    partial(self.get_bucket, shard), changes, levels
+                    lambda key: compute_bucket_index(key, levels),
+                    partial(self.get_bucket, shard),
+                    changes,
                 )
                 for shard, changes in writes.items()
             }

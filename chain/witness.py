@@ -19,22 +19,21 @@ producer stops before nobody takes it any more.
 Spec: docs/protocol/06-shards.md
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 from chain.bucket_writes import NewBucket
 from chain.chunk_execution import (
     ChunkBody,
-    ChunkState,
     ExecutedChunk,
-    compute_touched,
     execute_chunk,
     fill_header,
     validate_filled,
 )
+from chain.chunk_state import BucketReader, ShardState
 from chain.context import Context
 from chain.errors import InvalidWitness
-from chain.execution import ChunkFull, ChunkLimits, ChunkResult
+from chain.execution import ChunkFull, ChunkLimits
 from chain.verified import VerifiedCache
 from primitives.buckets import (
     ARITY,
@@ -45,10 +44,8 @@ from primitives.buckets import (
     Sibling,
     build_multiproof,
     compute_bucket_hash,
-    compute_bucket_index,
     compute_leaf_node,
     decode_bucket,
-    encode_bucket,
 )
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
@@ -81,11 +78,11 @@ class Witness(Record):
     """The multiproof of these buckets."""
 
 
-class WitnessState:
+class WitnessState(BucketReader):
     """A shard's state as far as a witness shows it; a `ChunkState`.
 
-    Its buckets are decoded only when they are read.  A bucket under a root that is
-    known to be good is canonical, because nobody else hashes to its leaf.
+    Reading what it does not show raises `InvalidWitness`.  A bucket under a root that
+    is known to be good is canonical, because nothing else hashes to its leaf.
     """
 
     def __init__(self, root: bytes, levels: int, witness: Witness) -> None:
@@ -113,39 +110,8 @@ class WitnessState:
             raise InvalidWitness(
                 f"a witness of the root {self._tree.root.hex()}, not {root.hex()}"
             )
-        self._levels = levels
         self._data = {bucket.index: bucket.data for bucket in witness.buckets}
-        self._decoded: dict[int, Bucket] = {}
-
-    @property
-    def levels(self) -> int:
-        """Of the shard's bucket tree."""
-        return self._levels
-
-    def get(self, key: bytes) -> bytes | None:
-        """Return the value under `key`, or None.
-
-        Raises:
-            InvalidWitness: The witness does not show it.
-        """
-        return self.get_bucket(compute_bucket_index(key, self._levels)).get(key)
-
-    def get_bucket(self, index: int) -> Bucket:
-        """Return a whole bucket; must not be changed.
-
-        Raises:
-            InvalidWitness: The witness does not have it, or it is none.
-        """
-        bucket = self._decoded.get(index)
-        if bucket is None:
-            data = self._data.get(index)
-            if data is None:
-                raise InvalidWitness(f"bucket {index} is missing")
-            try:
-                bucket = self._decoded[index] = decode_bucket(data)
-            except CorruptBucket as error:
-                raise InvalidWitness(f"bucket {index}: {error}") from error
-        return bucket
+        super().__init__(levels, self._decode)
 
     def validate_touched(self, touched: AbstractSet[int]) -> None:
         """Check that there is nothing that the chunk does not touch.
@@ -171,6 +137,15 @@ class WitnessState:
             {index: bucket.digest for index, bucket in changed.items()}
         )
 
+    def _decode(self, index: int) -> Bucket:
+        data = self._data.get(index)
+        if data is None:
+            raise InvalidWitness(f"bucket {index} is missing")
+        try:
+            return decode_bucket(data)
+        except CorruptBucket as error:
+            raise InvalidWitness(f"bucket {index}: {error}") from error
+
 
 class WitnessMeter:
     """Counts the bytes of a witness key by key; see the top of the file.
@@ -179,7 +154,7 @@ class WitnessMeter:
     fewer bytes.
     """
 
-    def __init__(self, state: ChunkState, max_bytes: int = MAX_WITNESS_BYTES) -> None:
+    def __init__(self, state: ShardState, max_bytes: int = MAX_WITNESS_BYTES) -> None:
         """
         Args:
             state: Before the chunk.
@@ -201,12 +176,11 @@ class WitnessMeter:
         added: list[int] = []
         length = self.bytes
         for key in keys:
-            index = compute_bucket_index(key, self._state.levels)
+            index = self._state.get_index(key)
             node = self._first_leaf + index
             if node in self._known:
                 continue
-            bucket = self._state.get_bucket(index)
-            length += BUCKET_BYTES + len(encode_bucket(bucket))
+            length += BUCKET_BYTES + len(self._state.get_bucket_bytes(index))
             length += SIBLING_BYTES * self._climb(node, added)
         if length > self._max_bytes:
             self._known.difference_update(added)
@@ -228,24 +202,18 @@ class WitnessMeter:
         return hashes
 
 
-def build_witness(
-    state: ChunkState, get_node: Callable[[int], bytes], result: ChunkResult
-) -> Witness:
+def build_witness(state: ShardState, touched: Iterable[int]) -> Witness:
     """Return the witness of a chunk.
 
     Args:
         state: Before it.
-        get_node: Hash of a node of the shard's tree before it, by number.
-        result: Of its execution.
+        touched: Numbers of all buckets that it reads or writes.
     """
-    indices = sorted(compute_touched(result, state.levels))
-    return Witness(
-        tuple(
-            WitnessBucket(index, encode_bucket(state.get_bucket(index)))
-            for index in indices
-        ),
-        build_multiproof(get_node, indices, state.levels),
+    indices = sorted(touched)
+    buckets = tuple(
+        WitnessBucket(index, state.get_bucket_bytes(index)) for index in indices
     )
+    return Witness(buckets, build_multiproof(state.get_node, indices, state.levels))
 
 
 def encode_witness(witness: Witness) -> bytes:
@@ -294,7 +262,7 @@ def execute_witnessed(
     state = WitnessState(header.pre_root, levels, decode_witness(witness_bytes))
     executed = execute_chunk(context, state, body, limits, verified)
     result = executed.result
-    state.validate_touched(compute_touched(result, levels))
+    state.validate_touched(executed.touched)
     post_root = state.compute_root(executed.buckets)
     validate_filled(header, fill_header(header, result, header.pre_root, post_root))
     return executed

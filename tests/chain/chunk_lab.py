@@ -10,10 +10,10 @@ from chain.chunk_context import build_context
 from chain.chunk_execution import (
     ChunkBody,
     ExecutedChunk,
-    ShardState,
     fill_header,
     finish_chunk,
 )
+from chain.chunk_state import ShardState
 from chain.context import Context
 from chain.contracts.channel import OpenChannels
 from chain.contracts.credit import Credit
@@ -57,9 +57,6 @@ class ChunkLab:
         self.context: Context = build_context(self.spec, self.final, self.shard)
         self.levels = self.state.levels
         self.pre_root = self.final.view.get_root(self.shard)
-
-    def get_node(self, node: int) -> bytes:
-        return self.final.view.get_node(self.shard, node)
 
     def sign(self, sender: SecretKey, payload: Payload, **changes) -> bytes:
         """Return the sender's next transaction; counts its nonce."""
@@ -133,6 +130,6 @@ class ChunkLab:
         view = self.final.view.compute_child_with({self.shard: executed.buckets})
         place = build_genesis_chunk(self.shard, self.pre_root)
         header = fill_header(place, result, self.pre_root, view.get_root(self.shard))
-        witness = build_witness(self.state, self.get_node, result)
+        witness = build_witness(self.state, executed.touched)
         body = ChunkBody(result.consumed, result.transactions)
         return Produced(header, body, executed, encode_witness(witness))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chain.bucket_writes import build_new_bucket
 from chain.chunk_context import decode_context, encode_context
-from chain.chunk_execution import compute_touched, execute_chunk
+from chain.chunk_execution import execute_chunk
 from chain.errors import InvalidWitness
 from chain.execution import ChunkFull
 from chain.verified import VerifiedCache
@@ -124,7 +124,7 @@ def test_any_chunk_from_its_witness(seed):
     if chunk.body.transactions or chunk.body.packets:
         assert endorse(lab, chunk) == chunk.executed
         assert decode_witness(chunk.witness) == build_witness(
-            lab.state, lab.get_node, chunk.executed.result
+            lab.state, chunk.executed.touched
         )
 
 
@@ -133,7 +133,7 @@ def test_any_chunk_from_its_witness(seed):
 
 def test_a_missing_bucket_is_named(lab, mixed):
     """A proof of fewer buckets is as good a proof, but not of this chunk."""
-    touched = sorted(compute_touched(mixed.executed.result, lab.levels))
+    touched = sorted(mixed.executed.touched)
     index = compute_bucket_index(b"a" + CAROL.public_key, lab.levels)
     fewer = [each for each in touched if each != index]
     with pytest.raises(InvalidWitness, match=f"bucket {index} is missing"):
@@ -141,7 +141,7 @@ def test_a_missing_bucket_is_named(lab, mixed):
 
 
 def test_an_extra_bucket_is_refused(lab, mixed):
-    touched = compute_touched(mixed.executed.result, lab.levels)
+    touched = mixed.executed.touched
     extra = next(i for i in range(1024) if i not in touched)
     with pytest.raises(InvalidWitness, match=f"bucket {extra} is not touched"):
         endorse(lab, mixed, witness_bytes=show(lab, sorted({*touched, extra})))
@@ -154,7 +154,7 @@ def show(lab, indices) -> bytes:
         for index in indices
     )
     return encode_witness(
-        Witness(buckets, build_multiproof(lab.get_node, indices, lab.levels))
+        Witness(buckets, build_multiproof(lab.state.get_node, indices, lab.levels))
     )
 
 
