@@ -3,6 +3,9 @@ Layouts and models in the root shard's state: one layout per epoch, as with vali
 
     boundary of e chooses the layout of e + 2
 
+The state after a block is that of the epoch of its children: the boundary block of e,
+with which e + 1 begins, has the roots of the shards of e + 1.
+
 So every header of an epoch names its own layout and the next one, and whoever holds a
 shard, routes to it or reads it knows an epoch ahead what becomes of it.
 
@@ -13,6 +16,7 @@ from collections.abc import Mapping
 
 from chain.contracts.model import ModelRecord
 from chain.errors import StoreError
+from chain.header import Header
 from chain.keys import build_layout_key, build_model_key
 from chain.ledger import Ledger
 from shards.layout import Layout
@@ -28,6 +32,12 @@ def get_layout(ledger: Ledger, epoch: int) -> Layout:
     if layout is None:
         raise StoreError(f"the state has no layout of epoch {epoch}")
     return layout
+
+
+def get_state_layout_root(header: Header, epoch_blocks: int) -> bytes:
+    """Return the root of the layout whose shards are in the state after a block."""
+    is_boundary = header.height > 0 and header.height % epoch_blocks == 0
+    return header.next_layout_root if is_boundary else header.layout_root
 
 
 def list_models(ledger: Ledger, layout: Layout) -> Mapping[bytes, ModelRecord]:

@@ -19,19 +19,23 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from chain.account import NO_ACCOUNT, Account, compute_ripe
+from chain.epochs import compute_epoch
 from chain.errors import InvalidProof, OtherEpoch, StaleAnswer
-from chain.keys import build_account_key
+from chain.header import Header
+from chain.keys import build_account_key, build_layout_key
+from chain.layouts import get_state_layout_root
 from chain.light import EpochProof, LightBlock, LightState, adopt, adopt_state
 from chain.light_sync import AskBlock, AskProofs, LightSync
 from chain.proofs import StateProof
 from consensus.scheme import SignatureScheme
 from p2pchain.client import RpcClient
-from p2pchain.errors import BadAnswer, TrustError
+from p2pchain.errors import BadAnswer
 from p2pchain.light.trust import Trust
 from primitives import bls
 from primitives.codec import decode
 from primitives.errors import DecodeError
 from primitives.types import Epoch, Hash32, Height, ShardId, TimeMs
+from shards.layout import ROOT_SHARD, Layout
 
 MAX_BLOCK_BYTES = 64 * 1024
 """64 headers of at most 600 bytes, 128 validators of at most 62, a certificate."""
@@ -122,13 +126,9 @@ class LightClient:
             StaleAnswer: The node shows an older state than one that is known.
             RpcError: The node does not answer, or refuses.
         """
-        proof, state = self._read_state(shard, key)
-        if proof.header.layout_root != self.trust.layout.compute_root():
-            raise TrustError("the chain has other shards than its genesis says")
-        if proof.header.time_ms > self._clock() + self.trust.params.max_drift_ms:
-            raise InvalidProof(f"block {proof.header.height} is from the future")
-        self.trust = self.trust.with_state(state)
-        return Shown(proof.value, proof.header.height, proof.header.time_ms)
+        header, value = self._adopt(shard, key)
+        self._follow_layout(header)
+        return Shown(value, header.height, header.time_ms)
 
     def get_account(self, shard: ShardId, address: bytes) -> ShownAccount:
         """Return an account in a shard; one that was never used is empty.
@@ -149,9 +149,38 @@ class LightClient:
         Raises:
             The same as `get`.
         """
-        return tuple(
-            self.get_account(shard, address) for shard in self.trust.layout.shard_ids
-        )
+        for _ in range(MAX_ROUNDS):
+            accounts = [self.get_account(ROOT_SHARD, address)]
+            layout = self.trust.layout
+            for spec in layout.shards:
+                accounts.append(self.get_account(spec.shard_id, address))
+                if self.trust.layout != layout:
+                    break
+            else:
+                return tuple(accounts)
+        raise BadAnswer("the node shows other shards with every answer")
+
+    def _adopt(self, shard: ShardId, key: bytes) -> tuple[Header, bytes | None]:
+        """Return a value and the header of the block in whose state it is."""
+        proof, state = self._read_state(shard, key)
+        if proof.header.time_ms > self._clock() + self.trust.params.max_drift_ms:
+            raise InvalidProof(f"block {proof.header.height} is from the future")
+        self.trust = self.trust.with_state(state)
+        return proof.header, proof.value
+
+    def _follow_layout(self, header: Header) -> None:
+        """Learn the shards of the state after a block, if they are not known."""
+        blocks = self.trust.params.epoch_blocks
+        for _ in range(MAX_ROUNDS):
+            root = get_state_layout_root(header, blocks)
+            if self.trust.layout.compute_root() == root:
+                return
+            key = build_layout_key(compute_epoch(header.height + 1, blocks))
+            header, value = self._adopt(ROOT_SHARD, key)
+            # An epoch that has ended meanwhile has no layout in the state any more.
+            if value is not None:
+                self.trust = self.trust.with_layout(decode(Layout, value))
+        raise BadAnswer("the node shows no shards of a state that it shows")
 
     def _read_state(self, shard: ShardId, key: bytes) -> tuple[StateProof, LightState]:
         """Ask until the state is not older than a known block, nor of a later epoch."""

@@ -53,6 +53,7 @@ class Trust(Record):
     interval_ms: Milliseconds
     """Shortest time from block to block."""
     layout: Layout
+    """The shards of the newest state that was shown."""
     epoch: Epoch
     validators: ValidatorSet
     """Of the epoch."""
@@ -131,6 +132,10 @@ class Trust(Record):
             since_ms=since_ms,
             bridged_ms=max(self.bridged_ms, since_ms - self.since_ms),
         )
+
+    def with_layout(self, layout: Layout) -> Self:
+        """Return the trust after the chain's shards were shown."""
+        return msgspec.structs.replace(self, layout=layout)
 
     def with_checkpoint(self, state: LightState, now_ms: TimeMs) -> Self:
         """Return the trust of somebody who was just told an epoch's set."""
