@@ -56,6 +56,12 @@ def add_light_options(parser: ArgumentParser) -> None:
         help="trust the validator set of that epoch, whose root somebody vouches for",
     )
     group.add_argument(
+        "--accept-stale",
+        action="store_true",
+        help="follow the chain from a trust older than the unbonding period; for "
+        "networks whose old keys nobody would buy",
+    )
+    group.add_argument(
         "--witness",
         metavar="URL",
         action="append",
@@ -69,7 +75,7 @@ def open_light(args: Namespace, output: Output) -> Iterator[LightClient]:
     """Give a light client that has caught up; what it learnt is kept in any case.
 
     Raises:
-        TrustError: Nothing to begin with, or it is of another network.
+        TrustError: Nothing to begin with, or it is of another network or stale.
         ProvenFork: Two chains are signed; the proof is kept beside the trust.
         HomeError, NodeUnreachable: There is no node to ask.
         RemoteError, MissingError: The node lies, or is behind.
@@ -81,6 +87,8 @@ def open_light(args: Namespace, output: Output) -> Iterator[LightClient]:
     client = LightClient(rpc, trust)
     if args.trust is not None:
         client.trust = load_checkpoint(client, *args.trust)
+    if not args.accept_stale:
+        _validate_age(client.trust)
     try:
         _warn_of_age(client.trust, output)
         client.sync()
@@ -243,6 +251,23 @@ def _warn_of_age(trust: Trust, output: Output) -> None:
     age = trust.judge(age_ms)
     if age is not Age.FRESH:
         output.say(f"trust is {format_span(age_ms)} old, {WORDS[age]}")
+
+
+def _validate_age(trust: Trust) -> None:
+    """Refuse to follow anybody from a trust that is worth nothing any more.
+
+    Raises:
+        TrustError: It is stale.
+    """
+    age_ms = trust.compute_age_ms(get_clock_ms())
+    if trust.judge(age_ms) is Age.STALE:
+        raise TrustError(
+            f"what is trusted is of {format_span(age_ms)} ago, and after "
+            f"{format_span(trust.unbonding_ms)} those who signed may have no stake "
+            "left to lose: nothing that a node shows can be told from a forgery. Ask "
+            "somebody you know for the `trust` of `p2pchain light status` and give it "
+            "with --trust EPOCH:ROOT, or take the risk with --accept-stale"
+        )
 
 
 def _warn_of_delay(trust: Trust, output: Output) -> None:

@@ -58,7 +58,10 @@ def home(tmp_path: Path, node) -> Path:
 
 @pytest.fixture
 def run(capsys, server, home):
-    def run(*words, code=0, at=home):
+    def run(*words, code=0, at=home, is_stale=False):
+        # The chain of this test is of 2023.
+        if not is_stale and ("--light" in words or words[0] == "light"):
+            words = (*words, *(["--accept-stale"] if words[1] != "status" else []))
         got = main(["--home", str(at), "--rpc", server.url, *(str(w) for w in words)])
         said = capsys.readouterr()
         assert got == code, said.err
@@ -78,7 +81,6 @@ def ask(run):
 def test_sync_says_what_is_trusted_and_how_old_it_was(run, ask, node, home):
     said = run("light", "sync")
     assert f"trust     {node.tree.epoch.epoch - 1}:0x" in said.out
-    # The chain of this test is of 2023.
     assert "older than the unbonding period" in said.err
     assert "the node is behind, or it hides newer ones" in said.err
     assert "in one step" in said.out
@@ -87,6 +89,26 @@ def test_sync_says_what_is_trusted_and_how_old_it_was(run, ask, node, home):
     assert document["height"] == str(node.tree.final_height)
     assert document["age"] == "stale"
     assert document["file"] == str(home / "light.json")
+
+
+def test_a_stale_trust_follows_nobody(run, node, home):
+    said = run("light", "sync", code=1, is_stale=True)
+    assert "--trust EPOCH:ROOT" in said.err
+    assert not (home / "light.json").exists()
+    # Somebody's word for a recent epoch makes it fresh.
+    root = node.tree.epoch.validators.compute_root().hex()
+    run("light", "sync", "--trust", f"2:{root}", is_stale=True)
+    assert "fresh" in run("light", "status").out
+    run("light", "sync", is_stale=True)
+    said = run("wallet", "balance", "--light", is_stale=True)
+    assert "total" in said.out
+
+
+def test_a_trust_that_grew_stale_is_kept_as_it_is(run, home):
+    run("light", "sync")
+    before = (home / "light.json").read_bytes()
+    assert "no stake left" in run("light", "sync", code=1, is_stale=True).err
+    assert (home / "light.json").read_bytes() == before
 
 
 def test_status_asks_nobody(run, ask, home, server):
