@@ -105,8 +105,7 @@ def delete_chain(kv: KeyValueStore) -> None:
         kv.write({INSTALL_KEY: b""}, sync=True)
     for letter in CHAIN_LETTERS:
         _delete_all(kv, bytes([letter]))
-    meta = (TIP_KEY, SEEN_KEY, FIRST_KEY, FORMAT_KEY, CHAIN_ID_KEY, INSTALL_KEY)
-    kv.write(dict.fromkeys(meta), sync=True)
+    kv.write({key: None for key, _ in kv.iterate(INSTALL_KEY[:1])}, sync=True)
 
 
 def _delete_all(kv: KeyValueStore, prefix: bytes) -> None:

@@ -93,6 +93,23 @@ class ValidatorStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateSyncStatus:
+    """A state that is being taken from peers."""
+
+    height: int
+    """Of the snapshot's block."""
+    parts: int
+    parts_done: int
+    bytes: int
+    bytes_done: int
+    bytes_per_s: int
+    eta_s: int | None
+    """Seconds to go at this rate; None while nothing comes."""
+    peers: int
+    """That are asked right now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
     """Where this node stands now."""
 
@@ -118,6 +135,10 @@ class NodeStatus:
     """True while peers are known to be ahead of us by more than one block."""
     best_known_height: int
     """Highest final height any peer told us of."""
+    first_height: int
+    """Where this node's history begins: 0, or at the snapshot that it began with."""
+    state_sync: StateSyncStatus | None
+    """The snapshot that is being fetched, if one is."""
     peers: int
     mempool_transactions: int
     mempool_bytes: int

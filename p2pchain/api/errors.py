@@ -228,6 +228,8 @@ def explain(error: BaseException) -> RequestRefused:
             return NotFound(str(error))
         case wallet.errors.WalletError() | RemoteError():
             return InvalidParams(str(error))
+        case chain.errors.HistoryAbsent():
+            return NotFound(str(error))
         case MissingError():
             return NotReady(str(error))
         case BridgeClosed():

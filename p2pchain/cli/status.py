@@ -52,6 +52,7 @@ def _describe(status: dict[str, Any]) -> str:
         f"state      {ready}",
         f"height     {status['height']} at {status['time']}"
         + (f", syncing to {status['best_known_height']}" if status["syncing"] else ""),
+        *_describe_history(status),
         f"block      {status['block_hash']}",
         f"epoch      {epoch['number']}, blocks {epoch['first_height']} to "
         f"{epoch['last_height']}, {epoch['blocks_to_go']} to go",
@@ -71,6 +72,24 @@ def _describe(status: dict[str, Any]) -> str:
             f"process {stage['pid']}"
         )
     return "\n".join(lines)
+
+
+def _describe_history(status: dict[str, Any]) -> list[str]:
+    """Return what the node fetches instead of blocks, and where its history begins."""
+    lines = []
+    if sync := status["state_sync"]:
+        eta = "" if sync["eta_s"] is None else f", {sync['eta_s']} s to go"
+        lines.append(
+            f"snapshot   of block {sync['height']}: {sync['parts_done']} of "
+            f"{sync['parts']} parts, {sync['bytes_done'] / 1e6:.1f} of "
+            f"{sync['bytes'] / 1e6:.1f} MB, {sync['bytes_per_s'] / 1e6:.1f} MB/s "
+            f"from {sync['peers']} peers{eta}"
+        )
+    if int(status["first_height"]):
+        lines.append(
+            f"history    from block {status['first_height']}, with a snapshot"
+        )
+    return lines
 
 
 def _describe_validator(validator: dict[str, Any], epoch: int) -> list[str]:

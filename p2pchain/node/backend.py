@@ -42,6 +42,7 @@ from p2pchain.api.backend import (
     ServedModel,
     StageState,
     StageStatus,
+    StateSyncStatus,
     ValidatorStatus,
 )
 from p2pchain.api.errors import (
@@ -61,6 +62,7 @@ from p2pchain.node.home import Config
 from p2pchain.node.provider import Provider
 from p2pchain.node.provider_book import ProviderBook
 from p2pchain.node.staking import Staking
+from p2pchain.node.state_sync import StateSync
 from p2pchain.node.treasury import Treasury
 from p2pchain.node.work_feed import WorkFeed
 from p2pchain.version import VERSION
@@ -92,6 +94,7 @@ class NodeBackend:
     provider: Provider | None
     gateway: Gateway | None
     staking: Staking
+    state_sync: StateSync
 
     # The node
 
@@ -118,12 +121,29 @@ class NodeBackend:
             view=consensus.view,
             syncing=consensus.is_catching_up,
             best_known_height=consensus.best_height,
+            first_height=self.chain.tree.first_height,
+            state_sync=self._get_state_sync(),
             peers=len(self.network.peers()),
             mempool_transactions=len(self.chain.mempool),
             mempool_bytes=self.chain.mempool.get_bytes(),
             validator=self._get_validator(),
             stages=self._list_stages(),
             waiting_for=self._get_missing(),
+        )
+
+    def _get_state_sync(self) -> StateSyncStatus | None:
+        progress = self.state_sync.progress
+        if progress is None:
+            return None
+        return StateSyncStatus(
+            height=progress.height,
+            parts=progress.parts,
+            parts_done=progress.parts_done,
+            bytes=progress.bytes,
+            bytes_done=progress.bytes_done,
+            bytes_per_s=int(progress.bytes_per_s),
+            eta_s=None if progress.eta_s is None else round(progress.eta_s),
+            peers=progress.peers,
         )
 
     def get_net_info(self) -> NetInfo:
@@ -212,6 +232,8 @@ class NodeBackend:
         if self.chain.height == 0:
             return "the first final block"
         consensus = self.driver.status
+        if progress := self.state_sync.progress:
+            return f"the state at block {progress.height}"
         if consensus.is_catching_up:
             return f"blocks up to {consensus.best_height}"
         if consensus.mute_reason and self._is_expected_to_vote():

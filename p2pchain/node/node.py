@@ -3,6 +3,7 @@ Assembly: the parts of one node, in one nursery.
 
     database, chain, network                      always
     consensus driver                              always; votes with --validator
+    state sync                                    serves always, takes when far behind
     settlement, channels                          always
     stage worker, hop service                     with --host-layers
     requester worker, gateway                     with --gateway
@@ -52,6 +53,9 @@ from p2pchain.node.provider import Provider
 from p2pchain.node.provider_book import ProviderBook
 from p2pchain.node.settlement import Settlement
 from p2pchain.node.staking import Staking
+from p2pchain.node.state_sync import Checkpoint, StateSync
+from p2pchain.node.state_sync_files import PartFiles
+from p2pchain.node.state_sync_server import StateSyncServer
 from p2pchain.node.treasury import Treasury
 from p2pchain.node.work_feed import WorkFeed
 from p2pchain.version import VERSION
@@ -96,6 +100,8 @@ class Node:
         self._config = config
         self._keys = keys
         self._genesis = genesis
+        self.p2p_port, self.rpc_port = config.p2p_port, config.rpc_port
+        """Those that it listens at, once it does."""
         spec = build_chain_spec(genesis)
         self._network = Network(node_key=keys.node, chain_id=spec.chain_id)
         self._chain = ChainService(spec, kv, self._network)
@@ -110,6 +116,8 @@ class Node:
             network=self._network,
             wal_path=home.votes,
         )
+        self._snapshots = StateSyncServer(self._network, self._chain, kv)
+        self._state_sync = self._build_state_sync()
         self._treasury = Treasury(keys.account, self._chain)
         self._staking = Staking(
             config.name, keys.validator, self._treasury, self._chain
@@ -144,8 +152,15 @@ class Node:
         for peer in config.peers:
             self._network.add_endpoint(_parse_peer(peer), persistent=True)
 
+    @property
+    def has_state(self) -> bool:
+        """Whether it stopped because a state came that is to replace its own."""
+        return self._state_sync.ready.is_set()
+
     async def run(self, parent_fd: int | None = None) -> None:
         """Run until SIGTERM, SIGINT or the end of `parent_fd`, then stop in order.
+
+        It also stops when a state has come, which needs the database for itself.
 
         Raises:
             PortInUse: Another program listens where we should.
@@ -157,6 +172,8 @@ class Node:
                 services.start_soon(_watch_parent, parent_fd, stop)
             endpoints = await self._listen(services)
             services.start_soon(self._driver.run)
+            services.start_soon(self._state_sync.run)
+            services.start_soon(_forward, self._state_sync.ready, stop)
             services.start_soon(self._pool.run)
             # Also without layers: an earlier start may have left claims to settle.
             services.start_soon(self._settlement.run, self._book)
@@ -170,6 +187,7 @@ class Node:
             services.cancel_scope.cancel()
         self._book.flush()
         self._pool.flush()
+        self._snapshots.close()
         self._home.runtime.unlink(missing_ok=True)
         log.info("stopped at height %d", self._chain.height)
 
@@ -182,6 +200,7 @@ class Node:
             if getattr(error.__cause__, "errno", None) == errno.EADDRINUSE:
                 raise PortInUse(f"{host}:{port}", "--p2p-port") from error
             raise
+        self.p2p_port = endpoint.port
         return self._advertised or (endpoint,)
 
     async def _serve(self, endpoints: tuple[Endpoint, ...], stop: trio.Event) -> None:
@@ -204,6 +223,7 @@ class Node:
 
     def _write_runtime(self, endpoint: Endpoint, rpc: str) -> None:
         """Say where we are, for the command line and whoever started us."""
+        self.rpc_port = int(rpc.rpartition(":")[2])
         document = {"pid": os.getpid(), "rpc": rpc, "p2p": str(endpoint)}
         write_atomically(self._home.runtime, json.dumps(document) + "\n", 0o644)
         log.info("%s listens: rpc %s, p2p %s", self._config.name, rpc, endpoint)
@@ -223,7 +243,23 @@ class Node:
             provider=self._provider,
             gateway=self._gateway,
             staking=self._staking,
+            state_sync=self._state_sync,
         )
+
+    def _build_state_sync(self) -> StateSync:
+        config = self._config
+        point = config.trusted_epoch
+        is_replaying = config.sync == "replay"
+        state_sync = StateSync(
+            self._network,
+            self._chain,
+            PartFiles(self._home.state_sync),
+            after_epochs=None if is_replaying else config.snapshot_after_epochs,
+            get_best_height=lambda: self._driver.best_height,
+            checkpoint=None if point is None else Checkpoint(*point),
+        )
+        self._driver.hold_ranges(lambda: state_sync.is_holding)
+        return state_sync
 
     def _load_model(self) -> Model | None:
         """Return the model that a worker of ours needs, checked against the chain."""
@@ -348,6 +384,11 @@ def _parse_advertised(config: Config, node_key: bytes) -> tuple[Endpoint, ...]:
             )
         endpoints.append(endpoint)
     return tuple(endpoints)
+
+
+async def _forward(first: trio.Event, second: trio.Event) -> None:
+    await first.wait()
+    second.set()
 
 
 async def _watch_signals(stop: trio.Event) -> None:

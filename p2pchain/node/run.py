@@ -4,15 +4,19 @@ import json
 import logging
 import sys
 import time
+from dataclasses import replace
 from typing import Literal
 
 import trio
 
 from chain.leveldb import LevelStore
 from genesis.files import load_genesis
+from genesis.state import build_chain_spec
 from p2pchain.errors import HomeError, find_cause
 from p2pchain.node.home import Config, Home
 from p2pchain.node.node import Node, NodeKeys
+from p2pchain.node.state_sync_files import PartFiles
+from p2pchain.node.state_sync_install import settle_database
 from primitives.bls import BlsSecretKey, select_backend
 from wallet.errors import CorruptKeystore
 from wallet.keystore import (
@@ -48,12 +52,20 @@ def run_node(
     with home.lock():
         keys = load_keys(home, config, passphrase)
         with LevelStore(home.data) as kv:
-            node = Node(home, config, keys, genesis, kv)
-            try:
-                trio.run(node.run, parent_fd)
-            except BaseExceptionGroup as group:
-                raise find_cause(group) from group
-    return 0
+            spec, files = build_chain_spec(genesis), PartFiles(home.state_sync)
+            while True:
+                settle_database(spec, kv, files)
+                node = Node(home, config, keys, genesis, kv)
+                try:
+                    trio.run(node.run, parent_fd)
+                except BaseExceptionGroup as group:
+                    raise find_cause(group) from group
+                if not node.has_state:
+                    return 0
+                # Who talks to us finds us again where we were.
+                config = replace(
+                    config, p2p_port=node.p2p_port, rpc_port=node.rpc_port
+                )
 
 
 def load_keys(home: Home, config: Config, passphrase: str) -> NodeKeys:

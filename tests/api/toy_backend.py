@@ -211,6 +211,8 @@ class ToyNode(ToyModel):
             view=8,
             syncing=False,
             best_known_height=7,
+            first_height=0,
+            state_sync=None,
             peers=1,
             mempool_transactions=0,
             mempool_bytes=0,

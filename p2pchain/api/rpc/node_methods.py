@@ -4,7 +4,12 @@ from typing import Any
 
 from genesis.genesis import compute_chain_id
 from genesis.json_form import to_json
-from p2pchain.api.backend import Backend, NodeStatus, ValidatorStatus
+from p2pchain.api.backend import (
+    Backend,
+    NodeStatus,
+    StateSyncStatus,
+    ValidatorStatus,
+)
 from p2pchain.api.errors import NotReady
 from p2pchain.api.render import (
     render,
@@ -53,6 +58,21 @@ async def get_consensus_state(backend: Backend) -> Json:
     return render_consensus(backend.get_consensus_info())
 
 
+def _render_state_sync(status: StateSyncStatus | None) -> Json | None:
+    if status is None:
+        return None
+    return {
+        "height": str(status.height),
+        "parts": status.parts,
+        "parts_done": status.parts_done,
+        "bytes": status.bytes,
+        "bytes_done": status.bytes_done,
+        "bytes_per_s": status.bytes_per_s,
+        "eta_s": status.eta_s,
+        "peers": status.peers,
+    }
+
+
 def render_status(status: NodeStatus) -> Json:
     """Return a node's status as JSON."""
     epoch = status.epoch
@@ -79,6 +99,8 @@ def render_status(status: NodeStatus) -> Json:
         "view": str(status.view),
         "syncing": status.syncing,
         "best_known_height": str(status.best_known_height),
+        "first_height": str(status.first_height),
+        "state_sync": _render_state_sync(status.state_sync),
         "peers": status.peers,
         "mempool": {
             "transactions": status.mempool_transactions,

@@ -1,0 +1,292 @@
+"""
+Serving snapshots: what a node does for others that do not want to replay the chain.
+
+Theory of operation
+-------------------
+When the last block of an epoch becomes final, the database is frozen: a handle through
+which it stays what it was, while LevelDB keeps what is replaced.  That costs nothing
+until something is replaced.  The newest two are kept, and older ones while somebody
+still takes parts of them, so that nobody who began in one epoch has to start again in
+the next.
+
+A manifest is made when the first peer asks for it, and kept.  A part is read when it
+is asked for.  Both happen in slices of a few milliseconds in the thread that also
+votes, and between slices everybody else has a turn.  Who asks gets at most
+`PEER_PARTS` at a time, everybody together `ALL_PARTS` and `BYTES_PER_S`, so memory and
+the share of the processor have bounds, whatever the peers do.
+
+Spec: docs/protocol/14-state-sync.md
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+import trio
+
+from chain.errors import SnapshotUnavailable
+from chain.held import HeldBlock
+from chain.light_queries import LightQueries
+from chain.snapshot import Manifest
+from chain.snapshot_build import build_manifest
+from chain.snapshot_part import read_part
+from chain.spec import ChainSpec
+from chain.store import ChainReader
+from network.network import Network
+from network.stream import Stream
+from network.topics import Priority
+from p2pchain.node.chain_service import ChainService
+from p2pchain.node.state_sync_messages import (
+    BLOCK,
+    EPOCHS,
+    MANIFEST,
+    MAX_OFFERS,
+    MAX_REQUEST_BYTES,
+    OFFERS,
+    PART,
+    LightRequest,
+    Offers,
+    PartRequest,
+    ProofsAnswer,
+    ProofsRequest,
+    SnapshotName,
+)
+from primitives.buckets import compute_bucket_count
+from primitives.codec import decode, encode
+from primitives.errors import DecodeError, MissingError
+from primitives.kv import FrozenStore, KeyValueStore
+
+KEPT = 2
+"""Newest snapshots that are kept: one to serve, one to finish."""
+IN_USE_S = 60.0
+"""A snapshot of which a part was taken so lately is kept longer, up to `MAX_OFFERS`."""
+ALL_PARTS = 4
+"""Parts in memory at a time, 8 MiB each at the very most."""
+PEER_PARTS = 2
+"""Of these for one peer: while one travels the next is read."""
+WAITING = 32
+"""Requests that wait for their turn; more are refused at once."""
+BYTES_PER_S = 24 * 1024 * 1024
+"""Served in the mean: below half of a core, reading and sealing together, and a fifth
+of a line of 1 Gbit/s."""
+BURST_BYTES = 4 * 1024 * 1024
+SLICE_S = 0.002
+"""Of work before others have a turn: a vote waits no longer than that."""
+REST = 2.0
+"""Turns that others have, in units of our own, while a manifest is made."""
+
+log = logging.getLogger(__name__)
+
+
+class Busy(MissingError):
+    """Too many ask at once; ask again, or somebody else."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A frozen database and the manifest of its snapshot."""
+
+    name: SnapshotName
+    store: FrozenStore
+    manifest: bytes | None = None
+    used_at: float = field(default=float("-inf"))
+
+
+class StateSyncServer:
+    """Keeps snapshots of a chain and serves them.
+
+    Args:
+        network: Where peers ask.
+        chain: Whose snapshots these are.
+        kv: Its database.
+    """
+
+    def __init__(
+        self, network: Network, chain: ChainService, kv: KeyValueStore
+    ) -> None:
+        self._spec: ChainSpec = chain.spec
+        self._chain = chain
+        self._kv = kv
+        self._light: LightQueries = chain.queries.light
+        self._kept: list[_Kept] = []
+        self._making = trio.Lock()
+        self._reading = trio.CapacityLimiter(ALL_PARTS)
+        self._asking: Counter[bytes] = Counter()
+        self._budget = _Budget()
+        self._keep()
+        chain.listen(self._on_final)
+        for protocol, handler in (
+            (OFFERS, self._on_offers),
+            (MANIFEST, self._on_manifest),
+            (BLOCK, self._on_block),
+            (EPOCHS, self._on_epochs),
+        ):
+            network.handle_request(
+                protocol,
+                handler,
+                priority=Priority.BULK,
+                max_message_bytes=MAX_REQUEST_BYTES,
+            )
+        network.handle(
+            PART,
+            self._serve_part,
+            priority=Priority.BULK,
+            max_message_bytes=MAX_REQUEST_BYTES,
+        )
+
+    @property
+    def offers(self) -> tuple[SnapshotName, ...]:
+        """What is served now, the newest first."""
+        return tuple(kept.name for kept in reversed(self._kept))
+
+    def close(self) -> None:
+        """Let the database forget what it replaced."""
+        for kept in self._kept:
+            kept.store.close()
+        self._kept.clear()
+
+    # Keeping
+
+    def _on_final(self, block: HeldBlock) -> None:
+        if block.is_epoch_root and block.height == self._chain.height:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Freeze the database if its last block ends an epoch."""
+        final = self._chain.tree.final
+        if not final.height or not final.is_epoch_root:
+            return
+        name = SnapshotName(final.height, final.block_hash)
+        self._kept.append(_Kept(name, self._kv.freeze()))
+        now = trio.current_time() if _is_in_trio() else float("-inf")
+        for kept in self._kept[: -KEPT or None]:
+            is_used = kept.used_at > now - IN_USE_S
+            if not is_used or len(self._kept) > MAX_OFFERS:
+                self._kept.remove(kept)
+                kept.store.close()
+
+    def _find(self, name: SnapshotName) -> _Kept:
+        for kept in self._kept:
+            if kept.name == name:
+                kept.used_at = trio.current_time()
+                return kept
+        raise SnapshotUnavailable(f"no snapshot at height {name.height}")
+
+    # Answering
+
+    async def _on_offers(self, peer_id: bytes, payload: bytes) -> bytes:
+        if payload:
+            raise DecodeError("a question for offers is empty")
+        return encode(Offers(self.offers))
+
+    async def _on_manifest(self, peer_id: bytes, payload: bytes) -> bytes:
+        name = decode(SnapshotName, payload, MAX_REQUEST_BYTES)
+        kept = self._find(name)
+        async with self._making:
+            if kept.manifest is None:
+                started = time.perf_counter()
+                making = build_manifest(self._spec, ChainReader(kept.store))
+                kept.manifest = encode(await self._make(kept, making))
+                log.info(
+                    "manifest of block %d: %d bytes in %.1f s",
+                    name.height,
+                    len(kept.manifest),
+                    time.perf_counter() - started,
+                )
+        await self._budget.spend(len(kept.manifest))
+        return kept.manifest
+
+    async def _make(
+        self, kept: _Kept, making: Generator[None, None, Manifest]
+    ) -> Manifest:
+        """Run a generator a slice at a time, for as long as its snapshot is kept."""
+        while True:
+            end = time.perf_counter() + SLICE_S
+            while time.perf_counter() < end:
+                try:
+                    next(making)
+                except StopIteration as stop:
+                    manifest: Manifest = stop.value
+                    return manifest
+            await trio.sleep(REST * SLICE_S)
+            if kept not in self._kept:
+                raise SnapshotUnavailable(f"block {kept.name.height} is too old now")
+
+    async def _serve_part(self, peer_id: bytes, stream: Stream) -> None:
+        request = decode(PartRequest, await stream.receive(), MAX_REQUEST_BYTES)
+        count = self._count_buckets(request)
+        is_full = self._reading.statistics().tasks_waiting >= WAITING
+        if is_full or self._asking[peer_id] >= 2 * PEER_PARTS:
+            raise Busy("too many parts are asked for")
+        self._asking[peer_id] += 1
+        try:
+            async with self._reading:
+                data = await self._read(request, count)
+                await self._budget.spend(len(data))
+                await stream.send(data)
+        finally:
+            self._asking[peer_id] -= 1
+            if not self._asking[peer_id]:
+                del self._asking[peer_id]
+
+    def _count_buckets(self, request: PartRequest) -> int:
+        """Return how many buckets a part spans.
+
+        Raises:
+            DecodeError: There is no such part in any tree.
+        """
+        if request.depth > request.levels:
+            raise DecodeError(f"depth {request.depth} of {request.levels}")
+        count = compute_bucket_count(request.levels - request.depth)
+        last = compute_bucket_count(request.levels) - count
+        if request.first % count or request.first > last:
+            raise DecodeError(f"no part begins at bucket {request.first}")
+        return count
+
+    async def _read(self, request: PartRequest, count: int) -> bytes:
+        kept = self._find(request.snapshot)
+        reading = read_part(kept.store, request.shard, request.first, count)
+        end = time.perf_counter() + SLICE_S
+        for data in reading:
+            if data is not None:
+                return data
+            if time.perf_counter() > end:
+                await trio.sleep(0)
+                end = time.perf_counter() + SLICE_S
+                if kept not in self._kept:
+                    break
+        raise SnapshotUnavailable("the snapshot is too old now")
+
+    async def _on_block(self, peer_id: bytes, payload: bytes) -> bytes:
+        request = decode(LightRequest, payload, MAX_REQUEST_BYTES)
+        block = self._light.build_block(request.height)
+        if block is None:
+            raise MissingError(f"block {request.height} cannot be shown")
+        return encode(block)
+
+    async def _on_epochs(self, peer_id: bytes, payload: bytes) -> bytes:
+        request = decode(ProofsRequest, payload, MAX_REQUEST_BYTES)
+        proofs = self._light.list_proofs(request.epoch, request.count)
+        if not proofs:
+            raise MissingError(f"no proof of epoch {request.epoch}")
+        return encode(ProofsAnswer(proofs))
+
+
+class _Budget:
+    """Bytes that may be served: a bucket that fills evenly."""
+
+    def __init__(self) -> None:
+        self._free_at = 0.0
+
+    async def spend(self, size: int) -> None:
+        """Return when `size` bytes more may go out."""
+        now = trio.current_time()
+        earliest = now - BURST_BYTES / BYTES_PER_S
+        self._free_at = max(self._free_at, earliest) + size / BYTES_PER_S
+        await trio.sleep(max(0.0, self._free_at - now))
+
+
+def _is_in_trio() -> bool:
+    return trio.lowlevel.in_trio_run()
