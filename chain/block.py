@@ -17,6 +17,7 @@ from primitives.errors import DecodeError
 from primitives.hashing import compute_hash
 from primitives.merkle import compute_list_root, compute_path
 from primitives.types import ShardId
+from shards.certificate import ChunkCertificate
 from shards.chunk import Chunk, ChunkHeader
 
 MAX_BLOCK_BYTES = 1024 * 1024
@@ -51,6 +52,9 @@ class Body(Record):
 
     chunks: tuple[Chunk, ...]
     """In ascending order of shards; shards with nothing to do are absent."""
+    certificates: tuple[ChunkCertificate, ...]
+    """One per chunk of a layer shard, in their order: the root shard's chunk is the
+    leader's, and everybody executes it."""
     attendance: Attendance
     evidence: Annotated[tuple[EvidenceBytes, ...], Meta(max_length=MAX_EVIDENCE)]
     """Encoded pieces of consensus.evidence, each against somebody not yet convicted."""
@@ -78,6 +82,11 @@ def decode_block(data: bytes) -> Block:
 def compute_chunks_root(headers: Sequence[ChunkHeader]) -> bytes:
     """Return the Merkle root over the chunk headers of a block."""
     return compute_list_root([encode(header) for header in headers])
+
+
+def compute_certificates_root(certificates: Sequence[ChunkCertificate]) -> bytes:
+    """Return the Merkle root over the certificates of a block's chunks."""
+    return compute_list_root([encode(certificate) for certificate in certificates])
 
 
 def compute_heads_root(heads: Mapping[ShardId, ChunkHeader]) -> bytes:

@@ -25,6 +25,8 @@ The tree never asks a clock: `now_ms` comes as an argument.  It is not thread-sa
 Spec: docs/protocol/03-blocks-and-state.md
 """
 
+from collections.abc import Sequence
+
 from chain.block import (
     Attendance,
     Block,
@@ -33,7 +35,7 @@ from chain.block import (
     decode_block,
 )
 from chain.branch import Branch
-from chain.building import Picker, build_block, build_chunks
+from chain.building import CertifiedBody, Picker, build_block, build_chunks
 from chain.epochs import compute_first_height
 from chain.errors import (
     BodyMismatch,
@@ -49,10 +51,12 @@ from chain.executor import ChunkExecutor, InProcess
 from chain.finality import compute_final_changes, fold_final
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
+from chain.inclusion import InclusionJudge, build_inclusion_base
 from chain.ledger import ShardLedger
 from chain.opening import create_chain, load_final
 from chain.pending import PendingBlocks, build_held
 from chain.processing import BlockBase, Processed, process_body
+from chain.producing import ExecutedChunks, judge_chunk, produce_chunk
 from chain.roster import get_validators
 from chain.spec import ChainSpec
 from chain.state import FinalState
@@ -68,8 +72,11 @@ from consensus.scheme import SignatureScheme
 from consensus.validators import ValidatorSet
 from primitives.codec import encode
 from primitives.kv import KeyValueStore
-from primitives.types import Epoch, Height, TimeMs
+from primitives.types import Epoch, Height, TimeMs, View
+from shards.inclusion import InclusionBase
 from shards.layout import ROOT_SHARD, Layout
+from shards.messages import ProducedChunk
+from shards.slots import Slot
 
 
 class BlockTree:
@@ -93,6 +100,8 @@ class BlockTree:
         """Shared with the evidence pool, for the same reason."""
         self.executor: ChunkExecutor = InProcess()
         """Runs the chunks of others' blocks; a node may put another one here."""
+        self._inclusion = InclusionJudge(spec.chain_id, scheme)
+        self._executed = ExecutedChunks()
         self._scheme = scheme
         self._state = state
         self._final = final
@@ -243,6 +252,7 @@ class BlockTree:
         attendance: Attendance,
         time_ms: TimeMs,
         picker: Picker,
+        chunks: Sequence[CertifiedBody] = (),
         evidence: tuple[bytes, ...] = (),
     ) -> HeldBlock:
         """Build a block on a held parent and hold it.
@@ -254,7 +264,8 @@ class BlockTree:
             reveal: The leader's signature over epoch and view.
             attendance: Votes for the parent; `NO_ATTENDANCE` on an epoch's root.
             time_ms: Now; raised to one above the parent's if it is not later.
-            picker: Where transactions come from.
+            picker: Where the root shard's transactions come from.
+            chunks: Certified ones of layer shards; what does not fit is left out.
             evidence: Pieces that convict somebody in the parent's state.
 
         Raises:
@@ -265,7 +276,6 @@ class BlockTree:
         """
         parent = self.get(parent_hash)
         self._validate_root(parent)
-        branch = self._build_branch(parent)
         given = SystemInput(
             proposer=proposer,
             attendance=attendance,
@@ -275,9 +285,11 @@ class BlockTree:
         system = run_system(self.spec, parent, given, self.judge)
         processed = build_chunks(
             self.spec,
-            BlockBase(parent, system, view, proposer),
+            BlockBase(self._build_branch(parent), system, view, proposer),
+            chunks,
             picker,
-            lambda shard: branch.get_inbox(shard, self.spec.params.chunk_packets),
+            self._inclusion,
+            self._executed,
             self.verified,
         )
         block = build_block(
@@ -334,6 +346,59 @@ class BlockTree:
         )
         self._hold(block, block_bytes, self._process(parent, block))
         return block_hash
+
+    # ------------------------------------------------------- chunks of layer shards
+
+    def build_inclusion_base(self, parent_hash: bytes, view: View) -> InclusionBase:
+        """Return what the chunks of a block of `view` on a parent are judged by.
+
+        Raises:
+            UnknownBlock: The parent is not held.
+        """
+        branch = self._build_branch(self.get(parent_hash))
+        return build_inclusion_base(self.spec, branch, view)
+
+    def produce_chunk(
+        self, slot: Slot, anchor: bytes, producer: int, picker: Picker
+    ) -> ProducedChunk | None:
+        """Return an unsigned chunk on a held block; None if there is nothing to do.
+
+        Args:
+            slot: Of the anchor's child epoch and a later view.
+            anchor: The block to stand on.
+            producer: Our index in the epoch's set.
+            picker: Where transactions come from.
+
+        Raises:
+            UnknownBlock: The anchor is not held.
+            UnfinalParent: It ends an epoch and is not final.
+        """
+        parent = self.get(anchor)
+        self._validate_root(parent)
+        return produce_chunk(
+            self.spec,
+            self._build_branch(parent),
+            slot,
+            producer,
+            picker,
+            self.verified,
+            self._executed,
+        )
+
+    def judge_chunk(self, produced: ProducedChunk, parent_hash: bytes) -> None:
+        """Execute somebody's chunk from its witness alone.
+
+        Args:
+            produced: Its header fits a block on the parent, its body the header.
+            parent_hash: Of a block that could hold it.
+
+        Raises:
+            UnknownBlock: The parent is not held.
+            InvalidChunk: Executing it does not give its header.
+            InvalidWitness: The witness is not the chunk's.
+        """
+        branch = self._build_branch(self.get(parent_hash))
+        judge_chunk(self.spec, branch, produced, self.verified, self._executed)
 
     def save_pending(self, block_hash: bytes) -> None:
         """Make a pending block and its pending ancestors survive a crash.
@@ -430,9 +495,12 @@ class BlockTree:
         system = run_system(self.spec, parent, given, self.judge)
         processed = process_body(
             self.spec,
-            BlockBase(parent, system, header.view, header.proposer),
+            BlockBase(
+                self._build_branch(parent), system, header.view, header.proposer
+            ),
             body,
-            self._build_branch(parent).find_chunk,
+            self._inclusion,
+            self._executed,
             self.verified,
             self.executor,
         )

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chain.chunk_context import Moment
+from chain.header import Header
 from chain.held import HeldBlock
 from chain.store import ChainStore
 from primitives.types import Height, ShardId
 from shards.chunk import ChunkHeader, get_count
+from shards.inclusion import Anchor
 from shards.packet import PacketProof
 
 
@@ -24,10 +27,31 @@ class Branch:
         """Return the header of a shard's chunk at a height of this branch."""
         if height <= self.final_height:
             return self.store.get_chunk_header(shard, height)
-        for held in self.pending:
-            if held.height == height:
-                return held.heads[shard] if shard in held.results else None
-        return None
+        held = self._find_pending(height)
+        return held.heads[shard] if held is not None and shard in held.results else None
+
+    def find_head(self, shard: ShardId, height: Height) -> ChunkHeader | None:
+        """Return a shard's newest chunk header as of the block at a height."""
+        if height <= self.final_height:
+            return self.store.find_last_chunk(shard, height)
+        held = self._find_pending(height)
+        return None if held is None else held.heads.get(shard)
+
+    def find_anchor(self, block_hash: bytes) -> Anchor | None:
+        """Return the tip or an ancestor of it, which chunks may stand on."""
+        header = self._find_header(block_hash)
+        return header and Anchor(header.height, header.epoch, header.view)
+
+    def get_moment(self, anchor: bytes) -> Moment:
+        """Return what "now" is in a chunk that stands on an anchor of this branch."""
+        header = self._find_header(anchor)
+        assert header is not None, "an anchor is found before it is used"
+        heads = {
+            shard: head
+            for shard in self.tip.heads
+            if (head := self.find_head(shard, header.height)) is not None
+        }
+        return Moment(header.height, header.time_ms, heads)
 
     def get_inbox(self, shard: ShardId, limit: int) -> list[PacketProof]:
         """Return the packets that wait for a shard, per source in order.
@@ -42,6 +66,27 @@ class Branch:
             last = min(get_count(head.out_count, shard), first + limit)
             inbox += self._get_packets(src, shard, first, last)
         return inbox
+
+    def has_inbox(self, shard: ShardId) -> bool:
+        """Tell whether packets wait for a shard."""
+        cursors = self.tip.heads[shard].in_cursor
+        return any(
+            get_count(head.out_count, shard) > get_count(cursors, src)
+            for src, head in self.tip.heads.items()
+        )
+
+    def _find_pending(self, height: Height) -> HeldBlock | None:
+        for held in self.pending:
+            if held.height == height:
+                return held
+        return None
+
+    def _find_header(self, block_hash: bytes) -> Header | None:
+        for held in (self.tip, *self.pending):
+            if held.block_hash == block_hash:
+                return held.header
+        height = self.store.get_height(block_hash)
+        return None if height is None else self.store.get_header(height)
 
     def _get_packets(
         self, src: ShardId, dst: ShardId, first: int, last: int

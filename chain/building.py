@@ -1,6 +1,6 @@
 """Building a block: which packets and transactions go in, in which order."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from chain.block import (
@@ -8,6 +8,7 @@ from chain.block import (
     Block,
     Body,
     compute_attendance_root,
+    compute_certificates_root,
     compute_chunks_root,
     compute_evidence_root,
     compute_heads_root,
@@ -17,24 +18,34 @@ from chain.chunk_execution import ExecutedChunk, finish_chunk
 from chain.chunk_state import ShardState
 from chain.errors import InvalidTransaction
 from chain.execution import ChunkFull, ChunkLimits, ChunkRun
+from chain.executor import InProcess
 from chain.header import HEADER_VERSION, Header
+from chain.inclusion import InclusionJudge, build_inclusion_base
+from chain.limits import compute_block_limits, compute_layer_limits, reduce_limits
 from chain.processing import (
     BlockBase,
     Processed,
     combine_chunks,
-    compute_block_limits,
+    execute_all,
     get_state,
-    reduce_limits,
     start_chunk,
+    validate_sources,
 )
 from chain.spec import ChainSpec
 from chain.transaction import SignedTransaction
 from chain.verified import VerifiedCache
 from consensus.randao import compute_mix
 from primitives.types import ShardId
+from shards.certificate import CertifiedChunk, ChunkCertificate
+from shards.chunk import Chunk
+from shards.errors import InvalidChunk, InvalidChunkCertificate, MissingAnchor
+from shards.layout import ROOT_SHARD
 from shards.packet import PacketProof
 
 ReadState = Callable[[bytes], bytes | None]
+
+CertifiedBody = tuple[Chunk, ChunkCertificate]
+"""A layer shard's chunk, whole, and why to believe it."""
 
 
 class Picker(Protocol):
@@ -71,39 +82,70 @@ class NothingWaits:
 def build_chunks(
     spec: ChainSpec,
     base: BlockBase,
+    offered: Sequence[CertifiedBody],
     picker: Picker,
-    get_inbox: Callable[[ShardId], Sequence[PacketProof]],
+    judge: InclusionJudge,
+    known: Mapping[bytes, ExecutedChunk],
     verified: VerifiedCache,
 ) -> Processed:
-    """Fill the chunks of a block.
+    """Choose the layer shards' chunks of a block and fill the root shard's.
 
-    Shards with little to do come first, and each may take all that is left divided by
-    the shards that are left: so none is starved, and what one leaves the next can use.
+    The root shard keeps an equal share of the block, so that no load keeps stakes and
+    evidence out; of the others the oldest come first.
 
     Args:
         spec: The chain.
         base: What they stand on.
-        picker: Candidates.
-        get_inbox: Packets that wait for a shard, in order per source.
+        offered: Certified chunks; what does not fit or follow is left out.
+        picker: Candidates for the root shard's chunk.
+        judge: Of certified chunks.
+        known: Chunks that were executed before, by hash.
         verified: Signatures checked before.
     """
-    heads = base.parent.heads
-    inboxes = {shard: get_inbox(shard) for shard in heads}
-    order = sorted(
-        heads,
-        key=lambda shard: (len(inboxes[shard]) + picker.get_waiting(shard), shard),
+    chosen = _choose(spec, base, offered, judge)
+    executed = execute_all(
+        spec, base, [chunk for chunk, _ in chosen], known, verified, InProcess()
     )
-    left = compute_block_limits(spec.params, len(order))
-    executed: dict[ShardId, ExecutedChunk] = {}
-    for position, shard in enumerate(order):
-        share = _compute_share(left, len(order) - position)
-        state = get_state(base, shard)
-        run = start_chunk(spec, base, state, share, verified)
-        _fill(run, state, share, inboxes[shard], picker)
-        if not run.is_empty:
-            executed[shard] = finish_chunk(run, state)
-            left = reduce_limits(left, run)
-    return combine_chunks(base, executed)
+    left = compute_block_limits(spec.params, len(base.parent.heads))
+    for chunk, _ in chosen:
+        left = reduce_limits(left, chunk.header)
+    state = get_state(base, ROOT_SHARD)
+    run = start_chunk(spec, base, state, left, verified)
+    inbox = base.branch.get_inbox(ROOT_SHARD, spec.params.chunk_packets)
+    fill_chunk(run, state, left, inbox, picker)
+    if not run.is_empty:
+        executed[ROOT_SHARD] = finish_chunk(run, state)
+    return combine_chunks(
+        base, executed, [CertifiedChunk(chunk.header, cert) for chunk, cert in chosen]
+    )
+
+
+def _choose(
+    spec: ChainSpec,
+    base: BlockBase,
+    offered: Sequence[CertifiedBody],
+    judge: InclusionJudge,
+) -> list[CertifiedBody]:
+    """Return the layer shards' chunks that go in, ascending by shard."""
+    inclusion = build_inclusion_base(spec, base.branch, base.view)
+    left = compute_layer_limits(spec.params, len(base.parent.heads))
+    chosen: dict[ShardId, CertifiedBody] = {}
+    for chunk, certificate in sorted(offered, key=lambda o: o[0].header.created_view):
+        header = chunk.header
+        after = reduce_limits(left, header)
+        if header.shard in chosen or min(after.bytes, after.work) < 0:
+            continue
+        try:
+            judge.judge(
+                CertifiedChunk(header, certificate), inclusion, base.parent.child_epoch
+            )
+            validate_sources(chunk.packets, base.branch)
+        except (InvalidChunk, InvalidChunkCertificate, MissingAnchor):
+            # It was good for another parent.
+            continue
+        chosen[header.shard] = (chunk, certificate)
+        left = after
+    return [chosen[shard] for shard in sorted(chosen)]
 
 
 def build_block(
@@ -131,6 +173,7 @@ def build_block(
         reveal=reveal,
         mix=compute_mix(parent.header.mix, reveal),
         chunks_root=compute_chunks_root([chunk.header for chunk in processed.chunks]),
+        certificates_root=compute_certificates_root(processed.certificates),
         heads_root=compute_heads_root(processed.heads),
         roots_root=compute_roots_root(processed.view.get_roots()),
         attendance_root=compute_attendance_root(attendance),
@@ -140,20 +183,11 @@ def build_block(
         layout_root=epoch.layout_root,
         next_layout_root=epoch.next_layout_root,
     )
-    return Block(header, Body(processed.chunks, attendance, evidence))
+    body = Body(processed.chunks, processed.certificates, attendance, evidence)
+    return Block(header, body)
 
 
-def _compute_share(left: ChunkLimits, shards_left: int) -> ChunkLimits:
-    """Return an equal part of what is left, rounded down."""
-    return ChunkLimits(
-        bytes=left.bytes // shards_left,
-        work=left.work // shards_left,
-        transactions=left.transactions,
-        packets=left.packets,
-    )
-
-
-def _fill(
+def fill_chunk(
     run: ChunkRun,
     state: ShardState,
     share: ChunkLimits,

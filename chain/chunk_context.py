@@ -5,14 +5,18 @@ A context is all that a rule knows besides its shard's state.  As canonical byte
 crosses into the processes that execute chunks.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from chain.context import Context
 from chain.contracts.model import ModelRecord
+from chain.epochs import EpochState
 from chain.held import HeldBlock
 from chain.params import ChainParams
 from chain.spec import ChainSpec
 from primitives.codec import Record, decode, encode
 from primitives.types import Epoch, Hash32, Height, ShardId, TimeMs
-from shards.chunk import Counter, get_count
+from shards.chunk import ChunkHeader, Counter, get_count
 from shards.layout import Layout
 
 
@@ -69,19 +73,37 @@ def decode_context(data: bytes) -> Context:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What "now" is in a chunk: its anchor."""
+
+    height: Height
+    time_ms: TimeMs
+    heads: Mapping[ShardId, ChunkHeader]
+    """Every shard's newest chunk header."""
+
+
 def build_context(spec: ChainSpec, parent: HeldBlock, shard: ShardId) -> Context:
-    """Return what the rules may know in a chunk that follows `parent`."""
+    """Return what the rules may know in a chunk that stands on `parent`."""
+    moment = Moment(parent.height, parent.header.time_ms, parent.heads)
+    return build_context_at(spec, parent.child_epoch, moment, shard)
+
+
+def build_context_at(
+    spec: ChainSpec, epoch: EpochState, moment: Moment, shard: ShardId
+) -> Context:
+    """Return what the rules may know in a chunk of `epoch` at some moment of it."""
     return Context(
         chain_id=spec.chain_id,
         shard=shard,
-        epoch=parent.child_epoch.epoch,
-        height=parent.height,
-        time_ms=parent.header.time_ms,
-        layout=parent.child_epoch.layout,
-        models=parent.child_epoch.models,
+        epoch=epoch.epoch,
+        height=moment.height,
+        time_ms=moment.time_ms,
+        layout=epoch.layout,
+        models=epoch.models,
         params=spec.params,
         consumed={
             other: get_count(head.in_cursor, shard)
-            for other, head in parent.heads.items()
+            for other, head in moment.heads.items()
         },
     )

@@ -20,10 +20,13 @@ from chain.errors import StoreError
 from chain.layouts import get_layout, list_models
 from chain.ledger import Ledger
 from chain.roster import get_epoch_record, get_validators
+from chain.stake import EpochRecord
 from consensus.epoch import EpochConfig
 from consensus.validators import ValidatorSet
 from primitives.hashing import compute_hash
-from shards.layout import Layout
+from shards.layout import ROOT_SHARD, Layout
+from shards.producers import choose_producers
+from shards.roles import Roles
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class EpochState:
     next_layout_root: bytes
     models: Mapping[bytes, ModelRecord]
     """Of its layout, by id."""
+    roles: Roles
+    """Who produces and endorses its chunks."""
 
     @property
     def epoch(self) -> int:
@@ -112,4 +117,14 @@ def load_epoch(ledger: Ledger, epoch_blocks: int) -> EpochState:
         layout_root=layout.compute_root(),
         next_layout_root=next_layout.compute_root(),
         models=list_models(ledger, layout),
+        roles=_build_roles(record, validators, layout),
     )
+
+
+def _build_roles(
+    record: EpochRecord, validators: ValidatorSet, layout: Layout
+) -> Roles:
+    shards = [shard for shard in layout.shard_ids if shard != ROOT_SHARD]
+    powers = [validator.power for validator in validators.validators]
+    producers = choose_producers(record.seed, shards, powers, {})
+    return Roles(record.epoch, record.seed, validators, producers)

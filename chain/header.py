@@ -42,6 +42,8 @@ class Header(Record):
     """Hash of the parent's mix and the reveal."""
     chunks_root: Hash32
     """Merkle root over the headers of the chunks in the body."""
+    certificates_root: Hash32
+    """Merkle root over the certificates of the chunks in the body."""
     heads_root: Hash32
     """Merkle root over every shard's newest chunk header, of this block or before."""
     roots_root: Hash32

@@ -30,7 +30,7 @@ def create_chain(spec: ChainSpec, store: ChainStore, state: FinalState) -> None:
     roots = view.get_roots()
     header = build_genesis_header(spec, roots)
     block_hash = compute_block_hash(header)
-    block = Block(header, Body((), NO_ATTENDANCE, ()))
+    block = Block(header, Body((), (), NO_ATTENDANCE, ()))
     changes = state.compute_changes(view)
     changes[build_key(b"B", (0, 8))] = encode(block)
     changes[build_key(b"H", block_hash)] = bytes(8)

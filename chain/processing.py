@@ -2,18 +2,20 @@
 What a block's chunks do to the state: one code for leader and validators.
 
 A chunk header is computed from what executing the chunk brought about.  The leader
-puts it into the block; a validator computes it too and wants the very same.
+fills the root shard's chunk; those of the layer shards come certified, each from its
+own producer.  A validator computes all of them too and wants the very same.
 
 Spec: docs/protocol/03-blocks-and-state.md
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from chain.block import MAX_EVIDENCE, Body
-from chain.chunk_context import build_context
+from chain.block import Body
+from chain.branch import Branch
+from chain.chunk_context import build_context, build_context_at
 from chain.chunk_execution import (
     ChunkBody,
     ExecutedChunk,
@@ -21,45 +23,43 @@ from chain.chunk_execution import (
     validate_filled,
 )
 from chain.chunk_state import ShardState
+from chain.context import Context
 from chain.errors import InvalidBlock
 from chain.execution import ChunkLimits, ChunkResult, ChunkRun
 from chain.executor import ChunkExecutor, ChunkTask
 from chain.held import HeldBlock
+from chain.inclusion import InclusionJudge, build_inclusion_base
+from chain.limits import compute_block_limits, reduce_limits
 from chain.params import ChainParams
 from chain.spec import ChainSpec
 from chain.state import StateView
 from chain.system import SystemResult
 from chain.verified import VerifiedCache
-from consensus.evidence import MAX_EVIDENCE_BYTES
 from primitives.types import Height, ShardId
+from shards.certificate import CertifiedChunk, ChunkCertificate
 from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
-from shards.errors import InvalidChunk
+from shards.errors import InvalidChunk, InvalidChunkCertificate, MissingAnchor
+from shards.layout import ROOT_SHARD
 from shards.packet import PacketProof, build_packet_proofs, verify_packet_proof
-
-HEADER_BYTES = 2048
-"""Room for a block's header and attendance."""
-EVIDENCE_BYTES = MAX_EVIDENCE * (MAX_EVIDENCE_BYTES + 3)
-"""Room for evidence, which no amount of transactions may keep out."""
-CHUNK_HEADER_BYTES = 768
-"""Room for a chunk's header without counters."""
-COUNTERS_BYTES = 16
-"""Room for one shard's two counters in a chunk header."""
-
-FindChunk = Callable[[ShardId, Height], ChunkHeader | None]
-"""Header of a shard's chunk at a height of this branch."""
-
+from shards.slots import Slot
 
 @dataclass(frozen=True, slots=True)
 class BlockBase:
     """What a block's chunks stand on."""
 
-    parent: HeldBlock
+    branch: Branch
+    """Up to its parent."""
     system: SystemResult
     """Of the block's own system step."""
     view: int
     """In which it is proposed."""
     proposer: int
-    """Index of its leader, who produces all chunks."""
+    """Index of its leader, who produces the root shard's chunk."""
+
+    @property
+    def parent(self) -> HeldBlock:
+        """The block before."""
+        return self.branch.tip
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +70,9 @@ class Processed:
 
     results: Mapping[ShardId, ChunkResult]
     chunks: tuple[Chunk, ...]
+    certificates: tuple[ChunkCertificate, ...]
     view: StateView
     heads: Mapping[ShardId, ChunkHeader]
-
-
-def compute_block_limits(params: ChainParams, shards: int) -> ChunkLimits:
-    """Return what all chunks of a block may hold together; counts are per chunk."""
-    counters = COUNTERS_BYTES * shards
-    chunks = shards * (CHUNK_HEADER_BYTES + counters)
-    overhead = HEADER_BYTES + EVIDENCE_BYTES + chunks
-    return ChunkLimits(
-        bytes=params.block_bytes - overhead,
-        work=params.block_work,
-        transactions=params.chunk_transactions,
-        packets=params.chunk_packets,
-    )
 
 
 def get_state(base: BlockBase, shard: ShardId) -> ShardState:
@@ -105,9 +93,20 @@ def start_chunk(
 
 
 def combine_chunks(
-    base: BlockBase, executed: Mapping[ShardId, ExecutedChunk]
+    base: BlockBase,
+    executed: Mapping[ShardId, ExecutedChunk],
+    certified: Sequence[CertifiedChunk],
 ) -> Processed:
-    """Return chunks and state of executed shards, in ascending order of shards."""
+    """Return chunks and state of executed shards, in ascending order of shards.
+
+    Args:
+        base: What they stand on.
+        executed: By shard.
+        certified: Those of the layer shards, ascending.
+
+    Raises:
+        InvalidChunk: Executing a certified chunk gave something else than its header.
+    """
     before, parent = base.system.view, base.parent
     # One overlay per block, whether or not it has a system step.
     view = before.compute_child_with(
@@ -115,63 +114,79 @@ def combine_chunks(
     ).squash(parent.view)
     heads = dict(parent.heads)
     chunks = []
+    places = {chunk.header.shard: chunk.header for chunk in certified}
     for shard in sorted(executed):
         result = executed[shard].result
         header = fill_header(
-            _build_place(base, shard),
+            places.get(shard) or _build_root_place(base),
             result,
             before.get_root(shard),
             view.get_root(shard),
         )
+        if shard in places:
+            validate_filled(places[shard], header)
         heads[shard] = header
         chunks.append(Chunk(header, result.transactions, result.consumed))
     results = {shard: chunk.result for shard, chunk in executed.items()}
-    return Processed(base, results, tuple(chunks), view, heads)
+    certificates = tuple(chunk.certificate for chunk in certified)
+    return Processed(base, results, tuple(chunks), certificates, view, heads)
 
 
 def process_body(
     spec: ChainSpec,
     base: BlockBase,
     body: Body,
-    find_chunk: FindChunk,
+    judge: InclusionJudge,
+    known: Mapping[bytes, ExecutedChunk],
     verified: VerifiedCache,
     executor: ChunkExecutor,
 ) -> Processed:
     """Execute a block's chunks and compare with what their headers say.
 
+    Args:
+        spec: The chain.
+        base: What they stand on.
+        body: Untrusted.
+        judge: Of certified chunks.
+        known: Chunks that were executed before, by hash.
+        verified: Signatures checked before.
+        executor: Runs the others.
+
     Raises:
         InvalidBlock: A chunk that does not follow, does not fit or does otherwise.
     """
     try:
-        validate_chunks(spec, base, body, find_chunk)
-        tasks = [_build_task(spec, base, chunk) for chunk in body.chunks]
-        executed = executor.execute(tasks, verified)
-        shards = [chunk.header.shard for chunk in body.chunks]
-        processed = combine_chunks(base, dict(zip(shards, executed, strict=True)))
+        certified = validate_chunks(spec, base, body, judge)
+        executed = execute_all(spec, base, body.chunks, known, verified, executor)
+        processed = combine_chunks(base, executed, certified)
         for given, computed in zip(body.chunks, processed.chunks, strict=True):
             validate_filled(given.header, computed.header)
-    except InvalidChunk as error:
+    except (InvalidChunk, InvalidChunkCertificate, MissingAnchor) as error:
         raise InvalidBlock(str(error)) from error
     return processed
 
 
 def validate_chunks(
-    spec: ChainSpec, base: BlockBase, body: Body, find_chunk: FindChunk
-) -> None:
+    spec: ChainSpec, base: BlockBase, body: Body, judge: InclusionJudge
+) -> tuple[CertifiedChunk, ...]:
     """Check what can be seen of a block's chunks without executing them.
 
     That they fit together is checked by what their headers claim, so that each one
     can be executed for itself under no more than its own claim.
 
+    Returns:
+        Those of the layer shards with their certificates, ascending.
+
     Raises:
-        InvalidChunk: Says what is wrong with which.
+        InvalidChunk, MissingAnchor: Says what is wrong with which.
+        InvalidChunkCertificate: Likewise.
     """
-    known = base.parent.heads
-    limits = compute_block_limits(spec.params, len(known))
+    parent = base.parent
+    limits = compute_block_limits(spec.params, len(parent.heads))
     last = -1
     for chunk in body.chunks:
         header = chunk.header
-        if header.shard <= last or header.shard not in known:
+        if header.shard <= last or header.shard not in parent.heads:
             raise InvalidChunk(f"a chunk of shard {header.shard} after one of {last}")
         last = header.shard
         for name, claim, limit in (
@@ -183,8 +198,61 @@ def validate_chunks(
                     f"the chunk of shard {last} has too many {name}: {claim} of {limit}"
                 )
         limits = reduce_limits(limits, header)
-        for proof in chunk.packets:
-            _verify_source(proof, find_chunk)
+    layers = [chunk.header for chunk in body.chunks if chunk.header.shard != ROOT_SHARD]
+    if len(layers) != len(body.certificates):
+        raise InvalidChunk(
+            f"{len(body.certificates)} certificates of {len(layers)} chunks"
+        )
+    inclusion = build_inclusion_base(spec, base.branch, base.view)
+    certified = tuple(map(CertifiedChunk, layers, body.certificates))
+    for each in certified:
+        judge.judge(each, inclusion, parent.child_epoch)
+    for chunk in body.chunks:
+        validate_sources(chunk.packets, base.branch)
+    return certified
+
+
+def execute_all(
+    spec: ChainSpec,
+    base: BlockBase,
+    chunks: Sequence[Chunk],
+    known: Mapping[bytes, ExecutedChunk],
+    verified: VerifiedCache,
+    executor: ChunkExecutor,
+) -> dict[ShardId, ExecutedChunk]:
+    """Return what chunks bring about, by shard.
+
+    Raises:
+        InvalidChunk: One of them cannot be executed.
+    """
+    executed: dict[ShardId, ExecutedChunk] = {}
+    others: list[Chunk] = []
+    for chunk in chunks:
+        done = known.get(compute_chunk_hash(chunk.header))
+        if done is None:
+            others.append(chunk)
+        else:
+            executed[chunk.header.shard] = done
+    tasks = [_build_task(spec, base, chunk) for chunk in others]
+    for chunk, done in zip(others, executor.execute(tasks, verified), strict=True):
+        executed[chunk.header.shard] = done
+    return executed
+
+
+def validate_sources(packets: Sequence[PacketProof], branch: Branch) -> None:
+    """Check that packets were emitted on a branch.
+
+    Raises:
+        InvalidChunk: One was not.
+    """
+    for proof in packets:
+        packet = proof.packet
+        source = branch.find_chunk(packet.src, proof.source_height)
+        if source is None or not verify_packet_proof(proof, source.out_root):
+            raise InvalidChunk(
+                f"packet in shard {packet.dst}: no packet {packet.seq} of shard "
+                f"{packet.src} at height {proof.source_height}"
+            )
 
 
 def compute_emitted(
@@ -198,52 +266,58 @@ def compute_emitted(
     return {place: tuple(proofs) for place, proofs in emitted.items()}
 
 
+def build_chunk_context(spec: ChainSpec, branch: Branch, header: ChunkHeader) -> Context:
+    """Return what the rules may know in a certified chunk: its anchor is "now"."""
+    epoch, moment = branch.tip.child_epoch, branch.get_moment(header.anchor)
+    return build_context_at(spec, epoch, moment, header.shard)
+
+
+def build_claim(params: ChainParams, header: ChunkHeader) -> ChunkLimits:
+    """Return what a chunk may hold by its own header."""
+    return ChunkLimits(
+        bytes=header.bytes,
+        work=header.work,
+        transactions=params.chunk_transactions,
+        packets=params.chunk_packets,
+    )
+
+
 def _build_task(spec: ChainSpec, base: BlockBase, chunk: Chunk) -> ChunkTask:
     header = chunk.header
-    params = spec.params
+    is_root = header.shard == ROOT_SHARD
     return ChunkTask(
-        context=build_context(spec, base.parent, header.shard),
+        context=(
+            build_context(spec, base.parent, ROOT_SHARD)
+            if is_root
+            else build_chunk_context(spec, base.branch, header)
+        ),
         state=get_state(base, header.shard),
         body=ChunkBody(chunk.packets, chunk.transactions),
-        limits=ChunkLimits(
-            bytes=header.bytes,
-            work=header.work,
-            transactions=params.chunk_transactions,
-            packets=params.chunk_packets,
-        ),
+        limits=build_claim(spec.params, header),
     )
 
 
-def _verify_source(proof: PacketProof, find_chunk: FindChunk) -> None:
-    source = find_chunk(proof.packet.src, proof.source_height)
-    if source is None or not verify_packet_proof(proof, source.out_root):
-        packet = proof.packet
-        raise InvalidChunk(
-            f"packet in shard {packet.dst}: no packet {packet.seq} of shard "
-            f"{packet.src} at height {proof.source_height}"
-        )
-
-
-def reduce_limits(limits: ChunkLimits, chunk: ChunkRun | ChunkHeader) -> ChunkLimits:
-    """Return what is left of a block's limits after a chunk."""
-    return ChunkLimits(
-        bytes=limits.bytes - chunk.bytes,
-        work=limits.work - chunk.work,
-        transactions=limits.transactions,
-        packets=limits.packets,
+def _build_root_place(base: BlockBase) -> ChunkHeader:
+    """Return the place of the root shard's chunk: the one that its block has."""
+    parent = base.parent
+    return build_place(
+        parent.heads[ROOT_SHARD],
+        Slot(parent.child_epoch.epoch, ROOT_SHARD, base.view),
+        parent.block_hash,
+        base.proposer,
     )
 
 
-def _build_place(base: BlockBase, shard: ShardId) -> ChunkHeader:
+def build_place(
+    previous: ChunkHeader, slot: Slot, anchor: bytes, producer: int
+) -> ChunkHeader:
     """Return the header of a chunk before anybody executed it: the place it has."""
-    previous = base.parent.heads[shard]
     return msgspec.structs.replace(
         previous,
-        shard=shard,
-        epoch=base.parent.child_epoch.epoch,
-        created_view=base.view,
+        epoch=slot.epoch,
+        created_view=slot.created_view,
         seq=previous.seq + 1,
         prev_chunk=compute_chunk_hash(previous),
-        anchor=base.parent.block_hash,
-        producer=base.proposer,
+        anchor=anchor,
+        producer=producer,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from chain.block import (
     NO_ATTENDANCE,
     compute_attendance_root,
+    compute_certificates_root,
     compute_chunks_root,
     compute_heads_root,
     compute_roots_root,
@@ -62,6 +63,7 @@ def build_genesis_header(spec: ChainSpec, roots: Mapping[ShardId, bytes]) -> Hea
         reveal=bytes(96),
         mix=compute_first_mix(spec.chain_id),
         chunks_root=compute_chunks_root(()),
+        certificates_root=compute_certificates_root(()),
         heads_root=compute_heads_root(
             {shard: build_genesis_chunk(shard, root) for shard, root in roots.items()}
         ),

@@ -193,6 +193,14 @@ class ChainReader:
             return self._decode(ChunkHeader, data)
         raise StoreError(f"no chunk of shard {shard} in the database")
 
+    def find_last_chunk(self, shard: ShardId, height: Height) -> ChunkHeader | None:
+        """Return the shard's newest chunk header as of the block at `height`."""
+        prefix = build_key(b"K", (shard, 2))
+        start = build_key(b"K", (shard, 2), (height, 8))
+        for _, data in self.kv.iterate(prefix, start=start, reverse=True):
+            return self._decode(ChunkHeader, data)
+        return None
+
     def get_outcomes(self, height: Height, shard: ShardId) -> tuple[Outcome, ...]:
         """Return the outcomes of the shard's transactions in the block."""
         data = self.kv.get(build_key(b"O", (height, 8), (shard, 2)))

@@ -11,6 +11,7 @@ from chain.block import (
     Attendance,
     Block,
     compute_attendance_root,
+    compute_certificates_root,
     compute_chunks_root,
     compute_evidence_root,
 )
@@ -38,6 +39,8 @@ def validate_body(block: Block) -> None:
     chunks = body.chunks
     if compute_chunks_root([chunk.header for chunk in chunks]) != header.chunks_root:
         raise BodyMismatch("the chunks are not those of chunks_root")
+    if compute_certificates_root(body.certificates) != header.certificates_root:
+        raise BodyMismatch("the certificates are not those of certificates_root")
     if compute_attendance_root(body.attendance) != header.attendance_root:
         raise BodyMismatch("the attendance is not that of attendance_root")
     if compute_evidence_root(body.evidence) != header.evidence_root:

@@ -29,6 +29,7 @@ from consensus.validators import encode_bitmap
 from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec
+from p2pchain.sim.committee import certify_chunks
 from primitives import bls
 from primitives.bls import BlsSecretKey
 from primitives.codec import encode
@@ -184,6 +185,7 @@ class World:
         """Return a new block by the right leader, held by the tree."""
         parent = parent or self.tip
         view = view or parent.child_parent_view + 1
+        picker = picker or (ListPicker(transactions) if transactions else NothingWaits())
         self.now_ms = max(self.now_ms, parent.header.time_ms) + 1000
         return self.tree.build(
             parent_hash=parent.block_hash,
@@ -193,8 +195,8 @@ class World:
             attendance=self.attend(parent, signers),
             evidence=evidence,
             time_ms=self.now_ms,
-            picker=picker
-            or (ListPicker(transactions) if transactions else NothingWaits()),
+            picker=picker,
+            chunks=certify_chunks(self.tree, parent, view, picker, self.keys(), bls),
         )
 
     def certify(self, held: HeldBlock) -> Certificate:

@@ -1,0 +1,97 @@
+"""
+Certified chunks in blocks: what a block on some branch may hold.
+
+The rules are those of shards/inclusion.py; here is what they need to know of the
+chain, and each certificate's one verification.
+
+Spec: docs/protocol/06-shards.md
+"""
+
+from collections import OrderedDict
+
+from chain.branch import Branch
+from chain.epochs import EpochState, compute_first_height
+from chain.limits import compute_layer_limits
+from chain.spec import ChainSpec
+from consensus.scheme import SignatureScheme
+from primitives.codec import encode
+from primitives.hashing import compute_hash
+from primitives.types import View
+from shards.certificate import CertifiedChunk, validate_chunk_certificate
+from shards.inclusion import ChunkBounds, InclusionBase, validate_inclusion
+from shards.slots import get_slot
+
+MAX_VERIFIED = 4096
+"""Certificates remembered: 64 shards over a minute; 200 KB."""
+
+
+def build_inclusion_base(spec: ChainSpec, branch: Branch, view: View) -> InclusionBase:
+    """Return what the chunks of a block of `view` on a branch's tip are judged by."""
+    tip = branch.tip
+    epoch = tip.child_epoch.epoch
+    limits = compute_layer_limits(spec.params, len(tip.heads))
+    return InclusionBase(
+        epoch=epoch,
+        view=view,
+        root_height=compute_first_height(epoch, spec.params.epoch_blocks) - 1,
+        heads=tip.heads,
+        halted=frozenset(),
+        bounds=ChunkBounds(
+            bytes=limits.bytes,
+            work=limits.work,
+            transactions=limits.transactions,
+            packets=limits.packets,
+            backlog=spec.params.backlog_limit,
+        ),
+        find_anchor=branch.find_anchor,
+        find_head=branch.find_head,
+    )
+
+
+class InclusionJudge:
+    """Judges certified chunks of one chain; verifies each certificate once."""
+
+    def __init__(
+        self, chain_id: bytes, scheme: SignatureScheme, capacity: int = MAX_VERIFIED
+    ) -> None:
+        self._chain_id = chain_id
+        self._scheme = scheme
+        self._capacity = capacity
+        self._verified: OrderedDict[bytes, None] = OrderedDict()
+
+    def judge(
+        self, certified: CertifiedChunk, base: InclusionBase, epoch: EpochState
+    ) -> None:
+        """Check that a block may hold a chunk.
+
+        Args:
+            certified: Untrusted.
+            base: Of the block.
+            epoch: Of the block.
+
+        Raises:
+            InvalidChunk, MissingAnchor: It does not follow there.
+            InvalidChunkCertificate: Its endorsements do not count.
+        """
+        header, slot = certified.header, get_slot(certified.header)
+        producers = epoch.roles.get_producers(slot) if epoch.roles.has_slot(slot) else ()
+        validate_inclusion(header, base, producers)
+        # Only the header's epoch says which committee that is, and it is this one now.
+        name = compute_hash("certified", encode(certified))
+        if name in self._verified:
+            return
+        validate_chunk_certificate(
+            header,
+            certified.certificate,
+            epoch.roles.get_committee(slot),
+            epoch.validators,
+            self._chain_id,
+            self._scheme,
+        )
+        self.remember(certified)
+
+    def remember(self, certified: CertifiedChunk) -> None:
+        """Take note of a certificate that was verified, here or by the desk."""
+        self._verified[compute_hash("certified", encode(certified))] = None
+        if len(self._verified) > self._capacity:
+            self._verified.popitem(last=False)

@@ -1,0 +1,53 @@
+"""A whole network's producers and endorsers in one hand, without a message between."""
+
+from collections.abc import Sequence
+
+from chain.blocktree import BlockTree
+from chain.building import CertifiedBody, Picker
+from chain.held import HeldBlock
+from consensus.scheme import SignatureScheme, Signer
+from shards.certificate import build_chunk_certificate, compute_endorsement_bytes
+from shards.chunk import Chunk, compute_chunk_hash
+from shards.layout import ROOT_SHARD
+from shards.slots import Slot
+
+
+def certify_chunks(
+    tree: BlockTree,
+    parent: HeldBlock,
+    view: int,
+    picker: Picker,
+    signers: Sequence[Signer],
+    scheme: SignatureScheme,
+) -> list[CertifiedBody]:
+    """Return the chunks of all shards that have something to do, certified.
+
+    Args:
+        tree: Holds the parent.
+        parent: What they stand on; no unfinal boundary.
+        view: In which they are made.
+        picker: Candidates.
+        signers: Of the epoch's validators, in their order.
+        scheme: Of the signers.
+    """
+    epoch = parent.child_epoch
+    certified: list[CertifiedBody] = []
+    for shard in sorted(parent.heads.keys() - {ROOT_SHARD}):
+        slot = Slot(epoch.epoch, shard, view)
+        producer = epoch.roles.get_producers(slot)[0]
+        produced = tree.produce_chunk(slot, parent.block_hash, producer, picker)
+        if produced is None:
+            continue
+        header = produced.header
+        message = compute_endorsement_bytes(
+            tree.spec.chain_id, slot, compute_chunk_hash(header)
+        )
+        members = epoch.roles.get_committee(slot).members
+        certificate = build_chunk_certificate(
+            {index: signers[index].sign(message) for index in members},
+            epoch.validators,
+            scheme,
+        )
+        chunk = Chunk(header, produced.transactions, produced.packets)
+        certified.append((chunk, certificate))
+    return certified
