@@ -495,9 +495,7 @@ class BlockTree:
         system = run_system(self.spec, parent, given, self.judge)
         processed = process_body(
             self.spec,
-            BlockBase(
-                self._build_branch(parent), system, header.view, header.proposer
-            ),
+            BlockBase(self._build_branch(parent), system, header.view, header.proposer),
             body,
             self._inclusion,
             self._executed,

@@ -40,7 +40,9 @@ class Branch:
     def find_anchor(self, block_hash: bytes) -> Anchor | None:
         """Return the tip or an ancestor of it, which chunks may stand on."""
         header = self._find_header(block_hash)
-        return header and Anchor(header.height, header.epoch, header.view)
+        if header is None:
+            return None
+        return Anchor(header.height, header.epoch, header.view)
 
     def get_moment(self, anchor: bytes) -> Moment:
         """Return what "now" is in a chunk that stands on an anchor of this branch."""

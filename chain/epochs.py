@@ -13,7 +13,7 @@ Spec: docs/protocol/11-staking.md
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chain.contracts.model import ModelRecord
 from chain.errors import StoreError
@@ -47,7 +47,7 @@ class EpochState:
     next_layout_root: bytes
     models: Mapping[bytes, ModelRecord]
     """Of its layout, by id."""
-    roles: Roles
+    roles: Roles = field(compare=False)
     """Who produces and endorses its chunks."""
 
     @property

@@ -74,7 +74,9 @@ class InclusionJudge:
             InvalidChunkCertificate: Its endorsements do not count.
         """
         header, slot = certified.header, get_slot(certified.header)
-        producers = epoch.roles.get_producers(slot) if epoch.roles.has_slot(slot) else ()
+        producers = (
+            epoch.roles.get_producers(slot) if epoch.roles.has_slot(slot) else ()
+        )
         validate_inclusion(header, base, producers)
         # Only the header's epoch says which committee that is, and it is this one now.
         name = compute_hash("certified", encode(certified))

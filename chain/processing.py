@@ -43,6 +43,7 @@ from shards.layout import ROOT_SHARD
 from shards.packet import PacketProof, build_packet_proofs, verify_packet_proof
 from shards.slots import Slot
 
+
 @dataclass(frozen=True, slots=True)
 class BlockBase:
     """What a block's chunks stand on."""
@@ -266,7 +267,9 @@ def compute_emitted(
     return {place: tuple(proofs) for place, proofs in emitted.items()}
 
 
-def build_chunk_context(spec: ChainSpec, branch: Branch, header: ChunkHeader) -> Context:
+def build_chunk_context(
+    spec: ChainSpec, branch: Branch, header: ChunkHeader
+) -> Context:
     """Return what the rules may know in a certified chunk: its anchor is "now"."""
     epoch, moment = branch.tip.child_epoch, branch.get_moment(header.anchor)
     return build_context_at(spec, epoch, moment, header.shard)

@@ -63,9 +63,7 @@ def run_node(
                 if not node.has_state:
                     return 0
                 # Who talks to us finds us again where we were.
-                config = replace(
-                    config, p2p_port=node.p2p_port, rpc_port=node.rpc_port
-                )
+                config = replace(config, p2p_port=node.p2p_port, rpc_port=node.rpc_port)
 
 
 def load_keys(home: Home, config: Config, passphrase: str) -> NodeKeys:

@@ -44,7 +44,7 @@ from chain.snapshot import (
     read_snapshot,
 )
 from chain.snapshot_part import validate_part
-from network.errors import NetworkError, RequestTimeout, TooManyStreams, TooManyStreams
+from network.errors import NetworkError, RequestTimeout, TooManyStreams
 from network.faults import Fault
 from network.network import Network
 from network.topics import Priority

@@ -4,12 +4,17 @@ from collections.abc import Sequence
 
 from chain.blocktree import BlockTree
 from chain.building import CertifiedBody, Picker
+from chain.epochs import EpochState
 from chain.held import HeldBlock
 from consensus.scheme import SignatureScheme, Signer
-from shards.certificate import build_chunk_certificate, compute_endorsement_bytes
-from shards.chunk import Chunk, compute_chunk_hash
+from shards.certificate import (
+    ChunkCertificate,
+    build_chunk_certificate,
+    compute_endorsement_bytes,
+)
+from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
 from shards.layout import ROOT_SHARD
-from shards.slots import Slot
+from shards.slots import Slot, get_slot
 
 
 def certify_chunks(
@@ -39,15 +44,33 @@ def certify_chunks(
         if produced is None:
             continue
         header = produced.header
-        message = compute_endorsement_bytes(
-            tree.spec.chain_id, slot, compute_chunk_hash(header)
-        )
-        members = epoch.roles.get_committee(slot).members
-        certificate = build_chunk_certificate(
-            {index: signers[index].sign(message) for index in members},
-            epoch.validators,
-            scheme,
-        )
+        certificate = endorse(tree.spec.chain_id, epoch, header, signers, scheme)
         chunk = Chunk(header, produced.transactions, produced.packets)
         certified.append((chunk, certificate))
     return certified
+
+
+def endorse(
+    chain_id: bytes,
+    epoch: EpochState,
+    header: ChunkHeader,
+    signers: Sequence[Signer],
+    scheme: SignatureScheme,
+) -> ChunkCertificate:
+    """Return the certificate of a whole committee, whatever the header says.
+
+    Args:
+        chain_id: Of the chain.
+        epoch: Of the chunk.
+        header: Of the chunk.
+        signers: Of the epoch's validators, in their order.
+        scheme: Of the signers.
+    """
+    slot = get_slot(header)
+    message = compute_endorsement_bytes(chain_id, slot, compute_chunk_hash(header))
+    members = epoch.roles.get_committee(slot).members
+    return build_chunk_certificate(
+        {index: signers[index].sign(message) for index in members},
+        epoch.validators,
+        scheme,
+    )

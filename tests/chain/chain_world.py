@@ -185,7 +185,9 @@ class World:
         """Return a new block by the right leader, held by the tree."""
         parent = parent or self.tip
         view = view or parent.child_parent_view + 1
-        picker = picker or (ListPicker(transactions) if transactions else NothingWaits())
+        picker = picker or (
+            ListPicker(transactions) if transactions else NothingWaits()
+        )
         self.now_ms = max(self.now_ms, parent.header.time_ms) + 1000
         return self.tree.build(
             parent_hash=parent.block_hash,

@@ -139,6 +139,7 @@ class LightWorld:
             reveal=bytes(96),
             mix=bytes(32),
             chunks_root=EMPTY_ROOT,
+            certificates_root=EMPTY_ROOT,
             heads_root=EMPTY_ROOT,
             roots_root=compute_roots_root(self.get_roots(height)),
             attendance_root=EMPTY_ROOT,

@@ -5,7 +5,7 @@ import pytest
 from chain_world import COIN
 from epoch_world import EPOCH_BLOCKS, PEOPLE, STAKE, UNBONDING_EPOCHS, EpochWorld
 
-from chain.block import NO_ATTENDANCE, Block, Body, compute_attendance_root
+from chain.block import NO_ATTENDANCE, Block, compute_attendance_root
 from chain.chunk_context import build_context
 from chain.conservation import compute_conservation
 from chain.contracts.staking import Bond
@@ -261,7 +261,7 @@ def test_the_old_set_does_not_attend_in_the_new_epoch():
     # Real votes of everybody for the boundary: still not this epoch's business.
     votes = world.attend(replace_epoch(boundary))
     header = replace(held.header, attendance_root=compute_attendance_root(votes))
-    wrong = Block(header, Body(held.block.body.chunks, votes, ()))
+    wrong = Block(header, replace(held.block.body, attendance=votes))
     assert held.block.body.attendance == NO_ATTENDANCE
     with pytest.raises(InvalidBlock, match="did not vote for"):
         world.judge.tree.add(encode(wrong), held.header.time_ms)

@@ -13,7 +13,7 @@ from epoch_world import (
 )
 from evidence_court import Court, make_certificate_pair, make_vote_pair
 
-from chain.block import Block, Body, compute_evidence_root
+from chain.block import Block, compute_evidence_root
 from chain.conservation import compute_conservation
 from chain.contracts.staking import Unbond
 from chain.errors import InvalidBlock
@@ -60,7 +60,7 @@ def refuse(world, match, *evidence):
     assert world.tree.pending == before
     held = world.build()
     header = replace(held.header, evidence_root=compute_evidence_root(evidence))
-    body = Body(held.block.body.chunks, held.block.body.attendance, evidence)
+    body = replace(held.block.body, evidence=evidence)
     with pytest.raises(InvalidBlock, match=match):
         world.judge.tree.add(encode(Block(header, body)), held.header.time_ms)
     world.finalize(held)
