@@ -86,9 +86,7 @@ def _describe_history(status: dict[str, Any]) -> list[str]:
             f"from {sync['peers']} peers{eta}"
         )
     if int(status["first_height"]):
-        lines.append(
-            f"history    from block {status['first_height']}, with a snapshot"
-        )
+        lines.append(f"history    from block {status['first_height']}, with a snapshot")
     return lines
 
 
