@@ -18,7 +18,7 @@ from primitives.errors import MissingError, RemoteError
 from shards.certificate import compute_producer_bytes
 from shards.chunk import Counter, compute_chunk_hash
 from shards.committee import draw_committee
-from shards.errors import InvalidShardEvidence
+from shards.errors import InvalidChunk, InvalidShardEvidence
 from shards.fraud import (
     MAX_FRAUD_BYTES,
     FraudProof,
@@ -104,7 +104,12 @@ def test_the_producer_answers_for_its_signature():
     assert judge(proof).guilty == tuple(sorted({*signers, header.producer}))
 
 
-def test_a_body_that_cannot_be_executed():
+def refuse(produced):
+    raise InvalidChunk("transaction 0 cannot stand here")
+
+
+@pytest.mark.parametrize("execute", [execute, refuse])
+def test_a_body_that_cannot_be_executed(execute):
     header = make_next(
         BLOCKS.tips[1],
         epoch=0,
@@ -114,7 +119,7 @@ def test_a_body_that_cannot_be_executed():
         transactions=(b"without a signature",),
     )
     proof = make_proof(header, transactions=(b"without a signature",), packets=())
-    assert judge(proof).difference == "transaction 0 cannot stand here"
+    assert judge(proof, execute).difference == "transaction 0 cannot stand here"
 
 
 @pytest.mark.parametrize(
