@@ -211,6 +211,13 @@ def build_produced(proof: FraudProof) -> ProducedChunk:
     )
 
 
+def build_halt(verdict: FraudVerdict, height: Height) -> Halt:
+    """Return what stops a shard once a block at `height` holds the proof."""
+    header = verdict.header
+    chunk_hash = compute_chunk_hash(header)
+    return Halt(header.shard, chunk_hash, verdict.fraud_id, height)
+
+
 def find_difference(header: ChunkHeader, result: Reexecution) -> str | None:
     """Return in what a header differs from what executing gives; None: in nothing."""
     if result.header is None:

@@ -34,9 +34,10 @@ def name(text):
 class Town:
     """A validator set, its keys and its scheme."""
 
-    def __init__(self, powers, scheme=None):
-        self.scheme = scheme or StandinScheme()
-        self.keys = [self.scheme.make_key(i) for i in range(len(powers))]
+    def __init__(self, powers, ring=None):
+        ring = ring or StandinScheme()
+        self.scheme = ring.scheme
+        self.keys = [ring.make_key(i) for i in range(len(powers))]
         self.validators = ValidatorSet(
             tuple(
                 Validator(key.public_key, power)

@@ -13,7 +13,7 @@ from shard_world import (
     replace,
 )
 
-from primitives.codec import encode
+from primitives.codec import decode, encode
 from primitives.errors import MissingError, RemoteError
 from shards.certificate import compute_producer_bytes
 from shards.chunk import Counter, compute_chunk_hash
@@ -22,7 +22,9 @@ from shards.errors import InvalidChunk, InvalidShardEvidence
 from shards.fraud import (
     MAX_FRAUD_BYTES,
     FraudProof,
+    Halt,
     Reexecution,
+    build_halt,
     compute_fraud_id,
     decode_fraud,
     judge_fraud,
@@ -87,6 +89,9 @@ def test_endorsers_of_a_wrong_root():
     assert "post_root" in verdict.difference
     assert verdict.header == MINTED
     assert verdict.fraud_id == compute_fraud_id(make_proof())
+    halt = build_halt(verdict, 77)
+    assert halt == Halt(1, compute_chunk_hash(MINTED), verdict.fraud_id, 77)
+    assert decode(Halt, encode(halt)) == halt
 
 
 def test_more_than_a_third_of_the_stake_loses_everything():
