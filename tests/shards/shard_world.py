@@ -22,7 +22,7 @@ replace = msgspec.structs.replace
 CHAIN = blake2b(b"shard world", digest_size=32).digest()
 SEED = blake2b(b"seed of an epoch", digest_size=32).digest()
 BOUNDS = ChunkBounds(
-    bytes=10_000, work=100_000, transactions=50, packets=20, backlog=30
+    bytes=10_000, work=100_000, transactions=50, packets=20, backlog=30, moves=0
 )
 
 
