@@ -27,7 +27,7 @@ from chain.errors import PrunedState, StoreError
 from chain.held import HeldBlock
 from chain.state import FinalState, StateView
 from chain.store import build_key
-from primitives.buckets import compute_bucket_hash, decode_bucket
+from primitives.buckets import CorruptBucket, compute_bucket_hash, decode_bucket
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.types import U32, Hash32, Height, ShardId
@@ -174,13 +174,14 @@ class History:
         before: dict[int, bytes] = {}
         for height in heights:
             before.update(get_undo(self._state, height, shard).buckets)
-        return self._state.build_past(
-            shard,
-            {
+        try:
+            buckets = {
                 index: NewBucket(decode_bucket(data), data, compute_bucket_hash(data))
                 for index, data in before.items()
-            },
-        )
+            }
+        except CorruptBucket as error:
+            raise StoreError(f"damaged undo in shard {shard}: {error}") from error
+        return self._state.build_past(shard, buckets)
 
 
 def _compute_undo(state: FinalState, height: Height, view: StateView) -> Changes:
