@@ -15,7 +15,7 @@ Spec: docs/protocol/03-blocks-and-state.md
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -25,7 +25,8 @@ from chain.bucket_cache import Place
 from chain.contracts.channel import Channel
 from chain.contracts.registration import Registration
 from chain.errors import StoreError
-from chain.held import HeldBlock
+from chain.execution import ChunkResult
+from chain.history import Executed
 from chain.keys import (
     TOTALS_KEY,
     build_account_key,
@@ -91,6 +92,14 @@ class ShardBooks(Record):
         return self.held == self.created
 
 
+class Counted(Executed, Protocol):
+    """A block with all that changes books; `chain.held.HeldBlock` is one."""
+
+    @property
+    def results(self) -> Mapping[ShardId, ChunkResult]:
+        """What its chunks brought about."""
+
+
 def build_books_key(shard: ShardId, height: Height) -> bytes:
     """Return the database key of a shard's books after a block that changed them."""
     return build_key(b"J", (shard, 2), (height, 8))
@@ -126,7 +135,7 @@ def count_books(buckets: Iterable[Bucket], away: int) -> ShardBooks:
 
 
 def compute_books_changes(
-    state: FinalState, chain: Sequence[HeldBlock]
+    state: FinalState, chain: Sequence[Counted]
 ) -> dict[bytes, bytes | None]:
     """Return the database changes of the books that a chain of blocks changes.
 
@@ -176,7 +185,7 @@ def _load_books(state: FinalState, shard: ShardId, height: Height) -> ShardBooks
 
 
 def _compute_after(
-    before: ShardBooks, held: HeldBlock, shard: ShardId, places: Iterable[Place]
+    before: ShardBooks, held: Counted, shard: ShardId, places: Iterable[Place]
 ) -> ShardBooks:
     amounts = msgspec.structs.asdict(before)
     view = held.view

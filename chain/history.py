@@ -20,11 +20,10 @@ Spec: docs/protocol/03-blocks-and-state.md
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from chain.bucket_writes import NewBucket
 from chain.errors import PrunedState, StoreError
-from chain.held import HeldBlock
 from chain.state import FinalState, StateView
 from chain.store import build_key
 from primitives.buckets import CorruptBucket, compute_bucket_hash, decode_bucket
@@ -62,6 +61,18 @@ class Undo(Record):
     """Number and canonical bytes."""
 
 
+class Executed(Protocol):
+    """A block with the state after it; `chain.held.HeldBlock` is one."""
+
+    @property
+    def height(self) -> Height:
+        """Of the block."""
+
+    @property
+    def view(self) -> StateView:
+        """The state after it, on the one before it."""
+
+
 def build_roots_key(height: Height) -> bytes:
     """Return the database key of the roots before a block."""
     return build_key(b"I", (height, 8))
@@ -72,7 +83,7 @@ def build_undo_key(height: Height, shard: ShardId) -> bytes:
     return build_key(b"I", (height, 8), (shard, 2))
 
 
-def compute_undo_changes(state: FinalState, chain: Sequence[HeldBlock]) -> Changes:
+def compute_undo_changes(state: FinalState, chain: Sequence[Executed]) -> Changes:
     """Return what keeps the states before blocks, and what drops those too old now.
 
     Args:
