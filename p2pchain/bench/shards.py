@@ -148,7 +148,7 @@ def _run(folder: Path, shards: int) -> Run:
             assert taken == [TRANSFERS // shards] * shards
             _measure_block(run, held, alone, beside)
             for task in catcher.tasks[:1]:
-                _measure_part(run, world, held, task)
+                _measure_part(run, world, alone, held, task)
             certificate = world.certify(held)
             for tree in (leader, alone, beside):
                 tree.finalize(certificate)
@@ -163,7 +163,7 @@ def _build_lots(
     number: int,
 ) -> Lots:
     """Return a block's transfers, the same number in each layer shard."""
-    lots = {}
+    lots: dict[ShardId, list[SignedTransaction]] = {}
     per_sender = TRANSFERS // SENDERS
     for shard in range(1, shards + 1):
         # Each shard has its own part of the senders, as shards have their own users.
@@ -202,7 +202,7 @@ def _measure_part(
     """Follow one of the block's chunks, believe the others, and endorse it."""
     shard = task.state.shard
     certified = [_certify(world, chunk.header) for chunk in held.block.body.chunks]
-    view = held.view.parent
+    view = tree.final.view
     cpu = time.process_time()
     for chunk in certified:
         validate_chunk_certificate(
