@@ -51,6 +51,7 @@ from chain.executor import ChunkExecutor, InProcess
 from chain.finality import compute_final_changes, fold_final
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
+from chain.history import History
 from chain.inclusion import InclusionJudge, build_inclusion_base
 from chain.ledger import ShardLedger
 from chain.opening import create_chain, load_final
@@ -107,6 +108,8 @@ class BlockTree:
         self._final = final
         self._first_height = store.get_first_height()
         self._pending = PendingBlocks(store)
+        self.history = History(state)
+        """The states after the last final blocks."""
 
     # ------------------------------------------------------------------ reading
 
@@ -114,6 +117,11 @@ class BlockTree:
     def final(self) -> HeldBlock:
         """The last final block."""
         return self._final
+
+    @property
+    def state(self) -> FinalState:
+        """The state after it, with the database that it is in."""
+        return self._state
 
     @property
     def final_height(self) -> Height:

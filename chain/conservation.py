@@ -1,32 +1,21 @@
 """
 Conservation: nothing was ever made or lost but by the rules.
 
-Reads the whole final state, so it is a tool (`db verify`) and a test, not a hot path.
+`get_conservation` sums up the books that came with a block, for any final height and
+at once.  `compute_conservation` believes no books and counts the whole final state: for
+`db verify` and for tests.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from chain.account import Account
 from chain.blocktree import BlockTree
-from chain.contracts.channel import Channel
-from chain.contracts.registration import Registration
-from chain.errors import StoreError
-from chain.keys import (
-    TOTALS_KEY,
-    build_account_key,
-    build_channel_key,
-    build_registration_key,
-    build_stake_key,
-)
-from chain.ledger import Totals
-from chain.stake import Stake
-from primitives.buckets import compute_bucket_count
-from primitives.codec import decode
-from primitives.types import ShardId
-from shards.chunk import get_count
-
-ACCOUNT, CHANNEL = build_account_key(b""), build_channel_key(b"")
-REGISTRATION, STAKE = build_registration_key(b""), build_stake_key(b"")
+from chain.books import ShardBooks, count_books, get_books
+from chain.errors import HistoryAbsent, StoreError
+from chain.store import ChainReader
+from primitives.buckets import decode_bucket
+from primitives.types import Height, ShardId
+from shards.chunk import ChunkHeader, get_count
 
 
 @dataclass(slots=True)
@@ -77,53 +66,67 @@ class Conservation:
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
+def get_conservation(tree: BlockTree, height: Height | None = None) -> Conservation:
+    """Return the books after a final block, as they were written with it.
+
+    Args:
+        tree: The chain.
+        height: Of the block; None: the last final one.
+
+    Raises:
+        HistoryAbsent: From before our history.
+        StoreError: Damaged.
+    """
+    height = tree.final_height if height is None else height
+    total = Conservation(height=height)
+    known = 0
+    for shard in tree.state.shards:
+        books = get_books(tree.state, shard, height)
+        if books is not None:
+            known += 1
+            _add(total, books)
+    if height < tree.first_height or not known:
+        if height == tree.final_height:
+            # A snapshot's block: counted with the next one, if nobody asks before.
+            return compute_conservation(tree)
+        raise HistoryAbsent(height, tree.first_height)
+    return total
+
+
 def compute_conservation(tree: BlockTree) -> Conservation:
-    """Return the books of the final state.
+    """Return the books of the final state by counting all of it.
 
     Raises:
         StoreError: A packet that should be in the database is not.
     """
-    books = Conservation(height=tree.final_height)
-    view = tree.final.view
-    for shard in tree.layout.shard_ids:
-        for index in range(compute_bucket_count(tree.spec.params.bucket_levels)):
-            for key, value in view.get_bucket(shard, index).items():
-                _count(books, key, value)
-        books.packets += _count_packets(tree, shard)
-    return books
+    total = Conservation(height=tree.final_height)
+    for shard in tree.state.shards:
+        buckets = tree.state.iterate_buckets(shard)
+        away = count_packets(tree.store, tree.final.heads, shard)
+        _add(total, count_books((decode_bucket(data) for _, data, _ in buckets), away))
+    return total
 
 
-def _count(books: Conservation, key: bytes, value: bytes) -> None:
-    letter = key[:1]
-    if letter == ACCOUNT:
-        account = decode(Account, value)
-        books.balances += account.balance
-        books.maturing += account.maturing_amount
-    elif letter == CHANNEL:
-        channel = decode(Channel, value)
-        books.channels += channel.deposit - channel.settled
-    elif letter == REGISTRATION:
-        books.collateral += decode(Registration, value).collateral
-    elif letter == STAKE:
-        stake = decode(Stake, value)
-        books.stake += stake.bonded
-        books.unbonding += stake.unbonding_amount
-    elif key == TOTALS_KEY:
-        totals = decode(Totals, value)
-        books.genesis += totals.genesis
-        books.minted += totals.minted
-        books.burned += totals.burned
+def count_packets(
+    store: ChainReader, heads: Mapping[ShardId, ChunkHeader], src: ShardId
+) -> int:
+    """Return the atoms in packets of `src` that are not consumed yet.
 
-
-def _count_packets(tree: BlockTree, src: ShardId) -> int:
-    """Return the atoms in packets of `src` that are not consumed yet."""
-    heads = tree.final.heads
+    Raises:
+        StoreError: One of them is not in the database.
+    """
     total = 0
     for dst, head in heads.items():
         first = get_count(head.in_cursor, src)
         for seq in range(first, get_count(heads[src].out_count, dst)):
-            stored = tree.store.get_packet(src, dst, seq)
+            stored = store.get_packet(src, dst, seq)
             if stored is None:
                 raise StoreError(f"packet {src}->{dst} number {seq} is missing")
             total += stored.proof.packet.amount
     return total
+
+
+def _add(total: Conservation, books: ShardBooks) -> None:
+    for name in ShardBooks.__struct_fields__:
+        where = "packets" if name == "away" else name
+        setattr(total, where, getattr(total, where) + getattr(books, name))

@@ -14,6 +14,8 @@ from chain.chunk_state import ShardState
 from chain.context import Context
 from chain.execution import ChunkLimits
 from chain.verified import VerifiedCache
+from chain.witness import execute_witnessed
+from shards.chunk import ChunkHeader
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,20 @@ class ChunkTask:
     limits: ChunkLimits
 
 
+@dataclass(frozen=True, slots=True)
+class JudgeTask:
+    """A chunk to execute from its witness; the arguments of `execute_witnessed`."""
+
+    context: Context
+    header: ChunkHeader
+    body: ChunkBody
+    witness: bytes
+    """Untrusted."""
+    limits: ChunkLimits
+
+
 class ChunkExecutor(Protocol):
-    """Executes chunks of different shards."""
+    """Executes chunks."""
 
     def execute(
         self, tasks: Sequence[ChunkTask], verified: VerifiedCache
@@ -35,11 +49,19 @@ class ChunkExecutor(Protocol):
         """Return what each chunk brings about, in the order of the tasks.
 
         Args:
-            tasks: Independent of each other.
+            tasks: Of different shards.
             verified: Transactions whose signature was checked; more are added.
 
         Raises:
             InvalidChunk: One of them cannot be executed; the first one's reason.
+        """
+
+    def judge(self, task: JudgeTask, verified: VerifiedCache) -> ExecutedChunk:
+        """Return what a chunk brings about, which is what its header says.
+
+        Raises:
+            InvalidWitness: The witness is not the one of this chunk.
+            InvalidChunk: Executing it does not give its header.
         """
 
 
@@ -54,3 +76,9 @@ class InProcess:
             execute_chunk(task.context, task.state, task.body, task.limits, verified)
             for task in tasks
         ]
+
+    def judge(self, task: JudgeTask, verified: VerifiedCache) -> ExecutedChunk:
+        """Return what a chunk brings about; see `ChunkExecutor`."""
+        return execute_witnessed(
+            task.context, task.header, task.body, task.witness, task.limits, verified
+        )

@@ -8,7 +8,9 @@ synced, before it folds.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from chain.books import compute_books_changes
 from chain.held import HeldBlock
+from chain.history import compute_undo_changes
 from chain.index import Changes, compute_index_changes
 from chain.state import FinalState, StateView
 from chain.store import LAYOUT_KEY, SEEN_KEY, TIP_KEY, build_key, encode_tip
@@ -27,7 +29,8 @@ def compute_final_changes(
         certificate: Of the last of them.
     """
     target = chain[-1]
-    changes: Changes = {}
+    changes: Changes = compute_undo_changes(state, chain)
+    changes.update(compute_books_changes(state, chain))
     for held in chain:
         changes.update(compute_index_changes(held))
         changes.update(state.compute_changes(held.view))

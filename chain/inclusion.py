@@ -74,18 +74,16 @@ class InclusionJudge:
             InvalidChunkCertificate: Its endorsements do not count.
         """
         header, slot = certified.header, get_slot(certified.header)
-        producers = (
-            epoch.roles.get_producers(slot) if epoch.roles.has_slot(slot) else ()
-        )
+        roles = epoch.roles
+        producers = roles.get_producers(slot) if roles.has_slot(slot) else ()
         validate_inclusion(header, base, producers)
-        # Only the header's epoch says which committee that is, and it is this one now.
         name = compute_hash("certified", encode(certified))
         if name in self._verified:
             return
         validate_chunk_certificate(
             header,
             certified.certificate,
-            epoch.roles.get_committee(slot),
+            roles.get_committee(slot),
             epoch.validators,
             self._chain_id,
             self._scheme,

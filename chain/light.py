@@ -280,7 +280,9 @@ def _build_block(state: LightState, proof: StateProof) -> LightBlock:
     """Return the block that a proof is about."""
     if proof.certificate is None:
         raise InvalidProof("no certificate")
-    return LightBlock((proof.header,), proof.certificate, state.validators)
+    return LightBlock(
+        (proof.header, *proof.descendants), proof.certificate, state.validators
+    )
 
 
 def _remember(state: LightState, block: LightBlock) -> LightState:

@@ -1,6 +1,7 @@
 """Creating the database of a chain, and finding the final block in one."""
 
 from chain.block import NO_ATTENDANCE, Block, Body, compute_roots_root
+from chain.books import compute_genesis_books
 from chain.epochs import EpochState, load_epoch
 from chain.errors import StoreError, UnfinishedInstall
 from chain.header import compute_block_hash
@@ -39,6 +40,7 @@ def create_chain(spec: ChainSpec, store: ChainStore, state: FinalState) -> None:
         changes[build_key(b"K", (shard, 2), (0, 8))] = encode(chunk)
     changes[CHAIN_ID_KEY] = spec.chain_id
     changes[FORMAT_KEY] = FORMAT
+    changes.update(compute_genesis_books(spec.state))
     changes[TIP_KEY] = encode_tip(0, block_hash)
     changes[LAYOUT_KEY] = encode(spec.first_layout)
     changes[SEEN_KEY] = encode((0,) * len(spec.first_validators))

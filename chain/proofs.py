@@ -23,6 +23,9 @@ from primitives.codec import Record, encode
 from primitives.merkle import MAX_PATH, verify_path
 from primitives.types import U8, U16, Hash32, ShardId
 
+MAX_DESCENDANTS = 63
+"""What `chain.light.MAX_LINKS` leaves beside the block itself."""
+
 
 class StateProof(Record):
     """What `key` held in a shard after a block."""
@@ -43,7 +46,10 @@ class StateProof(Record):
     header: Header
     """Of the block."""
     certificate: Certificate | None
-    """Makes the header's block final; None for genesis."""
+    """Makes it final, or the last of its descendants; None for genesis, and where the
+    next certified block is further away than `MAX_DESCENDANTS`."""
+    descendants: Annotated[tuple[Header, ...], Meta(max_length=MAX_DESCENDANTS)] = ()
+    """From its child up to the certified one, where it has no certificate itself."""
 
 
 def verify_state_proof(
@@ -94,6 +100,11 @@ def _verify_final(
         return False
     if certificate.proposal is None:
         return False
-    if certificate.proposal.block_hash != compute_block_hash(proof.header):
+    block_hash = compute_block_hash(proof.header)
+    for header in proof.descendants:
+        if header.parent_hash != block_hash:
+            return False
+        block_hash = compute_block_hash(header)
+    if certificate.proposal.block_hash != block_hash:
         return False
     return verify_certificate(certificate, validators, chain_id, scheme)

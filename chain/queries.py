@@ -12,7 +12,11 @@ from functools import lru_cache
 from chain.account import NO_ACCOUNT, Account, compute_ripe
 from chain.block import Block, compute_root_path
 from chain.blocktree import BlockTree
-from chain.conservation import Conservation, compute_conservation
+from chain.conservation import (
+    Conservation,
+    compute_conservation,
+    get_conservation,
+)
 from chain.contracts.channel import Channel, ChannelStatus, OpenPair
 from chain.contracts.model import ModelRecord
 from chain.contracts.proof import WorkEntry
@@ -410,27 +414,53 @@ class Queries:
 
     # ----------------------------------------------------------------- proof
 
-    def build_state_proof(self, shard: ShardId, key: bytes) -> StateProof:
-        """Return the proof of a key's value, or of its absence, at the final block."""
-        final = self._tree.final
-        roots = final.view.get_roots()
+    def build_state_proof(
+        self, shard: ShardId, key: bytes, height: Height | None = None
+    ) -> StateProof:
+        """Return the proof of a key's value, or of its absence, after a final block.
+
+        Args:
+            shard: Of the layout.
+            key: In the shard's state.
+            height: Of one of the last blocks; None: the last final one.
+
+        Raises:
+            PrunedState: Too old, or not final yet; says what can be had.
+        """
+        tree, last = self._tree, self.height
+        height = last if height is None else height
+        roots = tree.history.get_roots(height, last)
+        view = tree.history.get_view(height, shard, last)
         index, path = compute_root_path(roots, shard)
+        header = self._store.get_header(height)
+        if header is None:
+            raise StoreError(f"no block at height {height}")
+        block = self.light.build_block(height)
         return StateProof(
             shard=shard,
             key=key,
-            value=final.view.get(shard, key),
-            bucket=final.view.build_proof(shard, key),
+            value=view.get(shard, key),
+            bucket=view.build_proof(shard, key),
             levels=self.spec.params.bucket_levels,
             shard_root=roots[shard],
             index=index,
             count=len(roots),
             path=path,
-            header=final.header,
-            certificate=self._tree.final_certificate,
+            header=header,
+            certificate=None if block is None else block.certificate,
+            descendants=() if block is None else block.headers[1:],
         )
 
+    def get_conservation(self, height: Height | None = None) -> Conservation:
+        """Return where all atoms were after a final block; None: the last one.
+
+        Raises:
+            HistoryAbsent: From before our history.
+        """
+        return get_conservation(self._tree, height)
+
     def compute_conservation(self) -> Conservation:
-        """Return where all atoms are; reads the whole state."""
+        """Return where all atoms are; counts the whole state."""
         return compute_conservation(self._tree)
 
     # ---------------------------------------------------------------- inside

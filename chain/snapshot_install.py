@@ -19,7 +19,10 @@ Spec: docs/protocol/14-state-sync.md
 
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from chain.block import compute_roots_root
+from chain.books import ShardBooks, build_books_key, count_books
 from chain.errors import StoreError
 from chain.index import Changes, index_objects
 from chain.layouts import get_layout
@@ -53,7 +56,7 @@ from primitives.kv import KeyValueStore
 from primitives.types import Height, ShardId
 from shards.layout import ROOT_SHARD
 
-CHAIN_LETTERS = b"SBHFKCOTAEPQRGZYWVXUN"
+CHAIN_LETTERS = b"SBHFKCOTAEIJPQRGZYWVXUN"
 """What belongs to one history of the chain; not L, sets that stay true, nor D and M."""
 DELETE_BATCH = 4096
 """Keys deleted at once."""
@@ -88,10 +91,15 @@ def install_snapshot(
     for letter in CHAIN_LETTERS:
         _delete_all(kv, bytes([letter]))
     places = snapshot.list_places()
+    books = dict.fromkeys(snapshot.roots, ShardBooks())
     for done, place in enumerate(places):
         yield done, len(places)
-        _write_part(kv, place, read(place))
-    kv.write(_compute_last_changes(spec, kv, snapshot), sync=True)
+        counted = _write_part(kv, place, read(place))
+        books[place.shard] = _add_books(books[place.shard], counted)
+    changes = _compute_last_changes(spec, kv, snapshot)
+    for shard, counted in books.items():
+        changes[build_books_key(shard, snapshot.height)] = encode(_balance(counted))
+    kv.write(changes, sync=True)
     yield len(places), len(places)
 
 
@@ -119,14 +127,32 @@ def _delete_all(kv: KeyValueStore, prefix: bytes) -> None:
         kv.write(batch, sync=False)
 
 
-def _write_part(kv: KeyValueStore, place: PartPlace, data: bytes) -> None:
+def _write_part(kv: KeyValueStore, place: PartPlace, data: bytes) -> ShardBooks:
+    """Write a part and what is listed of it; return what it has in its books."""
     changes: Changes = {}
+    buckets = []
     for bucket in validate_part(place, data).buckets:
         digest = compute_bucket_hash(bucket.data)
         key = build_bucket_key(place.shard, bucket.index)
         changes[key] = pack_bucket(bucket.data, digest)
-        index_objects(changes, place.shard, decode_bucket(bucket.data))
+        pairs = decode_bucket(bucket.data)
+        buckets.append(pairs)
+        index_objects(changes, place.shard, pairs)
     kv.write(changes, sync=False)
+    return count_books(buckets, 0)
+
+
+def _add_books(left: ShardBooks, right: ShardBooks) -> ShardBooks:
+    names = ShardBooks.__struct_fields__
+    return ShardBooks(**{n: getattr(left, n) + getattr(right, n) for n in names})
+
+
+def _balance(books: ShardBooks) -> ShardBooks:
+    """Return the books with what is away, which the state does not tell.
+
+    That they were balanced, the validators' signatures say.
+    """
+    return msgspec.structs.replace(books, away=books.created - books.held)
 
 
 def _compute_last_changes(

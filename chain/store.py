@@ -11,6 +11,7 @@ The database: what is stored under which key, and typed reads of it.
     T tx_id                    place: height, shard, index
     A address height shard i   tx_id; an address's history
     E height                   events of the block's system step, where it had one
+    I address height i         nothing; event i of that step concerns the account
     L epoch                    its validator set, for ever; light clients ask for it
     P src dst seq              packet with its proof
     Q src dst seq              height of the block that consumed the packet

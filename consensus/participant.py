@@ -18,9 +18,12 @@ What a key may sign follows from its log, which may reach further than the chain
   later epoch than the present one, nothing is signed; in the last epoch of the log a
   core takes its records up.
 - The log itself may have been lost, and with it the memory of what was signed.  Then
-  nothing is signed until the first block of an epoch is final whose time is well after
-  our start.  What we may have signed before is of earlier views then, for nobody votes
-  for blocks of the future; a new log begins with a floor at the present view.
+  nothing is signed until the first block of an epoch is final that begins after the one
+  our chain was in when we started, and whose time is well after our start.  What we may
+  have signed before is of earlier views then, for nobody votes for blocks of the future
+  or beyond the end of its chain; a new log begins with a floor at the present view.
+  Either condition alone would do, the first one if only the log was lost, the second
+  one if our clock was right.
 
 Like the core, this is a function from events to effects; the node and the simulator
 run the same one.
@@ -100,6 +103,7 @@ class Participant:
         self._records = tuple(records)
         self._held = held
         self._lost_at_ms = lost_at_ms if config.signer is not None else None
+        self._first_epoch = epoch.epoch
         places = [get_place(record) for record in self._records]
         self._log_epoch = max((place[0] for place in places), default=0)
         self._early = EarlyMessages()
@@ -217,6 +221,8 @@ class Participant:
         if self._lost_at_ms is None or event.epoch != self._epoch.epoch:
             return []
         if event.time_ms <= self._lost_at_ms + LOST_LOG_WAIT_MS or self.is_over:
+            return []
+        if event.epoch <= self._first_epoch:
             return []
         self._lost_at_ms = None
         view = self._core.begin_signing()

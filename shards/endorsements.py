@@ -10,6 +10,10 @@ that harmless, as they do for votes (consensus/pool.py):
 - An endorsement that differs from another one of its signer for the slot ends the
   laziness for this signer: both are verified, forged ones go, and senders are named.
 - When the sum does not verify, halving finds the forged ones.
+
+A sum says that its signers signed, not who sent which signature: two liars can swap
+theirs.  That is as good for a certificate of both, and says nothing of either alone; so
+a sum leaves no mark, and an accusation verifies what it rests on by itself.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,6 +34,7 @@ class PooledEndorsement:
     sender: bytes | None
     """Who brought it; None for our own."""
     is_verified: bool
+    """Alone, not just in a sum with others."""
 
 
 class EndorsementVerifier:
@@ -59,12 +64,13 @@ class EndorsementVerifier:
     def find_forged(
         self, doubtful: Sequence[PooledEndorsement]
     ) -> list[PooledEndorsement]:
-        """Return the forged ones among those of one chunk; mark the others."""
+        """Return which of those of one chunk must go for their sum to verify."""
         if not doubtful:
             return []
-        if self._verify_sum([pooled.endorsement for pooled in doubtful]):
-            for pooled in doubtful:
-                pooled.is_verified = True
+        is_true = self._verify_sum([pooled.endorsement for pooled in doubtful])
+        if len(doubtful) == 1:
+            doubtful[0].is_verified = is_true
+        if is_true:
             return []
         if len(doubtful) == 1:
             return list(doubtful)

@@ -91,7 +91,8 @@ class Reexecution:
 Execute = Callable[[ProducedChunk], Reexecution]
 """Executes a chunk as its endorsers should have.
 
-Raises RemoteError where the witness is not what `pre_root` and the body need, and
+Raises InvalidChunk where no chunk can hold the body (that convicts), another
+RemoteError where the witness is not what `pre_root` and body need (that does not), and
 MissingError where something of the chain is missing here that the judgement needs."""
 
 
@@ -189,6 +190,8 @@ def judge_fraud(
     _validate_producer(proof, validators, chain_id, scheme)
     try:
         result = execute(produced)
+    except InvalidChunk as error:
+        result = Reexecution(None, str(error))
     except RemoteError as error:
         raise InvalidShardEvidence(f"a witness of no use: {error}") from error
     difference = find_difference(proof.header, result)
@@ -206,6 +209,13 @@ def build_produced(proof: FraudProof) -> ProducedChunk:
         proof.packets,
         proof.witness,
     )
+
+
+def build_halt(verdict: FraudVerdict, height: Height) -> Halt:
+    """Return what stops a shard once a block at `height` holds the proof."""
+    header = verdict.header
+    chunk_hash = compute_chunk_hash(header)
+    return Halt(header.shard, chunk_hash, verdict.fraud_id, height)
 
 
 def find_difference(header: ChunkHeader, result: Reexecution) -> str | None:

@@ -53,6 +53,8 @@ class ChunkBounds:
     """Consumed."""
     backlog: int
     """Packets on their way to one shard from which on no transaction adds one."""
+    moves: int
+    """Packets to one shard that a chunk may emit by itself, where a layout changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def _validate_sums(header: ChunkHeader, tip: ChunkHeader, bounds: ChunkBounds) -
     """Check what the header says about its body."""
     consumed = _subtract(header.in_cursor, tip.in_cursor, "in_cursor")
     emitted = _subtract(header.out_count, tip.out_count, "out_count")
-    if header.tx_count == 0 and consumed == 0:
+    if header.tx_count == 0 and consumed == 0 and emitted == 0:
         raise InvalidChunk("an empty chunk")
     if (header.tx_count == 0) != (header.tx_root == EMPTY_ROOT):
         raise InvalidChunk(f"{header.tx_count} transactions do not fit tx_root")
@@ -233,9 +235,9 @@ def _validate_packets(
                 f"{emitted} emitted"
             )
     consumed_now = _subtract(header.in_cursor, tip.in_cursor, "in_cursor")
-    # A consumed packet is answered, and a transaction sends what the limit does not
-    # hold for, with at most one packet per destination.
-    exempt = consumed_now + header.tx_count
+    # A consumed packet is answered, a transaction sends what the limit does not hold
+    # for, each with at most one packet per destination, and resharding moves records.
+    exempt = consumed_now + header.tx_count + base.bounds.moves
     for counter in header.out_count:
         before = get_count(tip.out_count, counter.shard)
         if counter.count == before:

@@ -5,6 +5,8 @@ Shard 0, the root shard, is implicit and holds stake, models and parameters.  Ev
 other shard is one contiguous layer range of one model; a model's shards cover its
 layers without gap or overlap.
 
+A layout is of an epoch; how one follows another: shards/resharding.py.
+
 Spec: docs/protocol/06-shards.md
 """
 
@@ -12,7 +14,7 @@ from itertools import pairwise
 
 from primitives.codec import Record, encode
 from primitives.merkle import compute_list_root
-from primitives.types import U16, Hash32, ShardId
+from primitives.types import U16, Epoch, Hash32, ShardId
 from shards.errors import InvalidLayout, UnknownLayers
 
 ROOT_SHARD: ShardId = 0
@@ -27,6 +29,10 @@ class ShardSpec(Record):
     model_id: Hash32
     start: U16
     end: U16
+    changed_epoch: Epoch
+    """First epoch in which the model's shards are these; 0 since genesis."""
+    is_retiring: bool
+    """Its model goes: nothing new begins here, and what is here moves out."""
 
 
 class Layout(Record):

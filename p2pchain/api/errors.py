@@ -228,7 +228,7 @@ def explain(error: BaseException) -> RequestRefused:
             return NotFound(str(error))
         case wallet.errors.WalletError() | RemoteError():
             return InvalidParams(str(error))
-        case chain.errors.HistoryAbsent():
+        case chain.errors.HistoryAbsent() | chain.errors.PrunedState():
             return NotFound(str(error))
         case MissingError():
             return NotReady(str(error))

@@ -28,13 +28,17 @@ from p2pchain.bench.report import (
     format_section,
     get_load,
 )
+from p2pchain.bench.shards import run_shards
 from p2pchain.bench.silence import run_silent_leader
+from p2pchain.bench.state import run_state
 from p2pchain.bench.transfers import run_finality, run_transfers
 from p2pchain.bench.views import run_views
 
 SECTIONS: dict[str, tuple[str, Callable[[Lab], list[Figure]]]] = {
     "channel": ("Channel steps", run_channels),
     "blocks": ("One node and blocks of transfers", run_blocks),
+    "shards": ("Transfers inside of 1, 2 and 4 shards", run_shards),
+    "state": ("The state with a million keys", run_state),
     "views": ("A view of one validator among 4, 32 and 100", run_views),
     "catchup": ("A fresh node takes a chain", run_catch_up),
     "protocol": ("From submission to finality, four validators", run_protocol),

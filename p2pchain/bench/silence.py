@@ -29,9 +29,9 @@ from p2pchain.sim.network import Weather
 from p2pchain.sim.node import Node
 from p2pchain.sim.world import Setup, World
 
-TURNS = 24
+TURNS = 28
 """That are waited out; some are lost to the ends of epochs."""
-SILENT_S = 60.0
+SILENT_S = 75.0
 """The first ten views are the ones that make a leader silent."""
 INTERVAL_S = 1.0
 LINK_MS = 50

@@ -24,7 +24,7 @@ from consensus.messages import (
 from consensus.randao import compute_reveal_bytes
 from consensus.validators import encode_bitmap
 from genesis.genesis import GenesisValidator
-from genesis.presets import build_devnet_genesis
+from genesis.presets import DEVNET_SHARDS_PER_MODEL, build_devnet_genesis
 from genesis.state import build_chain_spec
 from primitives import bls
 from primitives.bls import BlsSecretKey
@@ -56,6 +56,8 @@ class Validators:
         balances: What accounts hold in the root shard at genesis.
         count: How many validators there are.
         time_ms: Of genesis; a minute ago when None.
+        layer_shards: Into how many shards the model is cut.
+        shard_balances: Besides those in the root shard, by (address, shard).
     """
 
     def __init__(
@@ -63,6 +65,9 @@ class Validators:
         balances: Mapping[bytes, int],
         count: int = 4,
         time_ms: int | None = None,
+        *,
+        layer_shards: int = DEVNET_SHARDS_PER_MODEL,
+        shard_balances: Mapping[tuple[bytes, int], int] | None = None,
     ) -> None:
         self.count = count
         self.keys = [
@@ -83,6 +88,8 @@ class Validators:
             models=[MODEL],
             balances=balances,
             time_ms=get_past_ms(60) if time_ms is None else time_ms,
+            shards_per_model=layer_shards,
+            shard_balances=shard_balances,
         )
         self.spec: ChainSpec = build_chain_spec(self.genesis)
 

@@ -63,6 +63,9 @@ class Config:
     """`native`, or `reference` for the slow py_ecc."""
     torch_threads: int = 1
     """Per worker; more than the machine's idle cores makes everything slower."""
+    chunk_workers: int = -1
+    """Processes that execute chunks of other shards beside the node, when blocks are
+    full enough to need them; 0: none, -1: one less than the machine has cores."""
     input_price: int = 400
     """Atoms per layer and token of a prompt."""
     output_price: int = 1600
@@ -320,6 +323,8 @@ def _validate(config: Config, source: str) -> None:
         raise ConfigError(f"{source}: bls must be native or reference")
     if not 1 <= config.torch_threads <= 256:
         raise ConfigError(f"{source}: torch_threads must be from 1 to 256")
+    if not -1 <= config.chunk_workers <= 64:
+        raise ConfigError(f"{source}: chunk_workers must be from -1 to 64")
     for setting in ("input_price", "output_price"):
         if not 1 <= getattr(config, setting) <= 10**12:
             raise ConfigError(f"{source}: {setting} must be from 1 to 10^12 atoms")

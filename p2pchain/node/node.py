@@ -45,6 +45,7 @@ from p2pchain.node.address_book import AddressBook
 from p2pchain.node.backend import NodeBackend
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool
+from p2pchain.node.chunk_workers import ChunkWorkers, compute_default_workers
 from p2pchain.node.consensus_driver import ConsensusDriver
 from p2pchain.node.gateway import Gateway
 from p2pchain.node.home import Config, Home, write_atomically
@@ -105,6 +106,8 @@ class Node:
         spec = build_chain_spec(genesis)
         self._network = Network(node_key=keys.node, chain_id=spec.chain_id)
         self._chain = ChainService(spec, kv, self._network)
+        self._workers = _build_workers(config)
+        self._chain.tree.executor = self._workers
         self._driver = ConsensusDriver(
             config=ParticipantConfig(
                 chain_id=spec.chain_id,
@@ -188,6 +191,7 @@ class Node:
         self._book.flush()
         self._pool.flush()
         self._snapshots.close()
+        self._workers.close()
         self._home.runtime.unlink(missing_ok=True)
         log.info("stopped at height %d", self._chain.height)
 
@@ -389,6 +393,13 @@ def _parse_advertised(config: Config, node_key: bytes) -> tuple[Endpoint, ...]:
 async def _forward(first: trio.Event, second: trio.Event) -> None:
     await first.wait()
     second.set()
+
+
+def _build_workers(config: Config) -> ChunkWorkers:
+    count = config.chunk_workers
+    if count < 0:
+        count = compute_default_workers()
+    return ChunkWorkers(count, bls=config.bls)
 
 
 async def _watch_signals(stop: trio.Event) -> None:

@@ -216,7 +216,7 @@ PAGES = {
     "#/shard/1": ["Shard 1", "Packets"],
     "#/packets/0/2": ["Packets from shard 0 to shard 2", "credit"],
     "#/validators": [
-        "Validators", "Stakes", "Slashed", "Nullify and Finalize", "gone",
+        "Validators", "Stakes", "Slashed", "Nullify and Finalize", "leaving",
         "Evidence that waits for a block: 1", "is locked",
     ],
     "#/epoch/0": ["Epoch 0", "over", "What its end brought about", "rewarded"],

@@ -66,6 +66,9 @@ def test_a_snapshot_goes_on_as_the_chain_does(world, manifest):
     assert final.view.get_roots() == world.tree.final.view.get_roots()
     assert other.tree.epoch == world.tree.epoch
     assert compute_conservation(other.tree) == compute_conservation(world.tree)
+    height = other.tree.final_height
+    books = Queries(other.tree).get_conservation(height)
+    assert books == Queries(world.tree).get_conservation(height)
     twin = make_chain()
     twin.judge = other
     twin.end_epoch(2)

@@ -263,6 +263,7 @@ def test_a_lost_log_is_silent_until_an_epoch_is_young_enough():
     bench.finish_epoch()
     bench.begin_epoch()
     assert bench.handle(ev.FirstBlockFinal(0, limit + 99)) == []
+    assert bench.handle(ev.FirstBlockFinal(1, limit)) == []
     bench.hear(bench.certify(X, 1))
     assert bench.handle(ev.FirstBlockFinal(1, limit + 1)) == [fx.BeginLog(Floor(1, 2))]
     assert bench.core.mute is None
@@ -276,13 +277,28 @@ def test_a_lost_log_is_silent_until_an_epoch_is_young_enough():
 
 def test_a_lost_log_begins_below_nothing_that_it_holds():
     bench = Lifebench(lost_at_ms=0)
+    bench.finish_epoch()
+    bench.begin_epoch()
     bench.hear(bench.certify(X, 1))
-    [begin] = bench.handle(ev.FirstBlockFinal(0, LOST_LOG_WAIT_MS + 1))
+    [begin] = bench.handle(ev.FirstBlockFinal(1, LOST_LOG_WAIT_MS + 1))
     bench.hear(bench.certify(X, 2))
     assert vote_in(bench)
     again = Lifebench(log=[begin.floor, *bench.log])
+    again.finish_epoch()
+    effects = again.begin_epoch(bench.root.block_hash)
     assert again.core.view == 3
-    assert sent(again.first, Nullify) == [bench.nullify(bench.me, 3)]
+    assert sent(effects, Nullify) == [bench.nullify(bench.me, 3)]
+
+
+def test_a_lost_log_begins_in_no_epoch_that_it_may_have_voted_in():
+    """However far our clock was behind at the start: the chain knows better."""
+    bench = Lifebench(lost_at_ms=0)
+    bench.hear(bench.certify(X, 1))
+    assert bench.handle(ev.FirstBlockFinal(0, FAR)) == []
+    assert bench.core.mute is Mute.LOST_LOG
+    bench.finish_epoch()
+    bench.begin_epoch()
+    assert bench.handle(ev.FirstBlockFinal(1, FAR)) == [fx.BeginLog(Floor(1, 1))]
 
 
 def test_a_listener_has_no_log_to_lose():

@@ -87,6 +87,7 @@ def test_what_is_no_home_says_how_to_make_one(home: Home, tmp_path: Path) -> Non
         validator=st.booleans(),
         gateway=st.booleans(),
         torch_threads=st.integers(1, 256),
+        chunk_workers=st.integers(-1, 64),
         input_price=st.integers(1, 10**12),
     )
 )
@@ -119,6 +120,8 @@ def test_settings_survive_their_file(tmp_path_factory, config: Config) -> None:
         ({"model": ""}, "model"),
         ({"torch_threads": 0}, "torch_threads"),
         ({"torch_threads": 257}, "torch_threads"),
+        ({"chunk_workers": -2}, "chunk_workers"),
+        ({"chunk_workers": 65}, "chunk_workers"),
         ({"input_price": 0}, "input_price"),
         ({"output_price": 10**12 + 1}, "output_price"),
         ({"layers": "0-2"}, "layers"),

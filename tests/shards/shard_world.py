@@ -22,7 +22,7 @@ replace = msgspec.structs.replace
 CHAIN = blake2b(b"shard world", digest_size=32).digest()
 SEED = blake2b(b"seed of an epoch", digest_size=32).digest()
 BOUNDS = ChunkBounds(
-    bytes=10_000, work=100_000, transactions=50, packets=20, backlog=30
+    bytes=10_000, work=100_000, transactions=50, packets=20, backlog=30, moves=0
 )
 
 
@@ -34,9 +34,10 @@ def name(text):
 class Town:
     """A validator set, its keys and its scheme."""
 
-    def __init__(self, powers, scheme=None):
-        self.scheme = scheme or StandinScheme()
-        self.keys = [self.scheme.make_key(i) for i in range(len(powers))]
+    def __init__(self, powers, ring=None):
+        ring = ring or StandinScheme()
+        self.scheme = ring.scheme
+        self.keys = [ring.make_key(i) for i in range(len(powers))]
         self.validators = ValidatorSet(
             tuple(
                 Validator(key.public_key, power)

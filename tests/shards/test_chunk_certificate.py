@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from shard_world import CHAIN, SEED, Chain, Town, make_next, name, replace
 
 from consensus.validators import encode_bitmap
+from p2pchain.sim.signatures import RealKeys
 from primitives.codec import decode, encode
 from shards.certificate import (
     CertifiedChunk,
@@ -104,3 +105,18 @@ def test_a_producer_signs_something_else_than_an_endorser():
         for chunk_hash in (name("a"), name("b"))
     }
     assert len(signed) == 24
+
+
+def test_with_real_signatures():
+    town = Town([100] * 4, RealKeys())
+    good = town.certify(HEADER, COMMITTEE.members[:2])
+    forged = replace(good, signature=town.certify(HEADER, [0]).signature)
+    for certificate, is_good in ((good, True), (forged, False)):
+        try:
+            validate_chunk_certificate(
+                HEADER, certificate, COMMITTEE, town.validators, CHAIN, town.scheme
+            )
+        except InvalidChunkCertificate:
+            assert not is_good
+        else:
+            assert is_good

@@ -13,16 +13,18 @@ from shard_world import (
     replace,
 )
 
-from primitives.codec import encode
+from primitives.codec import decode, encode
 from primitives.errors import MissingError, RemoteError
 from shards.certificate import compute_producer_bytes
 from shards.chunk import Counter, compute_chunk_hash
 from shards.committee import draw_committee
-from shards.errors import InvalidShardEvidence
+from shards.errors import InvalidChunk, InvalidShardEvidence
 from shards.fraud import (
     MAX_FRAUD_BYTES,
     FraudProof,
+    Halt,
     Reexecution,
+    build_halt,
     compute_fraud_id,
     decode_fraud,
     judge_fraud,
@@ -87,6 +89,9 @@ def test_endorsers_of_a_wrong_root():
     assert "post_root" in verdict.difference
     assert verdict.header == MINTED
     assert verdict.fraud_id == compute_fraud_id(make_proof())
+    halt = build_halt(verdict, 77)
+    assert halt == Halt(1, compute_chunk_hash(MINTED), verdict.fraud_id, 77)
+    assert decode(Halt, encode(halt)) == halt
 
 
 def test_more_than_a_third_of_the_stake_loses_everything():
@@ -104,7 +109,12 @@ def test_the_producer_answers_for_its_signature():
     assert judge(proof).guilty == tuple(sorted({*signers, header.producer}))
 
 
-def test_a_body_that_cannot_be_executed():
+def refuse(produced):
+    raise InvalidChunk("transaction 0 cannot stand here")
+
+
+@pytest.mark.parametrize("execute", [execute, refuse])
+def test_a_body_that_cannot_be_executed(execute):
     header = make_next(
         BLOCKS.tips[1],
         epoch=0,
@@ -114,7 +124,7 @@ def test_a_body_that_cannot_be_executed():
         transactions=(b"without a signature",),
     )
     proof = make_proof(header, transactions=(b"without a signature",), packets=())
-    assert judge(proof).difference == "transaction 0 cannot stand here"
+    assert judge(proof, execute).difference == "transaction 0 cannot stand here"
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,16 @@ def test_the_backlog_is_bounded(scene):
     )
 
 
+def test_a_shard_moves_records_by_itself(scene):
+    """Where the layout changes; such a chunk needs neither transaction nor packet."""
+    bounds = replace_bounds(moves=5)
+    scene.check(emit(scene, 36), bounds=bounds)
+    scene.check(emit(scene, 37), bounds=bounds, valid=False, match="37 packets wait")
+    alone = emit(scene, 35, transactions=())
+    scene.check(alone, bounds=bounds)
+    scene.check(alone, valid=False, match="35 packets wait")
+
+
 def test_a_backlog_above_the_limit_may_stay(scene):
     """Bounces made it so; then only what is exempt may be added."""
     tip = replace(scene.first, out_count=(Counter(2, 50),))

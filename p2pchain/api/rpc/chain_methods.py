@@ -9,6 +9,7 @@ from p2pchain.api.params import (
     BLOCK,
     BYTES,
     HASH,
+    HEIGHT,
     LIMIT,
     SHARD,
     TEXT,
@@ -102,17 +103,20 @@ async def list_work(
     return providers.build_work(backend, limit, after, payee)
 
 
-async def get_state_proof(backend: Backend, shard: int, key: bytes) -> Json:
-    """Return a value of the final state with its proof, or the proof of absence."""
-    return shards.build_state_proof(backend, shard, key)
+async def get_state_proof(
+    backend: Backend, shard: int, key: bytes, height: int | None
+) -> Json:
+    """Return a value of a final state with its proof, or the proof of absence."""
+    return shards.build_state_proof(backend, shard, key, height)
 
 
-async def get_supply(backend: Backend) -> Json:
-    """Return where all atoms are; the sums must agree."""
-    return accounts.build_supply(backend)
+async def get_supply(backend: Backend, height: int | None) -> Json:
+    """Return where all atoms were after a block; the sums must agree."""
+    return accounts.build_supply(backend, height)
 
 
 _HEIGHT = Param("height", BLOCK, "height or hash; the last final block", None)
+_STATE_HEIGHT = Param("height", HEIGHT, "of a final block; the last one", None)
 _PAGE = (
     Param("limit", LIMIT, "at most 100", 25),
     Param("after", TEXT, "cursor: `next` of the page before", None),
@@ -176,12 +180,15 @@ METHODS = (
     ),
     Method(
         "state_proof",
-        "A value of the final state with its proof",
+        "A value of the state after one of the last 128 final blocks, with its proof",
         get_state_proof,
         (
             Param("shard", SHARD, "shard"),
             Param("key", BYTES, "key in the shard's state"),
+            _STATE_HEIGHT,
         ),
     ),
-    Method("supply", "Where all atoms are", get_supply),
+    Method(
+        "supply", "Where all atoms were after a block", get_supply, (_STATE_HEIGHT,)
+    ),
 )

@@ -1,14 +1,17 @@
 """Accounts and their payment channels."""
 
-from functools import lru_cache
 from typing import Any
 
-from chain.queries import Queries
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex
 from p2pchain.api.views.staking import render_stake
-from p2pchain.api.views.stamp import build_stamp, get_account_name
+from p2pchain.api.views.stamp import (
+    build_block_stamp,
+    build_stamp,
+    find_block,
+    get_account_name,
+)
 from primitives.address import encode_address
 
 Json = dict[str, Any]
@@ -61,19 +64,23 @@ def build_channels(
     }
 
 
-def build_supply(backend: Backend) -> Json:
-    """Return where all atoms are; `held` and `created` must be equal."""
-    books = _compute_supply(backend.queries, backend.queries.height)
-    return build_stamp(backend) | books
+def build_supply(backend: Backend, height: int | None = None) -> Json:
+    """Return where all atoms were after a final block, without a height the last one.
 
+    `held` and `created` must be equal.
 
-@lru_cache(maxsize=1)
-def _compute_supply(queries: Queries, height: int) -> Json:
-    """Return the books; counted once per height, since it reads the whole state."""
-    books = queries.compute_conservation()
+    Raises:
+        NotFound: No such final block.
+    """
+    block = find_block(backend, height)
+    books = backend.queries.get_conservation(block.height)
     numbers = {name: str(value) for name, value in books.to_dict().items()}
-    return numbers | {
-        "held": str(books.held),
-        "created": str(books.created),
-        "conserved": books.is_conserved,
-    }
+    return (
+        build_block_stamp(block)
+        | numbers
+        | {
+            "held": str(books.held),
+            "created": str(books.created),
+            "conserved": books.is_conserved,
+        }
+    )

@@ -56,19 +56,23 @@ def build_packets(
     }
 
 
-def build_state_proof(backend: Backend, shard: int, key: bytes) -> Json:
-    """Return a value of the final state with its proof, or the proof of absence.
+def build_state_proof(
+    backend: Backend, shard: int, key: bytes, height: int | None = None
+) -> Json:
+    """Return a value of a final state with its proof, or the proof of absence.
 
     Raises:
         NotFound: The layout has no such shard.
+        PrunedState: The state after `height` is not kept; says which are.
     """
     if shard not in backend.queries.layout.shard_ids:
         raise NotFound(f"no shard {shard}")
-    proof = backend.queries.build_state_proof(shard, key)
+    proof = backend.queries.build_state_proof(shard, key, height)
     return build_stamp(backend) | {
         "shard": shard,
         "key": to_hex(key),
         "value": None if proof.value is None else to_hex(proof.value),
+        "state_height": str(proof.header.height),
         "shard_root": to_hex(proof.shard_root),
         # The whole proof as the bytes that `chain.proofs` checks.
         "proof": to_hex(encode(proof)),

@@ -127,7 +127,7 @@ async function showBlock(reference) {
     table(["shard", "transactions", "packets in", "fees", "state root"], block.chunks.map((chunk) => [
       el("a", { href: "#/shard/" + chunk.shard }, chunk.shard), chunk.tx_count, chunk.packets_in,
       amount(chunk.fees), code(chunk.post_root)])),
-    block.events.length ? [el("h2", {}, "Rewards, payouts, changes of the set"), eventTable(block.events)] : "",
+    block.events.length ? [el("h2", {}, "Rewards, payouts, slashes, changes of the set"), eventTable(block.events)] : "",
     el("h2", {}, "Transactions"),
     paged(TX_HEADER, async (after) => {
       const page = await read(cursor("/block/" + block.height + "/txs", after));
@@ -290,11 +290,15 @@ function meter(share, kind) {
   return el("span", { class: "meter" }, el("span", { class: "track" }, fill), percent(share));
 }
 
-const STATUS_WORDS = { ACTIVE: "active", DOWN: "down: missed too many votes", TOMBSTONED: "convicted", LEFT: "gone" };
+const STATUS_WORDS = { ACTIVE: "active", DOWN: "down: missed too many votes", TOMBSTONED: "convicted", LEAVING: "leaving",
+  LEFT: "gone" };
 const stakeStatus = (word) => el("span", { class: word === "ACTIVE" ? "good" : word === "TOMBSTONED" ? "bad" : "quiet" },
   STATUS_WORDS[word] || word);
-/** In a list of stakes: one that was taken out is not active, whatever its key did. */
-const ownStatus = (s) => s.status === "ACTIVE" && s.bonded === "0" ? stakeStatus("LEFT") : stakeStatus(s.status);
+/** Of a stake: one that was taken out is not active, though its key may vote for a while yet. */
+function ownStatus(s) {
+  const isTaken = s.status === "ACTIVE" && s.bonded === "0";
+  return stakeStatus(!isTaken ? s.status : s.power === "0" && s.next_power === "0" ? "LEFT" : "LEAVING");
+}
 const payouts = (s) => s.unbonding.map((u, i) => [i ? el("br") : "", amount(u.amount),
   el("span", { class: "quiet" }, " at the end of epoch ", linkEpoch(u.due_epoch))]);
 
@@ -355,7 +359,7 @@ function slashed(stakes, evidence) {
     table(["name", "double vote", "in epoch", "slashed in", "reported by", "stake then", "taken so far", "the rest"],
       convicted.map((s) => {
         const proof = proofs.get(s.account);
-        return [link("#/address/" + s.account, s.name),
+        return [el("a", { href: "#/address/" + s.account }, s.name),
           proof ? OFFENCE_WORDS[proof.offence] || proof.offence : "–",
           [linkEpoch(s.offence.epoch), proof ? `, view ${proof.view}` : ""],
           proof ? ["block ", linkBlock(proof.height)] : ["epoch ", linkEpoch(s.offence.slashed_epoch)],
@@ -387,7 +391,7 @@ async function showValidators() {
 async function showEpoch(number) {
   const [epoch, list] = await Promise.all([read("/epochs/" + number), read("/validators?epoch=" + number)]);
   show(el("h1", {}, "Epoch " + epoch.epoch), epochFacts(epoch),
-    el("p", {}, number > 0 ? ["the one before: ", linkEpoch(number - 1), ". "] : "",
+    el("p", {}, number > 0 ? ["The one before: ", linkEpoch(number - 1), ". "] : "",
       epoch.state === "NEXT" ? "" : ["The one after: ", linkEpoch(Number(number) + 1), "."]),
     el("h2", {}, "Validators"), validatorTable(list),
     epoch.state === "OVER" ? [el("h2", {}, "What its end brought about, in block ", linkBlock(epoch.last_height)),

@@ -1,0 +1,220 @@
+"""
+The states after the last final blocks, for proofs of what has passed.
+
+Theory of operation
+-------------------
+With every final block goes what it changed, as that was before: the roots of all shards
+and the buckets, whole.  The newest state with the changes of the blocks after `height`
+taken back is the state after `height`:
+
+    state(5) <--undo of 6-- state(6) <--undo of 7-- state(7), the final one
+
+So an update costs one more write, in the batch of its block, and the rest is paid by
+who asks for the past.  Tree nodes are not kept, as they follow from the buckets.
+
+`STATES` of them can be had, so a proof of a block that was final two minutes ago is
+still there, and a slow client is not chasing the tip.
+
+Spec: docs/protocol/03-blocks-and-state.md
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
+
+from chain.bucket_writes import NewBucket
+from chain.errors import PrunedState, StoreError
+from chain.state import FinalState, StateView
+from chain.store import build_key
+from primitives.buckets import CorruptBucket, compute_bucket_hash, decode_bucket
+from primitives.codec import Record, decode, encode
+from primitives.errors import DecodeError
+from primitives.types import U32, Hash32, Height, ShardId
+
+STATES = 128
+"""Of so many blocks, the final one among them, the state can be had."""
+
+MAX_UNDO_BYTES = 256 * 1024 * 1024
+"""More than the buckets that any block could change; a bound for decoding what we wrote
+ourselves."""
+
+MAX_VIEWS = 4
+"""Views of the past kept for the next question: clients ask for several keys of one
+state.  Each one grows by what later blocks change, for `STATES` blocks at most."""
+
+Changes = dict[bytes, bytes | None]
+
+R = TypeVar("R", bound=Record)
+
+
+class Roots(Record):
+    """The roots of all shards before a block."""
+
+    roots: tuple[tuple[ShardId, Hash32], ...]
+    """Ascending by shard."""
+
+
+class Undo(Record):
+    """What a block changed in a shard, as it was before."""
+
+    buckets: tuple[tuple[U32, bytes], ...]
+    """Number and canonical bytes."""
+
+
+class Executed(Protocol):
+    """A block with the state after it; `chain.held.HeldBlock` is one."""
+
+    @property
+    def height(self) -> Height:
+        """Of the block."""
+
+    @property
+    def view(self) -> StateView:
+        """The state after it, on the one before it."""
+
+
+def build_roots_key(height: Height) -> bytes:
+    """Return the database key of the roots before a block."""
+    return build_key(b"I", (height, 8))
+
+
+def build_undo_key(height: Height, shard: ShardId) -> bytes:
+    """Return the database key of a block's undo in a shard."""
+    return build_key(b"I", (height, 8), (shard, 2))
+
+
+def compute_undo_changes(state: FinalState, chain: Sequence[Executed]) -> Changes:
+    """Return what keeps the states before blocks, and what drops those too old now.
+
+    Args:
+        state: After the last final block.
+        chain: Its descendants that become final now, oldest first.
+    """
+    oldest = chain[-1].height - STATES + 2
+    changes: Changes = {}
+    for key, _ in state.store.iterate(b"I"):
+        if _get_height(key) >= oldest:
+            break
+        changes[key] = None
+    for held in chain:
+        if held.height >= oldest:
+            changes.update(_compute_undo(state, held.height, held.view))
+    return changes
+
+
+def get_undo(state: FinalState, height: Height, shard: ShardId) -> Undo:
+    """Return what a block changed in a shard, as it was before.
+
+    Raises:
+        StoreError: Damaged.
+    """
+    data = state.store.get(build_undo_key(height, shard))
+    return Undo(()) if data is None else _decode(Undo, data, height)
+
+
+def get_roots(state: FinalState, height: Height) -> dict[ShardId, bytes]:
+    """Return the roots of all shards before a block.
+
+    Raises:
+        StoreError: Damaged, or not kept.
+    """
+    data = state.store.get(build_roots_key(height))
+    if data is None:
+        raise StoreError(f"no roots from before block {height}")
+    return dict(_decode(Roots, data, height).roots)
+
+
+def get_oldest(state: FinalState, final_height: Height) -> Height:
+    """Return the height of the oldest state that can be had."""
+    for key, _ in state.store.iterate(b"I"):
+        return _get_height(key) - 1
+    return final_height
+
+
+class History:
+    """The states of the past, of one shard each."""
+
+    def __init__(self, state: FinalState) -> None:
+        self._state = state
+        self._views: OrderedDict[tuple[Height, ShardId], StateView] = OrderedDict()
+
+    def get_roots(self, height: Height, final_height: Height) -> dict[ShardId, bytes]:
+        """Return the roots of all shards after a block.
+
+        Raises:
+            PrunedState: Older than those that are kept, or not final.
+        """
+        self._validate(height, final_height)
+        if height == final_height:
+            return {shard: self._state.get_root(shard) for shard in self._state.shards}
+        return get_roots(self._state, height + 1)
+
+    def get_view(
+        self, height: Height, shard: ShardId, final_height: Height
+    ) -> StateView:
+        """Return a shard's state after a block; nothing else may be read in it.
+
+        It stays what it is while more blocks become final.
+
+        Raises:
+            PrunedState: Older than those that are kept, or not final.
+            StoreError: The database is damaged.
+        """
+        self._validate(height, final_height)
+        view = self._views.pop((height, shard), None)
+        if view is None:
+            root = self.get_roots(height, final_height)[shard]
+            view = self._build_view(range(final_height, height, -1), shard)
+            if view.get_root(shard) != root:
+                raise StoreError(
+                    f"taking back the blocks after {height} gives another root of "
+                    f"shard {shard}"
+                )
+        self._views[height, shard] = view
+        if len(self._views) > MAX_VIEWS:
+            self._views.popitem(last=False)
+        return view
+
+    def _validate(self, height: Height, final_height: Height) -> None:
+        oldest = get_oldest(self._state, final_height)
+        if not oldest <= height <= final_height:
+            raise PrunedState(height, oldest, final_height)
+
+    def _build_view(self, heights: Iterable[Height], shard: ShardId) -> StateView:
+        """Take blocks back, the newest first."""
+        before: dict[int, bytes] = {}
+        for height in heights:
+            before.update(get_undo(self._state, height, shard).buckets)
+        try:
+            buckets = {
+                index: NewBucket(decode_bucket(data), data, compute_bucket_hash(data))
+                for index, data in before.items()
+            }
+        except CorruptBucket as error:
+            raise StoreError(f"damaged undo in shard {shard}: {error}") from error
+        return self._state.build_past(shard, buckets)
+
+
+def _compute_undo(state: FinalState, height: Height, view: StateView) -> Changes:
+    parent = view.parent
+    undone: dict[ShardId, list[tuple[int, bytes]]] = {}
+    for (shard, index), bucket in view.buckets.items():
+        before = parent.get_bucket_bytes(shard, index)
+        if before != bucket.data:
+            undone.setdefault(shard, []).append((index, before))
+    roots = tuple((shard, parent.get_root(shard)) for shard in sorted(state.shards))
+    changes: Changes = {build_roots_key(height): encode(Roots(roots))}
+    for shard, buckets in undone.items():
+        changes[build_undo_key(height, shard)] = encode(Undo(tuple(buckets)))
+    return changes
+
+
+def _get_height(key: bytes) -> Height:
+    return int.from_bytes(key[1:9], "big")
+
+
+def _decode(kind: type[R], data: bytes, height: Height) -> R:
+    try:
+        return decode(kind, data, MAX_UNDO_BYTES)
+    except DecodeError as error:
+        raise StoreError(f"damaged undo of block {height}: {error}") from error
