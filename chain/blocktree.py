@@ -406,7 +406,14 @@ class BlockTree:
             InvalidWitness: The witness is not the chunk's.
         """
         branch = self._build_branch(self.get(parent_hash))
-        judge_chunk(self.spec, branch, produced, self.verified, self._executed)
+        judge_chunk(
+            self.spec,
+            branch,
+            produced,
+            self.verified,
+            self.executor,
+            self._executed,
+        )
 
     def save_pending(self, block_hash: bytes) -> None:
         """Make a pending block and its pending ancestors survive a crash.

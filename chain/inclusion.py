@@ -42,6 +42,7 @@ def build_inclusion_base(spec: ChainSpec, branch: Branch, view: View) -> Inclusi
             transactions=limits.transactions,
             packets=limits.packets,
             backlog=spec.params.backlog_limit,
+            moves=0,
         ),
         find_anchor=branch.find_anchor,
         find_head=branch.find_head,

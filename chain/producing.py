@@ -24,6 +24,7 @@ from chain.chunk_execution import (
 )
 from chain.chunk_state import ShardState
 from chain.execution import ChunkRun
+from chain.executor import ChunkExecutor, JudgeTask
 from chain.limits import compute_layer_limits, compute_share
 from chain.processing import (
     build_chunk_context,
@@ -37,7 +38,6 @@ from chain.witness import (
     WitnessMeter,
     build_witness,
     encode_witness,
-    execute_witnessed,
 )
 from primitives.types import ShardId
 from shards.chunk import compute_chunk_hash
@@ -136,6 +136,7 @@ def judge_chunk(
     branch: Branch,
     produced: ProducedChunk,
     verified: VerifiedCache,
+    executor: ChunkExecutor,
     done: ExecutedChunks,
 ) -> None:
     """Execute somebody's chunk from its witness.
@@ -145,6 +146,7 @@ def judge_chunk(
         branch: On which a block could hold the chunk, by its header.
         produced: Its body is the one that its header binds.
         verified: Signatures checked before.
+        executor: Runs it.
         done: Takes the result.
 
     Raises:
@@ -153,15 +155,14 @@ def judge_chunk(
     """
     header = produced.header
     validate_sources(produced.packets, branch)
-    executed = execute_witnessed(
+    task = JudgeTask(
         build_chunk_context(spec, branch, header),
         header,
         ChunkBody(produced.packets, produced.transactions),
         produced.witness,
         build_claim(spec.params, header),
-        verified,
     )
-    done.add(compute_chunk_hash(header), executed)
+    done.add(compute_chunk_hash(header), executor.judge(task, verified))
 
 
 def _count_busy(branch: Branch, shard: ShardId, picker: Picker) -> int:

@@ -20,6 +20,7 @@ Reading and writing files is the driver's work.
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 from consensus.errors import CorruptWal, WrongWal
 from consensus.records import WalRecord
@@ -54,7 +55,7 @@ def encode_header(public_key: bytes, chain_id: bytes) -> bytes:
     return encode_frame(encode(WalHeader(WAL_VERSION, public_key, chain_id)))
 
 
-def encode_records(records: Sequence[WalRecord]) -> bytes:
+def encode_records(records: Sequence[Record]) -> bytes:
     """Return the bytes to append: one frame, or several when there are very many."""
     batches = range(0, len(records), MAX_BATCH)
     return b"".join(
@@ -64,11 +65,17 @@ def encode_records(records: Sequence[WalRecord]) -> bytes:
 
 
 def scan_wal(
-    data: bytes, public_key: bytes, chain_id: bytes
-) -> tuple[tuple[WalRecord, ...], int]:
+    data: bytes, public_key: bytes, chain_id: bytes, kind: Any = WalRecord
+) -> tuple[tuple[Any, ...], int]:
     """Return the records of a log and the length of its sound part.
 
     The file has to be cut to that length before anything is appended.
+
+    Args:
+        data: The file.
+        public_key: Whose log it is.
+        chain_id: And on which chain.
+        kind: What its records are: one class or a union of them.
 
     Raises:
         CorruptWal: No header, or a damaged record that is not a torn tail.
@@ -79,7 +86,7 @@ def scan_wal(
         raise CorruptWal("the log has no header")
     try:
         header = decode(WalHeader, payloads[0], MAX_PAYLOAD_BYTES)
-        records = [r for payload in payloads[1:] for r in _decode_batch(payload)]
+        records = [r for payload in payloads[1:] for r in _decode_batch(payload, kind)]
     except DecodeError as error:
         raise CorruptWal(f"a record that we never wrote: {error}") from error
     if header != WalHeader(WAL_VERSION, public_key, chain_id):
@@ -87,8 +94,9 @@ def scan_wal(
     return tuple(records), length
 
 
-def _decode_batch(payload: bytes) -> tuple[WalRecord, ...]:
-    return decode(tuple[WalRecord, ...], payload, MAX_PAYLOAD_BYTES)
+def _decode_batch(payload: bytes, kind: Any) -> tuple[Any, ...]:
+    records: tuple[Any, ...] = decode(tuple[kind, ...], payload, MAX_PAYLOAD_BYTES)
+    return records
 
 
 def scan_frames(data: bytes) -> tuple[list[bytes], int]:

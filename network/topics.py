@@ -31,6 +31,7 @@ class Topic(IntEnum):
     TRANSACTIONS = 3
     WORK = 4
     EVIDENCE = 5
+    CHUNKS = 6
 
 
 class Verdict(Enum):
@@ -94,6 +95,11 @@ TOPICS: Mapping[Topic, TopicParams] = MappingProxyType(
         # A piece is at most 1 KiB, and there is one per validator at the very most.
         Topic.EVIDENCE: TopicParams(
             Priority.CONSENSUS, KIB, 32, 32 * KIB, 256, 256 * KIB
+        ),
+        # A chunk with its witness is at most 4 MiB; 128 endorsements of 64 shards each
+        # second would be the most that a view can see.
+        Topic.CHUNKS: TopicParams(
+            Priority.BLOCKS, 4 * MIB + 64 * KIB, 8192, 16 * MIB, 8192, 16 * MIB
         ),
     }
 )

@@ -8,13 +8,14 @@ come in through `submit`, from our own interfaces, and through gossip from peers
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import trio
 
 from chain.block import Attendance, decode_block
 from chain.blocktree import BlockTree, open_tree
+from chain.building import CertifiedBody
 from chain.epochs import compute_last_height
 from chain.errors import (
     AlreadyKnown,
@@ -43,7 +44,7 @@ from p2pchain.errors import NotReady
 from p2pchain.node.evidence_desk import EvidenceDesk
 from primitives import bls
 from primitives.kv import KeyValueStore
-from primitives.types import Epoch, Height, Nonce, ShardId, TimeMs
+from primitives.types import Epoch, Height, Nonce, ShardId, TimeMs, View
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,13 @@ NOBODYS_FAULT = (
 somebody told it one half of a double spend and us the other."""
 
 
+OfferChunks = Callable[[bytes, View], Sequence[CertifiedBody]]
+
+
+def _offer_nothing(parent_hash: bytes, view: View) -> Sequence[CertifiedBody]:
+    return ()
+
+
 class ChainService:
     """Blocks, transactions and news of them; implements consensus' Application."""
 
@@ -85,6 +93,8 @@ class ChainService:
         self._network = network
         self._changed = trio.Event()
         self._listeners: list[Callable[[HeldBlock], None]] = []
+        self.offer_chunks: OfferChunks = _offer_nothing
+        """What waits to be included in a block of a view on a parent."""
         self._own: dict[bytes, bytes] = {}
         """Transactions that we brought in, while they wait."""
         network.subscribe(Topic.TRANSACTIONS, self._check_transaction)
@@ -147,6 +157,7 @@ class ChainService:
             attendance=attendance,
             time_ms=time_ms,
             picker=self.mempool,
+            chunks=self.offer_chunks(parent_hash, view),
             evidence=self.evidence.pick(parent_hash),
         )
         return held.block_hash, held.block_bytes, held.height

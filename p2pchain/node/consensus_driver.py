@@ -94,6 +94,15 @@ class ConsensusStatus:
     """The highest final height that a peer claims."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a block could be made."""
+
+    epoch: int
+    view: int
+    parent_hash: bytes
+
+
 class ConsensusDriver:
     """Runs consensus for one node.
 
@@ -103,6 +112,7 @@ class ConsensusDriver:
         network: Its topics CONSENSUS and BLOCKS are ours.
         wal_path: The log that `create_wal` made; needed with a signer.
         now_ms: Unix time in milliseconds.
+        on_place: Hears of every (epoch, view, parent) on which a block could be made.
 
     Raises:
         WalLocked: Another process votes with this key.
@@ -117,11 +127,14 @@ class ConsensusDriver:
         network: Network,
         wal_path: Path | None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        on_place: Callable[[Place], None] | None = None,
     ) -> None:
         self._config = config
         self._application = application
         self._network = network
         self._now_ms = now_ms
+        self._on_place = on_place
+        self._place: Place | None = None
         self._wal = self._open_wal(wal_path)
         is_lost = self._wal is not None and self._wal.is_lost
         self._participant = Participant(
@@ -244,7 +257,21 @@ class ConsensusDriver:
             self._outbox.fail(error)
         finally:
             self._is_handling = False
+        self._tell_place()
         return self._refusals
+
+    def _tell_place(self) -> None:
+        """Tell where the next block belongs, if that is news and its parent is here."""
+        if self._on_place is None:
+            return
+        participant = self._participant
+        ancestry = participant.book.find_parent(participant.view)
+        if ancestry.missing_view is not None or ancestry.is_repeat:
+            return
+        place = Place(participant.epoch.epoch, participant.view, ancestry.parent_hash)
+        if place != self._place and self._application.has_block(place.parent_hash):
+            self._place = place
+            self._on_place(place)
 
     def _handle_and_blame(self) -> None:
         """Handle events that no message of a peer is waiting for an answer to."""

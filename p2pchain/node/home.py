@@ -10,6 +10,7 @@ A node's home folder: everything that one node keeps.
     api_token               0600: bearer token of spending methods and API key
     data/                   LevelDB: chain and books
     wal/votes               consensus votes, append-only; validators only
+    wal/chunks              produced and endorsed chunks, likewise
     state-sync/             parts of a snapshot, while one is fetched
     node.json               written while the node runs: pid and bound addresses
 
@@ -136,6 +137,8 @@ class Home:
     data: Path = field(init=False)
     votes: Path = field(init=False)
     """The log of consensus votes; validators only."""
+    chunks: Path = field(init=False)
+    """The log of produced and endorsed chunks; validators only."""
     state_sync: Path = field(init=False)
     """Parts of a snapshot on its way."""
     runtime: Path = field(init=False)
@@ -150,6 +153,7 @@ class Home:
             "validator_keystore": path / "keystore" / "validator.json",
             "data": path / "data",
             "votes": path / "wal" / "votes",
+            "chunks": path / "wal" / "chunks",
             "state_sync": path / "state-sync",
             "runtime": path / "node.json",
         }.items():

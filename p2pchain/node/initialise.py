@@ -195,7 +195,8 @@ def create_network(
         _save_keys(home, key, passphrase, cost, is_validator=config.validator)
         if config.validator:
             public_key = key.validator.public_key
-            create_wal(home.votes, public_key, compute_chain_id(genesis))
+            for log in (home.votes, home.chunks):
+                create_wal(log, public_key, compute_chain_id(genesis))
         if is_devnet:
             write_secret(home.path / "passphrase", passphrase)
         homes.append(NewHome(config.name, home.path, key.phrase))
@@ -233,7 +234,8 @@ def create_home(
     save_genesis(genesis, home.genesis)
     _save_keys(home, keys, passphrase, cost, is_validator=True)
     if phrase is None:
-        create_wal(home.votes, keys.validator.public_key, compute_chain_id(genesis))
+        for log in (home.votes, home.chunks):
+            create_wal(log, keys.validator.public_key, compute_chain_id(genesis))
     return NewHome(config.name, home.path, keys.phrase)
 
 

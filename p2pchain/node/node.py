@@ -45,6 +45,7 @@ from p2pchain.node.address_book import AddressBook
 from p2pchain.node.backend import NodeBackend
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool
+from p2pchain.node.chunk_service import ChunkService
 from p2pchain.node.chunk_workers import ChunkWorkers, compute_default_workers
 from p2pchain.node.consensus_driver import ConsensusDriver
 from p2pchain.node.gateway import Gateway
@@ -108,6 +109,14 @@ class Node:
         self._chain = ChainService(spec, kv, self._network)
         self._workers = _build_workers(config)
         self._chain.tree.executor = self._workers
+        self._chunks = ChunkService(
+            chain=self._chain,
+            network=self._network,
+            params=genesis.params.consensus,
+            scheme=bls,
+            signer=keys.validator,
+            wal_path=home.chunks,
+        )
         self._driver = ConsensusDriver(
             config=ParticipantConfig(
                 chain_id=spec.chain_id,
@@ -118,6 +127,7 @@ class Node:
             application=self._chain,
             network=self._network,
             wal_path=home.votes,
+            on_place=self._chunks.on_place,
         )
         self._snapshots = StateSyncServer(self._network, self._chain, kv)
         self._state_sync = self._build_state_sync()
@@ -175,6 +185,7 @@ class Node:
                 services.start_soon(_watch_parent, parent_fd, stop)
             endpoints = await self._listen(services)
             services.start_soon(self._driver.run)
+            services.start_soon(self._chunks.run)
             services.start_soon(self._state_sync.run)
             services.start_soon(_forward, self._state_sync.ready, stop)
             services.start_soon(self._pool.run)

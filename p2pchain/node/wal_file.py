@@ -1,5 +1,5 @@
 """
-The consensus log on disk: one file per key, one process at a time.
+A log of promises on disk: one file per key, one process at a time.
 
 `create_wal` makes the file when a new key is made.  A validator that finds none, or a
 damaged one, has lost its memory of what it signed: it must not start afresh, and signs
@@ -10,11 +10,12 @@ import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from consensus.errors import CorruptWal, LostWal
 from consensus.records import WalRecord
 from consensus.wal import encode_header, encode_records, scan_wal
+from primitives.codec import Record
 from primitives.errors import LocalError
 
 COMPACT_BYTES = 4 * 1024 * 1024
@@ -45,8 +46,16 @@ class WalFile:
     takes none; the lock is held all the same.  `begin` makes a new one in its place.
     """
 
-    def __init__(self, path: Path, public_key: bytes, chain_id: bytes) -> None:
+    def __init__(
+        self, path: Path, public_key: bytes, chain_id: bytes, kind: Any = WalRecord
+    ) -> None:
         """Lock, read and mend the log.
+
+        Args:
+            path: Of the file.
+            public_key: Whose log it is.
+            chain_id: And on which chain.
+            kind: What its records are: one class or a union of them.
 
         Raises:
             WalLocked: Another process has it open.
@@ -56,14 +65,14 @@ class WalFile:
         self._header = encode_header(public_key, chain_id)
         self._file: BinaryIO | None = None
         self._size = 0
-        self.records: tuple[WalRecord, ...] = ()
+        self.records: tuple[Any, ...] = ()
         """What the log held when it was opened."""
         self.flaw = ""
         """Why the log counts as lost; empty for a whole one."""
         self._lock = _lock(path.with_name(path.name + ".lock"))
         try:
             data = _read(path)
-            self.records, self._size = scan_wal(data, public_key, chain_id)
+            self.records, self._size = scan_wal(data, public_key, chain_id, kind)
             self._file = path.open("r+b")
             self._file.truncate(self._size)
             self._file.seek(self._size)
@@ -83,7 +92,7 @@ class WalFile:
         """Whether it is time to rewrite the log."""
         return self._size > COMPACT_BYTES
 
-    def append(self, records: Sequence[WalRecord]) -> None:
+    def append(self, records: Sequence[Record]) -> None:
         """Write and sync; blocks for as long as the disk takes."""
         assert self._file is not None
         data = encode_records(records)
@@ -92,14 +101,14 @@ class WalFile:
         os.fsync(self._file.fileno())
         self._size += len(data)
 
-    def begin(self, records: Sequence[WalRecord]) -> None:
+    def begin(self, records: Sequence[Record]) -> None:
         """Make a new log in place of a lost one; a damaged one is put aside."""
         assert self._file is None
         if self._path.exists():
             self._path.replace(self._path.with_name(self._path.name + ".damaged"))
         self.rewrite(records)
 
-    def rewrite(self, records: Sequence[WalRecord]) -> None:
+    def rewrite(self, records: Sequence[Record]) -> None:
         """Replace the log by a shorter one, in one step that a crash cannot halve."""
         fresh = self._path.with_name(self._path.name + ".new")
         data = self._header + encode_records(records)

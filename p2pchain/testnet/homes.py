@@ -201,9 +201,11 @@ def _create_first(homes: Homes, node: Node) -> None:
         path, homes.genesis_file, config, PASSPHRASE, keys.phrase, cost=LIGHT_COST
     )
     home = Home.open(path)
-    if not home.votes.exists():
+    for log in (home.votes, home.chunks):
+        if log.exists():
+            continue
         # Keys from words may have voted elsewhere; these have not.
-        create_wal(home.votes, keys.validator.public_key, homes.chain_id)
+        create_wal(log, keys.validator.public_key, homes.chain_id)
     write_secret(home.path / "passphrase", PASSPHRASE)
 
 

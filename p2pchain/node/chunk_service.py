@@ -1,0 +1,337 @@
+"""
+The shell around the desk: chunks of layer shards, made, judged and handed to leaders.
+
+Theory of operation
+-------------------
+    consensus enters a view           a little before its leader proposes
+      --place--> wait --> ViewEntered --> desk --> Build, Execute, Send ...
+                                                                     |
+    leader: build_block --> `offer` <-- certified chunks, bodies  <--+
+
+A chunk's content is fixed when it is produced, and a transaction that comes later waits
+for the next one; so the desk hears of a view as late as the committee can still be done
+before the leader's turn.  A chunk that is not loses a view and nothing else.
+
+Bodies come to every validator, because blocks carry them; those that we may have to
+give to a block stay in memory, bounded.
+"""
+
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from pathlib import Path
+
+import trio
+
+from chain.building import CertifiedBody
+from chain.errors import InvalidWitness, UnfinalParent, UnknownBlock
+from chain.held import HeldBlock
+from consensus.leader import compute_leader
+from consensus.params import ConsensusParams
+from consensus.scheme import SignatureScheme, Signer
+from network.faults import Fault
+from network.network import Network
+from network.topics import Topic, Verdict
+from p2pchain.node.chain_service import ChainService
+from p2pchain.node.chunk_outbox import CHUNK_PREFIX, ChunkOutbox
+from p2pchain.node.consensus_driver import Place
+from p2pchain.node.timers import Timers
+from p2pchain.node.wal_file import WalFile
+from primitives.codec import decode
+from primitives.errors import P2PChainError
+from primitives.types import View
+from shards import effects as fx
+from shards import events as ev
+from shards.chunk import Chunk, compute_chunk_hash
+from shards.desk import Desk
+from shards.desk_state import DeskConfig, DeskRecord
+from shards.errors import InvalidChunk, MissingAnchor
+from shards.inclusion import INCLUSION_VIEWS
+from shards.layout import ROOT_SHARD
+from shards.messages import (
+    MAX_PRODUCED_BYTES,
+    Endorsement,
+    ProducedChunk,
+    decode_message,
+)
+
+log = logging.getLogger(__name__)
+
+LEAD_S = 0.3
+"""Before a leader's turn: two messages, an execution and two syncs take 50 ms on a
+quiet machine and four times that on a busy one."""
+
+MAX_BODIES = 64
+"""Bodies kept for blocks: of every shard the one that is open."""
+MAX_BODIES_BYTES = 64 * 1024 * 1024
+"""Of them together; each is below 1 MiB."""
+
+VIEW = "view"
+"""Name of the timer that waits for the desk's turn."""
+
+
+class ChunkService:
+    """One node's producing and endorsing.
+
+    Args:
+        chain: Builds, judges and holds.
+        network: Its topic CHUNKS is ours.
+        params: Of consensus.
+        scheme: Of signatures.
+        signer: Our key; None for a listener.
+        wal_path: The log that `create_wal` made; needed with a signer.
+        now_ms: Unix time in milliseconds.
+
+    Raises:
+        WalLocked: Another process signs with this key.
+        WrongWal: The log belongs to another key or chain.
+    """
+
+    def __init__(
+        self,
+        *,
+        chain: ChainService,
+        network: Network,
+        params: ConsensusParams,
+        scheme: SignatureScheme,
+        signer: Signer | None,
+        wal_path: Path | None,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._chain = chain
+        self._network = network
+        self._params = params
+        self._now_ms = now_ms
+        self._wal: WalFile | None = None
+        if signer is not None:
+            assert wal_path is not None, "a signer needs a log"
+            self._wal = WalFile(wal_path, signer.public_key, chain.chain_id, DeskRecord)
+        wal = self._wal
+        self._kv = chain.tree.store.kv
+        self._saved = self._load_saved()
+        config = DeskConfig(
+            chain_id=chain.chain_id,
+            delta_ms=params.delta_ms,
+            scheme=scheme,
+            signer=signer,
+        )
+        self._desk = Desk(
+            config,
+            chain.tree.final.child_epoch.roles,
+            () if wal is None else wal.records,
+            self._saved,
+            is_muted=wal is not None and wal.is_lost,
+        )
+        self._bodies: OrderedDict[bytes, Chunk] = OrderedDict()
+        self._bodies_bytes = 0
+        self._parent = b""
+        self._events: deque[ev.Event] = deque()
+        self._refusals: list[fx.Refuse] = []
+        self._is_handling = False
+        self._timers = Timers(self._on_timer)
+        self._outbox = ChunkOutbox(
+            wal, self._kv, network, self._desk.get_retained_records
+        )
+        self._epoch = chain.tree.final.child_epoch.epoch
+        for produced in self._saved.values():
+            self._keep(produced)
+        chain.listen(self._on_final)
+        chain.offer_chunks = self.offer
+        network.subscribe(Topic.CHUNKS, self._check)
+
+    async def run(self) -> None:
+        """Take part until cancelled; raises what the disk raises."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._timers.run)
+                nursery.start_soon(self._outbox.run)
+        finally:
+            if self._wal is not None:
+                self._wal.close()
+
+    def on_place(self, place: Place) -> None:
+        """Consensus has a view and a parent to make a block on."""
+        due_ms = self._chain.get_time_ms(place.parent_hash) + self._params.interval_ms
+        wait_s = (due_ms - self._now_ms()) / 1000 - LEAD_S
+        self._timers.set(VIEW, max(0.0, wait_s), place)
+
+    def offer(self, parent_hash: bytes, view: View) -> list[CertifiedBody]:
+        """Return certified chunks, with bodies, that a block of ours may hold."""
+        base = self._chain.tree.build_inclusion_base(parent_hash, view)
+        offered: list[CertifiedBody] = []
+        for certified in self._desk.pick(base):
+            body = self._bodies.get(compute_chunk_hash(certified.header))
+            if body is not None:
+                offered.append((body, certified.certificate))
+        return offered
+
+    # Events in, effects out
+
+    def _handle(self, event: ev.Event) -> list[fx.Refuse]:
+        self._events.append(event)
+        if self._is_handling:
+            return []
+        self._is_handling = True
+        self._refusals = []
+        try:
+            while self._events:
+                for effect in self._desk.handle(self._events.popleft()):
+                    self._carry_out(effect)
+        finally:
+            self._is_handling = False
+        return self._refusals
+
+    def _carry_out(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.SetTimer():
+                value = ev.TimerFired(effect.timer, effect.slot)
+                name = (effect.timer, effect.slot)
+                self._timers.set(name, effect.delay_ms / 1000, value)
+            case fx.Build():
+                self._build(effect)
+            case fx.Execute():
+                self._execute(effect.produced)
+            case fx.SaveChunk():
+                self._keep(effect.produced)
+                chunk_hash = compute_chunk_hash(effect.produced.header)
+                self._saved[chunk_hash] = effect.produced
+                self._outbox.put(effect)
+            case fx.Persist() | fx.Send() | fx.Broadcast():
+                self._outbox.put(effect)
+            case fx.Refuse():
+                self._refusals.append(effect)
+            case fx.Conflict():
+                log.warning("evidence about chunks: %s", effect.evidence)
+            case fx.CertificateReady():
+                pass
+
+    def _build(self, effect: fx.Build) -> None:
+        try:
+            produced = self._chain.tree.produce_chunk(
+                effect.slot, effect.anchor, effect.producer, self._chain.mempool
+            )
+        except P2PChainError:
+            # The slot passes without our chunk; the next in rank has its turn.
+            log.exception("no chunk for %s", effect.slot)
+            produced = None
+        if produced is None:
+            self._events.append(ev.NothingBuilt(effect.slot))
+        else:
+            self._events.append(ev.ChunkBuilt(produced))
+
+    def _execute(self, produced: ProducedChunk) -> None:
+        judgement, detail = ev.Judgement.GOOD, ""
+        try:
+            self._chain.tree.judge_chunk(produced, self._parent)
+        except (MissingAnchor, UnknownBlock, UnfinalParent) as error:
+            judgement, detail = ev.Judgement.UNKNOWN, str(error)
+        except (InvalidChunk, InvalidWitness) as error:
+            judgement, detail = ev.Judgement.BAD, str(error)
+        self._events.append(ev.Executed(produced.header, judgement, detail))
+
+    # What happens
+
+    def _on_timer(self, name: Hashable, value: object) -> None:
+        if isinstance(value, Place):
+            self._enter(value)
+        else:
+            assert isinstance(value, ev.TimerFired)
+            self._blame(self._handle(value))
+
+    def _enter(self, place: Place) -> None:
+        tree = self._chain.tree
+        if place.epoch != self._epoch or not tree.has(place.parent_hash):
+            return
+        try:
+            base = tree.build_inclusion_base(place.parent_hash, place.view)
+        except UnknownBlock:
+            # Final meanwhile, and another one after it: a newer place is on its way.
+            return
+        epoch = tree.epoch
+        self._parent = place.parent_hash
+        self._blame(
+            self._handle(
+                ev.ViewEntered(
+                    base=base,
+                    parent=place.parent_hash,
+                    leaders=tuple(
+                        compute_leader(epoch.seed, view, epoch.validators)
+                        for view in (place.view, place.view + 1)
+                    ),
+                    producible=frozenset(base.heads) - {ROOT_SHARD},
+                )
+            )
+        )
+        self._forget_saved(place.view)
+
+    def _on_final(self, held: HeldBlock) -> None:
+        if held.child_epoch.epoch == self._epoch:
+            return
+        self._epoch = held.child_epoch.epoch
+        self._handle(ev.EpochBegun(held.child_epoch.roles))
+        if self._wal is not None and self._wal.is_lost:
+            # What we may have signed and forgotten was of slots that are over.
+            self._wal.begin([self._desk.begin_signing()])
+
+    async def _check(self, peer_id: bytes, payload: bytes) -> Verdict:
+        """Take a message; pass on what is checked, and that only."""
+        message = decode_message(payload)
+        verdict = Verdict.ACCEPT
+        for refusal in self._handle(ev.Received(message, peer_id)):
+            if refusal.sender != peer_id:
+                self._blame([refusal])
+                continue
+            is_fault = refusal.reason.is_fault or verdict is Verdict.REJECT
+            verdict = Verdict.REJECT if is_fault else Verdict.IGNORE
+            if is_fault:
+                log.info("refused: %s %s", refusal.reason.value, refusal.detail)
+        if verdict is Verdict.ACCEPT:
+            if isinstance(message, ProducedChunk):
+                self._keep(message)
+            elif isinstance(message, Endorsement):
+                return Verdict.IGNORE
+        return verdict
+
+    def _blame(self, refusals: list[fx.Refuse]) -> None:
+        for refusal in refusals:
+            if refusal.reason.is_fault and refusal.sender is not None:
+                log.info(
+                    "%s is to blame: %s", refusal.sender.hex()[:8], refusal.reason.value
+                )
+                self._network.penalize(refusal.sender, Fault.BAD_MESSAGE)
+
+    # Bodies
+
+    def _keep(self, produced: ProducedChunk) -> None:
+        """Keep a body for blocks; the oldest ones go when there is no room."""
+        chunk_hash = compute_chunk_hash(produced.header)
+        if chunk_hash in self._bodies:
+            return
+        self._bodies[chunk_hash] = Chunk(
+            produced.header, produced.transactions, produced.packets
+        )
+        self._bodies_bytes += produced.header.bytes
+        while len(self._bodies) > MAX_BODIES or self._bodies_bytes > MAX_BODIES_BYTES:
+            _, old = self._bodies.popitem(last=False)
+            self._bodies_bytes -= old.header.bytes
+
+    def _load_saved(self) -> dict[bytes, ProducedChunk]:
+        return {
+            key[len(CHUNK_PREFIX) :]: decode(ProducedChunk, data, MAX_PRODUCED_BYTES)
+            for key, data in self._kv.iterate(CHUNK_PREFIX)
+        }
+
+    def _forget_saved(self, view: View) -> None:
+        """Delete chunks that no block can hold any more."""
+        over = [
+            chunk_hash
+            for chunk_hash, produced in self._saved.items()
+            if produced.header.epoch < self._epoch
+            or produced.header.created_view + INCLUSION_VIEWS < view
+        ]
+        if over:
+            keys = [CHUNK_PREFIX + chunk_hash for chunk_hash in over]
+            self._kv.write(dict.fromkeys(keys), sync=False)
+            for chunk_hash in over:
+                del self._saved[chunk_hash]
