@@ -108,6 +108,9 @@ class Adopter:
 
     def _adopt(self, certificate: Certificate) -> None:
         """R6: keep a verified certificate; what it allows happens in `_settle`."""
+        round = self._state.rounds.get(certificate.view)
+        if round is not None:
+            self._tally.accuse_signers(round, certificate)
         if certificate.proposal is None:
             self._book.add_nullification(certificate)
             self._state.emit(Persist(certificate))

@@ -63,6 +63,7 @@ from consensus.events import (
     Timer,
     TimerFired,
 )
+from consensus.evidence import is_excluded
 from consensus.leader import compute_leader
 from consensus.messages import (
     Certificate,
@@ -82,6 +83,7 @@ from consensus.records import WalRecord
 from consensus.restore import collect_records, restore
 from consensus.round import Round
 from consensus.state import CoreConfig, CoreState
+from consensus.validators import decode_bitmap
 
 VIEWS_AHEAD = 1
 """Votes are taken for the next view, which faster validators may have entered."""
@@ -411,6 +413,7 @@ class Core:
                 return self._state.refuse(sender, Reason.BAD_SIGNATURE)
         if not self._tally.admit(round, pooled):
             return None
+        self._accuse(round, pooled)
         self._adopter.try_certify(round, vote)
         if pooled.is_verified and isinstance(vote, Nullify) and view == self.view:
             self._adopter.nullify()
@@ -422,8 +425,19 @@ class Core:
         Or will say: so it is pooled as all others are.
         """
         is_alone = not self._tally.has_rival(round, pooled.vote)
-        if self._tally.admit(round, pooled) and is_alone:
-            self._state.refuse(pooled.sender, Reason.STALE)
+        if self._tally.admit(round, pooled):
+            if is_alone:
+                self._state.refuse(pooled.sender, Reason.STALE)
+            self._accuse(round, pooled)
+
+    def _accuse(self, round: Round, pooled: PooledVote) -> None:
+        """Hold a vote against a certificate that counts its signer for another."""
+        vote = pooled.vote
+        for known in self._book.get_certificates(round.view):
+            if is_excluded(known, vote):
+                signers = decode_bitmap(known.bitmap, len(self._validators)) or ()
+                if vote.signer in signers:
+                    self._tally.accuse_signer(round, pooled, known)
 
     @property
     def _oldest_view(self) -> int:

@@ -190,7 +190,8 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Two verified votes of one signer, or two certificates, that exclude each other.
+    """Two verified statements that exclude each other: votes of one signer,
+    certificates, or a certificate and then a vote of somebody whom it counts.
 
     Two certificates of this kind prove that more than a third of all power cheats.
     """

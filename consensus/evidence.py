@@ -17,12 +17,17 @@ other convict everybody who is in both bitmaps: N and N' or F and F' of differen
 subjects, or F and X.  Two quorums share more than a third of all power, so there is
 always somebody.  N and X of one view are as legal as the votes in them.
 
+A vote beside a certificate convicts its signer if the certificate counts it for what
+the vote excludes.  Who tells each half of the network another story is found that way:
+one half holds its vote, and all of them the certificate that the other half made.
+
 Statements of different views never conflict.  A fork across views is reduced to the
 cases above by the certificate on which the other branch rests.
 
-One pair has one encoding: the statement with the smaller bytes comes first.  Signatures
-are unique, so nobody can make a second piece of evidence from the same two votes; only
-certificates of one subject exist with many bitmaps.
+One pair has one encoding: the statement with the smaller bytes comes first, and a
+certificate before a vote.  Signatures are unique, so nobody can make a second piece of
+evidence from the same two votes; only certificates of one subject exist with many
+bitmaps.
 
 Spec: docs/protocol/04-consensus.md and 11-staking.md
 """
@@ -67,7 +72,15 @@ class CertificateEvidence(Record, tag=2):
     second: Certificate
 
 
-Evidence = VoteEvidence | CertificateEvidence
+class MixedEvidence(Record, tag=6):
+    """A certificate, and in its view a vote of somebody whom it counts."""
+
+    first: Certificate
+    second: Vote
+
+
+Evidence = VoteEvidence | CertificateEvidence | MixedEvidence
+"""Tags 3 to 5 are those of shards/evidence.py and shards/fraud.py."""
 
 
 class Equivocation(StrEnum):
@@ -87,18 +100,22 @@ def build_evidence(first: Vote | Certificate, second: Vote | Certificate) -> Evi
     Signatures are not looked at.
 
     Raises:
-        InvalidEvidence: The two may stand beside each other, or one is a vote and the
-            other one a certificate.
+        InvalidEvidence: The two may stand beside each other.
     """
     if encode(second) < encode(first):
         first, second = second, first
     evidence: Evidence
-    if isinstance(first, Certificate) and isinstance(second, Certificate):
-        evidence = CertificateEvidence(first, second)
-    elif not isinstance(first, Certificate) and not isinstance(second, Certificate):
-        evidence = VoteEvidence(first, second)
-    else:
-        raise InvalidEvidence("a vote beside a certificate")
+    match first, second:
+        case Certificate(), Certificate():
+            evidence = CertificateEvidence(first, second)
+        case Certificate(), Notarize() | Nullify() | Finalize():
+            evidence = MixedEvidence(first, second)
+        case Notarize() | Nullify() | Finalize(), Certificate():
+            evidence = MixedEvidence(second, first)
+        case _:
+            assert not isinstance(first, Certificate)
+            assert not isinstance(second, Certificate)
+            evidence = VoteEvidence(first, second)
     _validate_form(evidence)
     return evidence
 
@@ -122,6 +139,15 @@ def decode_evidence(data: bytes) -> Evidence:
 def get_place(evidence: Evidence) -> tuple[int, int]:
     """Return the (epoch, view) in which it happened."""
     return get_view(evidence.first)
+
+
+def is_excluded(first: Vote | Certificate, second: Vote | Certificate) -> bool:
+    """Tell whether nobody honest signs two statements of one view."""
+    try:
+        _classify(first, second)
+    except InvalidEvidence:
+        return False
+    return True
 
 
 def get_equivocation(evidence: Evidence) -> Equivocation:
@@ -166,6 +192,14 @@ def find_accused(evidence: Evidence, validators: ValidatorSet) -> tuple[int, ...
             if not accused:
                 raise InvalidEvidence("two certificates without a common signer")
             return accused
+        case MixedEvidence():
+            signer = evidence.second.signer
+            counted = decode_bitmap(evidence.first.bitmap, len(validators))
+            if counted is None:
+                raise InvalidEvidence("a bitmap that does not fit the validator set")
+            if signer not in counted:
+                raise InvalidEvidence(f"the certificate does not count {signer}")
+            return (signer,)
 
 
 def validate_evidence(
@@ -192,11 +226,23 @@ def validate_evidence(
                 _validate_vote(vote, validators, chain_id, scheme)
         case CertificateEvidence():
             for certificate in (evidence.first, evidence.second):
-                try:
-                    validate_certificate(certificate, validators, chain_id, scheme)
-                except InvalidCertificate as error:
-                    raise InvalidEvidence(f"in a certificate: {error}") from error
+                _validate_certificate(certificate, validators, chain_id, scheme)
+        case MixedEvidence():
+            _validate_vote(evidence.second, validators, chain_id, scheme)
+            _validate_certificate(evidence.first, validators, chain_id, scheme)
     return accused
+
+
+def _validate_certificate(
+    certificate: Certificate,
+    validators: ValidatorSet,
+    chain_id: bytes,
+    scheme: SignatureScheme,
+) -> None:
+    try:
+        validate_certificate(certificate, validators, chain_id, scheme)
+    except InvalidCertificate as error:
+        raise InvalidEvidence(f"in a certificate: {error}") from error
 
 
 def _validate_vote(
@@ -211,7 +257,8 @@ def _validate_vote(
 def _validate_form(evidence: Evidence) -> None:
     """Check everything but signers and signatures."""
     first, second = evidence.first, evidence.second
-    if encode(first) >= encode(second):
+    is_mixed = isinstance(evidence, MixedEvidence)
+    if not is_mixed and encode(first) >= encode(second):
         raise InvalidEvidence("the pair is not in its canonical order")
     if get_view(first) != get_view(second):
         raise InvalidEvidence(f"views {get_view(first)} and {get_view(second)}")
@@ -219,7 +266,7 @@ def _validate_form(evidence: Evidence) -> None:
         case VoteEvidence():
             if evidence.first.signer != evidence.second.signer:
                 raise InvalidEvidence("votes of two signers")
-        case CertificateEvidence():
+        case CertificateEvidence() | MixedEvidence():
             pass
     _classify(first, second)
 

@@ -113,6 +113,10 @@ class VotePool:
         """Return the power of all who voted for `subject`, forged votes included."""
         return self._power.get(subject, 0)
 
+    def list_subjects(self) -> tuple[Subject, ...]:
+        """Return what is voted for here."""
+        return tuple(self._votes)
+
     def find(self, signer: int) -> Iterator[PooledVote]:
         """Yield the votes of one signer."""
         for votes in self._votes.values():

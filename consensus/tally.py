@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from consensus.certificates import build_certificate, merge_votes
 from consensus.effects import Conflict, Effect, Reason, Refuse
+from consensus.evidence import is_excluded
 from consensus.messages import Certificate, Finalize, Kind, Notarize, Nullify, Vote
 from consensus.pool import (
     MAX_PER_SIGNER,
@@ -82,6 +83,32 @@ class Tally:
         others = () if opposite is None else tuple(opposite.find(vote.signer))
         known = (*round.get_pool(vote).find(vote.signer), *others)
         return any(entry.vote != vote for entry in known)
+
+    def accuse_signer(
+        self, round: Round, pooled: PooledVote, known: Certificate
+    ) -> None:
+        """Hold a pooled vote against its signer, whom a certificate counts otherwise.
+
+        The vote is verified for that; a forged one goes.
+        """
+        if not pooled.is_verified:
+            pooled.is_verified = self.verify(pooled.vote)
+            if not pooled.is_verified:
+                self._remove(round.get_pool(pooled.vote), [pooled])
+                return
+        self._emit(Conflict(known, pooled.vote))
+
+    def accuse_signers(self, round: Round, certificate: Certificate) -> None:
+        """Hold what is pooled against those whom a new certificate counts."""
+        signers = decode_bitmap(certificate.bitmap, len(self._validators)) or ()
+        for pool in (round.notarize_pool, round.nullify_pool, round.finalize_pool):
+            for subject in pool.list_subjects():
+                votes = pool.get_votes(subject)
+                example = next(iter(votes.values())).vote
+                if not is_excluded(certificate, example):
+                    continue
+                for pooled in [votes[s] for s in signers if s in votes]:
+                    self.accuse_signer(round, pooled, certificate)
 
     def count(self, round: Round, vote: Vote) -> Certificate | None:
         """Return the certificate of `vote`'s subject once a quorum verifies."""

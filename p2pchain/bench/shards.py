@@ -197,7 +197,7 @@ def _measure_block(
 
 
 def _measure_part(
-    run: Run, world: Validators, held: HeldBlock, task: ChunkTask
+    run: Run, world: Validators, tree: BlockTree, held: HeldBlock, task: ChunkTask
 ) -> None:
     """Follow one of the block's chunks, believe the others, and endorse it."""
     shard = task.state.shard

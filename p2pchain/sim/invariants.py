@@ -149,10 +149,12 @@ class NoHonestEvidence(Invariant):
                 self.fail(f"node {node.name} finalizes and nullifies {epoch}/{view}")
 
     def on_conflict(self, node: "Node", conflict: fx.Conflict) -> None:
-        for statement in (conflict.first, conflict.second):
+        statements = conflict.first, conflict.second
+        if all(isinstance(each, Certificate) for each in statements):
+            self.fail(f"node {node.name} holds certificates that conflict")
+        for statement in statements:
             if isinstance(statement, Certificate):
-                self.fail(f"node {node.name} holds certificates that conflict")
-                return
+                continue  # beside a vote: it says what the vote's signer said too
             validators = node.epoch.validators.validators
             key = validators[statement.signer].public_key
             if key in self.world.judge.honest_keys:

@@ -11,7 +11,12 @@ from epoch_world import (
     UNBONDING_EPOCHS,
     EpochWorld,
 )
-from evidence_court import Court, make_certificate_pair, make_vote_pair
+from evidence_court import (
+    Court,
+    make_certificate_pair,
+    make_proposal,
+    make_vote_pair,
+)
 
 from chain.block import Block, compute_evidence_root
 from chain.conservation import compute_conservation
@@ -21,6 +26,8 @@ from chain.evidence_pool import EvidencePool
 from chain.queries import Queries
 from chain.slashing import REWARD_EVENT, SETTLE_EVENT, SLASH_EVENT
 from chain.stake import StakeStatus
+from consensus.evidence import build_evidence
+from consensus.messages import Kind
 from primitives import bls
 from primitives.codec import encode
 
@@ -204,6 +211,28 @@ def test_a_third_loses_everything_and_the_chain_goes_on():
         assert world.stake(PEOPLE[index]).slashed == ATOMS
     world.end_epoch(2)
     assert set(world.powers()) >= {"v5", "v6"}
+    assert world.is_conserved()
+
+
+def test_a_vote_beside_a_certificate_costs_its_signer_alone():
+    world = make_world()
+    court = court_of(world, 10)
+    proposal = make_proposal(epoch=world.epoch)
+    certificate = court.certify(Kind.FINALIZATION, proposal, range(7))
+    vote = court.vote(Kind.NULLIFICATION, (world.epoch, proposal.view), 3)
+    piece = encode(build_evidence(certificate, vote))
+    world.step(evidence=(piece,))
+    assert [world.stake(person).status for person in PEOPLE[:10]] == [
+        StakeStatus.TOMBSTONED if index == 3 else StakeStatus.ACTIVE
+        for index in range(10)
+    ]
+    # Two votes of the same offence, or the certificate once more, are old news.
+    refuse(world, "nobody", piece)
+    refuse(world, "nobody", votes(world, 3))
+    # Whom the certificate does not count may have nullified.
+    innocent = court.vote(Kind.NULLIFICATION, (world.epoch, proposal.view), 8)
+    slander = encode(build_evidence(certificate, innocent))
+    refuse(world, "does not count", slander)
     assert world.is_conserved()
 
 

@@ -29,6 +29,8 @@ from primitives.buckets import (
     build_multiproof,
     compute_bucket_hash,
     compute_bucket_index,
+    compute_empty_tree,
+    compute_update,
     encode_bucket,
 )
 from primitives.errors import DecodeError
@@ -311,6 +313,21 @@ def test_what_the_meter_refuses_leaves_nothing(lab):
 def test_a_shard_that_no_witness_can_show_has_no_chunk(lab):
     with pytest.raises(ChunkFull, match="witness"):
         lab.produce([], (), WitnessMeter(lab.state, 100))
+
+
+def test_the_witness_of_the_specification():
+    """docs/protocol/06-shards.md, Witness."""
+    key = b"a" + bytes(32)
+    index = compute_bucket_index(key, 1)
+    bucket = build_new_bucket({key: b"\x01"})
+    nodes = dict(enumerate(compute_empty_tree(1)))
+    nodes |= compute_update(nodes.__getitem__, {index: bucket.digest}, 1)
+    siblings = build_multiproof(nodes.__getitem__, [index], 1)
+    data = encode_witness(Witness((WitnessBucket(index, bucket.data),), siblings))
+    assert data.hex() == "92919201c4289192c42161" + 64 * "0" + "c4010193c400c400c400"
+    root = "412de69467f67e20eb21a35a23da6ac440892557e40478c3a4a5426cc6101d5a"
+    state = WitnessState(bytes.fromhex(root), 1, decode_witness(data))
+    assert state.get(key) == b"\x01"
 
 
 # -------------------------------------------------------------------------- contexts

@@ -91,6 +91,14 @@ def make_vote_pair(court, signer=1, epoch=3):
     )
 
 
+def make_mixed_pair(court, signer=1, epoch=3):
+    """Return evidence that a validator nullified a view that it had finalized."""
+    return build_evidence(
+        court.certify(Kind.FINALIZATION, make_proposal(epoch=epoch), range(3)),
+        court.vote(Kind.NULLIFICATION, (epoch, 7), signer),
+    )
+
+
 def make_certificate_pair(court, signers=range(3), epoch=3):
     """Return evidence that validators notarized two blocks of one view."""
     return build_evidence(

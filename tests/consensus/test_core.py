@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 from consensus_bench import (
+    CHAIN,
     GENESIS,
     Bench,
     assert_durable,
@@ -19,6 +20,7 @@ from consensus import events as ev
 from consensus.core import Core
 from consensus.effects import Reason
 from consensus.events import Timer
+from consensus.evidence import build_evidence, validate_evidence
 from consensus.messages import (
     Certificate,
     Finalize,
@@ -511,13 +513,19 @@ def test_a_forged_half_of_such_a_pair_is_no_conflict(is_first_forged):
     assert find(effects, fx.Refuse) == [fx.Refuse(blamed, Reason.BAD_SIGNATURE)]
 
 
-def test_votes_that_come_too_late_to_count_still_convict():
-    bench = Bench()
-    proposal, twin = bench.proposal(), bench.proposal(name="twin")
-    cheat = bench.others[1]
-    bench.hear(bench.notarize(cheat, proposal), bench.finalize(cheat, proposal))
+def make_final(bench, proposal):
+    """Make a proposal final by all others but the first two, who are not counted."""
+    signers = bench.others[2:]
     bench.hold(proposal)
-    bench.hear(bench.certify(N, proposal), bench.certify(F, proposal))
+    bench.hear(bench.certify(N, proposal, signers), bench.certify(F, proposal, signers))
+
+
+def test_votes_that_come_too_late_to_count_still_convict():
+    bench = Bench(size=10)
+    proposal, twin = bench.proposal(), bench.proposal(name="twin")
+    honest, cheat = bench.others[:2]
+    bench.hear(bench.notarize(cheat, proposal), bench.finalize(cheat, proposal))
+    make_final(bench, proposal)
     assert bench.core.book.tip.view == 1
     for vote in (
         bench.notarize(cheat, twin),
@@ -525,18 +533,16 @@ def test_votes_that_come_too_late_to_count_still_convict():
         bench.nullify(cheat, 1),
     ):
         assert find(bench.hear(vote), fx.Conflict)
-    honest = bench.others[2]
     assert reasons(bench.hear(bench.nullify(honest, 1))) == [Reason.STALE]
 
 
 @pytest.mark.parametrize("kind", [Notarize, Nullify, Finalize])
 def test_a_late_vote_is_kept_against_the_one_that_comes_after_it(kind):
     """Neither counts any more, and the first one alone proved nothing."""
-    bench = Bench()
+    bench = Bench(size=10)
     proposal, twin = bench.proposal(), bench.proposal(name="twin")
     cheat = bench.others[1]
-    bench.hold(proposal)
-    bench.hear(bench.certify(N, proposal), bench.certify(F, proposal))
+    make_final(bench, proposal)
     first, second = {
         Notarize: (bench.notarize(cheat, twin), bench.notarize(cheat, proposal)),
         Nullify: (bench.nullify(cheat, 1), bench.finalize(cheat, proposal)),
@@ -564,15 +570,74 @@ def test_late_votes_are_few():
 
 
 def test_a_forged_late_vote_is_nobodys_conflict():
-    bench = Bench()
+    bench = Bench(size=10)
     proposal, twin = bench.proposal(), bench.proposal(name="twin")
-    bench.hold(proposal)
-    bench.hear(bench.certify(N, proposal))
+    make_final(bench, proposal)
     forged = change(bench.notarize(bench.others[1], twin), signature=bytes(96))
     bench.hear(forged, sender=b"forger")
     effects = bench.hear(bench.notarize(bench.others[1], proposal), sender=b"honest")
     assert find(effects, fx.Refuse) == [fx.Refuse(b"forger", Reason.BAD_SIGNATURE)]
     assert not find(effects, fx.Conflict)
+
+
+def make_statements(bench, kind):
+    """Return a certificate of view 1, and a vote that excludes it, by one it counts."""
+    proposal, twin = bench.proposal(1), bench.proposal(1, name="twin")
+    cheat = bench.others[1]
+    return {
+        "N'": (bench.certify(N, proposal), bench.notarize(cheat, twin)),
+        "F'": (bench.certify(F, proposal), bench.finalize(cheat, twin)),
+        "FX": (bench.certify(F, proposal), bench.nullify(cheat, 1)),
+        "XF": (bench.certify(X, 1), bench.finalize(cheat, proposal)),
+    }[kind]
+
+
+KINDS = ["N'", "F'", "FX", "XF"]
+
+
+@pytest.mark.parametrize("is_vote_first", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vote_against_a_certificate_that_counts_its_signer(kind, is_vote_first):
+    """Who tells each half another story: one half has the vote, all the certificate."""
+    bench = Bench()
+    certificate, vote = make_statements(bench, kind)
+    pair = (vote, certificate) if is_vote_first else (certificate, vote)
+    assert not find(bench.hear(pair[0]), fx.Conflict)
+    effects = bench.hear(pair[1])
+    assert find(effects, fx.Conflict) == [fx.Conflict(certificate, vote)]
+    evidence = build_evidence(certificate, vote)
+    validators = bench.config.validators
+    guilty = validate_evidence(evidence, validators, CHAIN, bench.scheme)
+    assert guilty == (bench.others[1],)
+    # Said once.
+    assert not find(bench.hear(vote), fx.Conflict)
+
+
+@pytest.mark.parametrize("is_vote_first", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forged_vote_against_a_certificate(kind, is_vote_first):
+    bench = Bench()
+    certificate, vote = make_statements(bench, kind)
+    vote = change(vote, signature=bytes(96))
+    pair = (vote, certificate) if is_vote_first else (certificate, vote)
+    effects = bench.hear(*pair, sender=b"forger")
+    assert not find(effects, fx.Conflict)
+    assert fx.Refuse(b"forger", Reason.BAD_SIGNATURE) in effects
+
+
+@pytest.mark.parametrize("is_vote_first", [True, False])
+def test_what_may_stand_beside_a_certificate(is_vote_first):
+    bench = Bench(size=10)
+    proposal, twin = bench.proposal(), bench.proposal(name="twin")
+    counted, other = bench.others[2], bench.others[0]
+    signers = bench.others[2:]
+    for certificate, vote in [
+        (bench.certify(N, proposal, signers), bench.nullify(counted, 1)),
+        (bench.certify(N, proposal, signers), bench.notarize(other, twin)),
+        (bench.certify(X, 1, signers), bench.notarize(counted, proposal)),
+    ]:
+        pair = (vote, certificate) if is_vote_first else (certificate, vote)
+        assert not find(bench.hear(*pair), fx.Conflict)
 
 
 def test_a_second_proposal_that_comes_late_convicts_its_leader():
@@ -602,8 +667,10 @@ def test_a_certificate_of_our_own_making_is_held_against_its_rivals():
     proposal = bench.proposal()
     bench.hear(bench.certify(X, 1))
     effects = bench.hear(*(bench.finalize(i, proposal) for i in bench.others))
-    [conflict] = find(effects, fx.Conflict)
+    *votes, conflict = find(effects, fx.Conflict)
     assert {conflict.first.kind, conflict.second.kind} == {X, F}
+    # And each vote by itself.
+    assert [each.second.signer for each in votes] == bench.others
     assert not find(effects, fx.Decide)
 
 

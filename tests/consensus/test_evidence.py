@@ -11,6 +11,7 @@ from evidence_court import (
     OTHER_CHAIN,
     Court,
     make_certificate_pair,
+    make_mixed_pair,
     make_proposal,
     make_vote_pair,
 )
@@ -23,6 +24,7 @@ from consensus.evidence import (
     CertificateEvidence,
     Equivocation,
     Evidence,
+    MixedEvidence,
     VoteEvidence,
     build_evidence,
     compute_evidence_id,
@@ -45,6 +47,7 @@ from primitives import bls
 from primitives.bls import BlsSecretKey
 from primitives.codec import encode
 
+MAKERS = [make_vote_pair, make_certificate_pair, make_mixed_pair]
 INNOCENT = None
 TRUTH = {
     (Kind.NOTARIZATION, Kind.NOTARIZATION): Equivocation.DOUBLE_NOTARIZE,
@@ -210,12 +213,65 @@ def test_the_accused_are_known_before_any_signature_is_verified(make):
     assert accused == court.judge(evidence)
 
 
-def test_a_vote_beside_a_certificate_is_refused():
+@pytest.mark.parametrize(("one", "other"), list(product(Kind, Kind)))
+@pytest.mark.parametrize("signer", range(4))
+def test_a_vote_beside_a_certificate(one, other, signer):
+    """It convicts its signer exactly where two votes would."""
     court = Court()
-    vote = court.vote(Kind.FINALIZATION, make_proposal())
-    certificate = court.certify(Kind.NULLIFICATION, (3, 7), (0, 1, 2))
+    a, b = make_proposal(name=b"a"), make_proposal(name=b"b")
+    certificate = court.certify(one, subject_of(one, a), (0, 1, 2))
+    vote = court.vote(other, subject_of(other, b), signer)
+    truth = TRUTH[one, other]
+    if truth is INNOCENT:
+        with pytest.raises(InvalidEvidence):
+            build_evidence(vote, certificate)
+        with pytest.raises(InvalidEvidence):
+            court.judge(MixedEvidence(certificate, vote))
+        return
+    evidence = build_evidence(vote, certificate)
+    assert evidence == build_evidence(certificate, vote)
+    assert get_equivocation(evidence) == truth
+    assert decode_evidence(encode(evidence)) == evidence
+    if signer == 3:
+        with pytest.raises(InvalidEvidence, match="does not count 3"):
+            court.judge(evidence)
+    else:
+        assert court.judge(evidence) == (signer,)
+
+
+@pytest.mark.parametrize("other", [Kind.NOTARIZATION, Kind.FINALIZATION])
+def test_a_vote_for_what_its_certificate_certifies(other):
+    court = Court()
+    proposal = make_proposal()
+    certificate = court.certify(Kind.NOTARIZATION, proposal, range(3))
     with pytest.raises(InvalidEvidence):
-        build_evidence(vote, certificate)
+        build_evidence(certificate, court.vote(other, proposal))
+
+
+def test_a_vote_of_another_view_than_the_certificates():
+    court = Court()
+    certificate = court.certify(Kind.FINALIZATION, make_proposal(), range(3))
+    for place in ((3, 8), (4, 7)):
+        vote = court.vote(Kind.NULLIFICATION, place)
+        with pytest.raises(InvalidEvidence):
+            court.judge(MixedEvidence(certificate, vote))
+
+
+def test_a_certificate_without_a_quorum_convicts_nobody():
+    court = Court()
+    certificate = court.certify(Kind.FINALIZATION, make_proposal(), (0, 1))
+    vote = court.vote(Kind.NULLIFICATION, (3, 7))
+    with pytest.raises(InvalidEvidence, match="quorum"):
+        court.judge(build_evidence(certificate, vote))
+
+
+@pytest.mark.parametrize("bitmap", [b"", b"\x1f", b"\x07\x00", b"\xff" * 16])
+def test_a_bitmap_of_another_size_counts_nobody(bitmap):
+    court = Court()
+    pair = make_mixed_pair(court)
+    changed = msgspec.structs.replace(pair.first, bitmap=bitmap)
+    with pytest.raises(InvalidEvidence, match="bitmap"):
+        court.judge(build_evidence(changed, pair.second))
 
 
 def test_a_subject_that_does_not_fit_its_certificate():
@@ -236,7 +292,7 @@ def test_a_subject_that_does_not_fit_its_certificate():
 # Forgeries
 
 
-@pytest.mark.parametrize("make", [make_vote_pair, make_certificate_pair])
+@pytest.mark.parametrize("make", MAKERS)
 def test_another_chains_evidence_is_refused(make):
     court = Court()
     assert court.judge(make(court))
@@ -246,7 +302,7 @@ def test_another_chains_evidence_is_refused(make):
         court.judge(make(Court(chain=OTHER_CHAIN, scheme=court.scheme)))
 
 
-@pytest.mark.parametrize("make", [make_vote_pair, make_certificate_pair])
+@pytest.mark.parametrize("make", MAKERS)
 def test_another_epochs_set_convicts_nobody(make):
     court = Court()
     evidence = make(court)
@@ -255,7 +311,7 @@ def test_another_epochs_set_convicts_nobody(make):
         validate_evidence(evidence, other, CHAIN, court.scheme)
 
 
-@pytest.mark.parametrize("make", [make_vote_pair, make_certificate_pair])
+@pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("name", ["first", "second"])
 def test_a_forged_signature_convicts_nobody(make, name):
     court = Court()
@@ -321,7 +377,7 @@ def test_the_other_order_is_refused(make):
         validate_evidence(turned, Court().set, CHAIN, StandinScheme())
 
 
-@pytest.mark.parametrize("make", [make_vote_pair, make_certificate_pair])
+@pytest.mark.parametrize("make", MAKERS)
 def test_a_statement_twice_is_refused(make):
     evidence = make(Court())
     with pytest.raises(InvalidEvidence):
@@ -340,7 +396,7 @@ def test_the_form_is_checked_before_any_signature():
 @given(st.data())
 def test_changed_bytes_convict_nobody_else(data):
     court = Court()
-    make = data.draw(st.sampled_from([make_vote_pair, make_certificate_pair]))
+    make = data.draw(st.sampled_from(MAKERS))
     evidence = make(court)
     raw = bytearray(encode(evidence))
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
@@ -399,12 +455,13 @@ def test_vectors():
     )
     of_votes, of_certificates = build_evidence(*votes), build_evidence(*certificates)
     assert of_certificates.first is certificates[1]
+    of_both = build_evidence(certificates[0], votes[1])
     names = {
         len(encode(evidence)): compute_evidence_id(evidence).hex()
-        for evidence in (of_votes, of_certificates)
+        for evidence in (of_votes, of_certificates, of_both)
     }
     page = (Path(__file__).parents[2] / "docs/protocol/11-staking.md").read_text()
-    assert set(names) == {279, 288}
+    assert set(names) == {279, 284, 288}
     for length, name in names.items():
         [line] = [line for line in page.splitlines() if f"`{name}`" in line]
         assert f"{length} bytes" in line
