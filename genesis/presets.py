@@ -61,7 +61,9 @@ def build_layout(models: Sequence[ModelRecord], shards_per_model: int) -> Layout
     for model in models:
         count = min(shards_per_model, model.layers)
         for start, end in cut_layers(model.layers, count):
-            specs.append(ShardSpec(len(specs) + 1, model.model_id, start, end))
+            specs.append(
+                ShardSpec(len(specs) + 1, model.model_id, start, end, 0, False)
+            )
     return Layout(tuple(specs))
 
 

@@ -26,6 +26,7 @@ from consensus.validators import encode_bitmap
 from genesis.genesis import GenesisValidator
 from genesis.presets import DEVNET_SHARDS_PER_MODEL, build_devnet_genesis
 from genesis.state import build_chain_spec
+from p2pchain.sim.committee import certify_chunks
 from primitives import bls
 from primitives.bls import BlsSecretKey
 from primitives.keys import SecretKey
@@ -116,6 +117,7 @@ class Validators:
             attendance=self._attend(parent),
             time_ms=parent.header.time_ms + 1000,
             picker=picker,
+            chunks=certify_chunks(tree, parent, view, picker, self.keys, bls),
         )
 
     def certify(self, held: HeldBlock) -> Certificate:

@@ -40,11 +40,13 @@ from chain.transaction import (
 from consensus.book import Tip
 from consensus.epoch import EpochConfig
 from consensus.messages import Certificate, Proposal, Vote
+from consensus.scheme import Signer
 from consensus.validators import ValidatorSet
 from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec
 from p2pchain.node.evidence_desk import REPEAT_BLOCKS
+from p2pchain.sim.committee import certify_chunks
 from p2pchain.sim.errors import PowerCut
 from p2pchain.sim.evidence import EvidenceDesk
 from p2pchain.sim.listchain import GENESIS_TIME_MS
@@ -324,7 +326,11 @@ class TreeChain:
         """Build and hold a block."""
         world = self._chains.world
         world.built += 1
-        parent = self.tree.get(parent_hash).view
+        parent = self.tree.get(parent_hash)
+        picker = RandomPicker(self._chains, self.final_height, world.built)
+        chunks = certify_chunks(
+            self.tree, parent, view, picker, self._list_signers(), world.keys.scheme
+        )
         held = self.tree.build(
             parent_hash=parent_hash,
             view=view,
@@ -332,8 +338,9 @@ class TreeChain:
             reveal=reveal,
             attendance=attendance,
             time_ms=time_ms,
-            picker=RandomPicker(self._chains, self.final_height, world.built),
-            evidence=self._pool.pick(lambda key: parent.get(ROOT_SHARD, key)),
+            picker=picker,
+            chunks=chunks,
+            evidence=self._pool.pick(lambda key: parent.view.get(ROOT_SHARD, key)),
         )
         return held.block_hash, held.block_bytes, held.height
 
@@ -357,6 +364,11 @@ class TreeChain:
             if self.final_height % REPEAT_BLOCKS == 0:
                 for piece in self._pool.list_pieces():
                     self.evidence.tell(piece.data)
+
+    def _list_signers(self) -> list[Signer]:
+        """Return the signers of the epoch's set, in its order."""
+        signers = {s.public_key: s for s in self._chains.world.signers.values()}
+        return [signers[v.public_key] for v in self.tree.epoch.validators.validators]
 
     def _take_evidence(self, data: bytes) -> tuple[bytes, ...]:
         return self._pool.add(data, self._read_root).guilty

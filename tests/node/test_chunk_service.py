@@ -1,4 +1,4 @@
-"""Four validators on loopback: transactions of layer shards, through certified chunks."""
+"""Four validators on loopback: transactions of layer shards in certified chunks."""
 
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -120,7 +120,7 @@ def test_layer_shards_go_on_by_certified_chunks(tmp_path, silent):
                 ]
                 away = first.pay(3, 1, Transfer(BOB.public_key, 2, COIN))
                 for tx_id in [*sent, away]:
-                    outcome = await last.chain.wait_outcome(tx_id, LIMIT_S)
+                    outcome = await first.chain.wait_outcome(tx_id, LIMIT_S)
                     assert outcome.ok
                 balance = last.chain.queries.get_account
                 while balance(2, BOB.public_key).balance < 104 * COIN:
