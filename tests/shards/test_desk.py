@@ -300,6 +300,23 @@ def test_nothing_else_is_endorsed(judgement):
     assert bool(bench.get(fx.Execute)) == (judgement is ev.Judgement.UNKNOWN)
 
 
+def test_a_spoilt_copy_makes_room_for_a_good_one():
+    """A header does not bind the witness, so whoever passes a chunk on may spoil it."""
+    bench = Bench(MEMBER)
+    produced = bench.make(FIRST)
+    bench.receive(replace(produced, witness=b"spoilt"), b"liar")
+    bench.execute(ev.Judgement.SPOILT)
+    assert bench.get(fx.Refuse) == [fx.Refuse(b"liar", Reason.BAD_WITNESS)]
+    assert bench.desk.body_bytes == 0
+    check_refused(bench, replace(produced, transactions=()), Reason.BAD_BODY)
+    forged = replace(produced, signature=bytes(96))
+    check_refused(bench, forged, Reason.BAD_SIGNATURE)
+    bench.receive(produced)
+    assert bench.get(fx.Execute) == [fx.Execute(produced)]
+    bench.execute()
+    assert bench.get_sent(Endorsement)
+
+
 def test_one_endorsement_per_slot():
     bench = Bench(MEMBER)
     bench.receive(bench.make(FIRST))

@@ -133,8 +133,8 @@ def keep_no_bodies(monkeypatch):
 def believe_the_producer(monkeypatch):
     """Chunks are endorsed without being executed."""
 
-    def execute(self, header):
-        self.apply(Executed(header, Judgement.GOOD))
+    def execute(self, produced):
+        self.apply(Executed(produced.header, Judgement.GOOD))
 
     monkeypatch.setattr(Node, "execute", execute)
 
