@@ -45,6 +45,7 @@ from p2pchain.node.chunk_wire import (
     send_message,
     unpack_bits,
 )
+from p2pchain.node.chunk_worker import SuppliedState
 from p2pchain.node.chunk_workers import ChunkWorkers, compute_default_workers
 from primitives import bls
 from primitives.codec import encode
@@ -484,6 +485,31 @@ def test_a_frame_that_breaks_off():
         with pytest.raises(LinkFailed, match="3 of 5"):
             receive_frame(ours)
         assert receive_frame(ours) is None
+
+
+def test_who_walks_gets_the_next_buckets_too():
+    """One by one would cost a round trip per bucket."""
+    ours, theirs = socket.socketpair()
+    asked = []
+
+    def supply():
+        while (data := receive_frame(ours)) is not None:
+            indices = decode_answer(data).indices
+            asked.append(indices)
+            send_message(ours, Supply(tuple(b"\x90" for _ in indices)))
+
+    with ours:
+        thread = threading.Thread(target=supply)
+        thread.start()
+        with theirs:
+            state = SuppliedState(theirs, 5)
+            state.prepare([b"key"])
+            assert [state.get_bucket(index) for index in range(1024)] == [{}] * 1024
+        thread.join()
+    first = state.get_index(b"key")
+    assert asked[0] == (first,)
+    assert sorted(index for lot in asked for index in lot) == list(range(1024))
+    assert len(asked) < 25
 
 
 @pytest.mark.parametrize("data", [b"", b"\x90", b"\x91\x63", encode(Ready())])
