@@ -43,7 +43,7 @@ else is asked: one may touch a bucket that somebody made large on purpose, and t
 behind it must not suffer for it."""
 
 Candidates = Iterable[tuple[bytes, SignedTransaction]]
-"""Canonical bytes and their meaning, in the order of preference, per sender by nonce."""
+"""Bytes and what they say, in the order of preference and per sender by nonce."""
 
 
 @dataclass(frozen=True, slots=True)
