@@ -1,7 +1,6 @@
 """One block's chunks, shared between this process and its workers."""
 
 import logging
-import select
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -10,7 +9,12 @@ from chain.chunk_execution import ChunkBody, ExecutedChunk
 from chain.executor import ChunkTask, InProcess
 from chain.transaction import compute_tx_id
 from chain.verified import VerifiedCache
-from p2pchain.node.chunk_process import PATIENCE_S, ChunkProcess, WorkerLost
+from p2pchain.node.chunk_process import (
+    PATIENCE_S,
+    ChunkProcess,
+    WorkerLost,
+    wait_readable,
+)
 from p2pchain.node.chunk_wire import (
     Answer,
     Done,
@@ -119,13 +123,11 @@ class Batch:
         """Take what workers say, after waiting for it for at most `patience_s`."""
         if not self._busy:
             return
-        links = {worker.link: worker for worker in self._busy}
-        readable = select.select(list(links), [], [], patience_s)[0]
-        if not readable and patience_s > 0:
+        speaking = wait_readable(self._busy, patience_s)
+        if not speaking and patience_s > 0:
             for worker in list(self._busy):
                 self._drop(worker, WorkerLost(f"silent for {patience_s:g} s"))
-        for link in readable:
-            worker = links[link]
+        for worker in speaking:
             try:
                 self._on_answer(worker, worker.receive())
             except WorkerLost as error:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -401,6 +402,25 @@ def test_a_state_that_cannot_be_read_stops_everything(labs, monkeypatch):
                 pool.execute(tasks, VerifiedCache())
         assert pid not in pool.pids
         assert pool.execute(tasks, VerifiedCache()) == execute_here(tasks)
+
+
+def test_a_node_with_many_open_files(labs, monkeypatch):
+    """File numbers beyond what select() takes."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 3000:
+        pytest.skip("the machine allows too few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3000, limits[1]))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with ChunkWorkers(1, least_transactions=1) as pool:
+            assert pool.wait_ready(START_S)
+            tasks = build_tasks(labs)
+            assert pool.execute(tasks, VerifiedCache()) == execute_here(tasks)
+            assert len(pool.pids) == 1
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_small_blocks_start_no_process(labs):
