@@ -103,6 +103,18 @@ class LevelStore:
         self.close()
 
 
+def rebuild_level_store(path: Path) -> None:
+    """Have LevelDB save what it can of a database that does not open.
+
+    Raises:
+        StoreError: It cannot.
+    """
+    try:
+        plyvel.repair_db(str(path))
+    except (plyvel.Error, OSError) as error:
+        raise StoreError(f"cannot rebuild the database in {path}: {error}") from error
+
+
 class LevelSnapshot:
     """A LevelDB as it was at one moment; good until the database is closed."""
 

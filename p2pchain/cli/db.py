@@ -1,4 +1,4 @@
-"""`p2pchain db verify`: everything in a node's database, computed again."""
+"""`p2pchain db`: a node's database, everything computed again, or begun anew."""
 
 import time
 from argparse import Namespace
@@ -15,6 +15,7 @@ from p2pchain.cli.options import add_command, add_group
 from p2pchain.cli.output import Output, format_amount
 from p2pchain.cli.session import open_home
 from p2pchain.errors import HomeError
+from p2pchain.node.repair import finish_repair, replace_database
 from primitives import bls
 
 if TYPE_CHECKING:
@@ -34,6 +35,13 @@ def add_parser(commands: "Commands") -> None:
         "compute every hash, root and balance again and say what differs; "
         "exit code 1 if anything does",
     )
+    add_command(
+        group,
+        "repair",
+        run_repair,
+        "replace a damaged database; vouchers stay, the next start takes the chain "
+        "from peers",
+    )
 
 
 def run_verify(args: Namespace, output: Output) -> int:
@@ -47,6 +55,28 @@ def run_verify(args: Namespace, output: Output) -> int:
         verdict = verify_database(spec, store, bls, output.say)
     output.show(build_document(verdict), describe(verdict, time.monotonic() - started))
     return 0 if verdict.is_sound else 1
+
+
+def run_repair(args: Namespace, output: Output) -> None:
+    """Replace the database of a home by one without a chain."""
+    home = open_home(args)
+    with home.lock():
+        finish_repair(home.data)
+        if not (home.data / "CURRENT").is_file():
+            raise HomeError(f"{home.path} has no database; there is nothing to repair")
+        repaired = replace_database(home.data)
+    lines = [
+        f"{repaired.kept:,} entries that only this node has were kept",
+        *(f"LOST: {what}" for what in repaired.lost),
+        f"the damaged database is {repaired.old}; delete it once the node runs",
+        "start the node, and it takes the chain from its peers",
+    ]
+    document = {
+        "kept": repaired.kept,
+        "lost": list(repaired.lost),
+        "old": str(repaired.old),
+    }
+    output.show(document, "\n".join(lines))
 
 
 def build_document(verdict: Verdict) -> dict[str, Any]:
@@ -89,7 +119,7 @@ def describe(verdict: Verdict, seconds: float) -> str:
     if len(findings) > SHOWN:
         lines.append(f"and {len(findings) - SHOWN} more; --json has them")
     lines.append(
-        f"NOT SOUND: {len(findings)} findings; move the folder `data` away and start "
-        "the node, and it syncs from its peers"
+        f"NOT SOUND: {len(findings)} findings; `p2pchain db repair` keeps vouchers and "
+        "lets the next start take the chain from peers"
     )
     return "\n".join(lines)
