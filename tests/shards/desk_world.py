@@ -367,10 +367,12 @@ class Judge:
 class World:
     """Everything: nodes, time, network, luck."""
 
-    def __init__(self, seed, powers=(10,) * 4, shards=(1, 2), liars=(), luck=CALM):
+    def __init__(
+        self, seed, powers=(10,) * 4, shards=(1, 2), liars=(), luck=CALM, ring=None
+    ):
         self.rng = random.Random(seed)
         self.luck = luck
-        self.town = Town(list(powers))
+        self.town = Town(list(powers), ring)
         self.size = len(powers)
         self.liars = set(liars)
         self.chain = Chain(shards=(0, *shards))
