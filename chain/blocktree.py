@@ -36,6 +36,7 @@ from chain.block import (
 )
 from chain.branch import Branch
 from chain.building import CertifiedBody, Picker, build_block, build_chunks
+from chain.endorsing import ExecutedChunks, judge_chunk
 from chain.epochs import compute_first_height
 from chain.errors import (
     BodyMismatch,
@@ -54,10 +55,11 @@ from chain.held import HeldBlock
 from chain.history import History
 from chain.inclusion import InclusionJudge, build_inclusion_base
 from chain.ledger import ShardLedger
+from chain.limits import compute_layer_limits, compute_share
 from chain.opening import create_chain, load_final
 from chain.pending import PendingBlocks, build_held
 from chain.processing import BlockBase, Processed, process_body
-from chain.producing import ExecutedChunks, judge_chunk, produce_chunk
+from chain.producing import ChunkPlace, produce_chunk
 from chain.roster import get_validators
 from chain.spec import ChainSpec
 from chain.state import FinalState
@@ -74,10 +76,15 @@ from consensus.validators import ValidatorSet
 from primitives.codec import encode
 from primitives.kv import KeyValueStore
 from primitives.types import Epoch, Height, TimeMs, View
+from shards.chunk import compute_chunk_hash
 from shards.inclusion import InclusionBase
 from shards.layout import ROOT_SHARD, Layout
 from shards.messages import ProducedChunk
 from shards.slots import Slot
+
+
+NO_SIGNATURE = bytes(96)
+"""Stands in a chunk that its producer has not signed yet."""
 
 
 class BlockTree:
@@ -381,16 +388,35 @@ class BlockTree:
             UnknownBlock: The anchor is not held.
             UnfinalParent: It ends an epoch and is not final.
         """
-        parent = self.get(anchor)
+        parent, shard = self.get(anchor), slot.shard
         self._validate_root(parent)
-        return produce_chunk(
+        branch = self._build_branch(parent)
+        busy = sum(
+            1
+            for other in parent.heads
+            if other not in (shard, ROOT_SHARD)
+            and (picker.get_waiting(other) or branch.has_inbox(other))
+        )
+        params = self.spec.params
+        layers = compute_layer_limits(params, len(parent.heads))
+        fresh = produce_chunk(
             self.spec,
-            self._build_branch(parent),
-            slot,
-            producer,
-            picker,
-            self.verified,
-            self._executed,
+            parent,
+            ChunkPlace(shard, slot.epoch, slot.created_view, producer),
+            inbox=branch.get_inbox(shard, params.chunk_packets),
+            candidates=picker.pick(shard, lambda key: parent.view.get(shard, key)),
+            limits=compute_share(layers, 1 + busy),
+            verified=self.verified,
+        )
+        if fresh is None:
+            return None
+        self._executed.add(compute_chunk_hash(fresh.header), fresh.executed)
+        return ProducedChunk(
+            header=fresh.header,
+            signature=NO_SIGNATURE,
+            transactions=fresh.body.transactions,
+            packets=fresh.body.packets,
+            witness=fresh.witness,
         )
 
     def judge_chunk(self, produced: ProducedChunk, parent_hash: bytes) -> None:
@@ -406,14 +432,10 @@ class BlockTree:
             InvalidWitness: The witness is not the chunk's.
         """
         branch = self._build_branch(self.get(parent_hash))
-        judge_chunk(
-            self.spec,
-            branch,
-            produced,
-            self.verified,
-            self.executor,
-            self._executed,
+        executed = judge_chunk(
+            self.spec, branch, produced, self.verified, self.executor
         )
+        self._executed.add(compute_chunk_hash(produced.header), executed)
 
     def save_pending(self, block_hash: bytes) -> None:
         """Make a pending block and its pending ancestors survive a crash.

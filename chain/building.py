@@ -31,6 +31,7 @@ from chain.processing import (
     start_chunk,
     validate_sources,
 )
+from chain.producing import fill_chunk
 from chain.spec import ChainSpec
 from chain.transaction import SignedTransaction
 from chain.verified import VerifiedCache
@@ -112,7 +113,7 @@ def build_chunks(
     state = get_state(base, ROOT_SHARD)
     run = start_chunk(spec, base, state, left, verified)
     inbox = base.branch.get_inbox(ROOT_SHARD, spec.params.chunk_packets)
-    fill_chunk(run, state, left, inbox, picker)
+    fill_chunk(run, left, inbox, picker.pick(ROOT_SHARD, state.get))
     if not run.is_empty:
         executed[ROOT_SHARD] = finish_chunk(run, state)
     return combine_chunks(
@@ -185,32 +186,3 @@ def build_block(
     )
     body = Body(processed.chunks, processed.certificates, attendance, evidence)
     return Block(header, body)
-
-
-def fill_chunk(
-    run: ChunkRun,
-    state: ShardState,
-    share: ChunkLimits,
-    inbox: Sequence[PacketProof],
-    picker: Picker,
-) -> None:
-    """Take packets up to half of the share, then transactions.
-
-    Half, so that neither a flood of packets nor one of transactions stops the other.
-    """
-    for proof in inbox:
-        if run.work * 2 >= share.work or run.bytes * 2 >= share.bytes:
-            break
-        try:
-            run.consume(proof)
-        except ChunkFull:
-            break
-    for signed_bytes, signed in picker.pick(state.shard, state.get):
-        try:
-            run.execute(signed_bytes, signed)
-        except InvalidTransaction:
-            # It was good at the final state and is not here; it stays in the pool
-            # until the next final block shows whether it is good again.
-            continue
-        except ChunkFull:
-            break

@@ -18,7 +18,7 @@ the callers; `fill_header` puts what the execution gave into a header.
 Spec: docs/protocol/06-shards.md
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -66,6 +66,7 @@ def execute_chunk(
     body: ChunkBody,
     limits: ChunkLimits,
     verified: VerifiedCache,
+    pause: Callable[[], None] | None = None,
 ) -> ExecutedChunk:
     """Execute all of a chunk.
 
@@ -75,6 +76,8 @@ def execute_chunk(
         body: What it holds.
         limits: What it may hold.
         verified: Transactions whose signature was checked before.
+        pause: Called before every transaction, so that the caller may look after
+            something else meanwhile.
 
     Raises:
         InvalidChunk: No producer's chunk holds this; says what and where.
@@ -87,6 +90,8 @@ def execute_chunk(
         for proof in body.packets:
             run.consume(proof)
         for index, signed in enumerate(transactions):
+            if pause is not None:
+                pause()
             try:
                 run.execute(body.transactions[index], signed)
             except InvalidTransaction as error:

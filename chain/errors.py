@@ -105,11 +105,12 @@ class HistoryAbsent(MissingError):
     Args:
         height: Which was asked for.
         first_height: Of the oldest block that is here.
+        what: Of that block.
     """
 
-    def __init__(self, height: int, first_height: int) -> None:
+    def __init__(self, height: int, first_height: int, what: str = "block") -> None:
         super().__init__(
-            f"block {height} is not here: this node's history begins at "
+            f"{what} {height}: not here, this node's history begins at "
             f"{first_height}, with a snapshot"
         )
         self.height = height

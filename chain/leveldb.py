@@ -11,6 +11,7 @@ when the log is read again, so after one failure this store takes no more writes
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -103,6 +104,18 @@ class LevelStore:
         self.close()
 
 
+def rebuild_level_store(path: Path) -> None:
+    """Have LevelDB save what it can of a database that does not open.
+
+    Raises:
+        StoreError: It cannot.
+    """
+    try:
+        plyvel.repair_db(str(path))
+    except (plyvel.Error, OSError) as error:
+        raise StoreError(f"cannot rebuild the database in {path}: {error}") from error
+
+
 class LevelSnapshot:
     """A LevelDB as it was at one moment; good until the database is closed."""
 
@@ -144,16 +157,46 @@ def _iterate(
     # Backwards, plyvel loses a first key that equals its lower bound, so we look
     # at the bound ourselves.
     bound = None if reverse else lower
+    last: bytes | None = None
     try:
         with source.iterator(
             start=bound, stop=upper, reverse=reverse, verify_checksums=True
         ) as pairs:
-            for key, value in pairs:
-                if key < lower:
+            for last, value in pairs:
+                if last < lower:
                     return
-                yield key, value
+                yield last, value
+        _check_end(source, last, bound, upper, reverse)
     except plyvel.Error as error:
         raise StoreError(f"cannot read the database: {error}") from error
+
+
+def _check_end(
+    source: Any,
+    last: bytes | None,
+    lower: bytes | None,
+    upper: bytes | None,
+    reverse: bool,
+) -> None:
+    """Take the step again after which an iteration ended.
+
+    LevelDB skips what it cannot read and says so in a status, at which plyvel does not
+    look when nothing follows: pairs would be missing without a word.
+
+    Raises:
+        plyvel.Error: The iteration did not end, it was cut off.
+    """
+    with closing(source.raw_iterator(verify_checksums=True)) as cursor:
+        if last is not None:
+            cursor.seek(last)
+            cursor.prev() if reverse else cursor.next()
+        elif not reverse:
+            cursor.seek(lower)
+        elif upper is None:
+            cursor.seek_to_last()
+        else:
+            cursor.seek(upper)
+            cursor.prev() if cursor.valid() else cursor.seek_to_last()
 
 
 def _compute_upper(prefix: bytes) -> bytes | None:

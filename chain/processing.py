@@ -11,8 +11,6 @@ Spec: docs/protocol/03-blocks-and-state.md
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from chain.block import Body
 from chain.branch import Branch
 from chain.chunk_context import build_context, build_context_at
@@ -31,6 +29,7 @@ from chain.held import HeldBlock
 from chain.inclusion import InclusionJudge, build_inclusion_base
 from chain.limits import compute_block_limits, reduce_limits
 from chain.params import ChainParams
+from chain.producing import ChunkPlace, build_place
 from chain.spec import ChainSpec
 from chain.state import StateView
 from chain.system import SystemResult
@@ -41,7 +40,6 @@ from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
 from shards.errors import InvalidChunk, InvalidChunkCertificate, MissingAnchor
 from shards.layout import ROOT_SHARD
 from shards.packet import PacketProof, build_packet_proofs, verify_packet_proof
-from shards.slots import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,25 +300,6 @@ def _build_task(spec: ChainSpec, base: BlockBase, chunk: Chunk) -> ChunkTask:
 
 def _build_root_place(base: BlockBase) -> ChunkHeader:
     """Return the place of the root shard's chunk: the one that its block has."""
-    parent = base.parent
-    return build_place(
-        parent.heads[ROOT_SHARD],
-        Slot(parent.child_epoch.epoch, ROOT_SHARD, base.view),
-        parent.block_hash,
-        base.proposer,
-    )
-
-
-def build_place(
-    previous: ChunkHeader, slot: Slot, anchor: bytes, producer: int
-) -> ChunkHeader:
-    """Return the header of a chunk before anybody executed it: the place it has."""
-    return msgspec.structs.replace(
-        previous,
-        epoch=slot.epoch,
-        created_view=slot.created_view,
-        seq=previous.seq + 1,
-        prev_chunk=compute_chunk_hash(previous),
-        anchor=anchor,
-        producer=producer,
-    )
+    epoch = base.parent.child_epoch.epoch
+    place = ChunkPlace(ROOT_SHARD, epoch, base.view, base.proposer)
+    return build_place(base.parent, place)

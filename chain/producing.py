@@ -1,20 +1,18 @@
 """
-Chunks of layer shards: making one, and judging what somebody else made.
+Producing a layer shard's chunk: what a host of the shard does in its slot.
 
-    producer    anchor's state, packets, candidates --> header, body, witness
-    endorser    header, body, witness               --> the same header, or not
-
-What was executed here once is remembered by the chunk's hash, so the block that holds
-the chunk costs nothing any more.
+The chunk stands on an anchor, a block whose state the producer holds, and not on the
+block that will include it.  It comes with its witness, so that a committee that does
+not hold the shard can execute it again.
 
 Spec: docs/protocol/06-shards.md
 """
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from chain.branch import Branch
-from chain.building import Picker, fill_chunk
+import msgspec
+
 from chain.chunk_context import build_context
 from chain.chunk_execution import (
     ChunkBody,
@@ -23,154 +21,144 @@ from chain.chunk_execution import (
     finish_chunk,
 )
 from chain.chunk_state import ShardState
-from chain.execution import ChunkRun
-from chain.executor import ChunkExecutor, JudgeTask
-from chain.limits import compute_layer_limits, compute_share
-from chain.processing import (
-    build_chunk_context,
-    build_claim,
-    build_place,
-    validate_sources,
-)
+from chain.errors import InvalidTransaction
+from chain.execution import ChunkFull, ChunkLimits, ChunkRun
+from chain.held import HeldBlock
 from chain.spec import ChainSpec
+from chain.transaction import SignedTransaction
 from chain.verified import VerifiedCache
 from chain.witness import (
+    WitnessFull,
     WitnessMeter,
     build_witness,
     encode_witness,
 )
-from primitives.types import ShardId
-from shards.chunk import compute_chunk_hash
-from shards.layout import ROOT_SHARD
-from shards.messages import ProducedChunk
-from shards.slots import Slot
+from primitives.types import Epoch, ShardId, View
+from shards.chunk import ChunkHeader, compute_chunk_hash
+from shards.packet import PacketProof
 
-MAX_EXECUTED = 64
-"""Chunks whose result is remembered: one per shard; each weighs what it writes, below
-a megabyte."""
+MAX_PASSED = 64
+"""Transactions that are left out because the witness would be too long, before nobody
+else is asked: one may touch a bucket that somebody made large on purpose, and those
+behind it must not suffer for it."""
 
-NO_SIGNATURE = bytes(96)
-"""Stands in a chunk that its producer has not signed yet."""
+Candidates = Iterable[tuple[bytes, SignedTransaction]]
+"""Bytes and what they say, in the order of preference and per sender by nonce."""
 
 
-class ExecutedChunks(Mapping[bytes, ExecutedChunk]):
-    """What chunks brought about, by chunk hash; the newest ones."""
+@dataclass(frozen=True, slots=True)
+class ChunkPlace:
+    """Where a chunk stands."""
 
-    def __init__(self, capacity: int = MAX_EXECUTED) -> None:
-        self._capacity = capacity
-        self._chunks: OrderedDict[bytes, ExecutedChunk] = OrderedDict()
+    shard: ShardId
+    epoch: Epoch
+    created_view: View
+    producer: int
+    """Index in the epoch's set."""
 
-    def __getitem__(self, chunk_hash: bytes) -> ExecutedChunk:
-        return self._chunks[chunk_hash]
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._chunks)
+@dataclass(frozen=True, slots=True)
+class FreshChunk:
+    """A chunk that its producer has just made."""
 
-    def __len__(self) -> int:
-        return len(self._chunks)
-
-    def add(self, chunk_hash: bytes, executed: ExecutedChunk) -> None:
-        """Remember a result; the oldest one goes when there is no room."""
-        self._chunks[chunk_hash] = executed
-        if len(self._chunks) > self._capacity:
-            self._chunks.popitem(last=False)
+    header: ChunkHeader
+    body: ChunkBody
+    witness: bytes
+    executed: ExecutedChunk
+    """For the producer, who need not execute it again."""
 
 
 def produce_chunk(
     spec: ChainSpec,
-    branch: Branch,
-    slot: Slot,
-    producer: int,
-    picker: Picker,
+    anchor: HeldBlock,
+    place: ChunkPlace,
+    *,
+    inbox: Sequence[PacketProof],
+    candidates: Candidates,
+    limits: ChunkLimits,
     verified: VerifiedCache,
-    done: ExecutedChunks,
-) -> ProducedChunk | None:
-    """Return an unsigned chunk on a branch's tip; None if the shard has nothing to do.
+) -> FreshChunk | None:
+    """Return a chunk on the shard's tip in `anchor`; None if there is nothing to do.
 
     Args:
         spec: The chain.
-        branch: Its tip is the anchor.
-        slot: Of the tip's child epoch, of a later view than the tip.
-        producer: Our index in the epoch's set.
-        picker: Candidates.
-        verified: Signatures checked before.
-        done: Takes the result.
-
-    Raises:
-        ChunkFull: Not even an empty chunk's witness fits.
+        anchor: A held block of the epoch, or its root, with the shard's state.
+        place: Of the chunk.
+        inbox: Packets that wait for the shard, in order per source.
+        candidates: Transactions.
+        limits: What one chunk may hold.
+        verified: Transactions whose signature was checked before.
     """
-    shard, parent = slot.shard, branch.tip
-    state = ShardState(parent.view, shard)
-    share = compute_share(
-        compute_layer_limits(spec.params, len(parent.heads)),
-        _count_busy(branch, shard, picker),
-    )
-    context = build_context(spec, parent, shard)
-    run = ChunkRun(context, state.get, share, verified, WitnessMeter(state))
-    inbox = branch.get_inbox(shard, spec.params.chunk_packets)
-    fill_chunk(run, state, share, inbox, picker)
+    view, shard = anchor.view, place.shard
+    state = ShardState(view, shard)
+    context = build_context(spec, anchor, shard)
+    try:
+        run = ChunkRun(context, state.get, limits, verified, WitnessMeter(state))
+    except ChunkFull:
+        # Somebody made the buckets of the shard's counters too large for any witness.
+        return None
+    fill_chunk(run, limits, inbox, candidates)
     if run.is_empty:
         return None
     executed = finish_chunk(run, state)
     result = executed.result
-    after = parent.view.compute_child_with({shard: executed.buckets})
-    header = fill_header(
-        build_place(parent.heads[shard], slot, parent.block_hash, producer),
-        result,
-        parent.view.get_root(shard),
-        after.get_root(shard),
-    )
-    done.add(compute_chunk_hash(header), executed)
-    witness = build_witness(state, executed.touched)
-    return ProducedChunk(
-        header=header,
-        signature=NO_SIGNATURE,
-        transactions=result.transactions,
-        packets=result.consumed,
-        witness=encode_witness(witness),
+    after = view.compute_child_with({shard: executed.buckets})
+    return FreshChunk(
+        header=fill_header(
+            build_place(anchor, place),
+            result,
+            view.get_root(shard),
+            after.get_root(shard),
+        ),
+        body=ChunkBody(result.consumed, result.transactions),
+        witness=encode_witness(build_witness(state, executed.touched)),
+        executed=executed,
     )
 
 
-def judge_chunk(
-    spec: ChainSpec,
-    branch: Branch,
-    produced: ProducedChunk,
-    verified: VerifiedCache,
-    executor: ChunkExecutor,
-    done: ExecutedChunks,
+def fill_chunk(
+    run: ChunkRun,
+    limits: ChunkLimits,
+    inbox: Sequence[PacketProof],
+    candidates: Candidates,
 ) -> None:
-    """Execute somebody's chunk from its witness.
+    """Take packets up to half of the limits, then transactions.
 
-    Args:
-        spec: The chain.
-        branch: On which a block could hold the chunk, by its header.
-        produced: Its body is the one that its header binds.
-        verified: Signatures checked before.
-        executor: Runs it.
-        done: Takes the result.
-
-    Raises:
-        InvalidChunk: Executing it does not give its header.
-        InvalidWitness: The witness is not the chunk's.
+    Half, so that neither a flood of packets nor one of transactions stops the other.
     """
-    header = produced.header
-    validate_sources(produced.packets, branch)
-    task = JudgeTask(
-        build_chunk_context(spec, branch, header),
-        header,
-        ChunkBody(produced.packets, produced.transactions),
-        produced.witness,
-        build_claim(spec.params, header),
+    for proof in inbox:
+        if run.work * 2 >= limits.work or run.bytes * 2 >= limits.bytes:
+            break
+        try:
+            run.consume(proof)
+        except ChunkFull:
+            break
+    passed = 0
+    for signed_bytes, signed in candidates:
+        try:
+            run.execute(signed_bytes, signed)
+        except InvalidTransaction:
+            # It was good at the final state and is not here; it stays in the pool
+            # until the next final block shows whether it is good again.
+            continue
+        except WitnessFull:
+            passed += 1
+            if passed == MAX_PASSED:
+                break
+        except ChunkFull:
+            break
+
+
+def build_place(anchor: HeldBlock, place: ChunkPlace) -> ChunkHeader:
+    """Return the header of a chunk before anybody executed it: the place it has."""
+    previous = anchor.heads[place.shard]
+    return msgspec.structs.replace(
+        previous,
+        shard=place.shard,
+        epoch=place.epoch,
+        created_view=place.created_view,
+        seq=previous.seq + 1,
+        prev_chunk=compute_chunk_hash(previous),
+        anchor=anchor.block_hash,
+        producer=place.producer,
     )
-    done.add(compute_chunk_hash(header), executor.judge(task, verified))
-
-
-def _count_busy(branch: Branch, shard: ShardId, picker: Picker) -> int:
-    """Return among how many shards a block's room is to be shared, `shard` included."""
-    others = [
-        other
-        for other in branch.tip.heads
-        if other not in (shard, ROOT_SHARD)
-        and (picker.get_waiting(other) or branch.has_inbox(other))
-    ]
-    return 1 + len(others)

@@ -373,6 +373,7 @@ class Queries:
             return None
         for chunk in found.block.body.chunks:
             if chunk.header.shard == shard:
+                self._check_outcomes(height)
                 outcomes = self._store.get_outcomes(height, shard)
                 return FoundChunk(height, found.block_hash, chunk, outcomes)
         raise StoreError(f"block {height} has no chunk of shard {shard}")
@@ -492,6 +493,7 @@ class Queries:
     def _find_transaction(
         self, height: Height, shard: ShardId, index: int
     ) -> FoundTransaction:
+        self._check_outcomes(height)
         found = self._find_block(height)
         if found is None:
             raise StoreError(f"no block at height {height}")
@@ -507,6 +509,15 @@ class Queries:
             index=index,
             outcome=self._cached_outcomes(height, shard)[index],
         )
+
+    def _check_outcomes(self, height: Height) -> None:
+        """Refuse what only executing the block would tell.
+
+        Of the snapshot that a node began with it has the block and the state, and no
+        outcomes: no header binds them.
+        """
+        if height <= self.first_height and self.first_height:
+            raise HistoryAbsent(height, self.first_height, "outcomes of block")
 
     def _find_shard(self, shard: ShardId) -> FoundShard:
         heads = self._tree.final.heads

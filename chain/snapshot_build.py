@@ -8,7 +8,7 @@ slices: whoever drives the generator may vote in between.
 Spec: docs/protocol/14-state-sync.md
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 
 from chain.block import compute_roots_root
 from chain.errors import SnapshotUnavailable, StoreError
@@ -31,7 +31,7 @@ from chain.state import build_bucket_key, unpack_bucket
 from chain.store import ChainReader
 from primitives.buckets import (
     ARITY,
-    EMPTY_BUCKET_HASH,
+    EMPTY_HASHES,
     compute_bucket_count,
     compute_tree,
 )
@@ -102,18 +102,9 @@ def cut_tree(
     """
     rows: list[list[tuple[int, bytes, tuple[SnapshotPart, ...]]]]
     rows = [[] for _ in range(levels + 1)]
-    stored = store.iterate(build_bucket_key(shard, 0)[:3])
-    upcoming = next(stored, None)
-    for index in range(compute_bucket_count(levels)):
-        size, digest = 0, EMPTY_BUCKET_HASH
-        if upcoming is not None and upcoming[0] == build_bucket_key(shard, index):
-            data, digest = unpack_bucket(shard, index, upcoming[1])
-            size = len(data) + BUCKET_OVERHEAD
-            upcoming = next(stored, None)
-        if size > MAX_PART_BYTES:
-            raise SnapshotUnavailable(f"a bucket of {size} bytes in shard {shard}")
-        rows[levels].append((size, digest, (SnapshotPart(levels, digest, size),)))
-        depth = levels
+
+    def append(depth: int, size: int, digest: bytes) -> None:
+        rows[depth].append((size, digest, (SnapshotPart(depth, digest, size),)))
         while depth and len(rows[depth]) == ARITY:
             children, rows[depth] = rows[depth], []
             depth -= 1
@@ -123,11 +114,39 @@ def cut_tree(
             if size <= PART_BYTES:
                 parts = (SnapshotPart(depth, digest, size),)
             rows[depth].append((size, digest, parts))
-        if index % SLICE == 0:
+
+    following, count = 0, compute_bucket_count(levels)
+    for number, (key, stored) in enumerate(
+        store.iterate(build_bucket_key(shard, 0)[:3])
+    ):
+        index = int.from_bytes(key[3:], "big")
+        if index >= count:
+            raise StoreError(f"buckets beyond the tree of shard {shard}")
+        for depth in _list_gap(following, index, levels):
+            append(depth, 0, EMPTY_HASHES[levels - depth])
+        data, digest = unpack_bucket(shard, index, stored)
+        size = len(data) + BUCKET_OVERHEAD
+        if size > MAX_PART_BYTES:
+            raise SnapshotUnavailable(f"a bucket of {size} bytes in shard {shard}")
+        append(levels, size, digest)
+        following = index + 1
+        if number % SLICE == 0:
             yield
-    if upcoming is not None:
-        raise StoreError(f"buckets beyond the tree of shard {shard}")
+    for depth in _list_gap(following, count, levels):
+        append(depth, 0, EMPTY_HASHES[levels - depth])
     return rows[0][0][2]
+
+
+def _list_gap(first: int, end: int, levels: int) -> Iterator[int]:
+    """Yield the depths of the largest subtrees that fill buckets [first, end)."""
+    while first < end:
+        height = 0
+        width = ARITY
+        while first % width == 0 and first + width <= end and height < levels:
+            height += 1
+            width *= ARITY
+        yield levels - height
+        first += width // ARITY
 
 
 def list_packets(

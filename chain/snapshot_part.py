@@ -15,13 +15,12 @@ from chain.errors import InvalidSnapshot, SnapshotUnavailable
 from chain.snapshot import MAX_PART_BYTES, PartPlace
 from chain.state import EMPTY_BYTES, build_bucket_key, unpack_bucket
 from primitives.buckets import (
-    EMPTY_BUCKET_HASH,
     compute_bucket_hash,
-    compute_tree,
 )
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.kv import KeyValueReader
+from primitives.treetable import TreeTable
 from primitives.types import U32, ShardId
 
 BUCKET_OVERHEAD = 16
@@ -90,14 +89,16 @@ def validate_part(place: PartPlace, data: bytes) -> PartBody:
         raise InvalidSnapshot(f"not a part: {error}") from error
     if any(left.index >= right.index for left, right in pairwise(body.buckets)):
         raise InvalidSnapshot("buckets out of order")
-    leaves = [EMPTY_BUCKET_HASH] * place.count
+    leaves = []
     for bucket in body.buckets:
         offset = bucket.index - place.first
         if not 0 <= offset < place.count:
             raise InvalidSnapshot(f"bucket {bucket.index} is not of this part")
         if bucket.data == EMPTY_BYTES:
             raise InvalidSnapshot(f"bucket {bucket.index} is empty, written out")
-        leaves[offset] = compute_bucket_hash(bucket.data)
-    if compute_tree(leaves, place.levels - place.depth)[0] != place.digest:
+        leaves.append((offset, compute_bucket_hash(bucket.data)))
+    table = TreeTable(place.levels - place.depth)
+    table.load(leaves)
+    if table.root != place.digest:
         raise InvalidSnapshot("the buckets do not hash to the part's root")
     return body

@@ -147,6 +147,10 @@ class WitnessState(BucketReader):
             raise InvalidWitness(f"bucket {index}: {error}") from error
 
 
+class WitnessFull(ChunkFull):
+    """The witness would become too long; with another transaction it may not."""
+
+
 class WitnessMeter:
     """Counts the bytes of a witness key by key; see the top of the file.
 
@@ -171,12 +175,19 @@ class WitnessMeter:
         """Count keys in that were not counted before.
 
         Raises:
-            ChunkFull: It would be too much; none of them was counted.
+            WitnessFull: It would be too long; none of them was counted.
+        """
+        self.add_buckets(self._state.get_index(key) for key in keys)
+
+    def add_buckets(self, indices: Iterable[int]) -> None:
+        """Count buckets in that were not counted before.
+
+        Raises:
+            WitnessFull: It would be too long; none of them was counted.
         """
         added: list[int] = []
         length = self.bytes
-        for key in keys:
-            index = self._state.get_index(key)
+        for index in indices:
             node = self._first_leaf + index
             if node in self._known:
                 continue
@@ -184,7 +195,7 @@ class WitnessMeter:
             length += SIBLING_BYTES * self._climb(node, added)
         if length > self._max_bytes:
             self._known.difference_update(added)
-            raise ChunkFull("witness bytes")
+            raise WitnessFull("witness bytes")
         self.bytes = length
 
     def _climb(self, node: int, added: list[int]) -> int:

@@ -22,6 +22,7 @@ class Status(Enum):
     WAITING = "not its turn, or its parents are not here"
     EXECUTING = "being re-executed"
     GOOD = "re-executed, or our own"
+    SPOILT = "its witness was no good: another copy is wanted"
     BAD = "its header is not what executing it gives"
 
 

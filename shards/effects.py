@@ -36,6 +36,7 @@ class Reason(Enum):
     BAD_SIGNATURE = "the signature does not verify"
     BAD_CERTIFICATE = "the certificate does not verify"
     BAD_BODY = "transactions or packets are not those of the header"
+    BAD_WITNESS = "the witness is not what the chunk touches under its pre_root"
 
     @property
     def is_fault(self) -> bool:
@@ -51,6 +52,7 @@ _FAULTS = frozenset(
         Reason.BAD_SIGNATURE,
         Reason.BAD_CERTIFICATE,
         Reason.BAD_BODY,
+        Reason.BAD_WITNESS,
     }
 )
 

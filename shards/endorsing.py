@@ -2,15 +2,18 @@
 The desk's endorsing part: of the chunks of a slot, re-execute and endorse one.
 
     comes --signature, body--> WAITING --its turn, includable--> EXECUTING
-                                  ^                                |      |
-                                  +---------- UNKNOWN -------------+   GOOD, BAD
-                                                                     |
+                                  ^                               |  |  |
+                                  +-- UNKNOWN, another copy came -+  | BAD
+                                                                   GOOD
                      save body, persist endorsement, send  <---------+
 
 A chunk of rank r is not looked at before its turn, r Delta after we entered the view,
 or whoever comes last in rank could win by sending first.  After that the first in rank
 counts.  What is not includable on the parent that we hold may be so on a better one and
 waits; who produced it is not to blame for what we lack.
+
+A header does not bind a witness, so anybody could spoil a chunk on its way.  Then the
+copy counts for nothing, whoever brought it pays, and the next copy is taken.
 """
 
 from shards.candidates import Candidate, SlotState, Status, is_about
@@ -48,6 +51,9 @@ class Endorsing:
             state.refuse(sender, Reason.NOT_PRODUCER)
             return
         known = place.candidates.get(compute_chunk_hash(header))
+        if known is not None and known.status is Status.SPOILT:
+            self._replace(place, known, produced, sender)
+            return
         if known is not None and known.signature is not None:
             state.refuse(sender, Reason.DUPLICATE)
             self._repeat(place, known)
@@ -107,6 +113,10 @@ class Endorsing:
                 # Asked again when a view begins: another parent may bring it.
                 candidate.status = Status.WAITING
                 return
+            case Judgement.SPOILT:
+                candidate.status = Status.SPOILT
+                candidate.produced = None
+                state.refuse(candidate.sender, Reason.BAD_WITNESS, event.detail)
             case Judgement.BAD:
                 candidate.status = Status.BAD
                 candidate.produced = None
@@ -153,6 +163,31 @@ class Endorsing:
         endorsement = self._state.get_endorsement(place.slot)
         if endorsement is not None and is_about(endorsement, candidate):
             self._state.send([candidate.header.producer], endorsement)
+
+    def _replace(
+        self,
+        place: SlotState,
+        candidate: Candidate,
+        produced: ProducedChunk,
+        sender: bytes | None,
+    ) -> None:
+        """Another copy of a chunk whose first one had a witness of no use."""
+        state = self._state
+        assert candidate.signature is not None
+        try:
+            validate_body(produced)
+        except InvalidChunk as error:
+            state.refuse(sender, Reason.BAD_BODY, str(error))
+            return
+        if produced.signature != candidate.signature.signature:
+            state.refuse(sender, Reason.BAD_SIGNATURE)
+            return
+        if not self._make_room(produced):
+            state.refuse(sender, Reason.SURPLUS)
+            return
+        candidate.status, candidate.sender = Status.WAITING, sender
+        candidate.produced = produced
+        self.consider(place)
 
     def _recall(self, place: SlotState, candidate: Candidate) -> None:
         """A chunk that we endorsed before a restart came again."""

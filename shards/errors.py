@@ -5,7 +5,7 @@ Errors of the shard layer.
     |- InvalidPacket            a packet out of order, or not under its out_root
     |- InvalidChunk             a chunk that no block may hold at this place
     |- InvalidChunkCertificate  endorsements that are too few, or of somebody else
-    |- InvalidShardEvidence     statements that convict nobody
+    |- InvalidShardEvidence     statements that convict nobody (InvalidEvidence)
     MissingError
     |- MissingAnchor            a chunk stands on a block that is not held
     P2PChainError
@@ -15,6 +15,7 @@ Errors of the shard layer.
 Messages that the desk refuses raise nothing: it answers with a `Refuse` effect.
 """
 
+from consensus.errors import InvalidEvidence
 from primitives.errors import MissingError, P2PChainError, RemoteError
 
 
@@ -38,7 +39,7 @@ class InvalidChunkCertificate(RemoteError):
     """Endorsements of a chunk that are too few, forged, or of no committee member."""
 
 
-class InvalidShardEvidence(RemoteError):
+class InvalidShardEvidence(InvalidEvidence):
     """Statements about chunks that convict nobody."""
 
 

@@ -27,6 +27,7 @@ class Judgement(Enum):
 
     GOOD = "it gives what the header says"
     BAD = "it does not"
+    SPOILT = "the witness is not the chunk's: another copy of it may be good"
     UNKNOWN = "something of the chain is missing here that it needs"
 
 

@@ -52,6 +52,7 @@ from shards.errors import (
     InvalidChunkCertificate,
     InvalidShardEvidence,
 )
+from shards.evidence import Endorsed, validate_endorsed
 from shards.messages import (
     MAX_PRODUCED_BYTES,
     MAX_SMALL_BYTES,
@@ -158,7 +159,7 @@ def find_fraud_accused(proof: FraudProof, validators: ValidatorSet) -> tuple[int
 
 def judge_fraud(
     proof: FraudProof,
-    committee: Committee,
+    committee: Committee | None,
     validators: ValidatorSet,
     chain_id: bytes,
     scheme: SignatureScheme,
@@ -168,7 +169,8 @@ def judge_fraud(
 
     Args:
         proof: Of any origin.
-        committee: Of the chunk's slot.
+        committee: Of the chunk's slot.  None if a block of this chain holds the chunk:
+            then a certificate was judged with it, and the epoch's seed may be gone.
         validators: Of the chunk's epoch.
         chain_id: Part of what was signed.
         scheme: Verifies; once or twice.
@@ -182,11 +184,16 @@ def judge_fraud(
     produced = build_produced(proof)
     try:
         validate_body(produced)
-        validate_chunk_certificate(
-            proof.header, proof.certificate, committee, validators, chain_id, scheme
-        )
+        if committee is not None:
+            validate_chunk_certificate(
+                proof.header, proof.certificate, committee, validators, chain_id, scheme
+            )
     except (InvalidChunk, InvalidChunkCertificate) as error:
         raise InvalidShardEvidence(f"of no endorsed chunk: {error}") from error
+    if committee is None:
+        endorsed = Endorsed(compute_chunk_hash(proof.header), proof.certificate)
+        slot = get_slot(proof.header)
+        validate_endorsed(endorsed, slot, validators, chain_id, scheme)
     _validate_producer(proof, validators, chain_id, scheme)
     try:
         result = execute(produced)

@@ -55,7 +55,7 @@ class Producing:
             return
         place.is_building = False
         assert header.producer == state.index
-        if not state.may_sign(slot) or state.get_production(slot) is not None:
+        if not state.may_sign(slot) or self._has_produced(place):
             return
         if state.base is None or not is_open(header, state.base):
             return
@@ -88,9 +88,12 @@ class Producing:
 
     def on_repeat(self, place: SlotState) -> None:
         """Send our chunk again to those whose endorsement has not come."""
-        for candidate in place.candidates.values():
-            if self._is_ours(candidate) and candidate.certificate is None:
-                self._send(place, candidate)
+        signature = self._state.get_production(place.slot)
+        if signature is None:
+            return
+        candidate = place.candidates.get(signature.chunk_hash)
+        if candidate is not None and candidate.certificate is None:
+            self._send(place, candidate)
 
     def _is_our_turn(self, place: SlotState) -> bool:
         state, slot = self._state, place.slot
@@ -106,7 +109,14 @@ class Producing:
             and not place.is_building
             and not place.is_idle
             and state.may_sign(slot)
-            and state.get_production(slot) is None
+            and not self._has_produced(place)
+        )
+
+    def _has_produced(self, place: SlotState) -> bool:
+        """Tell whether our key signed a chunk of the slot, here or anywhere else."""
+        state = self._state
+        return state.get_production(place.slot) is not None or (
+            state.index is not None and place.find_production(state.index) is not None
         )
 
     def _has_open(self, place: SlotState) -> bool:
@@ -139,6 +149,3 @@ class Producing:
         state.send(({*place.committee.members} | {*place.producers}) - heard, produced)
         delay_ms = 2 * state.config.delta_ms
         state.emit(SetTimer(Timer.REPEAT, place.slot, delay_ms))
-
-    def _is_ours(self, candidate: Candidate) -> bool:
-        return candidate.header.producer == self._state.index

@@ -31,6 +31,7 @@ from p2pchain.bench.report import (
 from p2pchain.bench.shards import run_shards
 from p2pchain.bench.silence import run_silent_leader
 from p2pchain.bench.state import run_state
+from p2pchain.bench.state_sync import run_state_sync
 from p2pchain.bench.transfers import run_finality, run_transfers
 from p2pchain.bench.views import run_views
 
@@ -41,6 +42,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Lab], list[Figure]]]] = {
     "state": ("The state with a million keys", run_state),
     "views": ("A view of one validator among 4, 32 and 100", run_views),
     "catchup": ("A fresh node takes a chain", run_catch_up),
+    "statesync": ("A fresh node takes a state of a million keys", run_state_sync),
     "protocol": ("From submission to finality, four validators", run_protocol),
     "leader": ("A silent leader among four", run_silent_leader),
     "hop": ("A hop beyond its computing, null stages", run_hop),

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from p2pchain.cli import (
     channel,
     chat,
+    db,
     demo,
     devnet,
     evidence,
@@ -51,6 +52,7 @@ COMMANDS = (
     chat,
     models,
     rpc,
+    db,
     testnet,
     sim,
 )

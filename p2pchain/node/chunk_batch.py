@@ -1,16 +1,20 @@
 """One block's chunks, shared between this process and its workers."""
 
 import logging
-import select
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from chain.chunk_context import encode_context
-from chain.chunk_execution import ChunkBody, ExecutedChunk
-from chain.executor import ChunkTask, InProcess
+from chain.chunk_execution import ChunkBody, ExecutedChunk, execute_chunk
+from chain.executor import ChunkTask
 from chain.transaction import compute_tx_id
 from chain.verified import VerifiedCache
-from p2pchain.node.chunk_process import PATIENCE_S, ChunkProcess, WorkerLost
+from p2pchain.node.chunk_process import (
+    PATIENCE_S,
+    ChunkProcess,
+    WorkerLost,
+    wait_readable,
+)
 from p2pchain.node.chunk_wire import (
     Answer,
     Done,
@@ -27,6 +31,10 @@ from shards.errors import InvalidChunk
 
 log = logging.getLogger(__name__)
 
+PAUSE_TRANSACTIONS = 16
+"""Of our own, between two looks at the workers: a millisecond, while a look takes a few
+microseconds."""
+
 Lose = Callable[[ChunkProcess, WorkerLost], None]
 """Told of a worker that is of no use any more."""
 
@@ -34,9 +42,8 @@ Lose = Callable[[ChunkProcess, WorkerLost], None]
 class Batch:
     """Chunks that are being executed; lives for one call.
 
-    Larger chunks are handed out first.  Before this process turns to a chunk of its
-    own it gives every worker the state that it asks for, so that all work side by
-    side; what a worker asks for later has to wait until our own chunk is done.
+    Larger chunks are handed out first.  This process executes chunks too, and looks
+    every few transactions whether a worker needs a part of the state or another chunk.
     """
 
     def __init__(
@@ -59,8 +66,9 @@ class Batch:
         self._idle = list(workers)
         self._busy: dict[ChunkProcess, int] = {}
         """Number of the task that each one has."""
-        self._hungry: set[ChunkProcess] = set()
-        """Those of them that have not got any state yet."""
+        self._is_executing = False
+        """This process has one too."""
+        self._pauses = 0
         order = sorted(range(len(tasks)), key=self._compute_size, reverse=True)
         self._waiting = deque(order)
         self._results: dict[int, ExecutedChunk | InvalidChunk] = {}
@@ -73,13 +81,11 @@ class Batch:
         """
         try:
             self._hand_out()
-            while self._hungry:
-                self._serve(PATIENCE_S)
             while self._waiting or self._busy:
                 if self._waiting:
                     self._execute_here(self._waiting.popleft())
-                self._serve(0 if self._waiting else PATIENCE_S)
-                self._hand_out()
+                else:
+                    self._serve(PATIENCE_S)
         finally:
             # Only when something here failed: nobody will take their answers.
             for worker in list(self._busy):
@@ -97,39 +103,52 @@ class Batch:
         return len(body.transactions) + len(body.packets)
 
     def _hand_out(self) -> None:
-        """Give idle workers chunks, but keep the last one for this process."""
-        while self._idle and len(self._waiting) > (0 if self._busy else 1):
+        """Give idle workers chunks, but let this process have one."""
+        while self._idle and len(self._waiting) > (0 if self._is_executing else 1):
             worker = self._idle.pop()
             number = self._waiting.popleft()
             self._busy[worker] = number
-            self._hungry.add(worker)
             try:
                 worker.send(build_request(self._tasks[number], self._verified))
             except WorkerLost as error:
                 self._drop(worker, error)
 
     def _execute_here(self, number: int) -> None:
+        task = self._tasks[number]
+        self._is_executing = True
         try:
-            executed = InProcess().execute([self._tasks[number]], self._verified)
-            self._results[number] = executed[0]
+            self._results[number] = execute_chunk(
+                task.context,
+                task.state,
+                task.body,
+                task.limits,
+                self._verified,
+                self._look_up,
+            )
         except InvalidChunk as error:
             self._results[number] = error
+        self._is_executing = False
+
+    def _look_up(self) -> None:
+        """Look after the workers, now and then."""
+        self._pauses += 1
+        if self._pauses % PAUSE_TRANSACTIONS == 0:
+            self._serve(0)
 
     def _serve(self, patience_s: float) -> None:
         """Take what workers say, after waiting for it for at most `patience_s`."""
         if not self._busy:
             return
-        links = {worker.link: worker for worker in self._busy}
-        readable = select.select(list(links), [], [], patience_s)[0]
-        if not readable and patience_s > 0:
+        speaking = wait_readable(self._busy, patience_s)
+        if not speaking and patience_s > 0:
             for worker in list(self._busy):
                 self._drop(worker, WorkerLost(f"silent for {patience_s:g} s"))
-        for link in readable:
-            worker = links[link]
+        for worker in speaking:
             try:
                 self._on_answer(worker, worker.receive())
             except WorkerLost as error:
                 self._drop(worker, error)
+        self._hand_out()
 
     def _on_answer(self, worker: ChunkProcess, answer: Answer) -> None:
         number = self._busy[worker]
@@ -137,7 +156,6 @@ class Batch:
         match answer:
             case Need(indices=indices):
                 worker.send(_build_supply(task, indices))
-                self._hungry.discard(worker)
                 return
             case Done():
                 self._results[number] = take_done(task.body, answer, self._verified)
@@ -146,12 +164,10 @@ class Batch:
             case _:
                 raise WorkerLost(f"{type(answer).__name__} is no answer")
         del self._busy[worker]
-        self._hungry.discard(worker)
         self._idle.append(worker)
 
     def _drop(self, worker: ChunkProcess, error: WorkerLost) -> None:
         self._waiting.append(self._busy.pop(worker))
-        self._hungry.discard(worker)
         self._lose(worker, error)
 
 

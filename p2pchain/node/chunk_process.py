@@ -5,6 +5,7 @@ import select
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Self
 
 from p2pchain.node.chunk_wire import (
@@ -72,7 +73,7 @@ class ChunkProcess:
         Raises:
             WorkerLost: It has ended, or says something else first.
         """
-        if not self._is_ready and select.select([self.link], [], [], 0)[0]:
+        if not self._is_ready and wait_readable([self], 0):
             answer = self.receive()
             if not isinstance(answer, Ready):
                 raise WorkerLost(f"{type(answer).__name__} before Ready")
@@ -109,3 +110,20 @@ class ChunkProcess:
         self.link.close()
         self.process.kill()
         self.process.wait()
+
+
+def wait_readable(
+    workers: Iterable[ChunkProcess], timeout_s: float
+) -> list[ChunkProcess]:
+    """Return those who have said something, after waiting for the first of them.
+
+    Args:
+        workers: Any number.
+        timeout_s: How long to wait at most.
+    """
+    # Not select(): a node with a database may have more than 1,024 files open.
+    poll = select.poll()
+    by_fd = {worker.link.fileno(): worker for worker in workers}
+    for fd in by_fd:
+        poll.register(fd, select.POLLIN)
+    return [by_fd[fd] for fd, _ in poll.poll(1000 * timeout_s)]

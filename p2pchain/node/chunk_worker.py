@@ -38,7 +38,7 @@ from p2pchain.node.chunk_wire import (
     unpack_bits,
 )
 from primitives.bls import select_backend
-from primitives.buckets import Bucket, decode_bucket
+from primitives.buckets import Bucket, compute_bucket_count, decode_bucket
 from primitives.errors import P2PChainError
 from shards.errors import InvalidChunk
 
@@ -48,6 +48,10 @@ worker, not the machine."""
 
 MAX_KNOWN = 8192
 """Signatures remembered: two full chunks; the node remembers the others."""
+
+
+READ_AHEAD = 64
+"""Buckets: asking costs some 50 us, sending a bucket along a tenth of that."""
 
 
 class SuppliedState(BucketReader):
@@ -64,7 +68,13 @@ class SuppliedState(BucketReader):
 
     def _ask(self, index: int) -> Bucket:
         if index not in self._data:
-            self._fetch([index])
+            # Who goes through the buckets in order will read the next ones too.
+            is_walking = index - 1 in self._data
+            end = index + (READ_AHEAD if is_walking else 1)
+            count = compute_bucket_count(self.levels)
+            self._fetch(
+                [i for i in range(index, min(end, count)) if i not in self._data]
+            )
         return decode_bucket(self._data[index])
 
     def _fetch(self, indices: Sequence[int]) -> None:

@@ -15,6 +15,7 @@ from genesis.state import build_chain_spec
 from p2pchain.errors import HomeError, find_cause
 from p2pchain.node.home import Config, Home
 from p2pchain.node.node import Node, NodeKeys
+from p2pchain.node.repair import finish_repair
 from p2pchain.node.state_sync_files import PartFiles
 from p2pchain.node.state_sync_install import settle_database
 from primitives.bls import BlsSecretKey, select_backend
@@ -51,6 +52,7 @@ def run_node(
     genesis = load_genesis(home.genesis)
     with home.lock():
         keys = load_keys(home, config, passphrase)
+        finish_repair(home.data)
         with LevelStore(home.data) as kv:
             spec, files = build_chain_spec(genesis), PartFiles(home.state_sync)
             while True:

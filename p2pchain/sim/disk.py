@@ -106,7 +106,7 @@ class Disk:
         flying, self._flying = self._flying, b""
         if self.log is None:
             return
-        if not self.is_syncing:
+        if not self.is_syncing and self._safe_length:
             self.log = self.log[: self._safe_length]
         if flying:
             length = self._luck.randint(0, len(flying))

@@ -9,6 +9,7 @@ to run after a change.
 
 from collections.abc import Callable, Iterable
 
+from consensus.messages import Certificate, Finalize, Kind, Message
 from p2pchain.sim.errors import InvariantBroken, UnknownScenario
 from p2pchain.sim.network import Weather
 from p2pchain.sim.progress import assert_progress
@@ -176,17 +177,8 @@ def run_set_change(seed: int, chain: str, keys: KeyRing | None) -> World:
 
 def run_boundary_trouble(seed: int, chain: str, keys: KeyRing | None) -> World:
     """Finalizations are lost, so that boundary blocks are proposed again and again."""
-    from consensus.messages import Certificate, Finalize, Kind
-
     world = _start(seed, Setup(chain=chain, epoch_blocks=2, size=4), keys)
-
-    def is_passed(sender: str, receiver: str, message: object) -> bool:
-        is_final = isinstance(message, Finalize) or (
-            isinstance(message, Certificate) and message.kind == Kind.FINALIZATION
-        )
-        return not is_final or world.luck.random() < 0.15
-
-    world.network.filter = is_passed
+    world.network.filter = _build_finalize_filter(world, 0.15)
     world.run(60_000)
     return _finish(world)
 
@@ -218,6 +210,55 @@ def run_lost_database(seed: int, chain: str, keys: KeyRing | None) -> World:
     return _finish(world)
 
 
+def run_late_echo(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """A validator that lost its chain hears once more of views that it nullified.
+
+    Its log was made shorter meanwhile, and no longer holds those votes.
+    """
+    setup = Setup(
+        chain=chain, epoch_blocks=100, frail=frozenset("d"), compact_bytes=500
+    )
+    world = _start(seed, setup, keys)
+    echo: dict[Certificate, None] = {}
+    is_mute = False
+
+    def is_passed(sender: str, receiver: str, message: Message | None) -> bool:
+        if isinstance(message, Certificate) and message.kind == Kind.NOTARIZATION:
+            echo[message] = None
+        return message is not None or not is_mute
+
+    world.network.filter = is_passed
+    world.run(3000)
+    for _ in range(3):
+        world.network.cut_apart("abc", "d")
+        world.run_for(world.luck.randint(3000, 5000))
+        world.network.cut = set()
+        world.run_for(2000)
+    world.run_for(14_000)
+    node = world.nodes["d"]
+    node.crash()
+    node.wipe_database()
+    node.start()
+    is_mute = True
+    for certificate in echo:
+        world.network.send(world.nodes["a"], node, certificate)
+    world.run_for(2000)
+    is_mute = False
+    world.run_for(6000)
+    return _finish(world)
+
+
+def run_jump(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """Finalizations are lost, and somebody builds beside what is certified."""
+    setup = Setup(chain=chain, epoch_blocks=20, villains=frozenset("d"))
+    world = World(seed, setup, keys)
+    world.corrupt("d", CAST["jumper"])
+    world.network.filter = _build_finalize_filter(world, 0.15)
+    world.start()
+    world.run(40_000)
+    return _finish(world)
+
+
 def run_conviction(seed: int, chain: str, keys: KeyRing | None) -> World:
     """Only one node hears a double finalizer, and everybody convicts it."""
     setup = Setup(chain=chain, size=5, epoch_blocks=5, villains=frozenset("e"))
@@ -235,7 +276,7 @@ def run_conviction(seed: int, chain: str, keys: KeyRing | None) -> World:
     return _finish(world)
 
 
-def run_villain(kind: str) -> Scenario:
+def run_villain(kind: str, epoch_blocks: int = 5) -> Scenario:
     """Return the scenario with one villain among four and two among seven."""
 
     def run(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -244,7 +285,7 @@ def run_villain(kind: str) -> Scenario:
         setup = Setup(
             chain=chain,
             size=size,
-            epoch_blocks=5,
+            epoch_blocks=epoch_blocks,
             villains=frozenset(names),
             is_relaying=seed % 3 == 0,
         )
@@ -278,10 +319,15 @@ SCENARIOS: dict[str, Scenario] = {
     "boundary-trouble": run_boundary_trouble,
     "lost-log": run_lost_log,
     "lost-database": run_lost_database,
+    "late-echo": run_late_echo,
+    "jump": run_jump,
     "conviction": run_conviction,
     "twins": run_twins_seed,
 } | {kind.replace(" ", "-"): run_villain(kind) for kind in CAST if kind != "twin"}
 """All of them."""
+
+# Only in a long epoch is a view ever so old that nobody remembers its votes.
+SCENARIOS["late-equivocator"] = run_villain("late equivocator", epoch_blocks=60)
 
 NUMBERED: dict[str, Scenario] = {"twins-exhaustive": run_twins_number}
 """Those whose seed is a number in a list."""
@@ -315,6 +361,20 @@ def _finish(world: World) -> World:
     world.run_for(PEACE_MS)
     world.judge.on_end()
     return world
+
+
+def _build_finalize_filter(
+    world: World, share: float
+) -> Callable[[str, str, Message | None], bool]:
+    """Return the rule by which only a share of what makes blocks final passes."""
+
+    def is_passed(sender: str, receiver: str, message: Message | None) -> bool:
+        is_final = isinstance(message, Finalize) or (
+            isinstance(message, Certificate) and message.kind == Kind.FINALIZATION
+        )
+        return not is_final or world.luck.random() < share
+
+    return is_passed
 
 
 def _require(condition: bool, name: str, detail: str) -> None:

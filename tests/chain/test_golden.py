@@ -29,6 +29,7 @@ from chain.transaction import Transaction, compute_tx_id, sign_transaction
 from genesis.genesis import compute_chain_id
 from primitives.buckets import (
     EMPTY_BUCKET_HASH,
+    EMPTY_HASHES,
     compute_bucket_index,
     compute_empty_tree,
 )
@@ -93,6 +94,7 @@ VECTORS = {
     "no_attendance": lambda: compute_attendance_root(NO_ATTENDANCE).hex(),
     "empty_bucket": lambda: EMPTY_BUCKET_HASH.hex(),
     "empty_tree": lambda: compute_empty_tree(5)[0].hex(),
+    "empty_tree_9": lambda: EMPTY_HASHES[9].hex(),
     "bucket_index": lambda: compute_bucket_index(b"a" + bytes(32), 5),
     "bond": lambda: digest(build(Bond("v", bytes(48), bytes(96), 5))),
     "unbond": lambda: encode(Unbond(5)).hex(),
@@ -126,6 +128,7 @@ EXPECTED = {
     "no_attendance": "106ee49230063204dd56a47c8da2909cab0b13bbc8789a8b95dd7b6e676172e2",
     "empty_bucket": "8303c62b40eb94e4bd41e048b2c1e3d11b6d4815598a76fdc5b612e27dfadd83",
     "empty_tree": "fc4ecf0d8afa1d09901f363b3346d60a9e6e349b893b991590e769e97dfc9a21",
+    "empty_tree_9": "50902bb537bc9c4e02538d231ba22b50083715b0574e926f863ce322746d58ff",
     "bucket_index": 384,
     "bond": "ba090bcd5d23f54a3d1f60107673a53d",
     "unbond": "920a05",
@@ -136,7 +139,7 @@ EXPECTED = {
     "epoch": "9307c420" + "73" * 32 + "c420" + "6e" * 32,
     "validators_key": "560000000000000102",
     "seed": "c78b3ceeb8871c32b357ac603ac5a62d90389604bf536ee3ad22d5ea3dc1b5f6",
-    "layout_root": "b9ea430df56b4ba14354168f16916af819915f87f7bb92eef50cbca0bb070ed8",
+    "layout_root": "f7513e84f600e8d6bbadcde6cffbfc88812681725367fba1faf06acc24d4f0bd",
 }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -45,6 +46,7 @@ from p2pchain.node.chunk_wire import (
     send_message,
     unpack_bits,
 )
+from p2pchain.node.chunk_worker import SuppliedState
 from p2pchain.node.chunk_workers import ChunkWorkers, compute_default_workers
 from primitives import bls
 from primitives.codec import encode
@@ -402,6 +404,25 @@ def test_a_state_that_cannot_be_read_stops_everything(labs, monkeypatch):
         assert pool.execute(tasks, VerifiedCache()) == execute_here(tasks)
 
 
+def test_a_node_with_many_open_files(labs, monkeypatch):
+    """File numbers beyond what select() takes."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 3000:
+        pytest.skip("the machine allows too few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3000, limits[1]))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with ChunkWorkers(1, least_transactions=1) as pool:
+            assert pool.wait_ready(START_S)
+            tasks = build_tasks(labs)
+            assert pool.execute(tasks, VerifiedCache()) == execute_here(tasks)
+            assert len(pool.pids) == 1
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_small_blocks_start_no_process(labs):
     with ChunkWorkers(2) as pool:
         tasks = build_tasks(labs)
@@ -484,6 +505,31 @@ def test_a_frame_that_breaks_off():
         with pytest.raises(LinkFailed, match="3 of 5"):
             receive_frame(ours)
         assert receive_frame(ours) is None
+
+
+def test_who_walks_gets_the_next_buckets_too():
+    """One by one would cost a round trip per bucket."""
+    ours, theirs = socket.socketpair()
+    asked = []
+
+    def supply():
+        while (data := receive_frame(ours)) is not None:
+            indices = decode_answer(data).indices
+            asked.append(indices)
+            send_message(ours, Supply(tuple(b"\x90" for _ in indices)))
+
+    with ours:
+        thread = threading.Thread(target=supply)
+        thread.start()
+        with theirs:
+            state = SuppliedState(theirs, 5)
+            state.prepare([b"key"])
+            assert [state.get_bucket(index) for index in range(1024)] == [{}] * 1024
+        thread.join()
+    first = state.get_index(b"key")
+    assert asked[0] == (first,)
+    assert sorted(index for lot in asked for index in lot) == list(range(1024))
+    assert len(asked) < 25
 
 
 @pytest.mark.parametrize("data", [b"", b"\x90", b"\x91\x63", encode(Ready())])

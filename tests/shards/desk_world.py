@@ -55,6 +55,7 @@ from shards.producers import ProducerTable, ShardProducers
 from shards.roles import Roles
 from shards.slots import Slot, draw_custodians, get_slot
 
+WITNESS = b"what the chunk touches"
 DELTA_MS = 300
 VIEW_MS = 1500
 
@@ -179,7 +180,7 @@ class Node:
                 world.after(world.rng.randint(1, 200), self, lambda: self.build(effect))
             case fx.Execute(produced):
                 delay_ms = world.rng.randint(1, 200)
-                world.after(delay_ms, self, lambda: self.execute(produced.header))
+                world.after(delay_ms, self, lambda: self.execute(produced))
             case fx.CertificateReady(certified):
                 world.judge.on_certificate(certified)
             case fx.Refuse(sender, reason):
@@ -213,12 +214,16 @@ class Node:
             return
         self.apply(ev.ChunkBuilt(self.world.make_chunk(slot, tip, request)))
 
-    def execute(self, header):
-        luck = self.world.rng.random()
-        judgement = ev.Judgement.UNKNOWN
-        if luck > 0.05:
-            is_true = self.world.is_true(header)
-            judgement = ev.Judgement.GOOD if is_true else ev.Judgement.BAD
+    def execute(self, produced):
+        header = produced.header
+        if produced.witness != WITNESS:
+            judgement = ev.Judgement.SPOILT
+        elif self.world.rng.random() < 0.05:
+            judgement = ev.Judgement.UNKNOWN
+        elif self.world.is_true(header):
+            judgement = ev.Judgement.GOOD
+        else:
+            judgement = ev.Judgement.BAD
         self.apply(ev.Executed(header, judgement))
 
 
@@ -228,7 +233,7 @@ class Liar:
     def __init__(self, world, index):
         self.world, self.index, self.key = world, index, world.town.keys[index]
         self.life = 0
-        self.seen = {}
+        self.seen = set()
         self.desk = None
 
     def start(self):
@@ -273,15 +278,21 @@ class Liar:
         return []
 
     def receive(self, message, sender):
-        """Endorse everything, in everybody's name, and certify what is not enough."""
+        """Spoil it, endorse it in everybody's name, certify what is not enough."""
         del sender
         rng, world = self.world.rng, self.world
         if not isinstance(message, ProducedChunk):
             return
         slot, chunk_hash = get_slot(message.header), compute_chunk_hash(message.header)
+        if chunk_hash in self.seen:
+            return
+        self.seen.add(chunk_hash)
         payload = compute_endorsement_bytes(CHAIN, slot, chunk_hash)
         signature = self.key.sign(payload)
+        spoilt = replace(message, witness=b"spoilt")
         for recipient in range(world.size):
+            if rng.random() < 0.5:
+                world.deliver(self.index, recipient, spoilt)
             signer = rng.choice([self.index, rng.randrange(world.size)])
             fake = Endorsement(slot, chunk_hash, signer, signature)
             world.deliver(self.index, recipient, fake)
@@ -356,10 +367,12 @@ class Judge:
 class World:
     """Everything: nodes, time, network, luck."""
 
-    def __init__(self, seed, powers=(10,) * 4, shards=(1, 2), liars=(), luck=CALM):
+    def __init__(
+        self, seed, powers=(10,) * 4, shards=(1, 2), liars=(), luck=CALM, ring=None
+    ):
         self.rng = random.Random(seed)
         self.luck = luck
-        self.town = Town(list(powers))
+        self.town = Town(list(powers), ring)
         self.size = len(powers)
         self.liars = set(liars)
         self.chain = Chain(shards=(0, *shards))
@@ -406,7 +419,7 @@ class World:
             transactions=transactions,
         )
         self.truth.add(compute_chunk_hash(header))
-        return ProducedChunk(header, bytes(96), transactions, (), b"witness")
+        return ProducedChunk(header, bytes(96), transactions, (), WITNESS)
 
     def is_true(self, header):
         return compute_chunk_hash(header) in self.truth

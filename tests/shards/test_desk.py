@@ -1,6 +1,8 @@
 """The desk, rule by rule: kept and broken."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shard_world import (
     BOUNDS,
     CHAIN,
@@ -273,6 +275,16 @@ def test_no_second_chunk_on_a_tip_that_waits_for_a_certified_one():
             assert built == [view for view in ranked if view > last]
 
 
+def test_a_key_that_produced_elsewhere_produces_nothing_here():
+    """Two machines with one key, or a log from before: our signature is out there."""
+    bench = Bench(FIRST)
+    bench.receive(bench.make(FIRST, salt=b"elsewhere"))
+    bench.give(ev.ChunkBuilt(replace(bench.make(FIRST), signature=bytes(96))))
+    assert not bench.get(fx.Persist)
+    bench.tick(timer=ev.Timer.REPEAT)
+    assert bench.effects == []
+
+
 # Endorsing
 
 
@@ -298,6 +310,23 @@ def test_nothing_else_is_endorsed(judgement):
     assert not bench.get(fx.Send)
     bench.enter(2)
     assert bool(bench.get(fx.Execute)) == (judgement is ev.Judgement.UNKNOWN)
+
+
+def test_a_spoilt_copy_makes_room_for_a_good_one():
+    """A header does not bind the witness, so whoever passes a chunk on may spoil it."""
+    bench = Bench(MEMBER)
+    produced = bench.make(FIRST)
+    bench.receive(replace(produced, witness=b"spoilt"), b"liar")
+    bench.execute(ev.Judgement.SPOILT)
+    assert bench.get(fx.Refuse) == [fx.Refuse(b"liar", Reason.BAD_WITNESS)]
+    assert bench.desk.body_bytes == 0
+    check_refused(bench, replace(produced, transactions=()), Reason.BAD_BODY)
+    forged = replace(produced, signature=bytes(96))
+    check_refused(bench, forged, Reason.BAD_SIGNATURE)
+    bench.receive(produced)
+    assert bench.get(fx.Execute) == [fx.Execute(produced)]
+    bench.execute()
+    assert bench.get_sent(Endorsement)
 
 
 def test_one_endorsement_per_slot():
@@ -787,3 +816,103 @@ def test_a_chunk_over_the_bounds_is_not_executed():
     bench = Bench(MEMBER)
     bench.receive(bench.make(FIRST, work=BOUNDS.work + 1))
     assert bench.effects == []
+
+
+# Anything in any order
+
+STEPS = st.tuples(
+    st.sampled_from(
+        ["view", "chunk", "endorse", "certify", "judge", "built", "timer", "restart"]
+    ),
+    st.integers(0, 6),
+    st.integers(0, 3),
+    st.booleans(),
+)
+
+
+class Log:
+    """What one key ever wrote, over all restarts, and what it may send."""
+
+    def __init__(self):
+        self.records = []
+        self.saved = {}
+
+    def judge(self, effects, index):
+        """Whatever is sent was written before, and nothing is written twice."""
+        for effect in effects:
+            match effect:
+                case fx.SaveChunk(produced):
+                    self.saved[compute_chunk_hash(produced.header)] = produced
+                case fx.Persist(record):
+                    places = [(type(r), r.slot) for r in self.records]
+                    assert (type(record), record.slot) not in places
+                    assert record.chunk_hash in self.saved
+                    assert record.signer == index
+                    self.records.append(record)
+                case fx.Send(recipients, Endorsement() as endorsement):
+                    assert endorsement in self.records
+                    assert index not in recipients
+                case fx.Send(recipients, ProducedChunk() as produced):
+                    hashes = [r.chunk_hash for r in self.records]
+                    assert compute_chunk_hash(produced.header) in hashes
+                    assert index not in recipients
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 6), st.lists(STEPS, max_size=60))
+def test_any_sequence_of_events(index, steps):
+    """Lies, nonsense and restarts: no exception, no second word, memory bounded."""
+    log = Log()
+    bench = Bench(index)
+    log.judge(bench.effects, index)
+    chunks = [bench.make(i % 3) for i in range(2)]
+    for what, number, salt, is_good in steps:
+        produced = chunks[(number + salt) % len(chunks)]
+        match what:
+            case "view":
+                if is_good and number % 3 == 0:
+                    bench.chain.add(bench.view, *choose_tip(bench))
+                bench.enter(max(1, bench.view + number - 1))
+            case "chunk":
+                key = None if is_good else (number + 1) % 7
+                made = bench.make(
+                    number, max(1, bench.view + salt - 2), bytes([salt]), key
+                )
+                chunks.append(made)
+                bench.receive(made)
+            case "endorse":
+                key = None if is_good else (number + 1) % 7
+                bench.receive(TOWN.endorse(produced.header, number, key))
+            case "certify":
+                members = ROLES.get_committee(get_slot(produced.header)).members
+                signers = members if is_good else members[:number] or members[:1]
+                certificate = TOWN.certify(produced.header, signers)
+                chunk = CertifiedChunk(produced.header, certificate)
+                bench.receive(Certified(chunk))
+            case "judge":
+                judgement = list(ev.Judgement)[salt]
+                bench.give(ev.Executed(produced.header, judgement))
+            case "built":
+                slot = Slot(0, 1, bench.view)
+                unsigned = replace(bench.make(index), signature=bytes(96))
+                bench.give(
+                    ev.ChunkBuilt(unsigned) if is_good else ev.NothingBuilt(slot)
+                )
+            case "timer":
+                timer = list(ev.Timer)[salt % 2]
+                bench.tick(max(1, bench.view - number), timer)
+            case "restart":
+                chain, view = bench.chain, bench.view
+                bench.desk = Desk(config(index), ROLES, log.records, log.saved)
+                bench.chain = chain
+                bench.enter(view)
+        log.judge(bench.effects, index)
+        assert len(bench.desk.open_slots) <= INCLUSION_VIEWS + 2
+        for certified in bench.desk.pick(bench.chain.get_base(bench.view)):
+            assert certified.header.prev_chunk == compute_chunk_hash(
+                bench.chain.tips[1]
+            )
+
+
+def choose_tip(bench):
+    return [c.header for c in bench.desk.pick(bench.chain.get_base(bench.view))]

@@ -3,6 +3,7 @@
 import pytest
 from desk_world import CALM, STORM, Luck, Node, World
 
+from p2pchain.sim.signatures import RealKeys
 from primitives.errors import RemoteError
 from shards import collecting
 from shards.committee import Committee
@@ -58,6 +59,12 @@ def test_ten_of_unequal_stake_with_three_liars(seed):
     world.run(12)
     for shard, count in world.included.items():
         assert count >= before[shard] + 3
+
+
+def test_real_signatures():
+    world = World(2, shards=(1,), liars=[3], ring=RealKeys())
+    world.run(6)
+    assert world.included[1] >= 2
 
 
 def test_liars_are_convicted():
@@ -133,8 +140,8 @@ def keep_no_bodies(monkeypatch):
 def believe_the_producer(monkeypatch):
     """Chunks are endorsed without being executed."""
 
-    def execute(self, header):
-        self.apply(Executed(header, Judgement.GOOD))
+    def execute(self, produced):
+        self.apply(Executed(produced.header, Judgement.GOOD))
 
     monkeypatch.setattr(Node, "execute", execute)
 

@@ -146,6 +146,17 @@ def test_proofs_that_prove_nothing(changes, match):
         judge(make_proof(**changes))
 
 
+def test_a_chunk_of_a_block_needs_no_seed():
+    """Its epoch's committees may be forgotten; signatures still convict."""
+    few = TOWN.certify(MINTED, [COMMITTEE.members[0]])
+    args = TOWN.validators, CHAIN, TOWN.scheme, execute
+    verdict = judge_fraud(make_proof(certificate=few), None, *args)
+    assert verdict.guilty == COMMITTEE.members[:1]
+    forged = make_proof(certificate=TOWN.certify(GOOD, COMMITTEE.members))
+    with pytest.raises(InvalidShardEvidence, match="does not verify"):
+        judge_fraud(forged, None, *args)
+
+
 def test_a_good_chunk_convicts_nobody():
     with pytest.raises(InvalidShardEvidence, match="what its header says"):
         judge(make_proof(GOOD))

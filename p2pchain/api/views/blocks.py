@@ -64,6 +64,7 @@ def build_block_list(backend: Backend, limit: int, after: str | None) -> Json:
     """Return blocks, newest first."""
     page = backend.queries.list_blocks(after, limit)
     return build_stamp(backend) | {
+        "first_height": str(backend.queries.first_height),
         "blocks": [_build_summary(backend, found) for found in page.items],
         "next": page.next,
     }

@@ -6,6 +6,8 @@ from p2pchain.sim.villains.double_finalizer import DoubleFinalizer
 from p2pchain.sim.villains.equivocator import Equivocator
 from p2pchain.sim.villains.impersonator import Impersonator
 from p2pchain.sim.villains.invalid_proposer import InvalidProposer
+from p2pchain.sim.villains.jumper import Jumper
+from p2pchain.sim.villains.late_equivocator import LateEquivocator
 from p2pchain.sim.villains.liar import Liar
 from p2pchain.sim.villains.nullify_only import NullifyOnly
 from p2pchain.sim.villains.outdated_voter import OutdatedVoter
@@ -24,6 +26,8 @@ CAST: dict[str, type[Villain]] = {
     "equivocator": Equivocator,
     "impersonator": Impersonator,
     "invalid proposer": InvalidProposer,
+    "jumper": Jumper,
+    "late equivocator": LateEquivocator,
     "liar": Liar,
     "mute": Mute,
     "nullify only": NullifyOnly,

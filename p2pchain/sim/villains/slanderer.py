@@ -44,6 +44,13 @@ class Slanderer(Villain):
             del self._votes[:-REMEMBERED], self._certificates[:-REMEMBERED]
         super().receive(message, sender)
 
+    def say(self, message: Message) -> None:
+        """Propose to one only: it votes for the block and then, rightly, leaves."""
+        if isinstance(message, Propose):
+            self.tell(self.luck.sample(self.others, 1), message)
+        else:
+            super().say(message)
+
     def _slander(
         self, statement: Vote | Certificate, known: list[Vote] | list[Certificate]
     ) -> None:

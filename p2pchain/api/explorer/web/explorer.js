@@ -96,6 +96,10 @@ async function showBlocks() {
   const list = await read("/blocks");
   const rows = table(BLOCK_HEADER, list.blocks.map(blockRow));
   main.replaceChildren(el("h1", {}, "Blocks"), rows);
+  if (list.first_height !== "0") {
+    main.append(el("p", {}, "This node began with a snapshot: its history starts at block "
+      + list.first_height + "."));
+  }
   let newest = BigInt(list.height);
   onTip = async (height) => {
     if (BigInt(height) <= newest) return;
