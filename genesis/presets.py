@@ -22,7 +22,8 @@ DEVNET_CHAIN_PARAMS = ChainParams(
     block_work=400_000,
     chunk_transactions=4096,
     chunk_packets=1024,
-    bucket_levels=5,
+    # Full size from the start: four keys a bucket at a million keys a shard.
+    bucket_levels=9,
     backlog_limit=1024,
     max_drift_ms=1000,
     # No audits yet, so there is nothing to wait for.
@@ -61,7 +62,9 @@ def build_layout(models: Sequence[ModelRecord], shards_per_model: int) -> Layout
     for model in models:
         count = min(shards_per_model, model.layers)
         for start, end in cut_layers(model.layers, count):
-            specs.append(ShardSpec(len(specs) + 1, model.model_id, start, end))
+            specs.append(
+                ShardSpec(len(specs) + 1, model.model_id, start, end, 0, False)
+            )
     return Layout(tuple(specs))
 
 
