@@ -22,7 +22,8 @@ DEVNET_CHAIN_PARAMS = ChainParams(
     block_work=400_000,
     chunk_transactions=4096,
     chunk_packets=1024,
-    bucket_levels=5,
+    # Full size from the start: four keys a bucket at a million keys a shard.
+    bucket_levels=9,
     backlog_limit=1024,
     max_drift_ms=1000,
     # No audits yet, so there is nothing to wait for.

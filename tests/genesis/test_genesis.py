@@ -62,7 +62,7 @@ def test_the_devnet_is_what_the_design_says():
     assert params.chain.backlog_limit == 1024
     assert params.chain.grace_blocks == 900
     assert params.chain.maturity_blocks == 0
-    assert 4**params.chain.bucket_levels == 2**10
+    assert 4**params.chain.bucket_levels == 2**18
     cuts = [(spec.start, spec.end) for spec in GENESIS.layout.shards]
     assert cuts == [(0, 4), (4, 8)]
 
@@ -137,7 +137,9 @@ def with_model(**changes) -> Genesis:
 
 def with_layout(*specs) -> Genesis:
     model_id = GENESIS.models[0].model_id
-    shards = tuple(ShardSpec(i, model_id, start, end) for i, start, end in specs)
+    shards = tuple(
+        ShardSpec(i, model_id, start, end, 0, False) for i, start, end in specs
+    )
     return replace(GENESIS, layout=Layout(shards))
 
 

@@ -366,7 +366,7 @@ class Liar:
         (b"\0\0\0\2\xc1\xc1",),
         (b"\0\0\0\5abc",),
         (Ready(),),
-        (Need((1024,)),),
+        (Need((4**9,)),),
         (Refused(True, "of a witness that nobody gave"),),
         (Need((0,)), Supply((b"",))),
         (Need(()), Need(()), b"\0"),

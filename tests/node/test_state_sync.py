@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 import trio
+from epoch_world import PEOPLE, EpochWorld
 from snapshot_world import make_chain
 
 from chain.blocktree import open_tree
@@ -453,6 +454,30 @@ def test_a_checkpoint_is_believed_and_a_wrong_one_is_not(world, tmp_path):
 
     run(main, header.valset_root, True)
     run(main, bytes(32), False)
+
+
+def test_validators_that_come_and_go_are_followed(tmp_path):
+    """Nobody of genesis is left: the way leads over epochs that peers prove."""
+    world = EpochWorld(is_judged=False)
+    newcomers = iter(PEOPLE[5:10])
+    for number in range(5):
+        world.bond(next(newcomers))
+        world.end_epoch(2)
+        world.unbond(PEOPLE[number], 1000)
+        world.end_epoch(2)
+    world.end_epoch(3)
+    first = {v.public_key for v in world.spec.first_validators.validators}
+    assert not first & {v.public_key for v in world.tree.epoch.validators.validators}
+
+    async def main(nursery):
+        best = world.tree.final_height
+        town = Town(world, nursery, tmp_path, get_best_height=lambda: best)
+        await town.start()
+        await town.add(Honest, b"h")
+        await town.fetch()
+        assert town.open().final_hash == world.tree.final_hash
+
+    run(main)
 
 
 # ----------------------------------------------------------------------- serving

@@ -143,7 +143,7 @@ def test_views_of_a_new_epoch_begin_anew():
         ({"pre_root": bytes(32)}, "pre_root"),
         ({"shard": 0}, "shard 0 has no certified"),
         ({"shard": 9}, "shard 9 has no certified"),
-        ({"tx_count": 0}, "an empty chunk"),
+        ({"tx_count": 0}, "do not fit tx_root"),
         ({"tx_root": EMPTY_ROOT}, "tx_root"),
         ({"in_root": name("x")}, "in_root"),
         ({"out_root": name("x")}, "out_root"),
@@ -158,6 +158,26 @@ def test_views_of_a_new_epoch_begin_anew():
 )
 def test_broken_headers(scene, changes, match):
     scene.check(replace(scene.make(), **changes), valid=False, match=match)
+
+
+def test_an_empty_chunk(scene):
+    header = replace(scene.make(), tx_count=0, tx_root=EMPTY_ROOT)
+    empty = replace(header, post_root=header.pre_root)
+    scene.check(empty, valid=False, match="an empty chunk")
+
+
+def test_a_chunk_in_which_the_shard_changes_by_itself(scene):
+    """Resharding does that; whether it asks for it, execution tells."""
+    scene.check(replace(scene.make(), tx_count=0, tx_root=EMPTY_ROOT))
+
+
+def test_the_counters_of_a_shard_that_is_gone_end(scene):
+    counters = scene.first.in_cursor
+    tip = replace(scene.first, in_cursor=(*counters, Counter(77, 5)))
+    for heads in scene.chain.heads.values():
+        heads[1] = tip
+    fields = {"epoch": 0, "view": 5, "anchor": scene.parent, "producer": 1}
+    scene.check(make_next(tip, **fields, in_cursor=counters))
 
 
 def test_the_bounds_themselves_are_allowed(scene):

@@ -13,10 +13,10 @@ from shards.layout import MAX_SHARDS, Layout, ShardSpec, cut_layers, validate_la
 A, B = bytes([1]) * 32, bytes([2]) * 32
 LAYOUT = Layout(
     (
-        ShardSpec(1, A, 0, 4),
-        ShardSpec(2, A, 4, 8),
-        ShardSpec(5, B, 0, 3),
-        ShardSpec(9, A, 8, 9),
+        ShardSpec(1, A, 0, 4, 0, False),
+        ShardSpec(2, A, 4, 8, 0, False),
+        ShardSpec(5, B, 0, 3, 0, False),
+        ShardSpec(9, A, 8, 9, 0, False),
     )
 )
 
@@ -59,7 +59,7 @@ def test_ranges_beyond_the_layers(model, start, end):
 
 
 def test_specs_by_id():
-    assert LAYOUT.get_spec(5) == ShardSpec(5, B, 0, 3)
+    assert LAYOUT.get_spec(5) == ShardSpec(5, B, 0, 3, 0, False)
     assert LAYOUT.get_spec(0) is None
     assert LAYOUT.get_spec(3) is None
 
@@ -80,7 +80,7 @@ def test_specs_by_id():
 )
 def test_bad_layouts(specs, match):
     with pytest.raises(InvalidLayout, match=match):
-        validate_layout(Layout(tuple(ShardSpec(*spec) for spec in specs)))
+        validate_layout(Layout(tuple(ShardSpec(*spec, 0, False) for spec in specs)))
 
 
 @given(st.integers(1, 200), st.integers(1, 60))
