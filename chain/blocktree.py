@@ -82,7 +82,6 @@ from shards.layout import ROOT_SHARD, Layout
 from shards.messages import ProducedChunk
 from shards.slots import Slot
 
-
 NO_SIGNATURE = bytes(96)
 """Stands in a chunk that its producer has not signed yet."""
 

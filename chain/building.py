@@ -15,9 +15,6 @@ from chain.block import (
     compute_roots_root,
 )
 from chain.chunk_execution import ExecutedChunk, finish_chunk
-from chain.chunk_state import ShardState
-from chain.errors import InvalidTransaction
-from chain.execution import ChunkFull, ChunkLimits, ChunkRun
 from chain.executor import InProcess
 from chain.header import HEADER_VERSION, Header
 from chain.inclusion import InclusionJudge, build_inclusion_base
@@ -41,7 +38,6 @@ from shards.certificate import CertifiedChunk, ChunkCertificate
 from shards.chunk import Chunk
 from shards.errors import InvalidChunk, InvalidChunkCertificate, MissingAnchor
 from shards.layout import ROOT_SHARD
-from shards.packet import PacketProof
 
 ReadState = Callable[[bytes], bytes | None]
 

@@ -18,7 +18,7 @@ from primitives.types import (
     View,
 )
 
-HEADER_VERSION = 2
+HEADER_VERSION = 3
 
 
 class Header(Record):

@@ -226,7 +226,9 @@ class ChunkService:
             self._chain.tree.judge_chunk(produced, self._parent)
         except (MissingAnchor, UnknownBlock, UnfinalParent) as error:
             judgement, detail = ev.Judgement.UNKNOWN, str(error)
-        except (InvalidChunk, InvalidWitness) as error:
+        except InvalidWitness as error:
+            judgement, detail = ev.Judgement.SPOILT, str(error)
+        except InvalidChunk as error:
             judgement, detail = ev.Judgement.BAD, str(error)
         self._events.append(ev.Executed(produced.header, judgement, detail))
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from shard_world import CHAIN, SEED, Chain, Town, make_next, name, replace
 
 from consensus.validators import decode_bitmap
-from consensus.wal import encode_header
+from consensus.wal import encode_header, encode_records, scan_wal
 from shards import effects as fx
 from shards import events as ev
 from shards.certificate import (
@@ -40,8 +40,7 @@ from shards.certificate import (
 )
 from shards.chunk import compute_chunk_hash
 from shards.desk import Desk
-from shards.desk_log import encode_desk_records, scan_desk_log
-from shards.desk_state import DeskConfig
+from shards.desk_state import DeskConfig, DeskRecord
 from shards.evidence import validate_shard_evidence
 from shards.inclusion import INCLUSION_VIEWS, validate_inclusion
 from shards.messages import (
@@ -104,7 +103,9 @@ class Node:
         self.life = 0
 
     def start(self):
-        records, length = scan_desk_log(self.disk.log, self.key.public_key, CHAIN)
+        records, length = scan_wal(
+            self.disk.log, self.key.public_key, CHAIN, DeskRecord
+        )
         self.disk.log = self.disk.log[:length]
         self.timers = {}
         self.life += 1
@@ -162,7 +163,7 @@ class Node:
                 chunk_hash = compute_chunk_hash(produced.header)
                 self.write(lambda: self.disk.saved.update({chunk_hash: produced}))
             case fx.Persist(record):
-                data = encode_desk_records([record])
+                data = encode_records([record])
                 self.write(lambda: self.append(data), lambda: self.append(data[:-5]))
             case fx.Send(recipients, message):
                 world.judge.on_sent(self, message)

@@ -16,14 +16,13 @@ from shard_world import (
 
 from consensus.errors import CorruptWal, WrongWal
 from consensus.records import Floor
-from consensus.wal import encode_header
+from consensus.wal import encode_header, encode_records, scan_wal
 from shards import effects as fx
 from shards import events as ev
 from shards.certificate import CertifiedChunk, compute_producer_bytes
 from shards.chunk import compute_chunk_hash
 from shards.desk import Desk
-from shards.desk_log import encode_desk_records, scan_desk_log
-from shards.desk_state import MAX_BODY_MEMORY_BYTES, DeskConfig
+from shards.desk_state import MAX_BODY_MEMORY_BYTES, DeskConfig, DeskRecord
 from shards.effects import Reason
 from shards.evidence import DoubleEndorsement, DoubleProduction
 from shards.inclusion import INCLUSION_VIEWS
@@ -695,18 +694,18 @@ def test_the_log_in_bytes():
     build(bench)
     records = tuple(collect_records(bench))
     key = TOWN.keys[FIRST].public_key
-    log = encode_header(key, CHAIN) + encode_desk_records(records)
-    assert scan_desk_log(log, key, CHAIN) == (records, len(log))
+    log = encode_header(key, CHAIN) + encode_records(records)
+    assert scan_wal(log, key, CHAIN, DeskRecord) == (records, len(log))
     for cut in range(len(log)):
         if cut < len(encode_header(key, CHAIN)):
             with pytest.raises(CorruptWal):
-                scan_desk_log(log[:cut], key, CHAIN)
+                scan_wal(log[:cut], key, CHAIN, DeskRecord)
         else:
-            assert scan_desk_log(log[:cut], key, CHAIN)[0] == ()
+            assert scan_wal(log[:cut], key, CHAIN, DeskRecord)[0] == ()
     with pytest.raises(WrongWal):
-        scan_desk_log(log, TOWN.keys[SECOND].public_key, CHAIN)
+        scan_wal(log, TOWN.keys[SECOND].public_key, CHAIN, DeskRecord)
     with pytest.raises(WrongWal):
-        scan_desk_log(log, key, name("other chain"))
+        scan_wal(log, key, name("other chain"), DeskRecord)
 
 
 def test_a_shorter_log_binds_as_the_long_one_does():
