@@ -98,7 +98,10 @@ def build_chunks(
     for position, shard in enumerate(order):
         share = _compute_share(left, len(order) - position)
         state = get_state(base, shard)
-        run = start_chunk(spec, base, state, share, verified)
+        try:
+            run = start_chunk(spec, base, state, share, verified)
+        except ChunkFull:
+            continue
         _fill(run, state, share, inboxes[shard], picker)
         if not run.is_empty:
             executed[shard] = finish_chunk(run, state)

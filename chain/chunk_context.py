@@ -5,6 +5,8 @@ A context is all that a rule knows besides its shard's state.  As canonical byte
 crosses into the processes that execute chunks.
 """
 
+from collections.abc import Mapping
+
 from chain.context import Context
 from chain.contracts.model import ModelRecord
 from chain.held import HeldBlock
@@ -30,11 +32,13 @@ class ContextRecord(Record):
     params: ChainParams
     consumed: tuple[Counter, ...]
     """Ascending by shard."""
+    emitted: tuple[Counter, ...]
+    """Likewise."""
 
 
 def encode_context(context: Context) -> bytes:
     """Return the canonical bytes of a context."""
-    models, consumed = context.models, context.consumed
+    models = context.models
     record = ContextRecord(
         chain_id=context.chain_id,
         shard=context.shard,
@@ -44,7 +48,8 @@ def encode_context(context: Context) -> bytes:
         layout=context.layout,
         models=tuple(models[model_id] for model_id in sorted(models)),
         params=context.params,
-        consumed=tuple(Counter(shard, consumed[shard]) for shard in sorted(consumed)),
+        consumed=_build_counters(context.consumed),
+        emitted=_build_counters(context.emitted),
     )
     return encode(record)
 
@@ -66,6 +71,7 @@ def decode_context(data: bytes) -> Context:
         models={model.model_id: model for model in record.models},
         params=record.params,
         consumed={counter.shard: counter.count for counter in record.consumed},
+        emitted={counter.shard: counter.count for counter in record.emitted},
     )
 
 
@@ -84,4 +90,12 @@ def build_context(spec: ChainSpec, parent: HeldBlock, shard: ShardId) -> Context
             other: get_count(head.in_cursor, shard)
             for other, head in parent.heads.items()
         },
+        emitted={
+            other: get_count(head.out_count, shard)
+            for other, head in parent.heads.items()
+        },
     )
+
+
+def _build_counters(counts: Mapping[ShardId, int]) -> tuple[Counter, ...]:
+    return tuple(Counter(shard, counts[shard]) for shard in sorted(counts))

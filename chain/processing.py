@@ -26,7 +26,7 @@ from chain.execution import ChunkLimits, ChunkResult, ChunkRun
 from chain.executor import ChunkExecutor, ChunkTask
 from chain.held import HeldBlock
 from chain.params import ChainParams
-from chain.spec import ChainSpec
+from chain.spec import ChainSpec, build_genesis_chunk
 from chain.state import StateView
 from chain.system import SystemResult
 from chain.verified import VerifiedCache
@@ -72,6 +72,7 @@ class Processed:
     chunks: tuple[Chunk, ...]
     view: StateView
     heads: Mapping[ShardId, ChunkHeader]
+    """Of the shards of the block's children."""
 
 
 def compute_block_limits(params: ChainParams, shards: int) -> ChunkLimits:
@@ -99,9 +100,15 @@ def start_chunk(
     limits: ChunkLimits,
     verified: VerifiedCache,
 ) -> ChunkRun:
-    """Return the run of a shard's chunk on its state."""
+    """Return the run of a shard's chunk on its state.
+
+    Raises:
+        ChunkFull: What the shard has to do by itself does not fit.
+    """
     context = build_context(spec, base.parent, state.shard)
-    return ChunkRun(context, state.get, limits, verified)
+    run = ChunkRun(context, state.get, limits, verified)
+    run.begin(state)
+    return run
 
 
 def combine_chunks(
@@ -126,6 +133,8 @@ def combine_chunks(
         heads[shard] = header
         chunks.append(Chunk(header, result.transactions, result.consumed))
     results = {shard: chunk.result for shard, chunk in executed.items()}
+    known = view.get_roots()
+    heads = {s: heads.get(s) or build_genesis_chunk(s, known[s]) for s in known}
     return Processed(base, results, tuple(chunks), view, heads)
 
 
