@@ -97,8 +97,6 @@ def _validate_models(genesis: Genesis) -> None:
             raise CorruptGenesis(f"shard {spec.shard_id} is of an unknown model")
         if spec.changed_epoch or spec.is_retiring:
             raise CorruptGenesis(f"shard {spec.shard_id} has changed already")
-        if spec.changed_epoch or spec.is_retiring:
-            raise CorruptGenesis(f"shard {spec.shard_id} has changed already")
         covered[spec.model_id] = max(covered.get(spec.model_id, 0), spec.end)
     for model in genesis.models:
         if covered.get(model.model_id) != model.layers:

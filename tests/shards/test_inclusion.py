@@ -180,26 +180,6 @@ def test_the_counters_of_a_shard_that_is_gone_end(scene):
     scene.check(make_next(tip, **fields, in_cursor=counters))
 
 
-def test_an_empty_chunk(scene):
-    header = replace(scene.make(), tx_count=0, tx_root=EMPTY_ROOT)
-    empty = replace(header, post_root=header.pre_root)
-    scene.check(empty, valid=False, match="an empty chunk")
-
-
-def test_a_chunk_in_which_the_shard_changes_by_itself(scene):
-    """Resharding does that; whether it asks for it, execution tells."""
-    scene.check(replace(scene.make(), tx_count=0, tx_root=EMPTY_ROOT))
-
-
-def test_the_counters_of_a_shard_that_is_gone_end(scene):
-    counters = scene.first.in_cursor
-    tip = replace(scene.first, in_cursor=(*counters, Counter(77, 5)))
-    for heads in scene.chain.heads.values():
-        heads[1] = tip
-    fields = {"epoch": 0, "view": 5, "anchor": scene.parent, "producer": 1}
-    scene.check(make_next(tip, **fields, in_cursor=counters))
-
-
 def test_the_bounds_themselves_are_allowed(scene):
     full = replace(
         scene.make(),
