@@ -8,6 +8,8 @@ it, so no block ever sweeps all accounts.  The queue is short because release he
 are rounded up to a sixteenth of the maturity.
 """
 
+from collections.abc import Iterable
+
 from primitives.codec import Record
 from primitives.types import Amount, Height, Nonce
 
@@ -63,7 +65,13 @@ def compute_with_maturing(
         return Account(account.balance + amount, account.nonce, account.maturing)
     step = -(-maturity_blocks // MATURING_STEPS)
     release = -(-(height + maturity_blocks) // step) * step
+    return compute_with_entries(account, (Maturing(release, amount),))
+
+
+def compute_with_entries(account: Account, more: Iterable[Maturing]) -> Account:
+    """Return the account with entries more in its queue; one per height stays one."""
     entries = {entry.height: entry.amount for entry in account.maturing}
-    entries[release] = entries.get(release, 0) + amount
+    for entry in more:
+        entries[entry.height] = entries.get(entry.height, 0) + entry.amount
     queue = tuple(Maturing(at, entries[at]) for at in sorted(entries))
     return Account(account.balance, account.nonce, queue)

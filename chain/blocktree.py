@@ -498,7 +498,7 @@ class BlockTree:
         except UnknownBlock:
             return False
         processed = self._process(parent, block)
-        held = build_held(self.spec, block, encode(block), processed)
+        held = build_held(block, encode(block), processed)
         self._pending.add(held, is_saved=True)
         return True
 
@@ -548,7 +548,7 @@ class BlockTree:
     def _hold(
         self, block: Block, block_bytes: bytes, processed: Processed
     ) -> HeldBlock:
-        held = build_held(self.spec, block, block_bytes, processed)
+        held = build_held(block, block_bytes, processed)
         self._pending.add(held)
         return held
 

@@ -42,6 +42,7 @@ from primitives.buckets import Bucket, decode_bucket
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.types import Amount, Height, ShardId
+from shards.layout import ROOT_SHARD
 
 ACCOUNT, CHANNEL = build_account_key(b""), build_channel_key(b"")
 REGISTRATION, STAKE = build_registration_key(b""), build_stake_key(b"")
@@ -149,10 +150,15 @@ def compute_books_changes(
         places: dict[ShardId, list[Place]] = {}
         for place in held.view.buckets:
             places.setdefault(place[0], []).append(place)
+        touched: dict[ShardId, ShardBooks] = {}
         for shard, changed in places.items():
             before = books.get(shard) or _load_books(state, shard, held.height - 1)
-            books[shard] = after = _compute_after(before, held, shard, changed)
+            touched[shard] = _compute_after(before, held, shard, changed)
+        if held.view.shards is not None:
+            _close_books(touched, set(state.shards) - set(held.view.shards))
+        for shard, after in touched.items():
             changes[build_books_key(shard, held.height)] = encode(after)
+        books.update(touched)
     return changes
 
 
@@ -197,6 +203,18 @@ def _compute_after(
         amounts["away"] += sum(packet.amount for packet in result.emitted)
         amounts["away"] -= sum(proof.packet.amount for proof in result.consumed)
     return ShardBooks(**amounts)
+
+
+def _close_books(books: dict[ShardId, ShardBooks], gone: Iterable[ShardId]) -> None:
+    """Let the root shard inherit what shards that are gone sent away.
+
+    Their state is empty, and what they ever minted and burned is counted there now.
+    """
+    for shard in gone:
+        root, left = books[ROOT_SHARD], books[shard]
+        inherited = msgspec.structs.replace(root, away=root.away + left.away)
+        books[ROOT_SHARD] = inherited
+        books[shard] = msgspec.structs.replace(left, away=0)
 
 
 def _add_bucket(amounts: dict[str, int], before: Bucket, after: Bucket) -> None:

@@ -34,11 +34,13 @@ class ContextRecord(Record):
     params: ChainParams
     consumed: tuple[Counter, ...]
     """Ascending by shard."""
+    emitted: tuple[Counter, ...]
+    """Likewise."""
 
 
 def encode_context(context: Context) -> bytes:
     """Return the canonical bytes of a context."""
-    models, consumed = context.models, context.consumed
+    models = context.models
     record = ContextRecord(
         chain_id=context.chain_id,
         shard=context.shard,
@@ -48,7 +50,8 @@ def encode_context(context: Context) -> bytes:
         layout=context.layout,
         models=tuple(models[model_id] for model_id in sorted(models)),
         params=context.params,
-        consumed=tuple(Counter(shard, consumed[shard]) for shard in sorted(consumed)),
+        consumed=_build_counters(context.consumed),
+        emitted=_build_counters(context.emitted),
     )
     return encode(record)
 
@@ -70,6 +73,7 @@ def decode_context(data: bytes) -> Context:
         models={model.model_id: model for model in record.models},
         params=record.params,
         consumed={counter.shard: counter.count for counter in record.consumed},
+        emitted={counter.shard: counter.count for counter in record.emitted},
     )
 
 
@@ -106,4 +110,12 @@ def build_context_at(
             other: get_count(head.in_cursor, shard)
             for other, head in moment.heads.items()
         },
+        emitted={
+            other: get_count(head.out_count, shard)
+            for other, head in moment.heads.items()
+        },
     )
+
+
+def _build_counters(counts: Mapping[ShardId, int]) -> tuple[Counter, ...]:
+    return tuple(Counter(shard, counts[shard]) for shard in sorted(counts))

@@ -87,6 +87,7 @@ def execute_chunk(
     state.prepare(predict_keys(context, body.packets, transactions))
     run = ChunkRun(context, state.get, limits, verified)
     try:
+        run.begin(state)
         for proof in body.packets:
             run.consume(proof)
         for index, signed in enumerate(transactions):
@@ -112,6 +113,7 @@ def finish_chunk(run: ChunkRun, state: ChunkState) -> ExecutedChunk:
     result = run.finish()
     buckets = compute_new_buckets(state.get_index, state.get_bucket, result.writes)
     touched = frozenset(state.get_index(key) for key in run.compute_touched())
+    touched = touched.union(run.walked)
     return ExecutedChunk(result, buckets, touched)
 
 

@@ -25,6 +25,8 @@ class Context:
     params: ChainParams
     consumed: Mapping[ShardId, int]
     """By destination: packets of this shard that it had consumed at the parent."""
+    emitted: Mapping[ShardId, int]
+    """By source: packets to this shard that it had emitted at the parent."""
 
 
 @dataclass(frozen=True, slots=True)

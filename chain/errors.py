@@ -205,6 +205,12 @@ class WrongShard(InvalidTransaction):
     code = "wrong_shard"
 
 
+class ShardClosed(InvalidTransaction):
+    """The shard is retiring, and moves what it holds to the root shard."""
+
+    code = "shard_closed"
+
+
 class BadSignature(InvalidTransaction):
     """The sender did not sign these bytes."""
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from chain.chunk_state import ChunkState
 from chain.context import Call, Context
 from chain.contracts.credit import Bounce, Credit
 from chain.errors import (
@@ -31,6 +32,7 @@ from chain.errors import (
     FeeAboveLimit,
     InvalidTransaction,
     RuleError,
+    ShardClosed,
     WrongChain,
     WrongNonce,
     WrongShard,
@@ -52,7 +54,9 @@ from chain.ledger import (
     send_packet,
 )
 from chain.outcome import Event, Outcome
+from chain.phase import Phase, get_phase
 from chain.rules import PACKET_RULES, PACKET_WORK, RULES, compute_fee, compute_work
+from chain.steps import run_step
 from chain.transaction import (
     TRANSACTION_VERSION,
     SignedTransaction,
@@ -118,6 +122,9 @@ class Meter(Protocol):
             ChunkFull: It would be too much; none of them was counted.
         """
 
+    def add_buckets(self, indices: Iterable[int]) -> None:
+        """Do the same for whole buckets, by number."""
+
 
 class ChunkRun:
     """One execution of one chunk."""
@@ -151,6 +158,8 @@ class ChunkRun:
         self._consumed: list[PacketProof] = []
         self._outcomes: list[Outcome] = []
         self._packet_events: list[tuple[Event, ...]] = []
+        self._has_step = False
+        self._walked = range(0)
         self.fees = 0
         self.work = 0
         self.bytes = 0
@@ -161,8 +170,28 @@ class ChunkRun:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing was consumed or executed, so there is no chunk."""
-        return not self._transactions and not self._consumed
+        """Nothing was done, consumed or executed, so there is no chunk."""
+        return not self._transactions and not self._consumed and not self._has_step
+
+    def begin(self, state: ChunkState) -> None:
+        """Do what a change of the layout asks of the shard; comes before anything else.
+
+        Args:
+            state: The shard before the chunk.
+
+        Raises:
+            ChunkFull: It does not fit.
+        """
+        mark = self._ledger.loaded_count
+        step = run_step(self._ledger, self._context, state)
+        self._validate_room(0, step.work)
+        if self._meter is not None:
+            self._meter.add_buckets(step.buckets)
+        self._measure(mark)
+        self._ledger.commit()
+        self.work += step.work
+        self._has_step = step.work > 0
+        self._walked = step.buckets
 
     def get_cursor(self, src: ShardId) -> int:
         """Return the number of the next packet to consume from `src`."""
@@ -261,6 +290,11 @@ class ChunkRun:
     def compute_touched(self) -> frozenset[bytes]:
         """Return every key that was read or written, also by rules that refused."""
         return self._ledger.compute_touched()
+
+    @property
+    def walked(self) -> range:
+        """Numbers of buckets that `begin` read whole."""
+        return self._walked
 
     def _validate_room(self, length: int, work: int) -> None:
         if self.bytes + length > self._limits.bytes:
@@ -361,8 +395,8 @@ def validate_static(context: Context, signed: SignedTransaction, fee: int) -> No
     """Check what does not depend on the sender's account.
 
     Raises:
-        InvalidTransaction: WrongVersion, WrongChain, WrongShard, Expired or
-            FeeAboveLimit.
+        InvalidTransaction: WrongVersion, WrongChain, WrongShard, ShardClosed, Expired
+            or FeeAboveLimit.
     """
     transaction = signed.transaction
     if transaction.version != TRANSACTION_VERSION:
@@ -374,6 +408,8 @@ def validate_static(context: Context, signed: SignedTransaction, fee: int) -> No
         )
     if transaction.shard != context.shard:
         raise WrongShard(f"for shard {transaction.shard}, this is {context.shard}")
+    if get_phase(context) == Phase.SWEEPING:
+        raise ShardClosed(f"shard {context.shard} is being emptied")
     if transaction.valid_until_height < context.height:
         raise Expired(
             f"valid until height {transaction.valid_until_height}, now {context.height}"

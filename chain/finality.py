@@ -39,6 +39,9 @@ def compute_final_changes(
     changes[SEEN_KEY] = encode(target.seen)
     if target.is_epoch_root:
         changes[LAYOUT_KEY] = encode(target.child_epoch.layout)
+        for shard, head in target.heads.items():
+            if head.seq == 0:
+                changes[build_key(b"K", (shard, 2), (0, 8))] = encode(head)
     return changes
 
 

@@ -25,7 +25,8 @@ class HeldBlock:
     view: StateView
     """The state after it."""
     heads: Mapping[ShardId, ChunkHeader]
-    """Every shard's newest chunk header, in this block or before."""
+    """Newest chunk header of every shard that its children have, in this block or
+    before."""
     results: Mapping[ShardId, ChunkResult]
     """By shard with a chunk in this block; empty once the block is final."""
     emitted: Mapping[tuple[ShardId, ShardId], tuple[PacketProof, ...]]

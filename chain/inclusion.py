@@ -13,6 +13,7 @@ from chain.branch import Branch
 from chain.epochs import EpochState, compute_first_height
 from chain.limits import compute_layer_limits
 from chain.spec import ChainSpec
+from chain.steps import MAX_STEP_PACKETS
 from consensus.scheme import SignatureScheme
 from primitives.codec import encode
 from primitives.hashing import compute_hash
@@ -42,7 +43,7 @@ def build_inclusion_base(spec: ChainSpec, branch: Branch, view: View) -> Inclusi
             transactions=limits.transactions,
             packets=limits.packets,
             backlog=spec.params.backlog_limit,
-            moves=0,
+            moves=MAX_STEP_PACKETS,
         ),
         find_anchor=branch.find_anchor,
         find_head=branch.find_head,

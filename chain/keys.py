@@ -12,6 +12,9 @@ Keys of a shard's state: one letter for the kind of record, then its name.
     i src                Count of packets consumed
     O dst                Count of packets emitted
     t                    Totals
+    q place              ListedProvider
+    Q                    Count of listed providers
+    z                    Progress
     s account            Stake (root shard, as all below)
     S                    Roster
     p public_key         StakeKey
@@ -19,6 +22,9 @@ Keys of a shard's state: one letter for the kind of record, then its name.
     V epoch              ValidatorSet
     M model_id           ModelRecord
     L epoch              Layout
+    G                    Docket
+    g number             Proposal
+    f shard              Totals of a retired shard, until it is gone
 
 Spec: docs/protocol/03-blocks-and-state.md
 """
@@ -31,6 +37,9 @@ older ones stay in the histories."""
 
 TOTALS_KEY = b"t"
 MIRROR_COUNT_KEY = b"n"
+LISTED_COUNT_KEY = b"Q"
+PROGRESS_KEY = b"z"
+DOCKET_KEY = b"G"
 ROSTER_KEY = b"S"
 EPOCH_KEY = b"e"
 
@@ -93,6 +102,21 @@ def build_voter_key(public_key: bytes) -> bytes:
 def build_validators_key(epoch: int) -> bytes:
     """Return the key of an epoch's validator set."""
     return b"V" + epoch.to_bytes(8, "big")
+
+
+def build_listed_key(place: int) -> bytes:
+    """Return the key of a place in the list of registrations."""
+    return b"q" + place.to_bytes(4, "big")
+
+
+def build_proposal_key(number: int) -> bytes:
+    """Return the key of a proposal."""
+    return b"g" + number.to_bytes(4, "big")
+
+
+def build_farewell_key(shard: ShardId) -> bytes:
+    """Return the key of the totals of a shard that has said farewell."""
+    return b"f" + shard.to_bytes(2, "big")
 
 
 def build_layout_key(epoch: int) -> bytes:

@@ -15,11 +15,19 @@ Spec: docs/protocol/06-shards.md
 from collections.abc import Mapping
 
 from chain.contracts.model import ModelRecord
+from chain.docket import decide_proposals
 from chain.errors import StoreError
 from chain.header import Header
-from chain.keys import build_layout_key, build_model_key
-from chain.ledger import Ledger
+from chain.keys import (
+    TOTALS_KEY,
+    build_farewell_key,
+    build_layout_key,
+    build_model_key,
+)
+from chain.ledger import Ledger, Totals
+from consensus.validators import ValidatorSet
 from shards.layout import Layout
+from shards.resharding import drop_model
 
 
 def get_layout(ledger: Ledger, epoch: int) -> Layout:
@@ -55,7 +63,54 @@ def list_models(ledger: Ledger, layout: Layout) -> Mapping[bytes, ModelRecord]:
     return models
 
 
-def choose_layout(ledger: Ledger, epoch: int) -> None:
-    """Put down the layout of `epoch` + 2, at the boundary of `epoch`."""
-    ledger.put(build_layout_key(epoch + 2), get_layout(ledger, epoch + 1))
+def choose_layout(ledger: Ledger, epoch: int, validators: ValidatorSet) -> None:
+    """Put down the layout of `epoch` + 2, at the boundary of `epoch`.
+
+    Shards that are in its layout and not in the next one are gone from here on.
+
+    Args:
+        ledger: Of the root shard.
+        epoch: The one that ends.
+        validators: Of it; they approve of changes.
+    """
+    ending, following = get_layout(ledger, epoch), get_layout(ledger, epoch + 1)
+    _let_go(ledger, ending, following)
+    kept = _drop_empty(ledger, following)
+    # One change at a time, and what is empty goes first.
+    chosen = kept
+    if kept is following:
+        chosen = decide_proposals(ledger, epoch, validators, following)
+    ledger.put(build_layout_key(epoch + 2), chosen)
     ledger.delete(build_layout_key(epoch))
+
+
+def _drop_empty(ledger: Ledger, layout: Layout) -> Layout:
+    """Return the layout without one model of which all shards have said farewell."""
+    for model_id in sorted({spec.model_id for spec in layout.shards}):
+        keys = [
+            build_farewell_key(spec.shard_id)
+            for spec in layout.shards
+            if spec.model_id == model_id
+        ]
+        if all(ledger.get(key, Totals) is not None for key in keys):
+            return drop_model(layout, model_id)
+    return layout
+
+
+def _let_go(ledger: Ledger, ending: Layout, following: Layout) -> None:
+    """Take over the totals of shards that are gone; forget their models."""
+    for spec in ending.shards:
+        if spec.shard_id in following.shard_ids:
+            continue
+        key = build_farewell_key(spec.shard_id)
+        left = ledger.get(key, Totals)
+        assert left is not None
+        totals = ledger.get(TOTALS_KEY, Totals) or Totals(0, 0, 0)
+        together = Totals(
+            totals.genesis + left.genesis,
+            totals.minted + left.minted,
+            totals.burned + left.burned,
+        )
+        ledger.put(TOTALS_KEY, together)
+        ledger.delete(key)
+        ledger.delete(build_model_key(spec.model_id))

@@ -15,13 +15,10 @@ final one.
 from collections.abc import Iterator, Mapping
 
 from chain.block import Block
-from chain.epochs import is_root
 from chain.errors import TooManyPending, UnknownBlock
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
-from chain.opening import load_child_epoch
 from chain.processing import Processed, compute_emitted
-from chain.spec import ChainSpec
 from chain.store import ChainStore, build_key
 
 MAX_UNSAVED = 320
@@ -131,14 +128,9 @@ class PendingBlocks:
         del self._blocks[min(leaves, key=lambda held: held.header.view).block_hash]
 
 
-def build_held(
-    spec: ChainSpec, block: Block, block_bytes: bytes, processed: Processed
-) -> HeldBlock:
+def build_held(block: Block, block_bytes: bytes, processed: Processed) -> HeldBlock:
     """Return a block with its consequences, ready to be held."""
-    parent, system = processed.base.parent, processed.base.system
-    child_epoch = parent.child_epoch
-    if is_root(block.header.height, spec.params.epoch_blocks):
-        child_epoch = load_child_epoch(spec, processed.view)
+    system = processed.base.system
     return HeldBlock(
         block_hash=compute_block_hash(block.header),
         block=block,
@@ -149,5 +141,5 @@ def build_held(
         emitted=compute_emitted(processed, block.header.height),
         events=system.events,
         seen=system.seen,
-        child_epoch=child_epoch,
+        child_epoch=system.child_epoch,
     )

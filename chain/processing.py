@@ -30,7 +30,7 @@ from chain.inclusion import InclusionJudge, build_inclusion_base
 from chain.limits import compute_block_limits, reduce_limits
 from chain.params import ChainParams
 from chain.producing import ChunkPlace, build_place
-from chain.spec import ChainSpec
+from chain.spec import ChainSpec, build_genesis_chunk
 from chain.state import StateView
 from chain.system import SystemResult
 from chain.verified import VerifiedCache
@@ -72,6 +72,7 @@ class Processed:
     certificates: tuple[ChunkCertificate, ...]
     view: StateView
     heads: Mapping[ShardId, ChunkHeader]
+    """Of the shards of the block's children."""
 
 
 def get_state(base: BlockBase, shard: ShardId) -> ShardState:
@@ -86,9 +87,15 @@ def start_chunk(
     limits: ChunkLimits,
     verified: VerifiedCache,
 ) -> ChunkRun:
-    """Return the run of a shard's chunk on its state."""
+    """Return the run of a shard's chunk on its state.
+
+    Raises:
+        ChunkFull: What the shard has to do by itself does not fit.
+    """
     context = build_context(spec, base.parent, state.shard)
-    return ChunkRun(context, state.get, limits, verified)
+    run = ChunkRun(context, state.get, limits, verified)
+    run.begin(state)
+    return run
 
 
 def combine_chunks(
@@ -128,6 +135,8 @@ def combine_chunks(
         chunks.append(Chunk(header, result.transactions, result.consumed))
     results = {shard: chunk.result for shard, chunk in executed.items()}
     certificates = tuple(chunk.certificate for chunk in certified)
+    known = view.get_roots()
+    heads = {s: heads.get(s) or build_genesis_chunk(s, known[s]) for s in known}
     return Processed(base, results, tuple(chunks), certificates, view, heads)
 
 

@@ -94,6 +94,7 @@ def produce_chunk(
     context = build_context(spec, anchor, shard)
     try:
         run = ChunkRun(context, state.get, limits, verified, WitnessMeter(state))
+        run.begin(state)
     except ChunkFull:
         # Somebody made the buckets of the shard's counters too large for any witness.
         return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chain.context import Call, Context
+from chain.contracts.arrivals import apply_farewell, apply_move, apply_sweep
 from chain.contracts.bond import (
     apply_bond,
     compute_bond_outflow,
@@ -49,6 +50,17 @@ from chain.contracts.request_close import (
     compute_request_close_outflow,
     compute_request_close_work,
 )
+from chain.contracts.reshard import (
+    apply_reshard,
+    compute_reshard_outflow,
+    compute_reshard_work,
+)
+from chain.contracts.reshard_vote import (
+    apply_vote,
+    compute_vote_outflow,
+    compute_vote_work,
+)
+from chain.contracts.resharding import Reshard, ReshardVote
 from chain.contracts.settle import (
     apply_settle,
     compute_settle_outflow,
@@ -124,6 +136,12 @@ RULES: dict[type, Rule] = {
     ),
     Bond: Rule("bond", apply_bond, compute_bond_work, compute_bond_outflow),
     Unbond: Rule("unbond", apply_unbond, compute_unbond_work, compute_unbond_outflow),
+    Reshard: Rule(
+        "reshard", apply_reshard, compute_reshard_work, compute_reshard_outflow
+    ),
+    ReshardVote: Rule(
+        "reshard_vote", apply_vote, compute_vote_work, compute_vote_outflow
+    ),
 }
 
 PACKET_RULES: dict[int, Callable[[Ledger, Context, Packet], None]] = {
@@ -132,6 +150,9 @@ PACKET_RULES: dict[int, Callable[[Ledger, Context, Packet], None]] = {
     PacketKind.MIRROR: apply_mirror,
     PacketKind.MIRROR_ANSWER: apply_mirror_answer,
     PacketKind.MIRROR_REMOVE: apply_mirror_remove,
+    PacketKind.MOVE: apply_move,
+    PacketKind.SWEEP: apply_sweep,
+    PacketKind.FAREWELL: apply_farewell,
 }
 
 

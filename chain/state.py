@@ -18,13 +18,16 @@ A view of the past stands on the final state too, and says what has changed sinc
 (chain/history.py).  The final state moves on under it, so `fold` first puts what it is
 about to change into every such view that somebody still holds.
 
+Shards come and go at the end of an epoch: such a view says which there are from then
+on, and that those that went are empty.  A shard that nobody knows has the empty tree.
+
 A stored bucket has the first bytes of its hash before it.  So a damaged one is found
 and named without the tree, and a running node compares what it reads with the tree.
 
 Spec: docs/protocol/03-blocks-and-state.md
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from weakref import WeakSet
 
@@ -56,6 +59,8 @@ CHECK_BYTES = 8
 2^64; who changes a bucket on purpose is found by the root."""
 
 EMPTY_BYTES = encode_bucket(EMPTY_BUCKET)
+
+EMPTY_NEW_BUCKET = NewBucket(EMPTY_BUCKET, EMPTY_BYTES, EMPTY_BUCKET_HASH)
 
 Writes = Mapping[ShardId, Mapping[bytes, bytes | None]]
 
@@ -104,6 +109,7 @@ class FinalState:
         self.shards = shards
         self.store = store
         self._tables = {shard: TreeTable(levels) for shard in shards}
+        self._no_table = TreeTable(levels)
         self._cache = BucketCache()
         self._past: WeakSet[StateView] = WeakSet()
 
@@ -156,15 +162,15 @@ class FinalState:
 
     def get_group(self, shard: ShardId, parent: int) -> bytes:
         """Return the hashes of a tree node's four children."""
-        return self._tables[shard].get_group(parent)
+        return self._get_table(shard).get_group(parent)
 
     def get_leaf(self, shard: ShardId, index: int) -> bytes:
         """Return the hash of a bucket."""
-        return self._tables[shard].get_leaf(index)
+        return self._get_table(shard).get_leaf(index)
 
     def get_root(self, shard: ShardId) -> bytes:
         """Return a shard's state root."""
-        return self._tables[shard].root
+        return self._get_table(shard).root
 
     def compute_changes(self, view: "StateView") -> dict[bytes, bytes | None]:
         """Return the bucket writes of a view, for the batch that makes it final."""
@@ -184,6 +190,8 @@ class FinalState:
             self._cache.put(place, bucket.data)
         for shard, groups in view.groups.items():
             self._tables[shard].apply(view.roots[shard], groups)
+        if view.shards is not None:
+            self._take_shards(view.shards)
 
     def build_past(
         self, shard: ShardId, buckets: Mapping[int, NewBucket]
@@ -199,6 +207,16 @@ class FinalState:
             past.roots[shard] = self.get_root(shard)
         self._past.add(past)
         return past
+
+    def _get_table(self, shard: ShardId) -> TreeTable:
+        return self._tables.get(shard, self._no_table)
+
+    def _take_shards(self, shards: tuple[ShardId, ...]) -> None:
+        """Forget the trees of shards that went, begin those of shards that came."""
+        self.shards = shards
+        self._tables = {
+            shard: self._tables.get(shard) or TreeTable(self.levels) for shard in shards
+        }
 
     def _read_bucket(self, shard: ShardId, index: int) -> bytes:
         stored = self.store.get(build_bucket_key(shard, index))
@@ -221,6 +239,7 @@ class StateView:
         buckets: dict[Place, NewBucket],
         groups: dict[ShardId, dict[int, bytes]],
         roots: dict[ShardId, bytes],
+        shards: tuple[ShardId, ...] | None = None,
     ) -> None:
         self.parent = parent
         """What this view reads through; the final state once the parent is folded."""
@@ -230,6 +249,8 @@ class StateView:
         """Changed tree nodes, in fours, by shard and number of their parent."""
         self.roots = roots
         """Of the shards that changed."""
+        self.shards = shards
+        """All there are from this view on; None: the same as below."""
         self._final = final
 
     @classmethod
@@ -290,7 +311,11 @@ class StateView:
 
     def get_roots(self) -> dict[ShardId, bytes]:
         """Return every shard's state root."""
-        return {shard: self.get_root(shard) for shard in self._final.shards}
+        view: StateView | FinalState = self
+        while isinstance(view, StateView) and view.shards is None:
+            view = view.parent
+        assert view.shards is not None
+        return {shard: self.get_root(shard) for shard in view.shards}
 
     def build_proof(self, shard: ShardId, key: bytes) -> BucketProof:
         """Return the proof of presence or absence of `key` under the shard's root."""
@@ -332,6 +357,27 @@ class StateView:
                 buckets[shard, index] = bucket
         return StateView(self, self._final, buckets, groups, roots)
 
+    def compute_child_without(
+        self, gone: Iterable[ShardId], shards: tuple[ShardId, ...]
+    ) -> "StateView":
+        """Return the view after shards went and others came.
+
+        Args:
+            gone: Nothing of them has changed since the last final block.
+            shards: All there are from now on.
+        """
+        child = self.compute_child_with(
+            {
+                shard: {
+                    index: EMPTY_NEW_BUCKET
+                    for index, _, _ in self._final.iterate_buckets(shard)
+                }
+                for shard in gone
+            }
+        )
+        child.shards = shards
+        return child
+
     def squash(self, base: "StateView") -> "StateView":
         """Return this view with everything that changed since `base` in one overlay.
 
@@ -343,15 +389,17 @@ class StateView:
         buckets: dict[Place, NewBucket] = {}
         groups: dict[ShardId, dict[int, bytes]] = {}
         roots: dict[ShardId, bytes] = {}
+        shards: tuple[ShardId, ...] | None = None
         view: StateView | FinalState = self
         while isinstance(view, StateView) and view is not base:
+            shards = view.shards if shards is None else shards
             buckets = view.buckets | buckets
             roots = view.roots | roots
             for shard, changed in view.groups.items():
                 groups[shard] = changed | groups.get(shard, {})
             view = view.parent
         assert view is base
-        return StateView(base, self._final, buckets, groups, roots)
+        return StateView(base, self._final, buckets, groups, roots, shards)
 
     def keep(self, coming: "StateView") -> None:
         """Put what `coming` is about to change into this view of the past."""

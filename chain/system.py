@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from chain.block import Attendance
 from chain.chunk_context import build_context
 from chain.context import Context
-from chain.epochs import compute_seed
+from chain.epochs import EpochState, compute_seed, load_epoch
 from chain.evidence import EvidenceJudge
 from chain.held import HeldBlock
 from chain.keys import EPOCH_KEY, build_validators_key
@@ -40,7 +40,7 @@ from chain.spec import ChainSpec
 from chain.stake import EpochRecord, StakeStatus
 from chain.state import StateView
 from consensus.validators import ValidatorSet, decode_bitmap
-from shards.layout import ROOT_SHARD
+from shards.layout import ROOT_SHARD, Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +67,8 @@ class SystemResult:
     events: tuple[Event, ...]
     seen: tuple[int, ...]
     """By index in the epoch's set: its blocks so far that recorded the vote."""
+    child_epoch: EpochState
+    """The epoch of the block's children."""
 
 
 def run_system(
@@ -78,9 +80,10 @@ def run_system(
         InvalidBlock: The block's evidence is not what a correct leader includes.
     """
     seen = count_attendance(parent, given.attendance)
-    is_boundary = parent.height + 1 == parent.child_epoch.config.last_height
+    epoch = parent.child_epoch
+    is_boundary = parent.height + 1 == epoch.config.last_height
     if not is_boundary and not given.evidence:
-        return SystemResult(parent.view, {}, (), seen)
+        return SystemResult(parent.view, {}, (), seen, epoch)
     view = parent.view
     ledger = ShardLedger(lambda key: view.get(ROOT_SHARD, key))
     context = build_context(spec, parent, ROOT_SHARD)
@@ -89,7 +92,19 @@ def run_system(
         close_epoch(ledger, context, seen, given.mix)
     events = ledger.commit()
     writes = ledger.compute_writes()
-    return SystemResult(view.compute_child({ROOT_SHARD: writes}), writes, events, seen)
+    after = view.compute_child({ROOT_SHARD: writes})
+    if is_boundary:
+        epoch = load_epoch(ledger, spec.params.epoch_blocks)
+        after = _take_layout(after, parent.child_epoch.layout, epoch.layout)
+    return SystemResult(after, writes, events, seen, epoch)
+
+
+def _take_layout(view: StateView, ending: Layout, layout: Layout) -> StateView:
+    """Return the state with the shards of the next epoch."""
+    if layout.shard_ids == ending.shard_ids:
+        return view
+    gone = [shard for shard in ending.shard_ids if shard not in layout.shard_ids]
+    return view.compute_child_without(gone, layout.shard_ids)
 
 
 def count_attendance(parent: HeldBlock, attendance: Attendance) -> tuple[int, ...]:
@@ -125,7 +140,7 @@ def close_epoch(
     settle_offences(ledger, context)
     chosen = choose_validators(ledger, context, following)
     ledger.put(build_validators_key(record.epoch + 2), chosen)
-    choose_layout(ledger, record.epoch)
+    choose_layout(ledger, record.epoch, validators)
     pay_unbondings(ledger, context)
     oldest = record.epoch - context.params.evidence_epochs - 1
     if oldest >= 0:

@@ -16,6 +16,7 @@ from chain.contracts.channel import (
     Withdraw,
 )
 from chain.contracts.registration import Register
+from chain.contracts.resharding import Reshard, ReshardVote
 from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
 from chain.errors import MalformedTransaction, OversizedTransaction
@@ -50,6 +51,8 @@ Payload = (
     | Withdraw
     | Bond
     | Unbond
+    | Reshard
+    | ReshardVote
 )
 """What a transaction does; the union's tag is the transaction's kind."""
 

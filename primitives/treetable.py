@@ -18,6 +18,8 @@ an overlay until its block is final, and then copied in.
 Spec: docs/protocol/03-blocks-and-state.md
 """
 
+import mmap
+import sys
 from collections.abc import Callable, Iterable, Mapping
 
 from primitives.buckets import (
@@ -47,12 +49,12 @@ class TreeTable:
         self.levels = levels
         self.root = EMPTY_HASHES[levels]
         self._first_leaf = compute_leaf_node(0, levels)
-        self._data = bytearray(GROUP_BYTES * self._first_leaf)
+        self._data = _allocate(GROUP_BYTES * self._first_leaf)
 
     def get_group(self, parent: int) -> bytes:
         """Return the four children of node `parent`."""
         start = GROUP_BYTES * parent
-        group = bytes(self._data[start : start + GROUP_BYTES])
+        group = self._data[start : start + GROUP_BYTES]
         if group == _UNTOUCHED:
             return _EMPTY_GROUPS[self.levels - 1 - _compute_depth(parent)]
         return group
@@ -84,7 +86,7 @@ class TreeTable:
         """
         count = compute_bucket_count(self.levels)
         self.root = EMPTY_HASHES[self.levels]
-        self._data = bytearray(len(self._data))
+        self._data = _allocate(GROUP_BYTES * self._first_leaf)
         row: Iterable[tuple[int, bytes]] = (
             (self._check(index, count), digest) for index, digest in leaves
         )
@@ -117,8 +119,7 @@ class TreeTable:
 
     def _hash(self, parent: int) -> bytes:
         start = GROUP_BYTES * parent
-        group = bytes(self._data[start : start + GROUP_BYTES])
-        return compute_hash("bucket-node", group)
+        return compute_hash("bucket-node", self._data[start : start + GROUP_BYTES])
 
 
 def compute_group_update(
@@ -136,19 +137,31 @@ def compute_group_update(
     row = {first + index: leaf for index, leaf in dirty.items()}
     groups: dict[int, bytes] = {}
     for _ in range(levels):
-        changed: dict[int, bytearray] = {}
+        changed: dict[int, bytes] = {}
         for node, digest in row.items():
             parent = (node - 1) // ARITY
-            group = changed.get(parent)
-            if group is None:
-                group = changed[parent] = bytearray(get_group(parent))
+            group = changed.get(parent) or get_group(parent)
             start = HASH_BYTES * ((node - 1) % ARITY)
-            group[start : start + HASH_BYTES] = digest
-        row = {}
-        for parent, group in changed.items():
-            groups[parent] = whole = bytes(group)
-            row[parent] = compute_hash("bucket-node", whole)
+            changed[parent] = group[:start] + digest + group[start + HASH_BYTES :]
+        row = {
+            parent: compute_hash("bucket-node", group)
+            for parent, group in changed.items()
+        }
+        groups |= changed
     return row[0], groups
+
+
+def _allocate(size: int) -> mmap.mmap:
+    """Return zeros that take no memory until they are written.
+
+    A bytearray would be filled with zeros, and so take all of it at once; and in huge
+    pages a young tree, whose few nodes are everywhere, would too.
+    """
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    data = mmap.mmap(-1, max(1, size), flags=flags)
+    if sys.platform == "linux":
+        data.madvise(mmap.MADV_NOHUGEPAGE)
+    return data
 
 
 def _compute_depth(node: int) -> int:

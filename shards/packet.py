@@ -40,6 +40,12 @@ class PacketKind(IntEnum):
     """The copy is kept, or refused."""
     MIRROR_REMOVE = 5
     """Forget the copy."""
+    MOVE = 6
+    """Take a registration over, with its collateral."""
+    SWEEP = 7
+    """Take over what an account had in a shard that goes."""
+    FAREWELL = 8
+    """A retiring shard is empty; its totals."""
 
 
 class Packet(Record):

@@ -1,11 +1,13 @@
 """Credit packets: money that arrives from another shard, and its way back."""
 
 from chain.context import Context
-from chain.ledger import Ledger, credit
+from chain.ledger import Ledger, credit, send_packet
 from chain.outcome import Event
+from chain.phase import Phase, get_phase
 from primitives.codec import Record, decode
 from primitives.types import Address
-from shards.packet import Packet
+from shards.layout import ROOT_SHARD
+from shards.packet import Packet, PacketKind
 
 
 class Credit(Record):
@@ -29,7 +31,7 @@ def apply_credit(ledger: Ledger, context: Context, packet: Packet) -> None:
         RuleError: The balance would overflow; the amount then bounces.
     """
     payload = decode(Credit, packet.payload)
-    credit(ledger, context, payload.recipient, packet.amount)
+    receive(ledger, context, payload.recipient, packet.amount)
     parties = (payload.recipient, payload.sender)
     ledger.note(Event("credited", b"", parties, packet.amount))
 
@@ -37,5 +39,26 @@ def apply_credit(ledger: Ledger, context: Context, packet: Packet) -> None:
 def apply_bounce(ledger: Ledger, context: Context, packet: Packet) -> None:
     """Give an amount back that could not be credited elsewhere."""
     payload = decode(Bounce, packet.payload)
-    credit(ledger, context, payload.recipient, packet.amount)
+    receive(ledger, context, payload.recipient, packet.amount)
     ledger.note(Event("bounced", b"", (payload.recipient,), packet.amount))
+
+
+def receive(ledger: Ledger, context: Context, account: bytes, amount: int) -> None:
+    """Add what came to a balance: here, or in the root shard if this one is emptied.
+
+    Raises:
+        RuleError: The balance would overflow.
+    """
+    if get_phase(context) != Phase.SWEEPING:
+        credit(ledger, context, account, amount)
+    elif amount:
+        onward = Credit(account, account)
+        send_packet(
+            ledger,
+            context,
+            ROOT_SHARD,
+            PacketKind.CREDIT,
+            amount,
+            onward,
+            is_system=True,
+        )

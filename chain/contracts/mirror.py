@@ -10,6 +10,8 @@ Packets arrive in order, so a copy is never older than the last message about it
 An answer names the version it is about; the home ignores those of older versions.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from chain.context import Context
@@ -25,8 +27,9 @@ from chain.keys import (
 )
 from chain.ledger import Count, Ledger, credit, get_count, send_packet
 from chain.outcome import Event
+from chain.phase import Phase, get_phase
 from primitives.codec import Record, decode
-from primitives.types import U32, Address
+from primitives.types import U32, Address, ShardId
 from shards.packet import Packet, PacketKind
 
 
@@ -47,20 +50,21 @@ class MirrorRemoval(Record):
 def send_mirrors(
     ledger: Ledger,
     context: Context,
-    previous: Registration | None,
     registration: Registration,
+    *,
+    is_system: bool = False,
 ) -> None:
-    """Send copies to the range's other shards, removals to those that left it.
+    """Send copies to the range's other shards, which answer.
+
+    Args:
+        ledger: Of the registration's home.
+        context: Of the registration's home.
+        registration: As it is from now on.
+        is_system: It is resharding that asks, and not the owner.
 
     Raises:
-        RuleError: congested.
+        RuleError: congested; not if it is system.
     """
-    if previous is not None and previous.status != RegistrationStatus.REFUSED:
-        shards = context.layout.shards_of_range(
-            previous.model_id, previous.start, previous.end
-        )
-        for shard in sorted(set(shards[1:]) - set(registration.awaiting)):
-            _send_removal(ledger, context, shard, registration.account)
     mirror = Mirror(
         account=registration.account,
         home=registration.home,
@@ -70,12 +74,57 @@ def send_mirrors(
         end=registration.end,
         node_key=registration.node_key,
     )
-    for shard in registration.awaiting:
-        send_packet(ledger, context, shard, PacketKind.MIRROR, 0, mirror)
+    for shard in registration.mirrors:
+        send_packet(
+            ledger, context, shard, PacketKind.MIRROR, 0, mirror, is_system=is_system
+        )
+
+
+def send_removals(
+    ledger: Ledger, context: Context, account: bytes, shards: Iterable[ShardId]
+) -> None:
+    """Tell shards to forget their copy.
+
+    They are bounded by the copies that were kept, so they count as system.
+    """
+    removal = MirrorRemoval(account)
+    for shard in sorted(shards):
+        send_packet(
+            ledger, context, shard, PacketKind.MIRROR_REMOVE, 0, removal, is_system=True
+        )
+
+
+def renew(ledger: Ledger, context: Context, registration: Registration) -> None:
+    """Put a registration down in this shard as a new version; ask for its mirrors."""
+    shards = context.layout.shards_of_range(
+        registration.model_id, registration.start, registration.end
+    )
+    others = tuple(sorted(shards[1:]))
+    renewed = msgspec.structs.replace(
+        replace_home(registration, context),
+        version=registration.version + 1,
+        status=RegistrationStatus.PENDING if others else RegistrationStatus.ACTIVE,
+        awaiting=others,
+        mirrors=others,
+    )
+    ledger.put(build_registration_key(registration.account), renewed)
+    left = set(registration.mirrors) - set(others)
+    is_moved = registration.home != context.shard
+    send_removals(ledger, context, registration.account, () if is_moved else left)
+    send_mirrors(ledger, context, renewed, is_system=True)
+
+
+def replace_home(registration: Registration, context: Context) -> Registration:
+    """Return the registration as one of the context's shard."""
+    return msgspec.structs.replace(
+        registration, home=context.shard, updated_height=context.height
+    )
 
 
 def apply_mirror(ledger: Ledger, context: Context, packet: Packet) -> None:
-    """Keep a copy if there is room, and answer."""
+    """Keep a copy if there is room, and answer; a shard that goes does neither."""
+    if get_phase(context) != Phase.ACTIVE:
+        return
     mirror = decode(Mirror, packet.payload)
     key = build_mirror_key(packet.src, mirror.account)
     count = get_count(ledger, MIRROR_COUNT_KEY)
@@ -101,6 +150,8 @@ def apply_mirror(ledger: Ledger, context: Context, packet: Packet) -> None:
 
 def apply_mirror_answer(ledger: Ledger, context: Context, packet: Packet) -> None:
     """Count an answer; the last yes activates, the first no refuses."""
+    if get_phase(context) != Phase.ACTIVE:
+        return
     answer = decode(MirrorAnswer, packet.payload)
     key = build_registration_key(answer.account)
     registration = ledger.get(key, Registration)
@@ -135,24 +186,17 @@ def _refuse(
     ledger: Ledger, context: Context, registration: Registration, refused_by: int
 ) -> None:
     credit(ledger, context, registration.account, registration.collateral)
-    shards = context.layout.shards_of_range(
-        registration.model_id, registration.start, registration.end
-    )
-    for shard in sorted(set(shards[1:]) - {refused_by}):
-        _send_removal(ledger, context, shard, registration.account)
+    keepers = set(registration.mirrors) - {refused_by}
+    send_removals(ledger, context, registration.account, keepers)
     refused = msgspec.structs.replace(
-        registration, collateral=0, status=RegistrationStatus.REFUSED, awaiting=()
+        registration,
+        collateral=0,
+        status=RegistrationStatus.REFUSED,
+        awaiting=(),
+        mirrors=(),
     )
     ledger.put(build_registration_key(registration.account), refused)
     account = registration.account
     ledger.note(
         Event("registration_refused", account, (account,), registration.collateral)
-    )
-
-
-def _send_removal(ledger: Ledger, context: Context, shard: int, account: bytes) -> None:
-    """Removals are bounded by the copies that were kept, so they count as system."""
-    removal = MirrorRemoval(account)
-    send_packet(
-        ledger, context, shard, PacketKind.MIRROR_REMOVE, 0, removal, is_system=True
     )

@@ -13,6 +13,7 @@ from chain.errors import RuleError
 from chain.keys import build_channel_key, build_pair_key
 from chain.ledger import Ledger, debit
 from chain.outcome import Event
+from chain.phase import validate_active
 
 OPENING_WORK = 80
 
@@ -33,9 +34,10 @@ def apply_open(
     """Open the channels.
 
     Raises:
-        RuleError: zero_amount, zero_price, own_channel, channel_exists,
-            insufficient_funds.
+        RuleError: shard_retiring, zero_amount, zero_price, own_channel,
+            channel_exists, insufficient_funds.
     """
+    validate_active(context, context.shard)
     for index, opening in enumerate(payload.openings):
         _open_one(ledger, context, call, index, opening)
 

@@ -11,7 +11,7 @@ answers (see `mirror`); until all have, the registration is PENDING.
 """
 
 from chain.context import Call, Context
-from chain.contracts.mirror import send_mirrors
+from chain.contracts.mirror import send_mirrors, send_removals
 from chain.contracts.registration import (
     Register,
     Registration,
@@ -20,7 +20,9 @@ from chain.contracts.registration import (
 from chain.errors import RuleError
 from chain.keys import build_registration_key
 from chain.ledger import Ledger, credit, debit
+from chain.listing import append_listed
 from chain.outcome import Event
+from chain.phase import validate_active
 from primitives.types import ShardId
 from shards.errors import UnknownLayers
 
@@ -48,9 +50,11 @@ def apply_register(
     """Create or update the sender's registration in this shard.
 
     Raises:
-        RuleError: unknown_model, bad_range, wrong_home, too_many_shards, bad_address,
-            low_collateral, insufficient_funds, congested.
+        RuleError: shard_retiring, unknown_model, bad_range, wrong_home,
+            too_many_shards, bad_address, low_collateral, insufficient_funds,
+            congested.
     """
+    validate_active(context, context.shard)
     shards = _compute_shards(context, payload)
     _validate_addresses(payload)
     _validate_collateral(context, payload)
@@ -75,13 +79,19 @@ def apply_register(
         version=1 if current is None else current.version + 1,
         status=RegistrationStatus.PENDING if awaiting else RegistrationStatus.ACTIVE,
         awaiting=awaiting,
+        mirrors=awaiting,
         registered_height=(
             context.height if current is None else current.registered_height
         ),
         updated_height=context.height,
     )
     ledger.put(key, registration)
-    send_mirrors(ledger, context, current, registration)
+    if current is None:
+        append_listed(ledger, call.sender)
+    else:
+        left = set(current.mirrors) - set(awaiting)
+        send_removals(ledger, context, call.sender, left)
+    send_mirrors(ledger, context, registration)
     kind = "registered" if current is None else "registration_updated"
     ledger.note(Event(kind, call.sender, (call.sender,), payload.collateral))
 

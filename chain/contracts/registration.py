@@ -84,6 +84,9 @@ class Registration(Record):
     status: RegistrationStatus
     awaiting: tuple[ShardId, ...]
     """Shards that have not answered this version yet, ascending."""
+    mirrors: tuple[ShardId, ...]
+    """Shards that were asked to keep a copy of this version, ascending; none once
+    refused."""
     registered_height: Height
     updated_height: Height
 

@@ -9,6 +9,7 @@ from chain.errors import RuleError
 from chain.keys import build_channel_key
 from chain.ledger import Ledger, debit
 from chain.outcome import Event
+from chain.phase import validate_active
 
 TOP_UP_WORK = 50
 
@@ -29,8 +30,10 @@ def apply_top_up(ledger: Ledger, context: Context, call: Call, payload: TopUp) -
     Only the payer may: anybody else's atom would cancel its close for ever.
 
     Raises:
-        RuleError: unknown_channel, not_payer, zero_amount, insufficient_funds.
+        RuleError: shard_retiring, unknown_channel, not_payer, zero_amount,
+            insufficient_funds.
     """
+    validate_active(context, context.shard)
     channel = get_channel(ledger, payload.channel_id)
     validate_payer(channel, call)
     if payload.amount == 0:

@@ -5,6 +5,7 @@ from chain.contracts.credit import Credit
 from chain.errors import RuleError
 from chain.ledger import Ledger, credit, debit, send_packet
 from chain.outcome import Event
+from chain.phase import validate_active
 from primitives.codec import Record
 from primitives.types import Address, Amount, ShardId
 from shards.packet import PacketKind
@@ -38,12 +39,15 @@ def apply_transfer(
     """Move the amount.
 
     Raises:
-        RuleError: zero_amount, unknown_shard, insufficient_funds, congested.
+        RuleError: zero_amount, unknown_shard, shard_retiring, insufficient_funds,
+            congested.
     """
     if payload.amount == 0:
         raise RuleError("zero_amount", "a transfer moves at least 1 atom")
     if payload.shard not in context.layout.shard_ids:
         raise RuleError("unknown_shard", f"there is no shard {payload.shard}")
+    if payload.shard != context.shard:
+        validate_active(context, payload.shard)
     debit(ledger, context, call.sender, payload.amount)
     if payload.shard == context.shard:
         credit(ledger, context, payload.recipient, payload.amount)

@@ -41,6 +41,16 @@ def add_parser(commands: "Commands") -> None:
     parser.add_argument(
         "--peers", nargs="+", metavar="P2P://KEY@HOST:PORT", help="keep connected to"
     )
+    parser.add_argument(
+        "--sync",
+        choices=("snapshot", "replay"),
+        help="from far behind: take a state from peers, or execute every block",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="EPOCH:ROOT",
+        help="a validator set to trust, from somebody you know",
+    )
     parser.add_argument("--bls", choices=("native", "reference"))
     parser.add_argument("--log", choices=("plain", "json"), default="plain")
     _add_addresses(parser)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import trio
 
+from chain.errors import StoreError
 from chain.leveldb import LevelStore
 from genesis.files import load_genesis
 from genesis.state import build_chain_spec
@@ -56,8 +57,14 @@ def run_node(
         with LevelStore(home.data) as kv:
             spec, files = build_chain_spec(genesis), PartFiles(home.state_sync)
             while True:
-                settle_database(spec, kv, files)
-                node = Node(home, config, keys, genesis, kv)
+                try:
+                    settle_database(spec, kv, files)
+                    node = Node(home, config, keys, genesis, kv)
+                except StoreError as error:
+                    raise StoreError(
+                        f"{error}; what the disk has damaged, `p2pchain db repair` "
+                        "replaces: vouchers stay, the chain comes from peers"
+                    ) from error
                 try:
                     trio.run(node.run, parent_fd)
                 except BaseExceptionGroup as group:

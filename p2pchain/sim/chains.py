@@ -69,5 +69,4 @@ class Chains(Protocol):
 
 def open_chains(world: "World") -> Chains:
     """Return what the world's setup asks for."""
-    kinds = {"list": ListChains, "tree": TreeChains}
-    return kinds[world.setup.chain](world)
+    return TreeChains(world) if world.setup.chain == "tree" else ListChains(world)

@@ -11,8 +11,9 @@ two sends of one turn.  A villain (p2pchain.sim.villains) is a node with other m
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chain.block import Attendance
 from chain.errors import BodyMismatch, InvalidBlock, MissingParent, TooManyPending
@@ -190,7 +191,7 @@ class Node:
         self._carry_out(self.mind.start())
         self._handle_events()
 
-    def _guard(self, action, *args) -> None:
+    def _guard(self, action: Callable[..., None], *args: Any) -> None:
         """Do something that may be interrupted by a power cut."""
         try:
             action(*args)

@@ -8,7 +8,7 @@ whatever the world's key ring makes.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import msgspec
 from chain.account import Account
 from chain.block import Attendance, decode_block
 from chain.blocktree import BlockTree, open_tree
+from chain.building import ReadState
 from chain.conservation import compute_conservation
 from chain.contracts.model import ModelRecord, compute_model_id
 from chain.contracts.staking import Bond, Unbond
@@ -100,7 +101,9 @@ class SimStore(MemoryStore):
         super().__init__()
         self._disk = disk
 
-    def write(self, changes, *, sync: bool = False) -> None:
+    def write(
+        self, changes: Mapping[bytes, bytes | None], *, sync: bool = False
+    ) -> None:
         """Apply all changes or none."""
         is_last = self._disk.before_batch()
         super().write(changes, sync=sync)
@@ -394,7 +397,9 @@ class RandomPicker:
         """Return 1: there is always something."""
         return 1
 
-    def pick(self, shard: int, read) -> Iterator[tuple[bytes, SignedTransaction]]:
+    def pick(
+        self, shard: int, read: ReadState
+    ) -> Iterator[tuple[bytes, SignedTransaction]]:
         """Yield a few transactions of different senders."""
         names = [*self._chains.world.signers, *(f"p{n}" for n in range(PEOPLE))]
         for name in self._luck.sample(names, self._luck.randrange(3)):

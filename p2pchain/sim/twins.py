@@ -17,7 +17,7 @@ Longer schedules and seven validators with two pairs of twins are sampled.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations, product
@@ -176,7 +176,9 @@ def find_seed(size: int, leaders: tuple[int, ...]) -> bytes:
         number += 1
 
 
-def _build_filter(world: World, schedule: Schedule):
+def _build_filter(
+    world: World, schedule: Schedule
+) -> Callable[[str, str, Message | None], bool]:
     """Return the rule by which messages pass while the schedule holds."""
     where = [
         {name: number for number, group in enumerate(view.groups) for name in group}

@@ -15,6 +15,7 @@ from chain.keys import (
     build_account_key,
     build_channel_key,
     build_consumed_key,
+    build_emitted_key,
     build_model_key,
 )
 from chain.ledger import Count, Totals
@@ -113,7 +114,12 @@ class MiniChain:
             models=self.models,
             params=self.spec.params,
             consumed={dst: self.consumed(shard, dst) for dst in self.state},
+            emitted={src: self.emitted(src, shard) for src in self.state},
         )
+
+    def emitted(self, src: int, dst: int) -> int:
+        data = self.state[src].get(build_emitted_key(dst))
+        return 0 if data is None else decode(Count, data).value
 
     def consumed(self, src: int, dst: int) -> int:
         data = self.state[dst].get(build_consumed_key(src))

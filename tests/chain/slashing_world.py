@@ -139,6 +139,7 @@ class SlashingWorld:
             models={},
             params=PARAMS,
             consumed={},
+            emitted={},
         )
 
     def stake(self, index):

@@ -16,6 +16,7 @@ from chain.contracts.channel import (
     TopUp,
     Withdraw,
 )
+from chain.contracts.resharding import Reshard, ReshardVote
 from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
 from chain.errors import (
@@ -30,6 +31,7 @@ from chain.errors import (
     WrongShard,
     WrongVersion,
 )
+from chain.proposal import SplitShard
 from chain.rules import RULES, compute_fee, compute_work, get_kind_name
 from chain.transaction import (
     MAX_TRANSACTION_BYTES,
@@ -56,6 +58,8 @@ PAYLOADS = [
     Withdraw(CHANNEL),
     Bond("new", bytes(48), bytes(96), 5),
     Unbond(5),
+    Reshard(SplitShard(1, 2)),
+    ReshardVote(5),
 ]
 
 

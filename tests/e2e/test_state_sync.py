@@ -63,8 +63,10 @@ def test_a_wiped_validator_is_back_without_a_replay(devnet) -> None:
     assert first % EPOCH_BLOCKS == 0
     assert first > height - 4 * EPOCH_BLOCKS
     # What it has is what the others have.
-    found = devnet.rpc("node1").call("block", height=height)["block_hash"]
-    assert found == devnet.rpc().call("block", height=height)["block_hash"]
+    for height in (first, int(status["height"])):
+        devnet.wait_height(height)
+        found = devnet.rpc("node1").call("block", height=height)["block_hash"]
+        assert found == devnet.rpc().call("block", height=height)["block_hash"]
     # It has nothing of before, and says so.
     with pytest.raises(Exception, match=f"history begins at {first}"):
         devnet.rpc("node1").call("block", height=first - 1)

@@ -14,6 +14,9 @@ from consensus.messages import (
 from consensus.validators import encode_bitmap
 from p2pchain.sim.villains.villain import Villain, change
 
+Subject = Proposal | tuple[int, int]
+"""Of a certificate: a proposal, or the epoch and view that it nullifies."""
+
 
 class CertificateForger(Villain):
     """Its own signature, or true ones of too few, under a quorum's bitmap."""
@@ -36,7 +39,9 @@ class CertificateForger(Villain):
                     self._collect(Kind.NULLIFICATION, (epoch, view), message)
         super().receive(message, sender)
 
-    def _collect(self, kind: Kind, subject, vote: Notarize | Finalize | Nullify):
+    def _collect(
+        self, kind: Kind, subject: Subject, vote: Notarize | Finalize | Nullify
+    ) -> None:
         votes = self._votes.setdefault((kind, subject), {})
         votes[vote.signer] = vote.signature
         if isinstance(subject, Proposal):
@@ -63,7 +68,9 @@ class CertificateForger(Villain):
             return
         super().say(message)
 
-    def _send_forged(self, kind: Kind, subject, votes: dict[int, bytes]) -> None:
+    def _send_forged(
+        self, kind: Kind, subject: Subject, votes: dict[int, bytes]
+    ) -> None:
         validators = self.epoch.validators
         known = {s: v for s, v in votes.items() if s < len(validators)}
         if not known or self.luck.random() < 0.7:

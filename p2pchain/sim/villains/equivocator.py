@@ -1,6 +1,7 @@
 """The equivocator: two blocks when it leads, and a vote for everything it sees."""
 
 from consensus import effects as fx
+from consensus import events as ev
 from consensus.messages import Message, Nullify, Propose
 from p2pchain.sim.villains.villain import Villain, change
 
@@ -22,6 +23,7 @@ class Equivocator(Villain):
         self.clock.offset_ms -= 7
         if len(self._events) > first:
             built = self._events.pop()
+            assert isinstance(built, ev.BlockBuilt)
             self._doubles[effect.view] = built.block_hash, built.block
 
     def say(self, message: Message) -> None:

@@ -1,6 +1,13 @@
 """The slanderer: evidence of what nobody did, made of what others did sign."""
 
-from consensus.evidence import CertificateEvidence, VoteEvidence
+from typing import cast
+
+from consensus.evidence import (
+    CertificateEvidence,
+    Evidence,
+    MixedEvidence,
+    VoteEvidence,
+)
 from consensus.messages import (
     Certificate,
     Finalize,
@@ -23,25 +30,18 @@ class Slanderer(Villain):
 
     def start(self) -> None:
         """Forget what was said in the life before."""
-        self._votes: list[Vote] = []
-        self._certificates: list[Certificate] = []
+        self._heard: list[Vote | Certificate] = []
         super().start()
 
     def receive(self, message: Message, sender: str) -> None:
         """Look for what could be put beside what was just said."""
         if self.is_up:
-            match message:
-                case Certificate():
-                    self._slander(message, self._certificates)
-                    self._certificates.append(message)
-                case Propose():
-                    self._slander(message.notarize, self._votes)
-                    self._votes.append(message.notarize)
-                case _:
-                    self._slander(message, self._votes)
-                    self._slander(message, [self._forge(message)])
-                    self._votes.append(message)
-            del self._votes[:-REMEMBERED], self._certificates[:-REMEMBERED]
+            said = message.notarize if isinstance(message, Propose) else message
+            self._slander(said, self._choose(said))
+            if not isinstance(said, Certificate):
+                self._slander(said, self._forge(said))
+            self._heard.append(said)
+            del self._heard[:-REMEMBERED]
         super().receive(message, sender)
 
     def say(self, message: Message) -> None:
@@ -51,22 +51,33 @@ class Slanderer(Villain):
         else:
             super().say(message)
 
+    def _choose(self, said: Vote | Certificate) -> Vote | Certificate | None:
+        """Return something of the same view, best of all of the same signer."""
+        near = [k for k in self._heard if get_view(k) == get_view(said)]
+        if not isinstance(said, Certificate):
+            own = [k for k in near if getattr(k, "signer", said.signer) == said.signer]
+            near = own or near
+        known = near or self._heard
+        return self.luck.choice(known) if known else None
+
     def _slander(
-        self, statement: Vote | Certificate, known: list[Vote] | list[Certificate]
+        self, said: Vote | Certificate, other: Vote | Certificate | None
     ) -> None:
-        """Spread one pair: of one signer, or of one view, or of anything."""
-        if not known or self.luck.random() < 0.5:
+        """Spread one pair, as if the two excluded each other."""
+        if other is None or self.luck.random() < 0.5:
             return
-        near = [k for k in known if get_view(k) == get_view(statement)]
-        if not isinstance(statement, Certificate):
-            near = [k for k in near if k.signer == statement.signer] or near
-        other = self.luck.choice(near or known)
-        first, second = sorted((statement, other), key=encode)
-        kind = (
-            CertificateEvidence if isinstance(statement, Certificate) else VoteEvidence
-        )
+        first, second = sorted((said, other), key=encode)
+        piece: Evidence
+        if isinstance(first, Certificate) and isinstance(second, Certificate):
+            piece = CertificateEvidence(first, second)
+        elif isinstance(first, Certificate):
+            piece = MixedEvidence(first, cast(Vote, second))
+        elif isinstance(second, Certificate):
+            piece = MixedEvidence(second, first)
+        else:
+            piece = VoteEvidence(first, second)
         for node in self.others:
-            self.world.network.send_evidence(self, node, encode(kind(first, second)))
+            self.world.network.send_evidence(self, node, encode(piece))
 
     def _forge(self, vote: Vote) -> Vote:
         """Return what its signer must not say beside this."""
@@ -76,13 +87,12 @@ class Slanderer(Villain):
                 return self.notarize(
                     change(proposal, block_hash=block_hash), vote.signer
                 )
-            case Nullify() if self._votes:
-                known = [v for v in self._votes if not isinstance(v, Nullify)]
-                proposal = self.luck.choice(known).proposal if known else None
-                if proposal is None:
-                    return self.nullify(vote.epoch, vote.view, vote.signer)
-                place = change(proposal, epoch=vote.epoch, view=vote.view)
+            case Nullify(epoch=epoch, view=view):
+                known = [v for v in self._heard if isinstance(v, Notarize | Finalize)]
+                if not known:
+                    return self.nullify(epoch, view, vote.signer)
+                last = self.luck.choice(known).proposal
+                place = change(last, epoch=epoch, view=view)
                 return self.finalize(place, vote.signer)
             case Finalize(proposal=proposal):
                 return self.nullify(proposal.epoch, proposal.view, vote.signer)
-        return vote

@@ -29,6 +29,7 @@ class Swapper(Villain):
             return
         self._swapped.add(key)
         mine: Vote
+        pair: tuple[Vote, Vote]
         match vote:
             case Notarize(proposal=proposal):
                 mine = self.notarize(proposal)

@@ -6,6 +6,7 @@ what it is told to say.  It holds its own key only: signatures of others it can 
 but not make.
 """
 
+import random
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ class Villain(Node):
         super().__init__(world, name, world.signers[name])
 
     @property
-    def luck(self):
+    def luck(self) -> random.Random:
         """The world's."""
         return self.world.luck
 
@@ -83,7 +84,7 @@ class Villain(Node):
         return self.signer.sign(message)
 
 
-def change(proposal: Proposal, **fields) -> Proposal:
+def change(proposal: Proposal, **fields: object) -> Proposal:
     """Return a proposal with other fields."""
     values = {name: getattr(proposal, name) for name in Proposal.__struct_fields__}
     return Proposal(**(values | fields))
