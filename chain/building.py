@@ -14,9 +14,7 @@ from chain.block import (
     compute_roots_root,
 )
 from chain.chunk_execution import ExecutedChunk, finish_chunk
-from chain.chunk_state import ShardState
-from chain.errors import InvalidTransaction
-from chain.execution import ChunkFull, ChunkLimits, ChunkRun
+from chain.execution import ChunkFull, ChunkLimits
 from chain.header import HEADER_VERSION, Header
 from chain.processing import (
     BlockBase,
@@ -27,6 +25,7 @@ from chain.processing import (
     reduce_limits,
     start_chunk,
 )
+from chain.producing import fill_chunk
 from chain.spec import ChainSpec
 from chain.transaction import SignedTransaction
 from chain.verified import VerifiedCache
@@ -102,7 +101,8 @@ def build_chunks(
             run = start_chunk(spec, base, state, share, verified)
         except ChunkFull:
             continue
-        _fill(run, state, share, inboxes[shard], picker)
+        candidates = picker.pick(shard, state.get)
+        fill_chunk(run, share, inboxes[shard], candidates)
         if not run.is_empty:
             executed[shard] = finish_chunk(run, state)
             left = reduce_limits(left, run)
@@ -154,32 +154,3 @@ def _compute_share(left: ChunkLimits, shards_left: int) -> ChunkLimits:
         transactions=left.transactions,
         packets=left.packets,
     )
-
-
-def _fill(
-    run: ChunkRun,
-    state: ShardState,
-    share: ChunkLimits,
-    inbox: Sequence[PacketProof],
-    picker: Picker,
-) -> None:
-    """Take packets up to half of the share, then transactions.
-
-    Half, so that neither a flood of packets nor one of transactions stops the other.
-    """
-    for proof in inbox:
-        if run.work * 2 >= share.work or run.bytes * 2 >= share.bytes:
-            break
-        try:
-            run.consume(proof)
-        except ChunkFull:
-            break
-    for signed_bytes, signed in picker.pick(state.shard, state.get):
-        try:
-            run.execute(signed_bytes, signed)
-        except InvalidTransaction:
-            # It was good at the final state and is not here; it stays in the pool
-            # until the next final block shows whether it is good again.
-            continue
-        except ChunkFull:
-            break
