@@ -17,6 +17,7 @@ What can be wrong with a block, a transaction or the store.
     |- FailedWrite      the disk is full or broken; nothing more is written
     |- UnfinishedInstall a snapshot was being written when the process ended
     PrunedState         the state after a block that is too old (MissingError)
+    UnknownShard        there was no such shard after a block (MissingError)
     InvalidSnapshot     a manifest or part that no correct node serves (RemoteError)
     SnapshotUnavailable this node has no such snapshot (MissingError)
     HistoryAbsent       of before the snapshot that a node began with (MissingError)
@@ -156,6 +157,15 @@ class PrunedState(MissingError):
         self.height = height
         self.oldest = oldest
         self.newest = newest
+
+
+class UnknownShard(MissingError):
+    """There was no such shard after a block."""
+
+    def __init__(self, shard: int, height: int) -> None:
+        super().__init__(f"there was no shard {shard} after block {height}")
+        self.shard = shard
+        self.height = height
 
 
 class TooManyPending(LocalError):

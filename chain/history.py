@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from chain.bucket_writes import NewBucket
-from chain.errors import PrunedState, StoreError
+from chain.errors import PrunedState, StoreError, UnknownShard
 from chain.state import FinalState, StateView
 from chain.store import build_key
 from primitives.buckets import CorruptBucket, compute_bucket_hash, decode_bucket
@@ -158,12 +158,15 @@ class History:
 
         Raises:
             PrunedState: Older than those that are kept, or not final.
+            UnknownShard: There was none of that number.
             StoreError: The database is damaged.
         """
         self._validate(height, final_height)
         view = self._views.pop((height, shard), None)
         if view is None:
-            root = self.get_roots(height, final_height)[shard]
+            root = self.get_roots(height, final_height).get(shard)
+            if root is None:
+                raise UnknownShard(shard, height)
             view = self._build_view(range(final_height, height, -1), shard)
             if view.get_root(shard) != root:
                 raise StoreError(

@@ -114,10 +114,15 @@ def combine_chunks(
         InvalidChunk: Executing a certified chunk gave something else than its header.
     """
     before, parent = base.system.view, base.parent
-    # One overlay per block, whether or not it has a system step.
     view = before.compute_child_with(
         {shard: chunk.buckets for shard, chunk in executed.items()}
-    ).squash(parent.view)
+    )
+    ending = parent.child_epoch.layout.shard_ids
+    shards = base.system.child_epoch.layout.shard_ids
+    if shards != ending:
+        view = view.compute_child_without(set(ending) - set(shards), shards)
+    # One overlay per block, whether or not it has a system step.
+    view = view.squash(parent.view)
     heads = dict(parent.heads)
     chunks = []
     places = {chunk.header.shard: chunk.header for chunk in certified}

@@ -96,7 +96,7 @@ def produce_chunk(
         run = ChunkRun(context, state.get, limits, verified, WitnessMeter(state))
         run.begin(state)
     except ChunkFull:
-        # Somebody made the buckets of the shard's counters too large for any witness.
+        # Somebody made buckets that every chunk touches too large for any witness.
         return None
     fill_chunk(run, limits, inbox, candidates)
     if run.is_empty:

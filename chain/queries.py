@@ -427,11 +427,12 @@ class Queries:
 
         Raises:
             PrunedState: Too old, or not final yet; says what can be had.
+            UnknownShard: There was none of that number.
         """
         tree, last = self._tree, self.height
         height = last if height is None else height
-        roots = tree.history.get_roots(height, last)
         view = tree.history.get_view(height, shard, last)
+        roots = tree.history.get_roots(height, last)
         index, path = compute_root_path(roots, shard)
         header = self._store.get_header(height)
         if header is None:

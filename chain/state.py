@@ -27,7 +27,7 @@ and named without the tree, and a running node compares what it reads with the t
 Spec: docs/protocol/03-blocks-and-state.md
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from weakref import WeakSet
 
@@ -162,15 +162,15 @@ class FinalState:
 
     def get_group(self, shard: ShardId, parent: int) -> bytes:
         """Return the hashes of a tree node's four children."""
-        return self._get_table(shard).get_group(parent)
+        return self.get_table(shard).get_group(parent)
 
     def get_leaf(self, shard: ShardId, index: int) -> bytes:
         """Return the hash of a bucket."""
-        return self._get_table(shard).get_leaf(index)
+        return self.get_table(shard).get_leaf(index)
 
     def get_root(self, shard: ShardId) -> bytes:
         """Return a shard's state root."""
-        return self._get_table(shard).root
+        return self.get_table(shard).root
 
     def compute_changes(self, view: "StateView") -> dict[bytes, bytes | None]:
         """Return the bucket writes of a view, for the batch that makes it final."""
@@ -208,7 +208,8 @@ class FinalState:
         self._past.add(past)
         return past
 
-    def _get_table(self, shard: ShardId) -> TreeTable:
+    def get_table(self, shard: ShardId) -> TreeTable:
+        """Return a shard's tree; an empty one for a shard that is not there."""
         return self._tables.get(shard, self._no_table)
 
     def _take_shards(self, shards: tuple[ShardId, ...]) -> None:
@@ -349,7 +350,7 @@ class StateView:
             if not fresh:
                 continue
             roots[shard], groups[shard] = compute_group_update(
-                partial(self.get_group, shard),
+                self._build_group_reader(shard),
                 {index: bucket.digest for index, bucket in fresh.items()},
                 self._final.levels,
             )
@@ -413,6 +414,25 @@ class StateView:
             for parent in changed.keys() - groups.keys():
                 groups[parent] = final.get_group(shard, parent)
             self.roots.setdefault(shard, final.get_root(shard))
+
+    def _build_group_reader(self, shard: ShardId) -> Callable[[int], bytes]:
+        """Return `get_group` of a shard, with the way down walked once."""
+        overlays: list[Mapping[int, bytes]] = []
+        view: StateView | FinalState = self
+        while isinstance(view, StateView):
+            if shard in view.groups:
+                overlays.append(view.groups[shard])
+            view = view.parent
+        get_final = view.get_table(shard).get_group
+
+        def get_group(parent: int) -> bytes:
+            for groups in overlays:
+                group = groups.get(parent)
+                if group is not None:
+                    return group
+            return get_final(parent)
+
+        return get_group
 
     def _find_bucket(self, place: Place) -> NewBucket | None:
         """Return a bucket that this view or one below has changed."""

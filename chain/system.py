@@ -40,7 +40,7 @@ from chain.spec import ChainSpec
 from chain.stake import EpochRecord, StakeStatus
 from chain.state import StateView
 from consensus.validators import ValidatorSet, decode_bitmap
-from shards.layout import ROOT_SHARD, Layout
+from shards.layout import ROOT_SHARD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +95,7 @@ def run_system(
     after = view.compute_child({ROOT_SHARD: writes})
     if is_boundary:
         epoch = load_epoch(ledger, spec.params.epoch_blocks)
-        after = _take_layout(after, parent.child_epoch.layout, epoch.layout)
     return SystemResult(after, writes, events, seen, epoch)
-
-
-def _take_layout(view: StateView, ending: Layout, layout: Layout) -> StateView:
-    """Return the state with the shards of the next epoch."""
-    if layout.shard_ids == ending.shard_ids:
-        return view
-    gone = [shard for shard in ending.shard_ids if shard not in layout.shard_ids]
-    return view.compute_child_without(gone, layout.shard_ids)
 
 
 def count_attendance(parent: HeldBlock, attendance: Attendance) -> tuple[int, ...]:

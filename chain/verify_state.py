@@ -157,6 +157,9 @@ class StateSearch:
                     height=height,
                 )
                 return
+            for shard in roots.keys() - self._tables.keys():
+                # It retired in this block, empty.
+                self._tables[shard] = TreeTable(self._levels)
             for shard in sorted(self._tables.keys() - self._damaged):
                 self._take_back(state, height, shard, roots.get(shard))
             self.states += 1

@@ -229,6 +229,8 @@ class Core:
         self._set_timer(Timer.LEADER, params.compute_leader_timeout_ms(factor))
         self._set_timer(Timer.ADVANCE, params.compute_advance_timeout_ms(factor))
         self._forget_rounds()
+        # Not only when stuck: views may pass one after the other without us.
+        self._fetch_wanted()
         self._activity.advance(view)
         if self._early is not None and get_view(self._early[0])[1] <= view:
             (propose, sender), self._early = self._early, None
@@ -266,9 +268,12 @@ class Core:
         entering = self._book.find_entering(self.view - 1)
         if entering is not None and self.is_voting:
             self._state.emit(Broadcast(entering, is_repeat=True))
+        self._fetch_wanted()
+        self._proposer.retry()
+
+    def _fetch_wanted(self) -> None:
         for wanted in self._book.find_wanted():
             self._state.emit(FetchBlock(wanted))
-        self._proposer.retry()
 
     def _on_built(self, event: BlockBuilt) -> None:
         vote = self._proposer.on_built(event)

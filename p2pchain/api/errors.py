@@ -228,7 +228,11 @@ def explain(error: BaseException) -> RequestRefused:
             return NotFound(str(error))
         case wallet.errors.WalletError() | RemoteError():
             return InvalidParams(str(error))
-        case chain.errors.HistoryAbsent() | chain.errors.PrunedState():
+        case (
+            chain.errors.HistoryAbsent()
+            | chain.errors.PrunedState()
+            | chain.errors.UnknownShard()
+        ):
             return NotFound(str(error))
         case MissingError():
             return NotReady(str(error))

@@ -935,3 +935,15 @@ def test_a_nullification_is_repeated_where_the_notarized_block_is_lost():
     bench.hold(proposal)
     repeated = sent(bench.fire(Timer.REBROADCAST), Certificate)
     assert [certificate.kind for certificate in repeated] == [N]
+
+
+def test_a_missing_block_is_asked_for_again_in_every_view():
+    """Others leave view after view before we repeat anything."""
+    bench = Bench()
+    proposal = bench.proposal()
+    asked = find(bench.hear(bench.certify(N, proposal)), fx.FetchBlock)
+    assert [effect.proposal for effect in asked] == [proposal]
+    for view in (1, 2):
+        effects = bench.hear(bench.certify(X, view))
+        asked = find(effects, fx.FetchBlock)
+        assert [effect.proposal for effect in asked] == [proposal]

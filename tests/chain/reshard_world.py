@@ -1,0 +1,202 @@
+"""A real chain with short epochs whose validators change its layout; books right."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+from chain_world import (
+    ALICE,
+    BLS_KEYS,
+    BOB,
+    CAROL,
+    COIN,
+    DAVE,
+    MODEL,
+    STAKERS,
+    START_MS,
+    VALIDATORS,
+    World,
+)
+
+from chain.conservation import compute_conservation, get_conservation
+from chain.contracts.model import ModelRecord, compute_model_id
+from chain.contracts.registration import Registration
+from chain.contracts.resharding import Reshard, ReshardVote
+from chain.keys import build_account_key, build_registration_key
+from chain.layouts import get_layout
+from chain.ledger import ShardLedger
+from chain.outcome import Event
+from chain.proposal import Change
+from chain.queries import Queries
+from genesis.genesis import GenesisParams, GenesisValidator
+from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
+from genesis.state import build_chain_spec
+
+EPOCH = 4
+GRACE = 6
+PEOPLE = (ALICE, BOB, CAROL, DAVE)
+
+OTHER_MODEL = ModelRecord(
+    model_id=compute_model_id(bytes([3]) * 32, bytes([4]) * 32),
+    name="second",
+    architecture="llama",
+    layers=5,
+    hidden_size=128,
+    vocab_size=1024,
+    dtype="float32",
+    weights_root=bytes([3]) * 32,
+    tokenizer_hash=bytes([4]) * 32,
+    min_collateral=COIN,
+)
+
+
+def build_spec(**changes):
+    """Return a chain in which everybody has funds everywhere."""
+    params = {
+        "epoch_blocks": EPOCH,
+        "grace_blocks": GRACE,
+        "bucket_levels": 4,
+        "evidence_epochs": 1,
+        "unbonding_epochs": 6,
+    } | changes
+    chain = msgspec.structs.replace(DEVNET_PARAMS.chain, **params)
+    owners = [person.public_key for person in (*PEOPLE, *STAKERS)]
+    genesis = build_devnet_genesis(
+        validators=[
+            GenesisValidator(
+                name=f"validator-{i}",
+                account=STAKERS[i].public_key,
+                public_key=BLS_KEYS[i].public_key,
+                proof_of_possession=BLS_KEYS[i].prove_possession(),
+                power=1000 * COIN,
+            )
+            for i in range(VALIDATORS)
+        ],
+        models=[MODEL],
+        balances=dict.fromkeys(owners, 100 * COIN),
+        shard_balances={
+            (person.public_key, shard): 100 * COIN
+            for person in PEOPLE
+            for shard in (1, 2)
+        },
+        time_ms=START_MS,
+        params=GenesisParams(chain=chain, consensus=DEVNET_PARAMS.consensus),
+    )
+    return build_chain_spec(genesis)
+
+
+SPEC = build_spec()
+
+
+@dataclass
+class ReshardWorld(World):
+    """Every block is final at once, and the books are right after each."""
+
+    spec: object = SPEC
+    seen: list[Event] = field(default_factory=list)
+    """Events of all system steps."""
+
+    @property
+    def queries(self) -> Queries:
+        return Queries(self.tree)
+
+    @property
+    def layout(self):
+        return self.tree.layout
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.tree.layout.shard_ids
+
+    @property
+    def epoch(self) -> int:
+        return self.tree.epoch.epoch
+
+    def step(self, *transactions, **how):
+        """Make a block final; return it as it was while it was pending."""
+        held = self.build(*transactions, **how)
+        self.seen += held.events
+        self.finalize(held)
+        self.check_books()
+        return held
+
+    def check_books(self):
+        counted = compute_conservation(self.tree)
+        assert counted.is_conserved, counted
+        assert get_conservation(self.tree) == counted
+        assert self.tree.final.heads.keys() == set(self.ids)
+        assert self.tree.final.view.get_roots().keys() == set(self.ids)
+
+    def do(self, *transactions):
+        """Execute transactions in a block; each one has to succeed."""
+        held = self.step(*transactions)
+        for result in held.results.values():
+            for outcome in result.outcomes:
+                assert outcome.ok, (outcome.code, outcome.message)
+        done = sum(len(r.outcomes) for r in held.results.values())
+        assert done == len(transactions)
+        return held
+
+    def refuse(self, sender, payload, code, shard=0):
+        """Execute a transaction that its rule refuses."""
+        held = self.step(self.sign(sender, payload, shard))
+        (outcome,) = held.results[shard].outcomes
+        assert (outcome.ok, outcome.code) == (False, code), outcome
+
+    def propose(self, change: Change, voters=range(4)) -> int:
+        """Propose a change and vote for it; return the proposal's number."""
+        first, *others = (STAKERS[i] for i in voters)
+        number = self.docket.next_number
+        self.do(self.sign(first, Reshard(change)))
+        if others:
+            self.do(*(self.sign(other, ReshardVote(number)) for other in others))
+        return number
+
+    def go_to_epoch(self, epoch: int) -> None:
+        """Go on until the next block is the first of `epoch`."""
+        while self.epoch < epoch:
+            self.step()
+
+    def change_layout(self, change: Change) -> None:
+        """Have a change adopted, and go on until it holds."""
+        if self.tree.final_height % EPOCH > EPOCH - 3:
+            self.go_to_epoch(self.epoch + 1)
+        self.propose(change)
+        self.go_to_epoch(self.epoch + 2)
+
+    def settle(self, blocks: int = 3 * EPOCH) -> None:
+        for _ in range(blocks):
+            self.step()
+
+    # ---------------------------------------------------------------- reading
+
+    @property
+    def ledger(self) -> ShardLedger:
+        view = self.tree.final.view
+        return ShardLedger(lambda key: view.get(0, key))
+
+    @property
+    def docket(self):
+        from chain.docket import get_docket
+
+        return get_docket(self.ledger)
+
+    @property
+    def next_layout(self):
+        return get_layout(self.ledger, self.epoch + 1)
+
+    def balance(self, person, shard=0) -> int:
+        return self.queries.get_account(shard, person.public_key).balance
+
+    def registration(self, person, shard) -> Registration | None:
+        return self.queries.get_registration(person.public_key, shard)
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.seen]
+
+    def has_state(self, shard: int) -> bool:
+        keys = (build_account_key(p.public_key) for p in PEOPLE)
+        view = self.tree.final.view
+        return any(view.get(shard, key) is not None for key in keys)
+
+    def read_registration_key(self, person):
+        return build_registration_key(person.public_key)
