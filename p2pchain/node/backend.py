@@ -229,11 +229,11 @@ class NodeBackend:
             if stage.state is not StageState.READY:
                 detail = f" ({stage.detail})" if stage.detail else ""
                 return f"its {stage.role} worker: {stage.state.value}{detail}"
+        if progress := self.state_sync.progress:
+            return f"the state at block {progress.height}"
         if self.chain.height == 0:
             return "the first final block"
         consensus = self.driver.status
-        if progress := self.state_sync.progress:
-            return f"the state at block {progress.height}"
         if consensus.is_catching_up:
             return f"blocks up to {consensus.best_height}"
         if consensus.mute_reason and self._is_expected_to_vote():

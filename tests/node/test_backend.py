@@ -1,5 +1,7 @@
 """What a node tells of itself, and what it does for its owner."""
 
+from types import SimpleNamespace
+
 import pytest
 import trio
 from chain_world import BLS_KEYS, GENESIS
@@ -14,11 +16,13 @@ from p2pchain.api.errors import (
     TransactionRejected,
     UnknownModel,
 )
+from p2pchain.api.rpc.node_methods import render_status
 from p2pchain.errors import TransactionFailed
 from p2pchain.node.backend import NodeBackend
 from p2pchain.node.consensus_driver import ConsensusStatus
 from p2pchain.node.home import Config
 from p2pchain.node.staking import Staking
+from p2pchain.node.state_sync_board import Progress
 from primitives.bls import BlsSecretKey
 
 FRIEND = build_key("friend").public_key
@@ -62,6 +66,7 @@ def build_backend(net, node, *, provider=None, gateway=None, key=None) -> NodeBa
         provider=provider,
         gateway=gateway,
         staking=Staking("node0", key, node.treasury, net.chain),
+        state_sync=SimpleNamespace(progress=None),
     )
 
 
@@ -100,6 +105,30 @@ def test_a_node_says_what_it_waits_for() -> None:
             await net.wait_until(lambda: gateway.get_status().ready)
             assert node.get_status().ready
             assert all(model.servable for model in gateway.list_models())
+
+    run(test)
+
+
+def test_a_state_on_its_way_is_told() -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            gateway = of_gateway(net)
+            assert gateway.get_status().state_sync is None
+            gateway.state_sync.progress = Progress(
+                height=120,
+                parts=10,
+                parts_done=4,
+                bytes=1000,
+                bytes_done=400,
+                bytes_per_s=150.0,
+                peers=3,
+            )
+            status = gateway.get_status()
+            assert status.waiting_for == "the state at block 120"
+            assert status.state_sync.eta_s == 4
+            assert status.state_sync.parts_done == 4
+            assert render_status(status)["state_sync"]["height"] == "120"
+            assert render_status(status)["first_height"] == "0"
 
     run(test)
 
