@@ -17,19 +17,26 @@ from chain_world import (
     World,
 )
 
+from chain.chunk_context import build_context, decode_context, encode_context
+from chain.chunk_execution import ChunkBody, execute_chunk
+from chain.chunk_state import ShardState
 from chain.conservation import compute_conservation, get_conservation
 from chain.contracts.model import ModelRecord, compute_model_id
 from chain.contracts.registration import Registration
 from chain.contracts.resharding import Reshard, ReshardVote
-from chain.keys import build_account_key, build_registration_key
+from chain.docket import get_docket
+from chain.execution import ChunkLimits
 from chain.layouts import get_layout
 from chain.ledger import ShardLedger
 from chain.outcome import Event
 from chain.proposal import Change
 from chain.queries import Queries
+from chain.spec import ChainSpec
+from chain.witness import build_witness, encode_witness, execute_witnessed
 from genesis.genesis import GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec
+from shards.layout import ROOT_SHARD
 
 EPOCH = 4
 GRACE = 6
@@ -91,7 +98,7 @@ SPEC = build_spec()
 class ReshardWorld(World):
     """Every block is final at once, and the books are right after each."""
 
-    spec: object = SPEC
+    spec: ChainSpec = SPEC
     seen: list[Event] = field(default_factory=list)
     """Events of all system steps."""
 
@@ -113,11 +120,37 @@ class ReshardWorld(World):
 
     def step(self, *transactions, **how):
         """Make a block final; return it as it was while it was pending."""
+        parent = self.tip
         held = self.build(*transactions, **how)
+        self.check_witnesses(parent, held)
         self.seen += held.events
         self.finalize(held)
         self.check_books()
         return held
+
+    def check_witnesses(self, parent, held):
+        """Execute every layer shard's chunk again by somebody who has its witness."""
+        for chunk in held.block.body.chunks:
+            header = chunk.header
+            if header.shard == ROOT_SHARD:
+                continue
+            params = self.spec.params
+            limits = ChunkLimits(
+                bytes=header.bytes,
+                work=header.work,
+                transactions=params.chunk_transactions,
+                packets=params.chunk_packets,
+            )
+            context = decode_context(
+                encode_context(build_context(self.spec, parent, header.shard))
+            )
+            body = ChunkBody(chunk.packets, chunk.transactions)
+            state = ShardState(parent.view, header.shard)
+            cache = self.tree.verified
+            executed = execute_chunk(context, state, body, limits, cache)
+            witness = encode_witness(build_witness(state, executed.touched))
+            again = execute_witnessed(context, header, body, witness, limits, cache)
+            assert again.result == executed.result
 
     def check_books(self):
         counted = compute_conservation(self.tree)
@@ -176,8 +209,6 @@ class ReshardWorld(World):
 
     @property
     def docket(self):
-        from chain.docket import get_docket
-
         return get_docket(self.ledger)
 
     @property
@@ -192,11 +223,3 @@ class ReshardWorld(World):
 
     def kinds(self) -> list[str]:
         return [event.kind for event in self.seen]
-
-    def has_state(self, shard: int) -> bool:
-        keys = (build_account_key(p.public_key) for p in PEOPLE)
-        view = self.tree.final.view
-        return any(view.get(shard, key) is not None for key in keys)
-
-    def read_registration_key(self, person):
-        return build_registration_key(person.public_key)

@@ -214,18 +214,6 @@ def test_an_update_after_the_split_needs_the_new_home(world):
     assert (found.version, found.collateral) == (3, 2 * COIN)
 
 
-def test_who_registers_before_the_old_one_arrives_gets_the_collateral_back(world):
-    world.do(world.sign(BOB, build_offer(2, 4), 1))
-    world.do(world.sign(BOB, Transfer(BOB.public_key, 2, 1), 1))
-    world.change_layout(SPLIT)
-    # Funds that were on their way, and a registration that is quicker than the move.
-    world.do(world.sign(ALICE, Transfer(BOB.public_key, 3, 5 * COIN), 1))
-    while not world.balance(BOB, 3):
-        world.step()
-    world.settle(2)
-    assert world.registration(BOB, 3).version == 2
-
-
 def test_a_split_in_the_middle_of_a_split(world):
     world.do(*(world.sign(p, build_offer(0, 4), 1) for p in (ALICE, BOB, CAROL)))
     world.change_layout(SPLIT)
