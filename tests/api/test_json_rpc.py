@@ -309,6 +309,24 @@ def test_a_state_proof_is_one_that_a_light_client_can_check(server, node):
     assert absent["value"] is None
 
 
+def test_states_and_books_of_older_blocks(server, node):
+    key = "0x" + build_account_key(ALICE.public_key).hex()
+    before = server.result("state_proof", shard=1, key=key)
+    for _ in range(3):
+        node.make_block()
+    older = server.result("state_proof", shard=1, key=key, height="2")
+    proof = decode(StateProof, bytes.fromhex(older["proof"][2:]))
+    assert (older["state_height"], older["height"]) == ("2", "3")
+    assert proof.header.height == 2
+    assert older["value"] == before["value"]
+    error = server.error("state_proof", shard=1, key=key, height="4")
+    assert error["code"] == -32001
+    assert "no state after block 4: there are those of 0 to 3" in error["message"]
+    supply = server.result("supply", height="1")
+    assert (supply["height"], supply["conserved"]) == ("1", True)
+    assert server.error("supply", height="9")["code"] == -32001
+
+
 # -- transactions ----------------------------------------------------------------------
 
 
