@@ -1,6 +1,9 @@
 """
 Blocks: a header, and a body of chunks, attendance and evidence.
 
+Of layer shards a block holds what their chunks did and who vouches for it.  What the
+chunks consist of travels and is stored beside it; see chain/bodies.py.
+
 Spec: docs/protocol/03-blocks-and-state.md
 """
 
@@ -17,7 +20,7 @@ from primitives.errors import DecodeError
 from primitives.hashing import compute_hash
 from primitives.merkle import compute_list_root, compute_path
 from primitives.types import ShardId
-from shards.certificate import ChunkCertificate
+from shards.certificate import CertifiedChunk, ChunkCertificate
 from shards.chunk import Chunk, ChunkHeader
 
 MAX_BLOCK_BYTES = 1024 * 1024
@@ -50,14 +53,31 @@ EvidenceBytes = Annotated[bytes, Meta(min_length=1, max_length=MAX_EVIDENCE_BYTE
 class Body(Record):
     """What the header commits to."""
 
-    chunks: tuple[Chunk, ...]
-    """In ascending order of shards; shards with nothing to do are absent."""
-    certificates: tuple[ChunkCertificate, ...]
-    """One per chunk of a layer shard, in their order: the root shard's chunk is the
-    leader's, and everybody executes it."""
+    root: Chunk | None
+    """The root shard's chunk, whole: the leader made it and everybody executes it."""
+    chunks: tuple[CertifiedChunk, ...]
+    """Of layer shards, ascending; shards with nothing to do are absent."""
     attendance: Attendance
     evidence: Annotated[tuple[EvidenceBytes, ...], Meta(max_length=MAX_EVIDENCE)]
     """Encoded pieces of consensus.evidence, each against somebody not yet convicted."""
+
+    @property
+    def headers(self) -> tuple[ChunkHeader, ...]:
+        """Of all chunks: the root shard's first, if there is one."""
+        layers = tuple(certified.header for certified in self.chunks)
+        return layers if self.root is None else (self.root.header, *layers)
+
+    @property
+    def certificates(self) -> tuple[ChunkCertificate, ...]:
+        """Of the layer shards' chunks, in their order."""
+        return tuple(certified.certificate for certified in self.chunks)
+
+    def find_header(self, shard: ShardId) -> ChunkHeader | None:
+        """Return the header of a shard's chunk; None if it has none here."""
+        for header in self.headers:
+            if header.shard == shard:
+                return header
+        return None
 
 
 class Block(Record):

@@ -34,14 +34,17 @@ from chain.block import (
     compute_roots_root,
     decode_block,
 )
+from chain.bodies import BodyPool, read_body, validate_chunk_body
 from chain.branch import Branch
-from chain.building import CertifiedBody, Picker, build_block, build_chunks
+from chain.building import Picker, build_block, build_chunks
+from chain.chunk_execution import ChunkBody
 from chain.endorsing import ExecutedChunks, judge_chunk
 from chain.epochs import compute_first_height
 from chain.errors import (
     BodyMismatch,
     ConflictingFinal,
     InvalidBlock,
+    MissingBodies,
     MissingParent,
     StoreError,
     UnfinalParent,
@@ -50,13 +53,14 @@ from chain.errors import (
 from chain.evidence import EvidenceJudge
 from chain.executor import ChunkExecutor, InProcess
 from chain.finality import compute_final_changes, fold_final
+from chain.following import FOLLOW_ALL, Follow
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
 from chain.history import History
 from chain.inclusion import InclusionJudge, build_inclusion_base
 from chain.ledger import ShardLedger
 from chain.limits import compute_layer_limits, compute_share
-from chain.opening import create_chain, load_final
+from chain.opening import check_database, create_chain, drop_unfollowed, load_final
 from chain.pending import PendingBlocks, build_held
 from chain.processing import BlockBase, Processed, process_body
 from chain.producing import ChunkPlace, produce_chunk
@@ -75,8 +79,9 @@ from consensus.scheme import SignatureScheme
 from consensus.validators import ValidatorSet
 from primitives.codec import encode
 from primitives.kv import KeyValueStore
-from primitives.types import Epoch, Height, TimeMs, View
-from shards.chunk import compute_chunk_hash
+from primitives.types import Epoch, Height, ShardId, TimeMs, View
+from shards.certificate import CertifiedChunk
+from shards.chunk import ChunkHeader, compute_chunk_hash
 from shards.inclusion import InclusionBase
 from shards.layout import ROOT_SHARD, Layout
 from shards.messages import ProducedChunk
@@ -97,9 +102,12 @@ class BlockTree:
         state: FinalState,
         final: HeldBlock,
         verified: VerifiedCache,
+        follow: Follow = FOLLOW_ALL,
     ) -> None:
         """Use `open_tree`."""
         self.spec = spec
+        self.follow = follow
+        """The shards that we want; `followed` says which ones we have."""
         self.store = store
         self.verified = verified
         """Shared with the mempool, so that each signature is checked once."""
@@ -109,6 +117,7 @@ class BlockTree:
         """Runs the chunks of others' blocks; a node may put another one here."""
         self._inclusion = InclusionJudge(spec.chain_id, scheme)
         self._executed = ExecutedChunks()
+        self._bodies = BodyPool()
         self._scheme = scheme
         self._state = state
         self._final = final
@@ -174,6 +183,11 @@ class BlockTree:
         return self._final.child_epoch.layout
 
     @property
+    def followed(self) -> frozenset[ShardId]:
+        """Those of them whose state is here."""
+        return self._final.followed
+
+    @property
     def epoch_first_time_ms(self) -> TimeMs | None:
         """Time of the first final block of `epoch`; None while there is none."""
         blocks = self.spec.params.epoch_blocks
@@ -234,6 +248,42 @@ class BlockTree:
             raise UnknownBlock(block_hash)
         return block
 
+    def get_body(self, chunk_hash: bytes) -> ChunkBody | None:
+        """Return the body of a layer shard's chunk, if it is here."""
+        done = self._executed.get(chunk_hash)
+        if done is not None:
+            return ChunkBody(done.result.consumed, done.result.transactions)
+        return (
+            self._bodies.get(chunk_hash)
+            or self._pending.find_body(chunk_hash)
+            or self.store.get_body(chunk_hash)
+        )
+
+    def get_body_bytes(self, chunk_hash: bytes) -> bytes | None:
+        """Return its bytes."""
+        data = self.store.get_body_bytes(chunk_hash)
+        if data is not None:
+            return data
+        body = self.get_body(chunk_hash)
+        return None if body is None else encode(body)
+
+    def add_body(self, header: ChunkHeader, data: bytes | ChunkBody) -> None:
+        """Keep the body of a chunk until a block that holds it comes.
+
+        Args:
+            header: Of a chunk that somebody certified.
+            data: Untrusted.
+
+        Raises:
+            InvalidBody: It is not the one of the header.
+        """
+        if isinstance(data, ChunkBody):
+            body = data
+            validate_chunk_body(header, body)
+        else:
+            body = read_body(header, data)
+        self._bodies.put(compute_chunk_hash(header), body, header.bytes)
+
     def get_time_ms(self, block_hash: bytes) -> TimeMs:
         """Return the time of a held block.
 
@@ -266,7 +316,7 @@ class BlockTree:
         attendance: Attendance,
         time_ms: TimeMs,
         picker: Picker,
-        chunks: Sequence[CertifiedBody] = (),
+        chunks: Sequence[CertifiedChunk] = (),
         evidence: tuple[bytes, ...] = (),
     ) -> HeldBlock:
         """Build a block on a held parent and hold it.
@@ -299,8 +349,11 @@ class BlockTree:
         system = run_system(self.spec, parent, given, self.judge)
         processed = build_chunks(
             self.spec,
-            BlockBase(self._build_branch(parent), system, view, proposer),
+            BlockBase(
+                self._build_branch(parent), system, view, proposer, self.follow
+            ),
             chunks,
+            self.get_body,
             picker,
             self._inclusion,
             self._executed,
@@ -317,7 +370,10 @@ class BlockTree:
         return self._hold(block, encode(block), processed)
 
     def add(
-        self, block_bytes: bytes, now_ms: TimeMs, proposal: Proposal | None = None
+        self,
+        block_bytes: bytes,
+        now_ms: TimeMs,
+        proposal: Proposal | None = None,
     ) -> bytes:
         """Judge a block, hold it and return its hash; held blocks are not judged again.
 
@@ -332,6 +388,8 @@ class BlockTree:
             InvalidBlock: A block that no correct leader builds.
             MissingParent: The parent is not held.
             UnfinalParent: It ends an epoch and is not final.
+            MissingBodies: Bodies of shards that we follow are not here; everything
+                else is right.
             TooManyPending: No room and nothing to evict.
         """
         block = decode_block(block_bytes)
@@ -484,7 +542,7 @@ class BlockTree:
             blocks = [decode_block(data) for data in self.store.iterate_pending()]
             blocks.sort(key=lambda block: block.header.height)
             stale = [block for block in blocks if not self._load_one(block)]
-        except InvalidBlock as error:
+        except (InvalidBlock, MissingBodies) as error:
             raise StoreError(f"a saved block is not valid: {error}") from error
         if stale:
             names = [compute_block_hash(block.header) for block in stale]
@@ -531,8 +589,15 @@ class BlockTree:
         system = run_system(self.spec, parent, given, self.judge)
         processed = process_body(
             self.spec,
-            BlockBase(self._build_branch(parent), system, header.view, header.proposer),
+            BlockBase(
+                self._build_branch(parent),
+                system,
+                header.view,
+                header.proposer,
+                self.follow,
+            ),
             body,
+            self.get_body,
             self._inclusion,
             self._executed,
             self.verified,
@@ -569,8 +634,20 @@ class BlockTree:
         raise UnknownBlock(proposal.block_hash)
 
 
-def open_tree(spec: ChainSpec, kv: KeyValueStore, scheme: SignatureScheme) -> BlockTree:
+def open_tree(
+    spec: ChainSpec,
+    kv: KeyValueStore,
+    scheme: SignatureScheme,
+    follow: Follow = FOLLOW_ALL,
+) -> BlockTree:
     """Return the tree over a database, which is created if it is empty.
+
+    Args:
+        spec: The chain.
+        kv: Its database.
+        scheme: Of signatures.
+        follow: The shards that we want.  State of others is deleted; state that is
+            not here does not come by itself.
 
     Raises:
         StoreError: The database is of another chain or format, or damaged.
@@ -579,8 +656,12 @@ def open_tree(spec: ChainSpec, kv: KeyValueStore, scheme: SignatureScheme) -> Bl
     levels = spec.params.bucket_levels
     if store.get_tip() is None:
         create_chain(spec, store, FinalState(kv, spec.first_layout.shard_ids, levels))
-    state = FinalState(kv, store.get_layout().shard_ids, levels)
+    check_database(spec, store)
+    followed = drop_unfollowed(store, follow)
+    shards = store.get_layout().shard_ids
+    told = {s: store.get_last_chunk(s).post_root for s in shards if s not in followed}
+    state = FinalState(kv, shards, levels, told)
     final = load_final(spec, store, state)
-    tree = BlockTree(spec, store, scheme, state, final, VerifiedCache())
+    tree = BlockTree(spec, store, scheme, state, final, VerifiedCache(), follow)
     tree.load_pending()
     return tree

@@ -28,7 +28,7 @@ class Branch:
         if height <= self.final_height:
             return self.store.get_chunk_header(shard, height)
         held = self._find_pending(height)
-        return held.heads[shard] if held is not None and shard in held.results else None
+        return None if held is None else held.block.body.find_header(shard)
 
     def find_head(self, shard: ShardId, height: Height) -> ChunkHeader | None:
         """Return a shard's newest chunk header as of the block at a height."""

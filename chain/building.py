@@ -21,12 +21,12 @@ from chain.inclusion import InclusionJudge, build_inclusion_base
 from chain.limits import compute_block_limits, compute_layer_limits, reduce_limits
 from chain.processing import (
     BlockBase,
+    FindBody,
     Processed,
     combine_chunks,
     execute_all,
     get_state,
     start_chunk,
-    validate_sources,
 )
 from chain.producing import fill_chunk
 from chain.spec import ChainSpec
@@ -34,15 +34,12 @@ from chain.transaction import SignedTransaction
 from chain.verified import VerifiedCache
 from consensus.randao import compute_mix
 from primitives.types import ShardId
-from shards.certificate import CertifiedChunk, ChunkCertificate
-from shards.chunk import Chunk
+from shards.certificate import CertifiedChunk
+from shards.chunk import compute_chunk_hash
 from shards.errors import InvalidChunk, InvalidChunkCertificate, MissingAnchor
 from shards.layout import ROOT_SHARD
 
 ReadState = Callable[[bytes], bytes | None]
-
-CertifiedBody = tuple[Chunk, ChunkCertificate]
-"""A layer shard's chunk, whole, and why to believe it."""
 
 
 class Picker(Protocol):
@@ -79,7 +76,8 @@ class NothingWaits:
 def build_chunks(
     spec: ChainSpec,
     base: BlockBase,
-    offered: Sequence[CertifiedBody],
+    offered: Sequence[CertifiedChunk],
+    bodies: FindBody,
     picker: Picker,
     judge: InclusionJudge,
     known: Mapping[bytes, ExecutedChunk],
@@ -93,54 +91,64 @@ def build_chunks(
     Args:
         spec: The chain.
         base: What they stand on.
-        offered: Certified chunks; what does not fit or follow is left out.
+        offered: Certified chunks; what does not fit or follow is left out, and what we
+            cannot follow for want of its body.
+        bodies: Finds the bodies of the chunks of shards that we follow.
         picker: Candidates for the root shard's chunk.
         judge: Of certified chunks.
         known: Chunks that were executed before, by hash.
         verified: Signatures checked before.
     """
-    chosen = _choose(spec, base, offered, judge)
-    executed = execute_all(
-        spec, base, [chunk for chunk, _ in chosen], known, verified, InProcess()
+    at_hand = []
+    for each in offered:
+        chunk_hash = compute_chunk_hash(each.header)
+        is_followed = each.header.shard in base.parent.followed
+        if not is_followed or chunk_hash in known or bodies(chunk_hash) is not None:
+            at_hand.append(each)
+    chosen = _choose(spec, base, at_hand, judge)
+    executed, refused = execute_all(
+        spec, base, None, chosen, bodies, known, verified, InProcess()
     )
     left = compute_block_limits(spec.params, len(base.parent.heads))
-    for chunk, _ in chosen:
-        left = reduce_limits(left, chunk.header)
+    for each in chosen:
+        left = reduce_limits(left, each.header)
     state = get_state(base, ROOT_SHARD)
     run = start_chunk(spec, base, state, left, verified)
     inbox = base.branch.get_inbox(ROOT_SHARD, spec.params.chunk_packets)
     fill_chunk(run, left, inbox, picker.pick(ROOT_SHARD, state.get))
     if not run.is_empty:
         executed[ROOT_SHARD] = finish_chunk(run, state)
-    return combine_chunks(
-        base, executed, [CertifiedChunk(chunk.header, cert) for chunk, cert in chosen]
-    )
+    processed = combine_chunks(base, executed, chosen, refused)
+    if processed.strayed:
+        # Certified, and not what it says: nobody builds on that who knows.
+        good = [each for each in chosen if each.header.shard not in processed.strayed]
+        return build_chunks(
+            spec, base, good, bodies, picker, judge, known, verified
+        )
+    return processed
 
 
 def _choose(
     spec: ChainSpec,
     base: BlockBase,
-    offered: Sequence[CertifiedBody],
+    offered: Sequence[CertifiedChunk],
     judge: InclusionJudge,
-) -> list[CertifiedBody]:
+) -> list[CertifiedChunk]:
     """Return the layer shards' chunks that go in, ascending by shard."""
     inclusion = build_inclusion_base(spec, base.branch, base.view)
     left = compute_layer_limits(spec.params, len(base.parent.heads))
-    chosen: dict[ShardId, CertifiedBody] = {}
-    for chunk, certificate in sorted(offered, key=lambda o: o[0].header.created_view):
-        header = chunk.header
+    chosen: dict[ShardId, CertifiedChunk] = {}
+    for each in sorted(offered, key=lambda o: o.header.created_view):
+        header = each.header
         after = reduce_limits(left, header)
         if header.shard in chosen or min(after.bytes, after.work) < 0:
             continue
         try:
-            judge.judge(
-                CertifiedChunk(header, certificate), inclusion, base.parent.child_epoch
-            )
-            validate_sources(chunk.packets, base.branch)
+            judge.judge(each, inclusion, base.parent.child_epoch)
         except (InvalidChunk, InvalidChunkCertificate, MissingAnchor):
             # It was good for another parent.
             continue
-        chosen[header.shard] = (chunk, certificate)
+        chosen[header.shard] = each
         left = after
     return [chosen[shard] for shard in sorted(chosen)]
 
@@ -157,6 +165,7 @@ def build_block(
     """Return the block around processed chunks."""
     base = processed.base
     parent, epoch = base.parent, base.parent.child_epoch
+    body = Body(processed.root, processed.chunks, attendance, evidence)
     header = Header(
         version=HEADER_VERSION,
         chain_id=spec.chain_id,
@@ -169,8 +178,8 @@ def build_block(
         proposer=base.proposer,
         reveal=reveal,
         mix=compute_mix(parent.header.mix, reveal),
-        chunks_root=compute_chunks_root([chunk.header for chunk in processed.chunks]),
-        certificates_root=compute_certificates_root(processed.certificates),
+        chunks_root=compute_chunks_root(body.headers),
+        certificates_root=compute_certificates_root(body.certificates),
         heads_root=compute_heads_root(processed.heads),
         roots_root=compute_roots_root(processed.view.get_roots()),
         attendance_root=compute_attendance_root(attendance),
@@ -180,5 +189,4 @@ def build_block(
         layout_root=epoch.layout_root,
         next_layout_root=epoch.next_layout_root,
     )
-    body = Body(processed.chunks, processed.certificates, attendance, evidence)
     return Block(header, body)

@@ -5,6 +5,9 @@ What can be wrong with a block, a transaction or the store.
     |- BodyMismatch     the bytes are not the block that the hash names
     MissingParent       the parent is not held; fetch it first (MissingError)
     |- UnfinalParent    it is held, but ends an epoch and is not final yet
+    MissingBodies       bodies of chunks are not held; fetch them first (MissingError)
+    InvalidBody         not the body that a chunk's header binds (RemoteError)
+    ShardNotFollowed    a state that this node does not have (MissingError)
     UnknownBlock        a block that is not held (MissingError)
     UnknownModel        a model that no shard serves (MissingError)
     UselessEvidence     evidence too late, too early or told before (MissingError)
@@ -37,7 +40,10 @@ from typing import TYPE_CHECKING
 from primitives.errors import LocalError, MissingError, P2PChainError, RemoteError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from chain.light import LightBlock
+    from shards.chunk import ChunkHeader
 
 
 class InvalidBlock(RemoteError):
@@ -62,6 +68,38 @@ class UnfinalParent(MissingParent):
     """The parent is held and ends an epoch; nothing follows it before it is final."""
 
     reason = "ends an epoch and is not final"
+
+
+class MissingBodies(MissingError):
+    """Bodies of chunks that a block names are not held; nothing else is wrong with it.
+
+    Args:
+        headers: Of those chunks.
+    """
+
+    def __init__(self, headers: "Sequence[ChunkHeader]") -> None:
+        shards = ", ".join(str(header.shard) for header in headers)
+        super().__init__(f"no bodies of the chunks of shards {shards}")
+        self.headers = tuple(headers)
+
+
+class InvalidBody(RemoteError):
+    """Not the transactions and packets that a chunk's header binds."""
+
+
+class ShardNotFollowed(MissingError):
+    """This node knows the shard's root and not its state.
+
+    Args:
+        shard: Which.
+    """
+
+    def __init__(self, shard: int) -> None:
+        super().__init__(
+            f"this node does not follow shard {shard}; it has the root of its state "
+            "and not what is in it"
+        )
+        self.shard = shard
 
 
 class UnknownBlock(MissingError):

@@ -13,7 +13,14 @@ from chain.held import HeldBlock
 from chain.history import compute_undo_changes
 from chain.index import Changes, compute_index_changes
 from chain.state import FinalState, StateView
-from chain.store import LAYOUT_KEY, SEEN_KEY, TIP_KEY, build_key, encode_tip
+from chain.store import (
+    FOLLOW_KEY,
+    LAYOUT_KEY,
+    SEEN_KEY,
+    TIP_KEY,
+    build_key,
+    encode_tip,
+)
 from consensus.messages import Certificate
 from primitives.codec import encode
 
@@ -37,6 +44,7 @@ def compute_final_changes(
     changes[build_key(b"F", (target.height, 8))] = encode(certificate)
     changes[TIP_KEY] = encode_tip(target.height, target.block_hash)
     changes[SEEN_KEY] = encode(target.seen)
+    changes[FOLLOW_KEY] = encode(tuple(sorted(target.followed)))
     if target.is_epoch_root:
         changes[LAYOUT_KEY] = encode(target.child_epoch.layout)
         for shard, head in target.heads.items():
@@ -63,4 +71,4 @@ def fold_final(
             held.view.parent = state
     # What histories needed of it is on disk.
     view = StateView.from_final(state)
-    return replace(target, view=view, results={}, emitted={}, events=())
+    return replace(target, view=view, results={}, bodies={}, emitted={}, events=())

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from chain.block import Block
+from chain.chunk_execution import ChunkBody
 from chain.epochs import EpochState
 from chain.execution import ChunkResult
 from chain.header import Header, build_proposal
@@ -11,7 +12,7 @@ from chain.outcome import Event
 from chain.state import StateView
 from consensus.messages import Proposal
 from primitives.types import Height, ShardId, View
-from shards.chunk import ChunkHeader
+from shards.chunk import Chunk, ChunkHeader
 from shards.packet import PacketProof
 
 
@@ -27,8 +28,16 @@ class HeldBlock:
     heads: Mapping[ShardId, ChunkHeader]
     """Newest chunk header of every shard that its children have, in this block or
     before."""
+    followed: frozenset[ShardId]
+    """Of the shards in `heads`, those whose state the view has."""
     results: Mapping[ShardId, ChunkResult]
-    """By shard with a chunk in this block; empty once the block is final."""
+    """Of the chunks in this block that were executed; empty once it is final."""
+    bodies: Mapping[bytes, ChunkBody]
+    """Of layer shards' chunks, as far as they are here, by chunk hash; empty once the
+    block is final."""
+    strayed: Mapping[ShardId, str]
+    """Shards that are followed no more, as their chunk in this block did not do here
+    what it says; and why."""
     emitted: Mapping[tuple[ShardId, ShardId], tuple[PacketProof, ...]]
     """Packets that this block's chunks sent, by (source, destination), in order."""
     events: tuple[Event, ...]
@@ -43,6 +52,15 @@ class HeldBlock:
     def header(self) -> Header:
         """The block's header."""
         return self.block.header
+
+    @property
+    def chunks(self) -> tuple[Chunk, ...]:
+        """The chunks in this block that were executed, whole; none once it is final."""
+        return tuple(
+            Chunk(header, result.transactions, result.consumed)
+            for header in self.block.body.headers
+            if (result := self.results.get(header.shard)) is not None
+        )
 
     @property
     def height(self) -> Height:

@@ -12,10 +12,10 @@ from chain.contracts.proof import WorkEntry
 from chain.execution import ChunkResult
 from chain.held import HeldBlock
 from chain.keys import build_channel_key, build_mirror_key, build_registration_key
-from chain.store import Place, build_key
+from chain.store import Place, build_body_key, build_key
 from primitives.codec import decode, encode
 from primitives.types import Height, ShardId
-from shards.chunk import Chunk
+from shards.chunk import Chunk, ChunkHeader
 
 Changes = dict[bytes, bytes | None]
 
@@ -41,12 +41,16 @@ def compute_index_changes(held: HeldBlock) -> Changes:
             changes[build_key(b"I", address, (height, 8), (index, 4))] = b""
     for index in range(len(held.block.body.evidence)):
         changes[build_key(b"X", (height, 8), (index, 1))] = b""
-    for chunk in held.block.body.chunks:
-        result = held.results[chunk.header.shard]
-        _index_chunk(changes, height, chunk)
-        _index_transactions(changes, height, chunk.header.shard, result)
-        index_objects(changes, chunk.header.shard, result.writes)
-        _index_archive(changes, height, chunk.header.shard, result)
+    changes.update(compute_body_changes(held))
+    for header in held.block.body.headers:
+        _index_header(changes, height, header)
+    for chunk in held.chunks:
+        shard = chunk.header.shard
+        result = held.results[shard]
+        _index_consumed(changes, height, chunk)
+        _index_transactions(changes, height, shard, result)
+        index_objects(changes, shard, result.writes)
+        _index_archive(changes, height, shard, result)
     for (src, dst), proofs in held.emitted.items():
         for proof in proofs:
             place = ((src, 2), (dst, 2), (proof.packet.seq, 8))
@@ -54,11 +58,19 @@ def compute_index_changes(held: HeldBlock) -> Changes:
     return changes
 
 
-def _index_chunk(changes: Changes, height: Height, chunk: Chunk) -> None:
-    header = chunk.header
+def compute_body_changes(held: HeldBlock) -> Changes:
+    """Return what keeps the bodies of a block's layer shards' chunks."""
+    return {build_body_key(name): encode(body) for name, body in held.bodies.items()}
+
+
+def _index_header(changes: Changes, height: Height, header: ChunkHeader) -> None:
     at = height.to_bytes(8, "big")
     changes[build_key(b"K", (header.shard, 2), (height, 8))] = encode(header)
     changes[build_key(b"C", (header.shard, 2), (header.seq, 8))] = at
+
+
+def _index_consumed(changes: Changes, height: Height, chunk: Chunk) -> None:
+    at = height.to_bytes(8, "big")
     for proof in chunk.packets:
         packet = proof.packet
         place = ((packet.src, 2), (packet.dst, 2), (packet.seq, 8))

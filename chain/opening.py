@@ -4,6 +4,7 @@ from chain.block import NO_ATTENDANCE, Block, Body, compute_roots_root
 from chain.books import compute_genesis_books
 from chain.epochs import EpochState, load_epoch
 from chain.errors import StoreError, UnfinishedInstall
+from chain.following import Follow
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
 from chain.ledger import ShardLedger
@@ -12,6 +13,7 @@ from chain.state import FinalState, StateView
 from chain.store import (
     CHAIN_ID_KEY,
     FORMAT,
+    FOLLOW_KEY,
     FORMAT_KEY,
     INSTALL_KEY,
     LAYOUT_KEY,
@@ -19,9 +21,11 @@ from chain.store import (
     TIP_KEY,
     ChainStore,
     build_key,
+    delete_prefix,
     encode_tip,
 )
 from primitives.codec import encode
+from primitives.types import ShardId
 from shards.layout import ROOT_SHARD
 
 
@@ -31,7 +35,7 @@ def create_chain(spec: ChainSpec, store: ChainStore, state: FinalState) -> None:
     roots = view.get_roots()
     header = build_genesis_header(spec, roots)
     block_hash = compute_block_hash(header)
-    block = Block(header, Body((), (), NO_ATTENDANCE, ()))
+    block = Block(header, Body(None, (), NO_ATTENDANCE, ()))
     changes = state.compute_changes(view)
     changes[build_key(b"B", (0, 8))] = encode(block)
     changes[build_key(b"H", block_hash)] = bytes(8)
@@ -43,15 +47,16 @@ def create_chain(spec: ChainSpec, store: ChainStore, state: FinalState) -> None:
     changes.update(compute_genesis_books(spec.state))
     changes[TIP_KEY] = encode_tip(0, block_hash)
     changes[LAYOUT_KEY] = encode(spec.first_layout)
+    changes[FOLLOW_KEY] = encode(tuple(sorted(roots)))
     changes[SEEN_KEY] = encode((0,) * len(spec.first_validators))
     store.kv.write(changes, sync=True)
 
 
-def load_final(spec: ChainSpec, store: ChainStore, state: FinalState) -> HeldBlock:
-    """Return the last final block; its state is read and compared with its header.
+def check_database(spec: ChainSpec, store: ChainStore) -> None:
+    """Check that a database is one of this chain, and whole.
 
     Raises:
-        StoreError: Another chain, another format, or a damaged database.
+        StoreError: Another chain or another format.
         UnfinishedInstall: A snapshot is half written.
     """
     if store.kv.get(INSTALL_KEY) is not None:
@@ -60,6 +65,30 @@ def load_final(spec: ChainSpec, store: ChainStore, state: FinalState) -> HeldBlo
         raise StoreError("the database has another format; sync it again")
     if store.kv.get(CHAIN_ID_KEY) != spec.chain_id:
         raise StoreError("the database belongs to another chain")
+
+
+def drop_unfollowed(store: ChainStore, follow: Follow) -> frozenset[ShardId]:
+    """Delete the state of shards that are not wanted; return those that are here.
+
+    First the word that they are here goes, so a crash leaves no shard with half a
+    state.
+    """
+    stored = store.get_followed()
+    followed = frozenset(shard for shard in stored if follow.wants(shard))
+    if followed != stored:
+        store.kv.write({FOLLOW_KEY: encode(tuple(sorted(followed)))}, sync=True)
+    for shard in store.get_layout().shard_ids:
+        if shard not in followed:
+            delete_prefix(store.kv, build_key(b"S", (shard, 2)))
+    return followed
+
+
+def load_final(spec: ChainSpec, store: ChainStore, state: FinalState) -> HeldBlock:
+    """Return the last final block; its state is read and compared with its header.
+
+    Raises:
+        StoreError: A damaged database.
+    """
     tip = store.get_tip()
     block_bytes = None if tip is None else store.get_block_bytes(tip.height)
     block = None if tip is None else store.get_block(tip.height)
@@ -77,7 +106,10 @@ def load_final(spec: ChainSpec, store: ChainStore, state: FinalState) -> HeldBlo
         block_bytes=block_bytes,
         view=view,
         heads={shard: store.get_last_chunk(shard) for shard in state.shards},
+        followed=frozenset(state.followed),
         results={},
+        bodies={},
+        strayed={},
         emitted={},
         events=(),
         seen=store.get_seen(),

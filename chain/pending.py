@@ -15,11 +15,14 @@ final one.
 from collections.abc import Iterator, Mapping
 
 from chain.block import Block
+from chain.chunk_execution import ChunkBody
 from chain.errors import TooManyPending, UnknownBlock
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
+from chain.index import Changes, compute_body_changes
 from chain.processing import Processed, compute_emitted
-from chain.store import ChainStore, build_key
+from chain.store import ChainStore, build_body_key, build_key
+from shards.chunk import compute_chunk_hash
 
 MAX_UNSAVED = 320
 """Blocks that are not known to be certified: 256 of one catch-up lot, which comes with
@@ -94,21 +97,40 @@ class PendingBlocks:
         """
         if block_hash not in self._blocks:
             raise UnknownBlock(block_hash)
-        unsaved = {
-            held.block_hash: held.block_bytes
+        unsaved = [
+            held
             for held in self.walk(block_hash)
             if held.block_hash not in self._saved
-        }
+        ]
         if unsaved:
-            changes = {build_key(b"U", name): data for name, data in unsaved.items()}
+            changes: Changes = {}
+            for held in unsaved:
+                changes[build_key(b"U", held.block_hash)] = held.block_bytes
+                changes.update(compute_body_changes(held))
             self._store.kv.write(changes, sync=True)
-            self._saved.update(unsaved)
+            self._saved.update(held.block_hash for held in unsaved)
 
-    def compute_forgotten(
-        self, kept: Mapping[bytes, HeldBlock]
-    ) -> dict[bytes, bytes | None]:
-        """Return what leaves the disk when only `kept` stay pending."""
-        return {build_key(b"U", name): None for name in self._saved - kept.keys()}
+    def find_body(self, chunk_hash: bytes) -> ChunkBody | None:
+        """Return the body of a chunk that a pending block holds."""
+        for held in self._blocks.values():
+            body = held.bodies.get(chunk_hash)
+            if body is not None:
+                return body
+        return None
+
+    def compute_forgotten(self, kept: Mapping[bytes, HeldBlock]) -> Changes:
+        """Return what leaves the disk when only `kept` stay pending.
+
+        Bodies among it may be those of blocks that are final now; those are written
+        again in the same batch.
+        """
+        forgotten: Changes = {}
+        needed = {name for held in kept.values() for name in held.bodies}
+        for name in self._saved - kept.keys():
+            forgotten[build_key(b"U", name)] = None
+            for chunk_hash in self._blocks[name].bodies.keys() - needed:
+                forgotten[build_body_key(chunk_hash)] = None
+        return forgotten
 
     def retain(self, kept: dict[bytes, HeldBlock]) -> None:
         """Keep only `kept`, once the disk does."""
@@ -131,13 +153,22 @@ class PendingBlocks:
 def build_held(block: Block, block_bytes: bytes, processed: Processed) -> HeldBlock:
     """Return a block with its consequences, ready to be held."""
     system = processed.base.system
+    results = processed.results
+    bodies = {
+        compute_chunk_hash(header): ChunkBody(done.consumed, done.transactions)
+        for header in (each.header for each in processed.chunks)
+        if (done := results.get(header.shard)) is not None
+    }
     return HeldBlock(
         block_hash=compute_block_hash(block.header),
         block=block,
         block_bytes=block_bytes,
         view=processed.view,
         heads=processed.heads,
-        results=processed.results,
+        followed=processed.followed,
+        results=results,
+        bodies=bodies,
+        strayed=processed.strayed,
         emitted=compute_emitted(processed, block.header.height),
         events=system.events,
         seen=system.seen,

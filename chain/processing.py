@@ -2,13 +2,15 @@
 What a block's chunks do to the state: one code for leader and validators.
 
 A chunk header is computed from what executing the chunk brought about.  The leader
-fills the root shard's chunk; those of the layer shards come certified, each from its
-own producer.  A validator computes all of them too and wants the very same.
+fills the root shard's chunk, and every validator computes it too and wants the very
+same.  Those of the layer shards come certified, each from its own producer: a node
+executes those of the shards that it follows and takes the others' word for granted;
+see chain/following.py.
 
 Spec: docs/protocol/03-blocks-and-state.md
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chain.block import Body
@@ -22,9 +24,10 @@ from chain.chunk_execution import (
 )
 from chain.chunk_state import ShardState
 from chain.context import Context
-from chain.errors import InvalidBlock
+from chain.errors import InvalidBlock, MissingBodies
 from chain.execution import ChunkLimits, ChunkResult, ChunkRun
 from chain.executor import ChunkExecutor, ChunkTask
+from chain.following import FOLLOW_ALL, Follow
 from chain.held import HeldBlock
 from chain.inclusion import InclusionJudge, build_inclusion_base
 from chain.limits import compute_block_limits, reduce_limits
@@ -35,11 +38,14 @@ from chain.state import StateView
 from chain.system import SystemResult
 from chain.verified import VerifiedCache
 from primitives.types import Height, ShardId
-from shards.certificate import CertifiedChunk, ChunkCertificate
+from shards.certificate import CertifiedChunk
 from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
 from shards.errors import InvalidChunk, InvalidChunkCertificate, MissingAnchor
 from shards.layout import ROOT_SHARD
 from shards.packet import PacketProof, build_packet_proofs, verify_packet_proof
+
+FindBody = Callable[[bytes], ChunkBody | None]
+"""Returns the body of a chunk by its hash, if it is here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class BlockBase:
     """In which it is proposed."""
     proposer: int
     """Index of its leader, who produces the root shard's chunk."""
+    follow: Follow = FOLLOW_ALL
+    """Which shards we want of those that begin after this block."""
 
     @property
     def parent(self) -> HeldBlock:
@@ -66,13 +74,17 @@ class Processed:
     """What a block brought about."""
 
     base: BlockBase
-
     results: Mapping[ShardId, ChunkResult]
-    chunks: tuple[Chunk, ...]
-    certificates: tuple[ChunkCertificate, ...]
+    """Of the chunks that were executed here and did what they say."""
+    root: Chunk | None
+    chunks: tuple[CertifiedChunk, ...]
     view: StateView
     heads: Mapping[ShardId, ChunkHeader]
     """Of the shards of the block's children."""
+    followed: frozenset[ShardId]
+    """Of them, those whose state the view has."""
+    strayed: Mapping[ShardId, str]
+    """Why a certified chunk's shard is followed no more: it executed differently."""
 
 
 def get_state(base: BlockBase, shard: ShardId) -> ShardState:
@@ -102,53 +114,92 @@ def combine_chunks(
     base: BlockBase,
     executed: Mapping[ShardId, ExecutedChunk],
     certified: Sequence[CertifiedChunk],
+    refused: Mapping[ShardId, str],
 ) -> Processed:
-    """Return chunks and state of executed shards, in ascending order of shards.
+    """Return what a block's chunks bring about together.
 
     Args:
         base: What they stand on.
-        executed: By shard.
-        certified: Those of the layer shards, ascending.
-
-    Raises:
-        InvalidChunk: Executing a certified chunk gave something else than its header.
+        executed: By shard: the root shard's, and those of shards that we follow.
+        certified: The layer shards' chunks, ascending.
+        refused: Why a followed shard's chunk could not be executed.
     """
     before, parent = base.system.view, base.parent
-    view = before.compute_child_with(
-        {shard: chunk.buckets for shard, chunk in executed.items()}
-    )
+    strayed = dict(refused)
+    view = _compute_view(before, executed, certified, strayed)
+    for header in [each.header for each in certified]:
+        done = executed.get(header.shard)
+        if done is None or header.shard in strayed:
+            continue
+        roots = before.get_root(header.shard), view.get_root(header.shard)
+        try:
+            validate_filled(header, fill_header(header, done.result, *roots))
+        except InvalidChunk as error:
+            strayed[header.shard] = str(error)
+    if strayed.keys() - refused.keys():
+        view = _compute_view(before, executed, certified, strayed)
+    root = executed.get(ROOT_SHARD)
+    chunk = None if root is None else _build_root_chunk(base, root.result, view)
+    heads = dict(parent.heads) | {c.header.shard: c.header for c in certified}
+    if chunk is not None:
+        heads[ROOT_SHARD] = chunk.header
+    followed = parent.followed - strayed.keys()
     ending = parent.child_epoch.layout.shard_ids
     shards = base.system.child_epoch.layout.shard_ids
     if shards != ending:
-        view = view.compute_child_without(set(ending) - set(shards), shards)
+        gone = (set(ending) - set(shards)) & followed
+        view = view.compute_child_without(gone, shards)
+        begun = set(shards) - set(ending)
+        wanted = {shard for shard in begun if base.follow.wants(shard)}
+        followed = frozenset(followed & set(shards) | wanted)
+        view = view.compute_child_with({}, {s: view.get_root(s) for s in begun - wanted})
     # One overlay per block, whether or not it has a system step.
     view = view.squash(parent.view)
-    heads = dict(parent.heads)
-    chunks = []
-    places = {chunk.header.shard: chunk.header for chunk in certified}
-    for shard in sorted(executed):
-        result = executed[shard].result
-        header = fill_header(
-            places.get(shard) or _build_root_place(base),
-            result,
-            before.get_root(shard),
-            view.get_root(shard),
-        )
-        if shard in places:
-            validate_filled(places[shard], header)
-        heads[shard] = header
-        chunks.append(Chunk(header, result.transactions, result.consumed))
-    results = {shard: chunk.result for shard, chunk in executed.items()}
-    certificates = tuple(chunk.certificate for chunk in certified)
     known = view.get_roots()
-    heads = {s: heads.get(s) or build_genesis_chunk(s, known[s]) for s in known}
-    return Processed(base, results, tuple(chunks), certificates, view, heads)
+    return Processed(
+        base=base,
+        results={s: c.result for s, c in executed.items() if s not in strayed},
+        root=chunk,
+        chunks=tuple(certified),
+        view=view,
+        heads={s: heads.get(s) or build_genesis_chunk(s, known[s]) for s in known},
+        followed=followed,
+        strayed=strayed,
+    )
+
+
+def _compute_view(
+    before: StateView,
+    executed: Mapping[ShardId, ExecutedChunk],
+    certified: Sequence[CertifiedChunk],
+    strayed: Mapping[ShardId, str],
+) -> StateView:
+    """Return the state after chunks: executed where we can, told where we cannot."""
+    applied = {s: c.buckets for s, c in executed.items() if s not in strayed}
+    told = {
+        each.header.shard: each.header.post_root
+        for each in certified
+        if each.header.shard not in applied
+    }
+    return before.compute_child_with(applied, told)
+
+
+def _build_root_chunk(base: BlockBase, result: ChunkResult, view: StateView) -> Chunk:
+    before = base.system.view
+    header = fill_header(
+        _build_root_place(base),
+        result,
+        before.get_root(ROOT_SHARD),
+        view.get_root(ROOT_SHARD),
+    )
+    return Chunk(header, result.transactions, result.consumed)
 
 
 def process_body(
     spec: ChainSpec,
     base: BlockBase,
     body: Body,
+    bodies: FindBody,
     judge: InclusionJudge,
     known: Mapping[bytes, ExecutedChunk],
     verified: VerifiedCache,
@@ -160,20 +211,26 @@ def process_body(
         spec: The chain.
         base: What they stand on.
         body: Untrusted.
+        bodies: Finds the bodies of layer shards' chunks.
         judge: Of certified chunks.
         known: Chunks that were executed before, by hash.
         verified: Signatures checked before.
         executor: Runs the others.
 
     Raises:
-        InvalidBlock: A chunk that does not follow, does not fit or does otherwise.
+        InvalidBlock: A chunk that does not follow or does not fit, or one of the root
+            shard that does otherwise.
+        MissingBodies: Nothing is wrong yet, and not all can be executed.
     """
     try:
-        certified = validate_chunks(spec, base, body, judge)
-        executed = execute_all(spec, base, body.chunks, known, verified, executor)
-        processed = combine_chunks(base, executed, certified)
-        for given, computed in zip(body.chunks, processed.chunks, strict=True):
-            validate_filled(given.header, computed.header)
+        validate_chunks(spec, base, body, judge)
+        executed, refused = execute_all(
+            spec, base, body.root, body.chunks, bodies, known, verified, executor
+        )
+        processed = combine_chunks(base, executed, body.chunks, refused)
+        if body.root is not None:
+            assert processed.root is not None, "it was executed"
+            validate_filled(body.root.header, processed.root.header)
     except (InvalidChunk, InvalidChunkCertificate, MissingAnchor) as error:
         raise InvalidBlock(str(error)) from error
     return processed
@@ -181,14 +238,11 @@ def process_body(
 
 def validate_chunks(
     spec: ChainSpec, base: BlockBase, body: Body, judge: InclusionJudge
-) -> tuple[CertifiedChunk, ...]:
-    """Check what can be seen of a block's chunks without executing them.
+) -> None:
+    """Check that a block may hold its chunks; that needs no chunk's body.
 
     That they fit together is checked by what their headers claim, so that each one
     can be executed for itself under no more than its own claim.
-
-    Returns:
-        Those of the layer shards with their certificates, ascending.
 
     Raises:
         InvalidChunk, MissingAnchor: Says what is wrong with which.
@@ -196,9 +250,11 @@ def validate_chunks(
     """
     parent = base.parent
     limits = compute_block_limits(spec.params, len(parent.heads))
+    root = body.root
+    if root is not None and root.header.shard != ROOT_SHARD:
+        raise InvalidChunk(f"a chunk of shard {root.header.shard} as the root shard's")
     last = -1
-    for chunk in body.chunks:
-        header = chunk.header
+    for header in body.headers:
         if header.shard <= last or header.shard not in parent.heads:
             raise InvalidChunk(f"a chunk of shard {header.shard} after one of {last}")
         last = header.shard
@@ -211,45 +267,82 @@ def validate_chunks(
                     f"the chunk of shard {last} has too many {name}: {claim} of {limit}"
                 )
         limits = reduce_limits(limits, header)
-    layers = [chunk.header for chunk in body.chunks if chunk.header.shard != ROOT_SHARD]
-    if len(layers) != len(body.certificates):
-        raise InvalidChunk(
-            f"{len(body.certificates)} certificates of {len(layers)} chunks"
-        )
     inclusion = build_inclusion_base(spec, base.branch, base.view)
-    certified = tuple(map(CertifiedChunk, layers, body.certificates))
-    for each in certified:
+    for each in body.chunks:
+        if each.header.shard == ROOT_SHARD:
+            raise InvalidChunk("a chunk of shard 0 with a certificate")
         judge.judge(each, inclusion, parent.child_epoch)
-    for chunk in body.chunks:
-        validate_sources(chunk.packets, base.branch)
-    return certified
 
 
 def execute_all(
     spec: ChainSpec,
     base: BlockBase,
-    chunks: Sequence[Chunk],
+    root: Chunk | None,
+    certified: Sequence[CertifiedChunk],
+    bodies: FindBody,
     known: Mapping[bytes, ExecutedChunk],
     verified: VerifiedCache,
     executor: ChunkExecutor,
-) -> dict[ShardId, ExecutedChunk]:
-    """Return what chunks bring about, by shard.
+) -> tuple[dict[ShardId, ExecutedChunk], dict[ShardId, str]]:
+    """Return what chunks bring about, and why others cannot be executed, by shard.
+
+    Args:
+        spec: The chain.
+        base: What they stand on.
+        root: The root shard's chunk.
+        certified: Those of layer shards; only followed ones are executed.
+        bodies: Finds their bodies.
+        known: Chunks that were executed before, by hash.
+        verified: Signatures checked before.
+        executor: Runs the others.
 
     Raises:
-        InvalidChunk: One of them cannot be executed.
+        InvalidChunk: The root shard's cannot be executed.
+        MissingBodies: Not all bodies are here.
     """
     executed: dict[ShardId, ExecutedChunk] = {}
-    others: list[Chunk] = []
-    for chunk in chunks:
-        done = known.get(compute_chunk_hash(chunk.header))
-        if done is None:
-            others.append(chunk)
+    refused: dict[ShardId, str] = {}
+    chunks = [] if root is None else [root]
+    missing = []
+    for header in [each.header for each in certified]:
+        if header.shard not in base.parent.followed:
+            continue
+        chunk_hash = compute_chunk_hash(header)
+        done, body = known.get(chunk_hash), bodies(chunk_hash)
+        if done is not None:
+            executed[header.shard] = done
+        elif body is None:
+            missing.append(header)
         else:
-            executed[chunk.header.shard] = done
-    tasks = [_build_task(spec, base, chunk) for chunk in others]
-    for chunk, done in zip(others, executor.execute(tasks, verified), strict=True):
-        executed[chunk.header.shard] = done
-    return executed
+            chunks.append(Chunk(header, body.transactions, body.packets))
+    if missing:
+        raise MissingBodies(missing)
+    tasks = []
+    for chunk in chunks:
+        shard = chunk.header.shard
+        try:
+            validate_sources(chunk.packets, base.branch)
+        except InvalidChunk as error:
+            if shard == ROOT_SHARD:
+                raise
+            refused[shard] = str(error)
+        else:
+            tasks.append(_build_task(spec, base, chunk))
+    try:
+        results = executor.execute(tasks, verified)
+        for task, done in zip(tasks, results, strict=True):
+            executed[task.context.shard] = done
+    except InvalidChunk:
+        # One of them; which one decides whose fault it is.
+        for task in tasks:
+            shard = task.context.shard
+            try:
+                (executed[shard],) = executor.execute([task], verified)
+            except InvalidChunk as error:
+                if shard == ROOT_SHARD:
+                    raise
+                refused[shard] = str(error)
+    return executed, refused
 
 
 def validate_sources(packets: Sequence[PacketProof], branch: Branch) -> None:

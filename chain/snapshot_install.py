@@ -41,6 +41,7 @@ from chain.state import FinalState, StateView, build_bucket_key, pack_bucket
 from chain.store import (
     CHAIN_ID_KEY,
     FIRST_KEY,
+    FOLLOW_KEY,
     FORMAT,
     FORMAT_KEY,
     INSTALL_KEY,
@@ -48,6 +49,7 @@ from chain.store import (
     SEEN_KEY,
     TIP_KEY,
     build_key,
+    delete_prefix,
     encode_tip,
 )
 from primitives.buckets import compute_bucket_hash, decode_bucket
@@ -56,10 +58,8 @@ from primitives.kv import KeyValueStore
 from primitives.types import Height, ShardId
 from shards.layout import ROOT_SHARD
 
-CHAIN_LETTERS = b"SBHFKCOTAEIJPQRGZYWVXUN"
+CHAIN_LETTERS = b"SBHFKCOTAEIJPQRGZYWVXUNb"
 """What belongs to one history of the chain; not L, sets that stay true, nor D and M."""
-DELETE_BATCH = 4096
-"""Keys deleted at once."""
 
 ReadPart = Callable[[PartPlace], bytes]
 
@@ -89,7 +89,7 @@ def install_snapshot(
     snapshot = read_snapshot(manifest, spec.chain_id, spec.params.epoch_blocks)
     kv.write({INSTALL_KEY: encode(manifest)}, sync=True)
     for letter in CHAIN_LETTERS:
-        _delete_all(kv, bytes([letter]))
+        delete_prefix(kv, bytes([letter]))
     places = snapshot.list_places()
     books = dict.fromkeys(snapshot.roots, ShardBooks())
     for done, place in enumerate(places):
@@ -112,19 +112,8 @@ def delete_chain(kv: KeyValueStore) -> None:
     if kv.get(INSTALL_KEY) is None:
         kv.write({INSTALL_KEY: b""}, sync=True)
     for letter in CHAIN_LETTERS:
-        _delete_all(kv, bytes([letter]))
+        delete_prefix(kv, bytes([letter]))
     kv.write({key: None for key, _ in kv.iterate(INSTALL_KEY[:1])}, sync=True)
-
-
-def _delete_all(kv: KeyValueStore, prefix: bytes) -> None:
-    batch: Changes = {}
-    for key, _ in kv.iterate(prefix):
-        batch[key] = None
-        if len(batch) == DELETE_BATCH:
-            kv.write(batch, sync=False)
-            batch = {}
-    if batch:
-        kv.write(batch, sync=False)
 
 
 def _write_part(kv: KeyValueStore, place: PartPlace, data: bytes) -> ShardBooks:
@@ -185,6 +174,7 @@ def _compute_last_changes(
         FIRST_KEY: at,
         TIP_KEY: encode_tip(height, snapshot.block_hash),
         LAYOUT_KEY: encode(layout),
+        FOLLOW_KEY: encode(layout.shard_ids),
         # The first block of an epoch counts anew.
         SEEN_KEY: encode((0,) * len(manifest.validators)),
         INSTALL_KEY: None,
@@ -215,8 +205,8 @@ def _compute_chunk_changes(snapshot: Snapshot) -> Changes:
         for source in snapshot.manifest.sources
         for chunk in source.chunks
     }
-    for chunk in snapshot.block.body.chunks:
-        known[snapshot.height, chunk.header.shard] = chunk.header
+    for header in snapshot.block.body.headers:
+        known[snapshot.height, header.shard] = header
     newest: dict[ShardId, Height] = {}
     for (height, shard), header in sorted(known.items(), key=lambda item: item[0]):
         newest[shard] = height

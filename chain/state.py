@@ -21,6 +21,9 @@ about to change into every such view that somebody still holds.
 Shards come and go at the end of an epoch: such a view says which there are from then
 on, and that those that went are empty.  A shard that nobody knows has the empty tree.
 
+Of a shard that is not followed there is nothing but the root that blocks tell; a view
+in which a shard's root was told, and not computed, cannot be read in that shard.
+
 A stored bucket has the first bytes of its hash before it.  So a damaged one is found
 and named without the tree, and a running node compares what it reads with the tree.
 
@@ -29,11 +32,12 @@ Spec: docs/protocol/03-blocks-and-state.md
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from weakref import WeakSet
 
 from chain.bucket_cache import BucketCache, Place
 from chain.bucket_writes import NewBucket, compute_new_buckets
-from chain.errors import DamagedBucket
+from chain.errors import DamagedBucket, ShardNotFollowed
 from primitives.buckets import (
     EMPTY_BUCKET,
     EMPTY_BUCKET_HASH,
@@ -97,18 +101,24 @@ class FinalState:
     """The state at the final block, over a store."""
 
     def __init__(
-        self, store: KeyValueStore, shards: tuple[ShardId, ...], levels: int
+        self,
+        store: KeyValueStore,
+        shards: tuple[ShardId, ...],
+        levels: int,
+        told: Mapping[ShardId, bytes] = MappingProxyType({}),
     ) -> None:
         """
         Args:
             store: Where buckets are; empty ones are absent.
             shards: Of the layout.
             levels: Of every shard's bucket tree.
+            told: Roots of the shards that are not followed: all that is here of them.
         """
         self.levels = levels
         self.shards = shards
         self.store = store
-        self._tables = {shard: TreeTable(levels) for shard in shards}
+        self._told = dict(told)
+        self._tables = {s: TreeTable(levels) for s in shards if s not in told}
         self._no_table = TreeTable(levels)
         self._cache = BucketCache()
         self._past: WeakSet[StateView] = WeakSet()
@@ -151,14 +161,22 @@ class FinalState:
         """Return a bucket's canonical bytes.
 
         Raises:
+            ShardNotFollowed: The state is not here.
             DamagedBucket: The database does not have the tree's.
         """
+        if shard in self._told:
+            raise ShardNotFollowed(shard)
         place = (shard, index)
         data = self._cache.get(place)
         if data is None:
             data = self._read_bucket(shard, index)
             self._cache.put(place, data)
         return data
+
+    @property
+    def followed(self) -> tuple[ShardId, ...]:
+        """The shards whose state is here, ascending."""
+        return tuple(sorted(self._tables))
 
     def get_group(self, shard: ShardId, parent: int) -> bytes:
         """Return the hashes of a tree node's four children."""
@@ -170,7 +188,8 @@ class FinalState:
 
     def get_root(self, shard: ShardId) -> bytes:
         """Return a shard's state root."""
-        return self.get_table(shard).root
+        told = self._told.get(shard)
+        return self.get_table(shard).root if told is None else told
 
     def compute_changes(self, view: "StateView") -> dict[bytes, bytes | None]:
         """Return the bucket writes of a view, for the batch that makes it final."""
@@ -190,6 +209,9 @@ class FinalState:
             self._cache.put(place, bucket.data)
         for shard, groups in view.groups.items():
             self._tables[shard].apply(view.roots[shard], groups)
+        for shard in view.roots.keys() - view.groups.keys():
+            self._told[shard] = view.roots[shard]
+            self._tables.pop(shard, None)
         if view.shards is not None:
             self._take_shards(view.shards)
 
@@ -209,14 +231,23 @@ class FinalState:
         return past
 
     def get_table(self, shard: ShardId) -> TreeTable:
-        """Return a shard's tree; an empty one for a shard that is not there."""
+        """Return a shard's tree; an empty one for a shard that is not there.
+
+        Raises:
+            ShardNotFollowed: Only its root is here.
+        """
+        if shard in self._told:
+            raise ShardNotFollowed(shard)
         return self._tables.get(shard, self._no_table)
 
     def _take_shards(self, shards: tuple[ShardId, ...]) -> None:
         """Forget the trees of shards that went, begin those of shards that came."""
         self.shards = shards
+        self._told = {s: root for s, root in self._told.items() if s in shards}
         self._tables = {
-            shard: self._tables.get(shard) or TreeTable(self.levels) for shard in shards
+            shard: self._tables.get(shard) or TreeTable(self.levels)
+            for shard in shards
+            if shard not in self._told
         }
 
     def _read_bucket(self, shard: ShardId, index: int) -> bytes:
@@ -340,9 +371,16 @@ class StateView:
         )
 
     def compute_child_with(
-        self, changed: Mapping[ShardId, Mapping[int, NewBucket]]
+        self,
+        changed: Mapping[ShardId, Mapping[int, NewBucket]],
+        told: Mapping[ShardId, bytes] = MappingProxyType({}),
     ) -> "StateView":
-        """Return the view after shards' buckets, by number, became others."""
+        """Return the view after shards' buckets, by number, became others.
+
+        Args:
+            changed: Of shards that are followed.
+            told: Roots of other shards; their state cannot be read from now on.
+        """
         buckets: dict[Place, NewBucket] = {}
         groups: dict[ShardId, dict[int, bytes]] = {}
         roots: dict[ShardId, bytes] = {}
@@ -356,7 +394,7 @@ class StateView:
             )
             for index, bucket in fresh.items():
                 buckets[shard, index] = bucket
-        return StateView(self, self._final, buckets, groups, roots)
+        return StateView(self, self._final, buckets, groups, {**roots, **told})
 
     def compute_child_without(
         self, gone: Iterable[ShardId], shards: tuple[ShardId, ...]

@@ -23,10 +23,11 @@ The database: what is stored under which key, and typed reads of it.
     V payee height shard i     a payee's work records
     X height i                 nothing; the block applied its evidence i
     N height                   header of a block from before a snapshot
+    b chunk_hash               body of a layer shard's chunk, pending or final
     U block_hash               pending block that must survive a crash
     D evidence_id              evidence that waits for a block
-    M name                     meta: chain_id, format, tip, seen, layout; first height
-                               and a half-written manifest, of who began with a
+    M name                     meta: chain_id, format, tip, seen, layout, followed
+                               shards; first height and a half-written manifest, of who began with a
                                snapshot
 
 What waits (U, D) comes and goes.  Everything of a block arrives in one batch when it
@@ -41,6 +42,8 @@ from typing import TypeVar
 import msgspec
 
 from chain.block import Block
+from chain.bodies import MAX_BODY_BYTES
+from chain.chunk_execution import ChunkBody
 from chain.errors import StoreError
 from chain.header import Header
 from chain.outcome import Event, Outcome
@@ -50,11 +53,11 @@ from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.kv import KeyValueReader, KeyValueStore
 from primitives.types import U32, Epoch, Hash32, Height, ShardId
-from shards.chunk import ChunkHeader
-from shards.layout import Layout
+from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
+from shards.layout import ROOT_SHARD, Layout
 from shards.packet import PacketProof
 
-FORMAT = b"3"
+FORMAT = b"4"
 """Raised when keys or values change; another format is refused, never guessed."""
 
 CHAIN_ID_KEY = b"Mchain_id"
@@ -63,7 +66,11 @@ TIP_KEY = b"Mtip"
 SEEN_KEY = b"Mseen"
 FIRST_KEY = b"Mfirst"
 LAYOUT_KEY = b"Mlayout"
+FOLLOW_KEY = b"Mfollow"
 INSTALL_KEY = b"Minstall"
+
+DELETE_BATCH = 4096
+"""Keys deleted at once."""
 
 R = TypeVar("R")
 
@@ -100,6 +107,11 @@ def build_key(letter: bytes, *parts: bytes | tuple[int, int]) -> bytes:
     )
 
 
+def build_body_key(chunk_hash: bytes) -> bytes:
+    """Return the key of a chunk's body."""
+    return b"b" + chunk_hash
+
+
 class _BlockHead(msgspec.Struct, frozen=True, array_like=True):
     """A stored block of which only the header is read."""
 
@@ -133,6 +145,47 @@ class ChainReader:
     def get_block_bytes(self, height: Height) -> bytes | None:
         """Return the bytes of the final block at `height`."""
         return self.kv.get(build_key(b"B", (height, 8)))
+
+    def get_body(self, chunk_hash: bytes) -> ChunkBody | None:
+        """Return the body of a layer shard's chunk that a saved or final block holds.
+
+        Raises:
+            StoreError: Damaged.
+        """
+        data = self.get_body_bytes(chunk_hash)
+        try:
+            return None if data is None else decode(ChunkBody, data, MAX_BODY_BYTES)
+        except DecodeError as error:
+            raise StoreError(f"damaged body in the database: {error}") from error
+
+    def get_body_bytes(self, chunk_hash: bytes) -> bytes | None:
+        """Return its bytes."""
+        return self.kv.get(build_body_key(chunk_hash))
+
+    def get_chunk(self, block: Block, shard: ShardId) -> Chunk | None:
+        """Return a shard's chunk in a final block; None: it has none, or no body here.
+
+        Raises:
+            StoreError: Damaged.
+        """
+        if shard == ROOT_SHARD:
+            return block.body.root
+        header = block.body.find_header(shard)
+        body = None if header is None else self.get_body(compute_chunk_hash(header))
+        if header is None or body is None:
+            return None
+        return Chunk(header, body.transactions, body.packets)
+
+    def get_followed(self) -> frozenset[ShardId]:
+        """Return the shards whose state is here.
+
+        Raises:
+            StoreError: It does not say.
+        """
+        data = self.kv.get(FOLLOW_KEY)
+        if data is None:
+            raise StoreError("the database does not say which shards it follows")
+        return frozenset(self._decode(tuple[ShardId, ...], data))
 
     def get_header(self, height: Height) -> Header | None:
         """Return the header of the final block at `height`, of which no more may be
@@ -306,3 +359,15 @@ class ChainStore(ChainReader):
 def encode_tip(height: Height, block_hash: bytes) -> bytes:
     """Return the value under the tip's key."""
     return encode(Tip(height, block_hash))
+
+
+def delete_prefix(kv: KeyValueStore, prefix: bytes) -> None:
+    """Delete every key that begins with `prefix`, in several batches."""
+    batch: dict[bytes, bytes | None] = {}
+    for key, _ in kv.iterate(prefix):
+        batch[key] = None
+        if len(batch) == DELETE_BATCH:
+            kv.write(batch, sync=False)
+            batch = {}
+    if batch:
+        kv.write(batch, sync=False)

@@ -15,7 +15,9 @@ from chain.block import (
     compute_chunks_root,
     compute_evidence_root,
 )
-from chain.errors import BodyMismatch, InvalidBlock
+from chain.bodies import validate_chunk_body
+from chain.chunk_execution import ChunkBody
+from chain.errors import BodyMismatch, InvalidBlock, InvalidBody
 from chain.header import HEADER_VERSION, Header, build_proposal
 from chain.held import HeldBlock
 from chain.spec import ChainSpec
@@ -24,8 +26,6 @@ from consensus.leader import compute_leader
 from consensus.messages import Proposal
 from consensus.randao import compute_mix, compute_reveal_bytes
 from consensus.scheme import SignatureScheme
-from primitives.codec import encode
-from primitives.merkle import compute_list_root
 from primitives.types import TimeMs
 
 
@@ -36,8 +36,7 @@ def validate_body(block: Block) -> None:
         BodyMismatch: It is another one; the block of that hash may still be good.
     """
     header, body = block.header, block.body
-    chunks = body.chunks
-    if compute_chunks_root([chunk.header for chunk in chunks]) != header.chunks_root:
+    if compute_chunks_root(body.headers) != header.chunks_root:
         raise BodyMismatch("the chunks are not those of chunks_root")
     if compute_certificates_root(body.certificates) != header.certificates_root:
         raise BodyMismatch("the certificates are not those of certificates_root")
@@ -45,12 +44,13 @@ def validate_body(block: Block) -> None:
         raise BodyMismatch("the attendance is not that of attendance_root")
     if compute_evidence_root(body.evidence) != header.evidence_root:
         raise BodyMismatch("the evidence is not that of evidence_root")
-    for chunk in chunks:
-        if compute_list_root(chunk.transactions) != chunk.header.tx_root:
-            raise BodyMismatch(f"shard {chunk.header.shard}: other transactions")
-        packets = [encode(proof) for proof in chunk.packets]
-        if compute_list_root(packets) != chunk.header.in_root:
-            raise BodyMismatch(f"shard {chunk.header.shard}: other packets")
+    if body.root is not None:
+        try:
+            validate_chunk_body(
+                body.root.header, ChunkBody(body.root.packets, body.root.transactions)
+            )
+        except InvalidBody as error:
+            raise BodyMismatch(str(error)) from error
 
 
 def validate_proposal(header: Header, block_hash: bytes, proposal: Proposal) -> None:
