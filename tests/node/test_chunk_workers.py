@@ -14,8 +14,9 @@ import pytest
 from chain_world import ALICE, BOB, CAROL, COIN, SIGNER, SPEC, ListPicker, World
 from channel_helpers import build_claim, build_work
 from chunk_lab import NO_LIMITS, ChunkLab
+from reshard_world import MODEL, ReshardWorld
 
-from chain.block import Block, compute_chunks_root
+from chain.block import Block, compute_chunks_root, decode_block
 from chain.blocktree import open_tree
 from chain.chunk_state import ShardState
 from chain.contracts.channel import Channel, Close, compute_channel_id
@@ -24,6 +25,7 @@ from chain.contracts.transfer import Transfer
 from chain.errors import DamagedBucket, InvalidBlock, InvalidWitness
 from chain.executor import ChunkTask, InProcess, JudgeTask
 from chain.held import HeldBlock
+from chain.proposal import RetireModel, SplitShard
 from chain.transaction import compute_tx_id
 from chain.verified import VerifiedCache
 from consensus.messages import Certificate
@@ -198,6 +200,27 @@ def test_a_node_with_workers_follows_the_chain(workers):
         assert tree.get(held.block_hash).results == held.results
         tree.finalize(certificate)
     assert len(workers.pids) == 2
+
+
+def test_a_layout_changes_under_workers():
+    """A shard is split, and then the model goes: its shards empty themselves."""
+    world = ReshardWorld()
+    world.propose(SplitShard(1, 2))
+    world.go_to_epoch(4)
+    world.propose(RetireModel(MODEL.model_id))
+    world.go_to_epoch(12)
+    assert world.ids == (0,)
+    with ChunkWorkers(1, least_transactions=0) as pool:
+        assert pool.wait_ready(START_S)
+        tree = open_tree(world.spec, MemoryStore(), bls)
+        tree.executor = pool
+        for height in range(1, world.tree.final_height + 1):
+            block_bytes, certificate = world.tree.get_final(height)
+            block = decode_block(block_bytes)
+            tree.add(block_bytes, block.header.time_ms)
+            tree.finalize(certificate)
+        assert tree.final_hash == world.tree.final_hash
+        assert len(pool.pids) == 1
 
 
 def test_a_wrong_block_is_refused_as_without_workers(workers):
