@@ -31,6 +31,7 @@ from chain.keys import (
     build_pair_key,
     build_registration_key,
 )
+from chain.layout_queries import LayoutQueries
 from chain.ledger import Totals
 from chain.light_queries import LightQueries
 from chain.outcome import Outcome
@@ -144,6 +145,8 @@ class Queries:
         """Validators, epochs and stakes."""
         self.evidence = EvidenceQueries(tree.store)
         """Who was convicted of what."""
+        self.layouts = LayoutQueries(tree)
+        """Shards as they are, as they will be, and as somebody wants them."""
         self.light = LightQueries(tree)
         """What light clients ask for."""
 

@@ -32,6 +32,7 @@ from p2pchain.api.views import (
     accounts,
     blocks,
     evidence,
+    layout,
     providers,
     search,
     shards,
@@ -105,6 +106,11 @@ async def list_address_events(
 async def get_mempool(backend: Backend) -> Any:
     """Return the oldest waiting transactions."""
     return render_mempool(backend.get_mempool(MEMPOOL_PAGE))
+
+
+async def get_layout(backend: Backend) -> Any:
+    """Return the shards now and next epoch, and the open proposals."""
+    return layout.build_layout(backend)
 
 
 async def list_shards(backend: Backend) -> Any:
@@ -218,6 +224,7 @@ PATHS = (
     Path("/address/{address}/events", list_address_events, (_ADDRESS, *_PAGE)),
     Path("/mempool", get_mempool),
     Path("/shards", list_shards),
+    Path("/layout", get_layout),
     Path("/shard/{shard}", get_shard, (Param("shard", SHARD, "shard"),)),
     Path(
         "/packets/{src}/{dst}",

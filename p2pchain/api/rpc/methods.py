@@ -6,6 +6,7 @@ from p2pchain.api.backend import Backend
 from p2pchain.api.rpc import (
     chain_methods,
     evidence_methods,
+    layout_methods,
     light_methods,
     market_methods,
     node_methods,
@@ -30,6 +31,7 @@ def build_methods(version: str) -> dict[str, Method]:
             transaction_methods,
             market_methods,
             wallet_methods,
+            layout_methods,
         )
         for method in group.METHODS
     }

@@ -89,6 +89,8 @@ def _render_shard(
         "model_id": spec and to_hex(spec.model_id),
         "model": spec and get_model_name(backend, spec.model_id),
         "layers": spec and [spec.start, spec.end],
+        "changed_epoch": spec.changed_epoch if spec else 0,
+        "phase": backend.queries.layouts.get_phase(shard.shard_id).name.lower(),
         "state_root": to_hex(head.post_root),
         "chunk": render(head) | {"chunk_hash": to_hex(compute_chunk_hash(head))},
         "chunk_height": str(shard.head_height),
