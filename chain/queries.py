@@ -37,6 +37,7 @@ from chain.light_queries import LightQueries
 from chain.outcome import Outcome
 from chain.paging import PAGE, Page, build_page, iterate_keys, parse_cursor
 from chain.proofs import StateProof
+from chain.shard_queries import ShardQueries
 from chain.spec import ChainSpec
 from chain.stake_queries import StakeQueries
 from chain.store import ChainStore, StoredPacket, build_key
@@ -149,6 +150,8 @@ class Queries:
         """Shards as they are, as they will be, and as somebody wants them."""
         self.light = LightQueries(tree)
         """What light clients ask for."""
+        self.shards = ShardQueries(tree, self._get_body)
+        """Chunks, their producers and endorsers."""
 
     @property
     def spec(self) -> ChainSpec:
@@ -477,6 +480,10 @@ class Queries:
     def _get_header(self, height: Height) -> Header | None:
         found = self._find_block(height)
         return None if found is None else found.block.header
+
+    def _get_body(self, height: Height) -> Block | None:
+        found = self._find_block(height)
+        return None if found is None else found.block
 
     def _load_block(self, height: Height) -> FoundBlock:
         if height < self.first_height:

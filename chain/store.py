@@ -7,6 +7,7 @@ The database: what is stored under which key, and typed reads of it.
     F height                   finalization certificate, where a block has its own
     K shard height             header of the shard's chunk in that block
     C shard seq                height of the block that holds the chunk
+    h chunk_hash               shard and height of the chunk
     O height shard             outcomes of the chunk's transactions
     T tx_id                    place: height, shard, index
     A address height shard i   tx_id; an address's history
@@ -54,7 +55,7 @@ from shards.chunk import ChunkHeader
 from shards.layout import Layout
 from shards.packet import PacketProof
 
-FORMAT = b"3"
+FORMAT = b"4"
 """Raised when keys or values change; another format is refused, never guessed."""
 
 CHAIN_ID_KEY = b"Mchain_id"
@@ -182,6 +183,13 @@ class ChainReader:
         """Return the height of the block that holds chunk `seq` of the shard."""
         data = self.kv.get(build_key(b"C", (shard, 2), (seq, 8)))
         return None if data is None else int.from_bytes(data, "big")
+
+    def find_chunk(self, chunk_hash: bytes) -> tuple[ShardId, Height] | None:
+        """Return the shard of a final chunk and the height of its block."""
+        data = self.kv.get(build_key(b"h", chunk_hash))
+        if data is None:
+            return None
+        return int.from_bytes(data[:2], "big"), int.from_bytes(data[2:], "big")
 
     def get_last_chunk(self, shard: ShardId) -> ChunkHeader:
         """Return the shard's newest chunk header, the genesis one at least.
