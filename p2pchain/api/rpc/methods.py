@@ -10,6 +10,7 @@ from p2pchain.api.rpc import (
     light_methods,
     market_methods,
     node_methods,
+    shard_methods,
     stake_methods,
     transaction_methods,
     wallet_methods,
@@ -25,6 +26,7 @@ def build_methods(version: str) -> dict[str, Method]:
         for group in (
             node_methods,
             chain_methods,
+            shard_methods,
             stake_methods,
             evidence_methods,
             light_methods,
