@@ -349,9 +349,7 @@ class BlockTree:
         system = run_system(self.spec, parent, given, self.judge)
         processed = build_chunks(
             self.spec,
-            BlockBase(
-                self._build_branch(parent), system, view, proposer, self.follow
-            ),
+            BlockBase(self._build_branch(parent), system, view, proposer, self.follow),
             chunks,
             self.get_body,
             picker,
@@ -523,8 +521,8 @@ class BlockTree:
             return ()
         chain = tuple(reversed(list(self._pending.walk(block_hash))))
         kept = self._pending.find_descendants(target)
-        changes = compute_final_changes(self._state, chain, certificate)
-        changes.update(self._pending.compute_forgotten(kept))
+        changes = self._pending.compute_forgotten(kept)
+        changes.update(compute_final_changes(self._state, chain, certificate))
         self.store.kv.write(changes, sync=True)
         self._final = fold_final(self._state, chain, kept)
         self._pending.retain(kept)

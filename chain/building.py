@@ -122,9 +122,7 @@ def build_chunks(
     if processed.strayed:
         # Certified, and not what it says: nobody builds on that who knows.
         good = [each for each in chosen if each.header.shard not in processed.strayed]
-        return build_chunks(
-            spec, base, good, bodies, picker, judge, known, verified
-        )
+        return build_chunks(spec, base, good, bodies, picker, judge, known, verified)
     return processed
 
 

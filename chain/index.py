@@ -15,7 +15,7 @@ from chain.keys import build_channel_key, build_mirror_key, build_registration_k
 from chain.store import Place, build_body_key, build_key
 from primitives.codec import decode, encode
 from primitives.types import Height, ShardId
-from shards.chunk import Chunk, ChunkHeader
+from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
 
 Changes = dict[bytes, bytes | None]
 
@@ -67,14 +67,16 @@ def _index_header(changes: Changes, height: Height, header: ChunkHeader) -> None
     at = height.to_bytes(8, "big")
     changes[build_key(b"K", (header.shard, 2), (height, 8))] = encode(header)
     changes[build_key(b"C", (header.shard, 2), (header.seq, 8))] = at
+    place = build_key(b"", (header.shard, 2), (height, 8))
+    changes[build_key(b"h", compute_chunk_hash(header))] = place
 
 
 def _index_consumed(changes: Changes, height: Height, chunk: Chunk) -> None:
     at = height.to_bytes(8, "big")
     for proof in chunk.packets:
         packet = proof.packet
-        place = ((packet.src, 2), (packet.dst, 2), (packet.seq, 8))
-        changes[build_key(b"Q", *place)] = at
+        numbers = ((packet.src, 2), (packet.dst, 2), (packet.seq, 8))
+        changes[build_key(b"Q", *numbers)] = at
 
 
 def _index_transactions(

@@ -12,8 +12,8 @@ from chain.spec import ChainSpec, build_genesis_chunk, build_genesis_header
 from chain.state import FinalState, StateView
 from chain.store import (
     CHAIN_ID_KEY,
-    FORMAT,
     FOLLOW_KEY,
+    FORMAT,
     FORMAT_KEY,
     INSTALL_KEY,
     LAYOUT_KEY,

@@ -98,9 +98,7 @@ class PendingBlocks:
         if block_hash not in self._blocks:
             raise UnknownBlock(block_hash)
         unsaved = [
-            held
-            for held in self.walk(block_hash)
-            if held.block_hash not in self._saved
+            held for held in self.walk(block_hash) if held.block_hash not in self._saved
         ]
         if unsaved:
             changes: Changes = {}

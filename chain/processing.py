@@ -152,7 +152,9 @@ def combine_chunks(
         begun = set(shards) - set(ending)
         wanted = {shard for shard in begun if base.follow.wants(shard)}
         followed = frozenset(followed & set(shards) | wanted)
-        view = view.compute_child_with({}, {s: view.get_root(s) for s in begun - wanted})
+        view = view.compute_child_with(
+            {}, {s: view.get_root(s) for s in begun - wanted}
+        )
     # One overlay per block, whether or not it has a system step.
     view = view.squash(parent.view)
     known = view.get_roots()

@@ -21,7 +21,12 @@ from chain.contracts.channel import Channel, ChannelStatus, OpenPair
 from chain.contracts.model import ModelRecord
 from chain.contracts.proof import WorkEntry
 from chain.contracts.registration import Mirror, Registration, RegistrationStatus
-from chain.errors import HistoryAbsent, StoreError, UnknownModel
+from chain.errors import (
+    HistoryAbsent,
+    ShardNotFollowed,
+    StoreError,
+    UnknownModel,
+)
 from chain.evidence_queries import EvidenceQueries
 from chain.header import Header, compute_block_hash
 from chain.keys import (
@@ -31,11 +36,13 @@ from chain.keys import (
     build_pair_key,
     build_registration_key,
 )
+from chain.layout_queries import LayoutQueries
 from chain.ledger import Totals
 from chain.light_queries import LightQueries
 from chain.outcome import Outcome
 from chain.paging import PAGE, Page, build_page, iterate_keys, parse_cursor
 from chain.proofs import StateProof
+from chain.shard_queries import ShardQueries
 from chain.spec import ChainSpec
 from chain.stake_queries import StakeQueries
 from chain.store import ChainStore, StoredPacket, build_key
@@ -139,13 +146,18 @@ class Queries:
         self._store: ChainStore = tree.store
         # Final blocks never change, and a page often shows one block many times.
         self._cached_block = lru_cache(CACHED_BLOCKS)(self._load_block)
+        self._cached_chunk = lru_cache(CACHED_BLOCKS)(self._load_chunk)
         self._cached_outcomes = lru_cache(CACHED_BLOCKS)(tree.store.get_outcomes)
         self.stakes = StakeQueries(tree, self._get_header)
         """Validators, epochs and stakes."""
         self.evidence = EvidenceQueries(tree.store)
         """Who was convicted of what."""
+        self.layouts = LayoutQueries(tree)
+        """Shards as they are, as they will be, and as somebody wants them."""
         self.light = LightQueries(tree)
         """What light clients ask for."""
+        self.shards = ShardQueries(tree, self._get_body)
+        """Chunks, their producers and endorsers."""
 
     @property
     def spec(self) -> ChainSpec:
@@ -204,9 +216,10 @@ class Queries:
         """Return a final block's transactions, by shard, in order of execution."""
         block = self._store.get_block(height) if height <= self.height else None
         places = [
-            build_key(b"", (chunk.header.shard, 2), (index, 4))
-            for chunk in (block.body.chunks if block else ())
-            for index in range(len(chunk.transactions))
+            build_key(b"", (header.shard, 2), (index, 4))
+            for header in (block.body.headers if block else ())
+            if self._store.has_chunk(header)
+            for index in range(header.tx_count)
         ]
         start = None if after is None else parse_cursor(after)
         return build_page(
@@ -371,12 +384,10 @@ class Queries:
         found = None if height is None else self._find_block(height)
         if height is None or found is None:
             return None
-        for chunk in found.block.body.chunks:
-            if chunk.header.shard == shard:
-                self._check_outcomes(height)
-                outcomes = self._store.get_outcomes(height, shard)
-                return FoundChunk(height, found.block_hash, chunk, outcomes)
-        raise StoreError(f"block {height} has no chunk of shard {shard}")
+        self._check_outcomes(height)
+        chunk = self._get_chunk(found.block, shard)
+        outcomes = self._store.get_outcomes(height, shard)
+        return FoundChunk(height, found.block_hash, chunk, outcomes)
 
     def get_packet(self, src: ShardId, dst: ShardId, seq: int) -> StoredPacket | None:
         """Return a packet and the height of the block that consumed it."""
@@ -475,6 +486,10 @@ class Queries:
         found = self._find_block(height)
         return None if found is None else found.block.header
 
+    def _get_body(self, height: Height) -> Block | None:
+        found = self._find_block(height)
+        return None if found is None else found.block
+
     def _load_block(self, height: Height) -> FoundBlock:
         if height < self.first_height:
             raise HistoryAbsent(height, self.first_height)
@@ -488,7 +503,7 @@ class Queries:
             block=block,
             certificate=self._store.get_certificate(height),
             length=len(data),
-            transactions=sum(len(c.transactions) for c in block.body.chunks),
+            transactions=sum(header.tx_count for header in block.body.headers),
         )
 
     def _find_transaction(
@@ -498,7 +513,7 @@ class Queries:
         found = self._find_block(height)
         if found is None:
             raise StoreError(f"no block at height {height}")
-        chunk = next(c for c in found.block.body.chunks if c.header.shard == shard)
+        chunk = self._get_chunk(found.block, shard)
         signed_bytes = chunk.transactions[index]
         return FoundTransaction(
             tx_id=compute_tx_id(signed_bytes),
@@ -510,6 +525,21 @@ class Queries:
             index=index,
             outcome=self._cached_outcomes(height, shard)[index],
         )
+
+    def _get_chunk(self, block: Block, shard: ShardId) -> Chunk:
+        """Return a shard's chunk in a final block.
+
+        Raises:
+            ShardNotFollowed: Its body is not here.
+        """
+        chunk = self._cached_chunk(compute_block_hash(block.header), shard)
+        if chunk is None:
+            raise ShardNotFollowed(shard)
+        return chunk
+
+    def _load_chunk(self, block_hash: bytes, shard: ShardId) -> Chunk | None:
+        found = self.get_block(block_hash)
+        return None if found is None else self._store.get_chunk(found.block, shard)
 
     def _check_outcomes(self, height: Height) -> None:
         """Refuse what only executing the block would tell.

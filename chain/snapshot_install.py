@@ -56,9 +56,10 @@ from primitives.buckets import compute_bucket_hash, decode_bucket
 from primitives.codec import encode
 from primitives.kv import KeyValueStore
 from primitives.types import Height, ShardId
+from shards.chunk import compute_chunk_hash
 from shards.layout import ROOT_SHARD
 
-CHAIN_LETTERS = b"SBHFKCOTAEIJPQRGZYWVXUNb"
+CHAIN_LETTERS = b"SBHFKChcOTAEIJPQRGZYWVXUN"
 """What belongs to one history of the chain; not L, sets that stay true, nor D and M."""
 
 ReadPart = Callable[[PartPlace], bytes]
@@ -211,9 +212,10 @@ def _compute_chunk_changes(snapshot: Snapshot) -> Changes:
     for (height, shard), header in sorted(known.items(), key=lambda item: item[0]):
         newest[shard] = height
         changes[build_key(b"K", (shard, 2), (height, 8))] = encode(header)
-        changes[build_key(b"C", (shard, 2), (header.seq, 8))] = height.to_bytes(
-            8, "big"
-        )
+        at = (height, 8)
+        changes[build_key(b"C", (shard, 2), (header.seq, 8))] = build_key(b"", at)
+        name = build_key(b"h", compute_chunk_hash(header))
+        changes[name] = build_key(b"", (shard, 2), at)
     for shard, head in snapshot.heads.items():
         if head != known.get((newest.get(shard, 0), shard)):
             changes[build_key(b"K", (shard, 2), (0, 8))] = encode(head)

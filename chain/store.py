@@ -7,6 +7,7 @@ The database: what is stored under which key, and typed reads of it.
     F height                   finalization certificate, where a block has its own
     K shard height             header of the shard's chunk in that block
     C shard seq                height of the block that holds the chunk
+    h chunk_hash               shard and height of the chunk
     O height shard             outcomes of the chunk's transactions
     T tx_id                    place: height, shard, index
     A address height shard i   tx_id; an address's history
@@ -23,12 +24,12 @@ The database: what is stored under which key, and typed reads of it.
     V payee height shard i     a payee's work records
     X height i                 nothing; the block applied its evidence i
     N height                   header of a block from before a snapshot
-    b chunk_hash               body of a layer shard's chunk, pending or final
+    c chunk_hash               body of a layer shard's chunk, pending or final
     U block_hash               pending block that must survive a crash
     D evidence_id              evidence that waits for a block
     M name                     meta: chain_id, format, tip, seen, layout, followed
-                               shards; first height and a half-written manifest, of who began with a
-                               snapshot
+                               shards; first height and a half-written manifest, of
+                               who began with a snapshot
 
 What waits (U, D) comes and goes.  Everything of a block arrives in one batch when it
 becomes final, so the tip says how far all of it is.  Numbers in keys are big-endian,
@@ -57,7 +58,7 @@ from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
 from shards.layout import ROOT_SHARD, Layout
 from shards.packet import PacketProof
 
-FORMAT = b"4"
+FORMAT = b"5"
 """Raised when keys or values change; another format is refused, never guessed."""
 
 CHAIN_ID_KEY = b"Mchain_id"
@@ -109,7 +110,7 @@ def build_key(letter: bytes, *parts: bytes | tuple[int, int]) -> bytes:
 
 def build_body_key(chunk_hash: bytes) -> bytes:
     """Return the key of a chunk's body."""
-    return b"b" + chunk_hash
+    return b"c" + chunk_hash
 
 
 class _BlockHead(msgspec.Struct, frozen=True, array_like=True):
@@ -176,6 +177,11 @@ class ChainReader:
             return None
         return Chunk(header, body.transactions, body.packets)
 
+    def has_chunk(self, header: ChunkHeader) -> bool:
+        """Tell whether all of a final chunk is here."""
+        name = build_body_key(compute_chunk_hash(header))
+        return header.shard == ROOT_SHARD or self.kv.get(name) is not None
+
     def get_followed(self) -> frozenset[ShardId]:
         """Return the shards whose state is here.
 
@@ -235,6 +241,13 @@ class ChainReader:
         """Return the height of the block that holds chunk `seq` of the shard."""
         data = self.kv.get(build_key(b"C", (shard, 2), (seq, 8)))
         return None if data is None else int.from_bytes(data, "big")
+
+    def find_chunk(self, chunk_hash: bytes) -> tuple[ShardId, Height] | None:
+        """Return the shard of a final chunk and the height of its block."""
+        data = self.kv.get(build_key(b"h", chunk_hash))
+        if data is None:
+            return None
+        return int.from_bytes(data[:2], "big"), int.from_bytes(data[2:], "big")
 
     def get_last_chunk(self, shard: ShardId) -> ChunkHeader:
         """Return the shard's newest chunk header, the genesis one at least.

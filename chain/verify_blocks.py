@@ -5,7 +5,8 @@ See chain/verify.py.
 """
 
 from chain.block import Block, decode_block
-from chain.errors import InvalidBlock, StoreError
+from chain.bodies import read_body
+from chain.errors import InvalidBlock, InvalidBody, StoreError
 from chain.findings import Findings
 from chain.header import Header, compute_block_hash
 from chain.spec import ChainSpec
@@ -14,6 +15,7 @@ from chain.validity import validate_body
 from consensus.certificates import verify_certificate
 from consensus.scheme import SignatureScheme
 from primitives.types import Height
+from shards.chunk import ChunkHeader, compute_chunk_hash
 
 
 class BlockSearch:
@@ -73,9 +75,24 @@ class BlockSearch:
         try:
             validate_body(block)
             found = self._store.get_height(block_hash)
-        except (InvalidBlock, StoreError) as error:
+            for certified in block.body.chunks:
+                self._validate_chunk(certified.header, height)
+        except (InvalidBlock, InvalidBody, StoreError) as error:
             return f"is not sound: {error}"
         return "" if found == height else f"is listed at height {found}"
+
+    def _validate_chunk(self, header: ChunkHeader, height: Height) -> None:
+        """Check the body of a layer shard's chunk, which may be nowhere near.
+
+        Raises:
+            StoreError: It was executed here, and its body is lost.
+            InvalidBody: It is not the chunk's.
+        """
+        data = self._store.get_body_bytes(compute_chunk_hash(header))
+        if data is not None:
+            read_body(header, data)
+        elif self._store.get_outcomes(height, header.shard):
+            raise StoreError(f"the body of shard {header.shard}'s chunk is missing")
 
     def _check_certificate(self, header: Header, tip: Tip) -> None:
         certificate = self._store.get_certificate(tip.height)

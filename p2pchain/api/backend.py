@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chain.contracts.proof import Receipt
     from chain.evidence import Verdict
     from chain.evidence_pool import PooledEvidence
+    from chain.proposal import Change
     from chain.queries import Queries
     from chain.stake import Stake
     from chain.transaction import SignedTransaction
@@ -461,6 +462,20 @@ class Backend(Protocol):
 
         Raises:
             TransactionRejected: Nothing is bonded, or the rules refuse it.
+        """
+
+    async def reshard(self, change: "Change") -> SendResult:
+        """Propose a change of the layout; needs a stake of this wallet.
+
+        Raises:
+            TransactionRejected: The rules refuse it.
+        """
+
+    async def vote_reshard(self, number: int) -> SendResult:
+        """Approve a proposal to change the layout.
+
+        Raises:
+            TransactionRejected: The rules refuse it.
         """
 
     def list_own_channels(self) -> tuple[OwnChannel, ...]:

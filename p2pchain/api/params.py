@@ -178,6 +178,12 @@ SHARD = Kind(
     lambda value: parse_integer(value, 2**16 - 1),
     {"type": ["integer", "string"], "minimum": 0, "maximum": 2**16 - 1},
 )
+LAYER = SHARD
+"""A layer's number has as many bits."""
+COUNT = Kind(
+    lambda value: parse_integer(value, 2**32 - 1),
+    {"type": ["integer", "string"], "minimum": 0, "maximum": 2**32 - 1},
+)
 LIMIT = Kind(
     lambda value: min(100, max(1, parse_integer(value))),
     {"type": ["integer", "string"], "minimum": 1, "maximum": 100},

@@ -22,6 +22,7 @@ from network.topics import TOPICS, Topic, Verdict
 from p2pchain.bench.lab import Lab
 from p2pchain.bench.report import Figure, summarise
 from p2pchain.bench.validators import Validators
+from p2pchain.sim.committee import hand_bodies
 from primitives.codec import encode
 from primitives.keys import SecretKey
 from primitives.types import ATOMS_PER_COIN
@@ -98,10 +99,12 @@ def _run_block(
     fill(pools[1], warm)
     note("build", lambda: world.build(leader, pools[0]))
     (held,) = leader.pending
-    taken = sum(len(chunk.transactions) for chunk in held.block.body.chunks)
+    taken = sum(len(chunk.transactions) for chunk in held.chunks)
     assert taken == len(lot)
     now_ms = held.header.time_ms
+    hand_bodies(held, warm)
     note("apply", lambda: warm.add(held.block_bytes, now_ms, held.proposal))
+    hand_bodies(held, cold)
     note("apply and verify", lambda: cold.add(held.block_bytes, now_ms, held.proposal))
     certificate = world.certify(held)
     note("finalize", lambda: cold.finalize(certificate))

@@ -31,25 +31,20 @@ from p2pchain.bench.lab import Lab
 from p2pchain.bench.report import Figure, format_number, summarise
 from p2pchain.bench.validators import Validators
 from p2pchain.node.chunk_workers import ChunkWorkers, compute_default_workers
+from p2pchain.sim.committee import hand_bodies
 from primitives import bls
 from primitives.codec import encode
 from primitives.keys import SecretKey
 from primitives.types import ATOMS_PER_COIN, ShardId
-from shards.certificate import (
-    CertifiedChunk,
-    build_chunk_certificate,
-    compute_endorsement_bytes,
-    validate_chunk_certificate,
-)
-from shards.chunk import ChunkHeader, compute_chunk_hash
-from shards.committee import Committee, draw_committee
+from shards.certificate import validate_chunk_certificate
+from shards.committee import draw_committee
 from shards.slots import get_slot
 from wallet.transactions import ChainView, build_transactions
 
 SHARDS = (1, 2, 4)
-TRANSFERS = 2560
-"""In a block, over all its chunks: most of a full one."""
-SENDERS = 512
+TRANSFERS = 1280
+"""In a block, over all its chunks: what a single layer shard's chunk has room for."""
+SENDERS = 256
 BLOCKS = 5
 START_S = 60.0
 VALIDATORS = (4, 16, 64, 192, 400, 1000)
@@ -144,7 +139,7 @@ def _run(folder: Path, shards: int) -> Run:
         for number in range(BLOCKS):
             world.build(leader, _build_lots(world, keys, leader, shards, number))
             (held,) = leader.pending
-            taken = [len(chunk.transactions) for chunk in held.block.body.chunks]
+            taken = [len(chunk.transactions) for chunk in held.chunks]
             assert taken == [TRANSFERS // shards] * shards
             _measure_block(run, held, alone, beside)
             for task in catcher.tasks[:1]:
@@ -188,10 +183,12 @@ def _measure_block(
 ) -> None:
     now_ms = held.header.time_ms
     started, cpu = time.perf_counter(), time.process_time()
+    hand_bodies(held, alone)
     alone.add(held.block_bytes, now_ms, held.proposal)
     run.alone.append(time.perf_counter() - started)
     run.whole_cpu.append(time.process_time() - cpu)
     started = time.perf_counter()
+    hand_bodies(held, beside)
     beside.add(held.block_bytes, now_ms, held.proposal)
     run.beside.append(time.perf_counter() - started)
 
@@ -201,15 +198,15 @@ def _measure_part(
 ) -> None:
     """Follow one of the block's chunks, believe the others, and endorse it."""
     shard = task.state.shard
-    certified = [_certify(world, chunk.header) for chunk in held.block.body.chunks]
+    body, epoch = held.block.body, tree.final.child_epoch
     view = tree.final.view
     cpu = time.process_time()
-    for chunk in certified:
+    for chunk in body.chunks:
         validate_chunk_certificate(
             chunk.header,
             chunk.certificate,
-            _draw(world, chunk.header.shard, chunk.header.created_view),
-            world.spec.first_validators,
+            epoch.roles.get_committee(get_slot(chunk.header)),
+            epoch.validators,
             world.spec.chain_id,
             bls,
         )
@@ -224,22 +221,6 @@ def _measure_part(
     cpu = time.process_time()
     InProcess().judge(judged, VerifiedCache())
     run.judge_cpu.append(time.process_time() - cpu)
-
-
-def _certify(world: Validators, header: ChunkHeader) -> CertifiedChunk:
-    committee = _draw(world, header.shard, header.created_view)
-    message = compute_endorsement_bytes(
-        world.spec.chain_id, get_slot(header), compute_chunk_hash(header)
-    )
-    signatures = {i: world.keys[i].sign(message) for i in committee.members}
-    certificate = build_chunk_certificate(signatures, world.spec.first_validators, bls)
-    return CertifiedChunk(header, certificate)
-
-
-def _draw(world: Validators, shard: ShardId, view: int) -> Committee:
-    validators = world.spec.first_validators.validators
-    powers = [validator.power for validator in validators]
-    return draw_committee(world.spec.seed, shard, view, powers)
 
 
 def _build_figures(run: Run, first: Run) -> list[Figure]:

@@ -41,7 +41,7 @@ class AddressBook:
     def on_final(self, block: HeldBlock) -> None:
         """Learn what a final block may have changed."""
         epoch = self._queries.stakes.record.epoch
-        if block.block.body.chunks or epoch != self._epoch:
+        if block.block.body.headers or epoch != self._epoch:
             self.refresh()
 
     def refresh(self) -> None:

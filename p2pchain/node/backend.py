@@ -15,10 +15,12 @@ from chain.contracts.channel import (
     compute_channel_id,
 )
 from chain.contracts.registration import RegistrationStatus
+from chain.contracts.resharding import Reshard, ReshardVote
 from chain.epochs import compute_first_height, compute_last_height
 from chain.evidence import Verdict
 from chain.evidence_pool import PooledEvidence
 from chain.outcome import Outcome
+from chain.proposal import Change
 from chain.queries import Queries
 from chain.transaction import SignedTransaction
 from genesis.genesis import Genesis
@@ -66,6 +68,7 @@ from p2pchain.node.state_sync import StateSync
 from p2pchain.node.treasury import Treasury
 from p2pchain.node.work_feed import WorkFeed
 from p2pchain.version import VERSION
+from shards.layout import ROOT_SHARD
 from wallet import errors as wallet_errors
 from wallet.transactions import estimate_fee, estimate_transfer_fee
 
@@ -360,6 +363,18 @@ class NodeBackend:
         """Take atoms, or all of them, out of this account's stake."""
         with _explain_refusals():
             return self._describe_sent(await self.staking.unstake(amount))
+
+    async def reshard(self, change: Change) -> SendResult:
+        """Propose a change of the layout, in this account's name."""
+        with _explain_refusals():
+            done = await self.treasury.execute(ROOT_SHARD, Reshard(change))
+            return self._describe_sent(done)
+
+    async def vote_reshard(self, number: int) -> SendResult:
+        """Approve a proposal to change the layout."""
+        with _explain_refusals():
+            done = await self.treasury.execute(ROOT_SHARD, ReshardVote(number))
+            return self._describe_sent(done)
 
     def _describe_sent(self, done: Outcome) -> SendResult:
         found = self.queries.get_transaction(done.tx_id)

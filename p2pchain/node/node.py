@@ -283,13 +283,14 @@ class Node:
         directory = resolve_model_dir(self._config.model)
         model = load_model(directory, get_model_name(self._config.model))
         roots = (model.info.weights_root, model.info.tokenizer_hash)
-        for record in self._genesis.models:
+        models = self._chain.queries.list_models()
+        for record in models:
             if (record.weights_root, record.tokenizer_hash) == roots:
                 # The folder may be called anything; the chain has a name for it.
                 return Model(replace(model.info, name=record.name), model.manifest)
         raise ConfigError(
             f"the model in {directory} is none of this network's "
-            f"({', '.join(record.name for record in self._genesis.models)}): its "
+            f"({', '.join(record.name for record in models) or 'it has none'}): its "
             "weights or its tokenizer differ"
         )
 

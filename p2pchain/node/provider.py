@@ -34,6 +34,7 @@ from p2pchain.node.provider_book import ProviderBook
 from p2pchain.node.treasury import Treasury
 from primitives.errors import P2PChainError
 from primitives.keys import SecretKey
+from shards.errors import UnknownLayers
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +207,11 @@ class Provider:
         await self._chain.wait_height(1)
         pause_s, is_first = FIRST_PAUSE_S, True
         while True:
-            current = self._get_registration()
+            try:
+                current = self._get_registration()
+            except UnknownLayers as error:
+                log.warning("not registered: the chain has let the model go: %s", error)
+                return
             if current is not None and _shows(current, offer):
                 if current.status is RegistrationStatus.ACTIVE:
                     return

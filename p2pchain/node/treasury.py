@@ -53,10 +53,13 @@ class Treasury:
         return self._key.public_key
 
     def get_balances(self) -> dict[ShardId, int]:
-        """Return what the account holds in each shard of the final state, in atoms."""
+        """Return what the account holds in each open shard of the final state, in atoms.
+
+        What is in a shard that empties itself comes to the root shard without us.
+        """
         return {
             shard: self._chain.queries.get_account(shard, self.address).balance
-            for shard in self._chain.queries.layout.shard_ids
+            for shard in self._chain.queries.layouts.list_open_shards()
         }
 
     async def execute(

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 
+from chain.block import Block
 from chain.blocktree import BlockTree
-from chain.building import CertifiedBody, Picker
+from chain.building import Picker
 from chain.epochs import EpochState
 from chain.held import HeldBlock
 from consensus.scheme import SignatureScheme, Signer
 from shards.certificate import (
+    CertifiedChunk,
     ChunkCertificate,
     build_chunk_certificate,
     compute_endorsement_bytes,
 )
-from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
+from shards.chunk import ChunkHeader, compute_chunk_hash
 from shards.layout import ROOT_SHARD
 from shards.slots import Slot, get_slot
 
@@ -24,7 +26,7 @@ def certify_chunks(
     picker: Picker,
     signers: Sequence[Signer],
     scheme: SignatureScheme,
-) -> list[CertifiedBody]:
+) -> list[CertifiedChunk]:
     """Return the chunks of all shards that have something to do, certified.
 
     Args:
@@ -36,7 +38,7 @@ def certify_chunks(
         scheme: Of the signers.
     """
     epoch = parent.child_epoch
-    certified: list[CertifiedBody] = []
+    certified: list[CertifiedChunk] = []
     for shard in sorted(parent.heads.keys() - {ROOT_SHARD}):
         slot = Slot(epoch.epoch, shard, view)
         producer = epoch.roles.get_producers(slot)[0]
@@ -45,8 +47,7 @@ def certify_chunks(
             continue
         header = produced.header
         certificate = endorse(tree.spec.chain_id, epoch, header, signers, scheme)
-        chunk = Chunk(header, produced.transactions, produced.packets)
-        certified.append((chunk, certificate))
+        certified.append(CertifiedChunk(header, certificate))
     return certified
 
 
@@ -74,3 +75,19 @@ def endorse(
         epoch.validators,
         scheme,
     )
+
+
+def hand_bodies(held: HeldBlock, tree: BlockTree) -> None:
+    """Give another tree the bodies that a block names, as gossip would."""
+    for certified in held.block.body.chunks:
+        body = held.bodies.get(compute_chunk_hash(certified.header))
+        if body is not None:
+            tree.add_body(certified.header, body)
+
+
+def copy_bodies(block: Block, source: BlockTree, target: BlockTree) -> None:
+    """Give a tree the bodies that a block names from those of another one."""
+    for certified in block.body.chunks:
+        body = source.get_body(compute_chunk_hash(certified.header))
+        if body is not None:
+            target.add_body(certified.header, body)

@@ -11,6 +11,7 @@ from chain.contracts.channel import (
     RequestClose,
     compute_channel_id,
 )
+from chain.contracts.resharding import Reshard, ReshardVote
 from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
 from chain.evidence import Verdict
@@ -117,6 +118,14 @@ class ChainNode(ToyNode):
             raise TransactionRejected("nothing bonded", reason="unknown_stake")
         payload = Unbond(stake.bonded if amount is None else amount)
         _, tx_id = self._submit(payload)
+        return SendResult(tx_ids=(tx_id,), fee_limit=FEE)
+
+    async def reshard(self, change) -> SendResult:
+        _, tx_id = self._submit(Reshard(change))
+        return SendResult(tx_ids=(tx_id,), fee_limit=FEE)
+
+    async def vote_reshard(self, number: int) -> SendResult:
+        _, tx_id = self._submit(ReshardVote(number))
         return SendResult(tx_ids=(tx_id,), fee_limit=FEE)
 
     async def open_channel(self, payee, deposit, unit_price) -> OpenResult:

@@ -24,6 +24,7 @@ from chain.store import ChainStore
 from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec
+from p2pchain.sim.committee import hand_bodies
 from primitives.bls import BlsSecretKey
 from primitives.keys import SecretKey
 from primitives.kv import KeyValueStore, MemoryStore
@@ -113,6 +114,7 @@ class EpochWorld(World):
     def finalize(self, held: HeldBlock) -> HeldBlock:
         certificate = self.certify(held)
         if self.judge is not None:
+            hand_bodies(held, self.judge.tree)
             self.judge.tree.add(held.block_bytes, held.header.time_ms, held.proposal)
             self.judge.tree.finalize(certificate)
             assert self.judge.tree.final.seen == held.seen
@@ -122,7 +124,7 @@ class EpochWorld(World):
     def step(self, *transactions, **arguments) -> HeldBlock:
         """Build and finalize a block; all its transactions have to be in it."""
         held = self.finalize(self.build(*transactions, **arguments))
-        found = sum(len(chunk.transactions) for chunk in held.block.body.chunks)
+        found = sum(len(chunk.transactions) for chunk in held.chunks)
         assert found == len(transactions)
         return held
 

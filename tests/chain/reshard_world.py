@@ -130,7 +130,7 @@ class ReshardWorld(World):
 
     def check_witnesses(self, parent, held):
         """Execute every layer shard's chunk again by somebody who has its witness."""
-        for chunk in held.block.body.chunks:
+        for chunk in held.chunks:
             header = chunk.header
             if header.shard == ROOT_SHARD:
                 continue

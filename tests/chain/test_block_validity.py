@@ -28,8 +28,18 @@ from chain.block import (
     compute_roots_root,
     decode_block,
 )
+from chain.blocktree import open_tree
+from chain.bodies import MAX_BODY_BYTES
+from chain.chunk_execution import ChunkBody
 from chain.contracts.transfer import Transfer
-from chain.errors import BodyMismatch, InvalidBlock
+from chain.errors import (
+    BodyMismatch,
+    InvalidBlock,
+    InvalidBody,
+    MissingBodies,
+    ShardNotFollowed,
+)
+from chain.following import Follow
 from chain.header import build_proposal, compute_block_hash
 from chain.held import HeldBlock
 from chain.spec import ChainSpec
@@ -37,10 +47,13 @@ from consensus.messages import compute_notarize_bytes
 from consensus.randao import compute_mix
 from consensus.validators import encode_bitmap
 from genesis.state import build_chain_spec
-from p2pchain.sim.committee import endorse
+from p2pchain.sim.committee import endorse, hand_bodies
 from primitives import bls
 from primitives.codec import encode
+from primitives.kv import MemoryStore
 from primitives.merkle import compute_list_root
+from shards.certificate import CertifiedChunk
+from shards.chunk import compute_chunk_hash
 
 replace = msgspec.structs.replace
 
@@ -67,42 +80,78 @@ class Scene:
             self.judge(block, **arguments)
         assert not self.other.tree.has(compute_block_hash(block.header))
 
+    def stray(self, block: Block, match: str) -> None:
+        """A block is valid whose certified chunk of shard 2 is not what it says.
+
+        From it on the judge does not follow the shard.
+        """
+        heads = dict(self.held.heads) | {h.shard: h for h in block.body.headers}
+        roots = self.held.view.get_roots() | {2: heads[2].post_root}
+        header = replace(
+            block.header,
+            heads_root=compute_heads_root(heads),
+            roots_root=compute_roots_root(roots),
+        )
+        block = Block(header, block.body)
+        self.judge(block)
+        held = self.other.tree.get(compute_block_hash(header))
+        assert match in held.strayed[2]
+        assert held.followed == {0, 1}
+        assert held.view.get_root(2) == heads[2].post_root
+        assert 2 not in held.results
+        self.other.tree.finalize(self.world.certify(held))
+        assert self.other.tree.followed == {0, 1}
+        with pytest.raises(ShardNotFollowed):
+            self.other.tree.final.view.get(2, b"x")
+        self.other.reopen()
+        assert self.other.tree.followed == {0, 1}
+        assert self.other.tree.final.view.get_root(2) == heads[2].post_root
+        assert not list(self.other.store.iterate(b"S\x00\x02"))
+
     def with_header(self, **changes) -> Block:
         return Block(replace(self.block.header, **changes), self.block.body)
 
     def with_chunks(self, *chunks) -> Block:
         """Return the block with other chunks, endorsed whatever they are.
 
-        The header commits to them.
+        The header commits to them, and the judge gets the bodies of the layer shards'.
         """
-        headers = [chunk.header for chunk in chunks]
-        certificates = tuple(
-            endorse(
-                self.world.spec.chain_id,
-                self.parent.child_epoch,
-                header,
-                self.world.keys(),
-                bls,
+        root = chunks[0] if chunks and chunks[0].header.shard == 0 else None
+        layers = chunks if root is None else chunks[1:]
+        certified = tuple(
+            CertifiedChunk(
+                chunk.header,
+                endorse(
+                    self.world.spec.chain_id,
+                    self.parent.child_epoch,
+                    chunk.header,
+                    self.world.keys(),
+                    bls,
+                )
+                if chunk.header.shard in (1, 2)
+                else self.block.body.chunks[0].certificate,
             )
-            for header in headers
-            if header.shard in (1, 2)
+            for chunk in layers
         )
-        body = replace(self.block.body, chunks=chunks, certificates=certificates)
+        body = replace(self.block.body, root=root, chunks=certified)
         header = replace(
             self.block.header,
-            chunks_root=compute_chunks_root(headers),
-            certificates_root=compute_certificates_root(certificates),
+            chunks_root=compute_chunks_root(body.headers),
+            certificates_root=compute_certificates_root(body.certificates),
         )
+        for chunk in layers:
+            inner = ChunkBody(chunk.packets, chunk.transactions)
+            self.other.tree.add_body(chunk.header, inner)
         return Block(header, body)
 
     def with_chunk_header(self, index=0, **changes) -> Block:
-        chunks = list(self.block.body.chunks)
+        chunks = list(self.held.chunks)
         header = replace(chunks[index].header, **changes)
         chunks[index] = replace(chunks[index], header=header)
         return self.with_chunks(*chunks)
 
     def with_transactions(self, *transactions, index=0) -> Block:
-        chunks = list(self.block.body.chunks)
+        chunks = list(self.held.chunks)
         data = tuple(transactions)
         header = replace(
             chunks[index].header, tx_root=compute_list_root(data), tx_count=len(data)
@@ -111,7 +160,7 @@ class Scene:
         return self.with_chunks(*chunks)
 
     def with_packets(self, *packets, index) -> Block:
-        chunks = list(self.block.body.chunks)
+        chunks = list(self.held.chunks)
         root = compute_list_root([encode(packet) for packet in packets])
         header = replace(chunks[index].header, in_root=root)
         chunks[index] = replace(chunks[index], header=header, packets=packets)
@@ -130,11 +179,13 @@ def scene():
         world.sign(ALICE, Transfer(DAVE.public_key, 2, COIN)),
         world.sign(ALICE, Transfer(DAVE.public_key, 2, 2 * COIN)),
     )
+    hand_bodies(parent, other.tree)
     other.tree.add(parent.block_bytes, parent.header.time_ms)
     held = world.build(
         world.sign(ALICE, Transfer(BOB.public_key, 0, COIN)),
         world.sign(BOB, Transfer(ALICE.public_key, 0, COIN)),
     )
+    hand_bodies(held, other.tree)
     return Scene(world, other, parent, held)
 
 
@@ -195,13 +246,13 @@ def test_a_proposal_that_says_something_else(scene, field):
 
 def test_a_body_that_the_header_does_not_bind(scene):
     body = scene.block.body
-    chunk = body.chunks[0]
+    root = body.root
     bodies = [
         replace(body, chunks=()),
-        replace(body, chunks=body.chunks[::-1]),
+        replace(body, chunks=(*body.chunks, *body.chunks)),
+        replace(body, root=None),
         replace(body, attendance=NO_ATTENDANCE),
-        replace(body, chunks=(replace(chunk, transactions=()), *body.chunks[1:])),
-        replace(body, chunks=(*body.chunks[:1], replace(body.chunks[1], packets=()))),
+        replace(body, root=replace(root, transactions=())),
     ]
     for wrong in bodies:
         with pytest.raises(BodyMismatch):
@@ -320,7 +371,7 @@ def test_nobody_attends_genesis():
     block = world.build().block
     attendance = Attendance(b"\x0f", bytes(96))
     header = replace(block.header, attendance_root=compute_attendance_root(attendance))
-    wrong = Block(header, Body((), (), attendance, ()))
+    wrong = Block(header, Body(None, (), attendance, ()))
     with pytest.raises(InvalidBlock, match="did not vote for"):
         other.tree.add(encode(wrong), header.time_ms)
 
@@ -351,9 +402,16 @@ def test_chunk_header_fields(scene, field, value):
 
 
 def test_chunks_come_once_and_in_order(scene):
-    root, two = scene.block.body.chunks
+    root, two = scene.held.chunks
     for chunks in ((two, root), (root, root), (root, two, two)):
         scene.refuse(scene.with_chunks(*chunks), "a chunk of shard")
+    other = replace(scene.block.body, root=two, chunks=())
+    header = replace(
+        scene.block.header,
+        chunks_root=compute_chunks_root(other.headers),
+        certificates_root=compute_certificates_root(()),
+    )
+    scene.refuse(Block(header, other), "a chunk of shard 2 as the root shard's")
 
 
 def test_a_chunk_of_a_shard_that_does_not_exist(scene):
@@ -365,7 +423,7 @@ def test_a_chunk_is_not_empty(scene):
 
 
 def test_transactions_have_to_be_valid(scene):
-    first, second = scene.block.body.chunks[0].transactions
+    first, second = scene.held.chunks[0].transactions
     for transactions, code in [
         ((first, first), "wrong_nonce"),
         ((first, second[:-1]), "malformed"),
@@ -387,37 +445,93 @@ def test_a_transaction_of_another_shard_or_chain(scene):
 
 def test_leaving_transactions_out_shows(scene):
     """Dropping one makes another block, and its header has to say so."""
-    first, _ = scene.block.body.chunks[0].transactions
+    first, _ = scene.held.chunks[0].transactions
     scene.refuse(scene.with_transactions(first), "post_root")
 
 
 # --------------------------------------------------------------------- packets
 
 
-def test_packets_come_in_order_and_are_proven(scene):
-    first, second = scene.block.body.chunks[1].packets
+@pytest.mark.parametrize(
+    ("mangle", "match"),
+    [
+        (lambda first, second: (second,), "packet 1 from shard 0, 0 is next"),
+        (lambda first, second: (second, first), "is next"),
+        (lambda first, second: (first, first), "packet 0 from shard 0, 1 is next"),
+        (
+            lambda first, second: (
+                replace(first, packet=replace(first.packet, amount=10**15)),
+                second,
+            ),
+            "no packet 0 of shard 0",
+        ),
+        (
+            lambda first, second: (replace(first, source_height=2),),
+            "no packet 0 of shard 0 at height 2",
+        ),
+        (lambda first, second: (replace(first, source_height=0),), "no packet"),
+        (lambda first, second: (replace(first, source_height=99),), "no packet"),
+        (lambda first, second: (replace(first, index=1),), "no packet"),
+        (lambda first, second: (replace(first, path=()),), "no packet"),
+    ],
+)
+def test_packets_come_in_order_and_are_proven(scene, mangle, match):
+    first, second = scene.held.chunks[1].packets
     assert (first.packet.seq, second.packet.seq) == (0, 1)
-    richer = replace(first.packet, amount=10**15)
-    for packets, match in [
-        ((second,), "packet 1 from shard 0, 0 is next"),
-        ((second, first), "is next"),
-        ((first, first), "packet 0 from shard 0, 1 is next"),
-        ((replace(first, packet=richer), second), "no packet 0 of shard 0"),
-        ((replace(first, source_height=2),), "no packet 0 of shard 0 at height 2"),
-        ((replace(first, source_height=0),), "no packet"),
-        ((replace(first, source_height=99),), "no packet"),
-        ((replace(first, index=1),), "no packet"),
-        ((replace(first, path=()),), "no packet"),
-    ]:
-        scene.refuse(scene.with_packets(*packets, index=1), match)
+    scene.stray(scene.with_packets(*mangle(first, second), index=1), match)
+
+
+def test_a_certified_lie_costs_the_shard_and_not_the_block(scene):
+    scene.stray(scene.with_chunk_header(1, post_root=bytes(32)), "post_root")
+
+
+def test_bodies_are_the_headers_and_needed_by_who_follows(scene):
+    lone, chunk = World(), scene.held.chunks[1]
+    hand_bodies(scene.parent, lone.tree)
+    lone.tree.add(scene.parent.block_bytes, scene.parent.header.time_ms)
+    with pytest.raises(MissingBodies) as missing:
+        lone.tree.add(scene.held.block_bytes, scene.held.header.time_ms)
+    assert missing.value.headers == (chunk.header,)
+    assert not lone.tree.has(scene.held.block_hash)
+    good = ChunkBody(chunk.packets, chunk.transactions)
+    for wrong in (
+        b"",
+        bytes(MAX_BODY_BYTES + 1),
+        encode(good) + b"x",
+        encode(replace(good, packets=())),
+        encode(replace(good, packets=good.packets[::-1])),
+        encode(replace(good, transactions=(b"x",))),
+    ):
+        with pytest.raises(InvalidBody):
+            lone.tree.add_body(chunk.header, wrong)
+    lone.tree.add_body(chunk.header, encode(good))
+    lone.tree.add(scene.held.block_bytes, scene.held.header.time_ms)
+    assert lone.tree.has(scene.held.block_hash)
+    assert lone.tree.get_body_bytes(compute_chunk_hash(chunk.header)) == encode(good)
+
+
+def test_who_does_not_follow_needs_no_bodies(scene):
+    store = MemoryStore()
+    tree = open_tree(scene.world.spec, store, bls, Follow(frozenset({1})))
+    for held in (scene.parent, scene.held):
+        tree.add(held.block_bytes, held.header.time_ms)
+        assert tree.get(held.block_hash).view.get_roots() == held.view.get_roots()
+        tree.finalize(scene.world.certify(held))
+    assert tree.followed == {0, 1}
+    again = open_tree(scene.world.spec, store, bls)
+    assert again.followed == {0, 1}
+    assert again.final.view.get_root(2) == scene.held.view.get_root(2)
+    with pytest.raises(ShardNotFollowed):
+        again.final.view.get(2, b"x")
 
 
 def test_a_packet_for_another_shard(scene):
     world, other = World(), World()
     parent = world.build(world.sign(ALICE, Transfer(DAVE.public_key, 1, COIN)))
+    hand_bodies(parent, other.tree)
     other.tree.add(parent.block_bytes, parent.header.time_ms)
     held = world.build()
-    (chunk,) = held.block.body.chunks
+    (chunk,) = held.chunks
     header = replace(chunk.header, shard=2)
     wrong = replace(chunk, header=header)
     moved = Scene(world, other, parent, held).with_chunks(wrong)
@@ -434,9 +548,9 @@ def test_a_leader_may_leave_packets_for_later(scene):
     )
     for count in (1, 2, 3):
         block = world.build()
-        (chunk,) = block.block.body.chunks
+        (chunk,) = block.chunks
         assert [proof.packet.seq for proof in chunk.packets] == [count - 1]
-    assert world.build().block.body.chunks == ()
+    assert world.build().chunks == ()
 
 
 # ---------------------------------------------------------------------- limits
@@ -453,12 +567,14 @@ def test_blocks_beyond_the_limits():
         spec = build_chain_spec(build_genesis(**limits))
         # The same chain but for the limit, so that nothing else differs.
         strict = World(spec=_with_params(generous.spec, spec.params))
+        hand_bodies(held, strict.tree)
         with pytest.raises(InvalidBlock, match=match):
             strict.tree.add(held.block_bytes, held.header.time_ms)
     spec = _with_params(generous.spec, build_genesis(block_bytes=65536).params.chain)
     small = World(spec=spec)
     many = [generous.sign(ALICE, Transfer(BOB.public_key, 0, 1)) for _ in range(600)]
     long = generous.build(*many)
+    hand_bodies(long, small.tree)
     with pytest.raises(InvalidBlock, match="bytes"):
         small.tree.add(long.block_bytes, long.header.time_ms)
 

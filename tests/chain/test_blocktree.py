@@ -15,6 +15,7 @@ from chain.errors import (
     UnknownBlock,
 )
 from genesis.state import build_chain_spec
+from p2pchain.sim.committee import hand_bodies
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def pay(world, amount=COIN, shard=0, dst=0):
 
 
 def copy(source: World, held, target: World) -> None:
+    hand_bodies(held, target.tree)
     target.tree.add(held.block_bytes, held.header.time_ms, held.proposal)
 
 
@@ -63,15 +65,15 @@ def test_a_built_block_is_held_and_adding_it_again_changes_nothing(world):
 
 def test_a_shard_with_nothing_to_do_has_no_chunk(world):
     block = world.build(pay(world, shard=2, dst=2))
-    assert [chunk.header.shard for chunk in block.block.body.chunks] == [2]
-    assert world.build(parent=block).block.body.chunks == ()
+    assert [chunk.header.shard for chunk in block.chunks] == [2]
+    assert world.build(parent=block).chunks == ()
 
 
 def test_chunks_link_by_seq_and_hash_over_blocks_without_them(world):
     world.advance(pay(world))
     world.advance()
     block = world.advance(pay(world))
-    header = block.block.body.chunks[0].header
+    header = block.chunks[0].header
     assert header.seq == 2
     assert header.anchor == block.parent_hash
     assert header.pre_root != header.post_root
@@ -243,7 +245,7 @@ def test_a_leader_leaves_out_what_does_not_fit_here(world):
     bad_nonce = world.sign(BOB, Transfer(DAVE.public_key, 0, 1), nonce=5)
     poor = world.sign(DAVE, Transfer(BOB.public_key, 1, 1), shard=1)
     block = world.build(bad_nonce, good, poor)
-    assert [len(chunk.transactions) for chunk in block.block.body.chunks] == [1]
+    assert [len(chunk.transactions) for chunk in block.chunks] == [1]
 
 
 def test_blocks_stay_below_their_limits():
@@ -252,7 +254,7 @@ def test_blocks_stay_below_their_limits():
     payments = [pay(world, 1, shard) for shard in (0, 1, 2) for _ in range(200)]
     block = world.build(*payments)
     assert len(block.block_bytes) <= 64 * 1024
-    counts = {c.header.shard: c.header.tx_count for c in block.block.body.chunks}
+    counts = {c.header.shard: c.header.tx_count for c in block.chunks}
     assert sum(counts.values()) > 270
     assert min(counts.values()) > 80
     other = World(spec=spec)
@@ -263,8 +265,8 @@ def test_work_is_bounded_per_block():
     spec = build_chain_spec(build_genesis(block_work=1500))
     world = World(spec=spec)
     block = world.build(*[pay(world, 1, shard) for shard in (0, 1) for _ in range(20)])
-    assert sum(chunk.header.work for chunk in block.block.body.chunks) <= 1500
-    counts = {c.header.shard: c.header.tx_count for c in block.block.body.chunks}
+    assert sum(chunk.header.work for chunk in block.chunks) <= 1500
+    counts = {c.header.shard: c.header.tx_count for c in block.chunks}
     # The root shard keeps a third for itself, and what layer shards leave.
     assert counts == {0: 4, 1: 6}
 

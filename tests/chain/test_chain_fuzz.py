@@ -25,6 +25,7 @@ from chain.transaction import (
     verify_transaction,
 )
 from consensus.validators import Validator, ValidatorSet
+from p2pchain.sim.committee import hand_bodies
 from primitives import bls
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
@@ -204,6 +205,7 @@ def test_whatever_somebody_signs_is_taken_or_refused(world, data):
     other = World(store=world.store, now_ms=world.now_ms)
     held = other.build(picker=pool)
     judge_tree = World(store=world.store).tree
+    hand_bodies(held, judge_tree)
     judge_tree.add(held.block_bytes, held.header.time_ms, held.proposal)
     same = judge_tree.get(held.block_hash)
     assert same.view.get_roots() == held.view.get_roots()

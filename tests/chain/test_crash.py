@@ -87,8 +87,11 @@ def test_a_cut_at_every_write_leaves_all_of_a_block_or_nothing(writes, is_applie
     assert compute_conservation(tree).is_conserved
     for height in range(1, tree.final_height + 1):
         assert tree.get_final(height) is not None
-        for chunk in tree.store.get_block(height).body.chunks:
-            outcomes = tree.store.get_outcomes(height, chunk.header.shard)
+        block = tree.store.get_block(height)
+        for header in block.body.headers:
+            outcomes = tree.store.get_outcomes(height, header.shard)
+            chunk = tree.store.get_chunk(block, header.shard)
+            assert chunk.header == header
             assert len(outcomes) == len(chunk.transactions)
     assert store.get(build_key(b"B", (tree.final_height + 1, 8))) is None
     # And it goes on.

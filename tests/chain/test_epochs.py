@@ -28,6 +28,7 @@ from chain.store import SEEN_KEY
 from consensus.book import Tip
 from consensus.leader import compute_first_seed, compute_leader
 from consensus.randao import compute_mix, compute_reveal_bytes
+from p2pchain.sim.committee import hand_bodies
 from primitives.codec import encode
 
 replace = msgspec.structs.replace
@@ -131,16 +132,19 @@ def test_nothing_follows_a_boundary_that_is_not_final():
         data, certificate = world.tree.get_final(height)
         ahead.tree.add(data, world.now_ms)
         ahead.tree.finalize(certificate)
+    hand_bodies(boundary, ahead.tree)
     ahead.tree.add(boundary.block_bytes, world.now_ms)
     ahead.tree.finalize(world.certify(boundary))
     child = ahead.build(parent=ahead.tree.final)
     now_ms = child.header.time_ms
+    hand_bodies(child, world.tree)
     with pytest.raises(UnfinalParent):
         world.tree.add(child.block_bytes, now_ms)
     # It is nobody's fault: once the boundary is final, the same bytes are good.
     assert issubclass(UnfinalParent, MissingParent)
     assert not issubclass(UnfinalParent, InvalidBlock)
     world.finalize(boundary)
+    hand_bodies(child, world.tree)
     world.tree.add(child.block_bytes, now_ms, child.proposal)
 
 
@@ -180,6 +184,7 @@ def test_a_block_of_the_last_epoch_after_its_end():
     parent = world.tree.final
     one, two = world.build(), world.build(parent=parent, view=7)
     world.finalize(one)
+    hand_bodies(two, world.tree)
     with pytest.raises(InvalidBlock, match="beside the final chain"):
         world.tree.add(two.block_bytes, world.now_ms)
 
@@ -292,12 +297,12 @@ def test_the_root_chunk_stands_on_the_system_step():
         world.step()
     before = world.tree.final.view.get_root(0)
     held = world.build(world.sign(PEOPLE[7].account, bond_of(7)))
-    chunk = held.block.body.chunks[0].header
+    chunk = held.block.body.headers[0]
     assert chunk.pre_root not in (before, chunk.post_root)
     assert chunk.post_root == held.view.get_root(0)
     world.finalize(held)
     world.step(world.sign(PEOPLE[8].account, bond_of(8)))
-    following = world.tree.final.block.body.chunks[0].header
+    following = world.tree.final.block.body.headers[0]
     assert following.pre_root == chunk.post_root
 
 

@@ -28,6 +28,7 @@ from chain.slashing import REWARD_EVENT, SETTLE_EVENT, SLASH_EVENT
 from chain.stake import StakeStatus
 from consensus.evidence import build_evidence
 from consensus.messages import Kind
+from p2pchain.sim.committee import hand_bodies
 from primitives import bls
 from primitives.codec import encode
 
@@ -152,6 +153,7 @@ def test_evidence_on_two_branches_is_applied_on_each():
     beside = world.build(parent=parent, view=8)
     above = world.build(parent=beside, evidence=(votes(world, 3),))
     for held in (two, beside, above):
+        hand_bodies(held, world.judge.tree)
         world.judge.tree.add(held.block_bytes, held.header.time_ms, held.proposal)
     world.finalize(two)
     assert world.stake(PEOPLE[3]).status == StakeStatus.TOMBSTONED

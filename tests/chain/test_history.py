@@ -15,6 +15,7 @@ from chain.history import Undo, build_undo_key, get_undo
 from chain.keys import build_account_key
 from chain.proofs import verify_state_proof
 from chain.queries import Queries
+from p2pchain.sim.committee import hand_bodies
 from primitives import bls
 from primitives.buckets import decode_bucket, encode_bucket
 from primitives.codec import encode
@@ -158,6 +159,7 @@ def test_blocks_that_one_certificate_makes_final():
         blocks = [other.build(*transact(other, luck))]
         other.finalize(blocks[0])
         record.note()
+        hand_bodies(blocks[0], world.tree)
         world.tree.add(blocks[0].block_bytes, other.now_ms)
     (*_, last) = world.tree.pending
     world.finalize(last)

@@ -17,6 +17,7 @@ from chain.contracts.transfer import Transfer
 from chain.errors import InvalidTransaction
 from chain.mempool import Mempool
 from chain.proposal import AddModel, RetireModel, SplitShard
+from p2pchain.sim.committee import hand_bodies
 from primitives.codec import encode
 from primitives.kv import MemoryStore
 
@@ -139,6 +140,7 @@ class Storm:
             parent=parent, view=max([view, *(v + 1 for v in views)]), picker=self.pool
         )
         builder.check_witnesses(parent, block)
+        hand_bodies(block, judge.tree)
         judge.tree.add(block.block_bytes, block.header.time_ms, block.proposal)
         same = judge.tree.get(block.block_hash)
         assert same.view.get_roots() == block.view.get_roots()
@@ -167,6 +169,7 @@ class Storm:
             for held in builder.tree.pending:
                 if not judge.tree.has(held.block_hash):
                     time_ms = held.header.time_ms
+                    hand_bodies(held, judge.tree)
                     judge.tree.add(held.block_bytes, time_ms, held.proposal)
 
 

@@ -253,7 +253,7 @@ def test_a_block_from_the_pool_needs_no_second_signature_check(scene, monkeypatc
     scene.add(scene.pay())
     monkeypatch.setattr("chain.execution.verify_transaction", refuse_to_verify)
     block = scene.world.build(picker=scene.pool)
-    assert block.block.body.chunks[0].header.tx_count == 1
+    assert block.chunks[0].header.tx_count == 1
 
 
 def refuse_to_verify(signed):

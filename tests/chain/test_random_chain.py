@@ -19,6 +19,7 @@ from chain.contracts.transfer import Transfer
 from chain.errors import InvalidTransaction
 from chain.mempool import Mempool
 from chain.queries import Queries
+from p2pchain.sim.committee import hand_bodies
 from primitives.codec import encode
 
 PEOPLE = (ALICE, BOB, CAROL, DAVE)
@@ -80,6 +81,7 @@ def test_two_nodes_agree_whatever_happens(seed):
         if luck.random() < 0.2 and builder.tree.pending:
             parent = builder.tree.final  # a fork that dies later
         block = builder.build(parent=parent, view=view, picker=pool)
+        hand_bodies(block, judge.tree)
         judge.tree.add(block.block_bytes, block.header.time_ms, block.proposal)
         same = judge.tree.get(block.block_hash)
         assert same.view.get_roots() == block.view.get_roots()
@@ -110,4 +112,5 @@ def judge_again(builder: World, judge: World) -> None:
     """Give the judge the pending blocks that it lost with its memory."""
     for held in builder.tree.pending:
         if not judge.tree.has(held.block_hash):
+            hand_bodies(held, judge.tree)
             judge.tree.add(held.block_bytes, held.header.time_ms, held.proposal)

@@ -14,8 +14,9 @@ import pytest
 from chain_world import ALICE, BOB, CAROL, COIN, SIGNER, SPEC, ListPicker, World
 from channel_helpers import build_claim, build_work
 from chunk_lab import NO_LIMITS, ChunkLab
+from reshard_world import MODEL, ReshardWorld
 
-from chain.block import Block, compute_chunks_root
+from chain.block import Block, compute_chunks_root, decode_block
 from chain.blocktree import open_tree
 from chain.chunk_state import ShardState
 from chain.contracts.channel import Channel, Close, compute_channel_id
@@ -24,6 +25,7 @@ from chain.contracts.transfer import Transfer
 from chain.errors import DamagedBucket, InvalidBlock, InvalidWitness
 from chain.executor import ChunkTask, InProcess, JudgeTask
 from chain.held import HeldBlock
+from chain.proposal import RetireModel, SplitShard
 from chain.transaction import compute_tx_id
 from chain.verified import VerifiedCache
 from consensus.messages import Certificate
@@ -48,6 +50,7 @@ from p2pchain.node.chunk_wire import (
 )
 from p2pchain.node.chunk_worker import SuppliedState
 from p2pchain.node.chunk_workers import ChunkWorkers, compute_default_workers
+from p2pchain.sim.committee import copy_bodies, hand_bodies
 from primitives import bls
 from primitives.codec import encode
 from primitives.errors import DecodeError
@@ -183,7 +186,7 @@ def build_blocks(count: int = 4) -> list[tuple[HeldBlock, Certificate]]:
                 payload = Transfer(other.public_key, to, 5)
                 lot.append(world.sign(sender, payload, shard))
         held = world.build(picker=ListPicker(lot))
-        assert len(held.block.body.chunks) == 3
+        assert len(held.chunks) == 3
         world.finalize(held)
         blocks.append((held, world.certify(held)))
     return blocks
@@ -193,6 +196,7 @@ def test_a_node_with_workers_follows_the_chain(workers):
     tree = open_tree(SPEC, MemoryStore(), bls)
     tree.executor = workers
     for held, certificate in build_blocks():
+        hand_bodies(held, tree)
         tree.add(held.block_bytes, held.header.time_ms)
         assert tree.get(held.block_hash).view.get_roots() == held.view.get_roots()
         assert tree.get(held.block_hash).results == held.results
@@ -200,19 +204,41 @@ def test_a_node_with_workers_follows_the_chain(workers):
     assert len(workers.pids) == 2
 
 
+def test_a_layout_changes_under_workers():
+    """A shard is split, and then the model goes: its shards empty themselves."""
+    world = ReshardWorld()
+    world.propose(SplitShard(1, 2))
+    world.go_to_epoch(4)
+    world.propose(RetireModel(MODEL.model_id))
+    world.go_to_epoch(12)
+    assert world.ids == (0,)
+    with ChunkWorkers(1, least_transactions=0) as pool:
+        assert pool.wait_ready(START_S)
+        tree = open_tree(world.spec, MemoryStore(), bls)
+        tree.executor = pool
+        for height in range(1, world.tree.final_height + 1):
+            block_bytes, certificate = world.tree.get_final(height)
+            block = decode_block(block_bytes)
+            copy_bodies(block, world.tree, tree)
+            tree.add(block_bytes, block.header.time_ms)
+            tree.finalize(certificate)
+        assert tree.final_hash == world.tree.final_hash
+        assert len(pool.pids) == 1
+
+
 def test_a_wrong_block_is_refused_as_without_workers(workers):
     held, _ = build_blocks(1)[0]
-    chunk = held.block.body.chunks[1]
+    chunk = held.block.body.root
     lie = msgspec.structs.replace(chunk.header, post_root=bytes(32))
-    chunks = list(held.block.body.chunks)
-    chunks[1] = msgspec.structs.replace(chunk, header=lie)
-    body = msgspec.structs.replace(held.block.body, chunks=tuple(chunks))
-    root = compute_chunks_root([each.header for each in chunks])
+    wrong = msgspec.structs.replace(chunk, header=lie)
+    body = msgspec.structs.replace(held.block.body, root=wrong)
+    root = compute_chunks_root(body.headers)
     header = msgspec.structs.replace(held.header, chunks_root=root)
     messages = []
     for executor in (workers, InProcess()):
         tree = open_tree(SPEC, MemoryStore(), bls)
         tree.executor = executor
+        hand_bodies(held, tree)
         with pytest.raises(InvalidBlock) as refusal:
             tree.add(encode(Block(header, body)), header.time_ms)
         messages.append(str(refusal.value))

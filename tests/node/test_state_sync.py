@@ -7,6 +7,7 @@ import pytest
 import trio
 from epoch_world import PEOPLE, EpochWorld
 from snapshot_world import make_chain
+from trio.testing import MockClock
 
 from chain.blocktree import open_tree
 from chain.errors import StoreError, UnfinishedInstall
@@ -15,7 +16,7 @@ from chain.snapshot import decode_manifest
 from chain.snapshot_part import PartBody, PlacedBucket
 from network.faults import Fault
 from network.network import Network
-from p2pchain.node import state_sync
+from p2pchain.node import state_sync, state_sync_server
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.state_sync import Checkpoint, StateSync
 from p2pchain.node.state_sync_files import PartFiles
@@ -512,6 +513,45 @@ def test_questions_that_no_node_asks_cost_the_asker(world, tmp_path):
         with pytest.raises(MissingError):
             await ask(town, server, encode(PartRequest(other, 0, 5, 5, 0)))
         assert len(charged) == 6
+
+    run(main)
+
+
+def test_what_is_served_is_bounded_in_the_mean():
+    async def main():
+        budget = state_sync_server._Budget()
+        started = trio.current_time()
+        for _ in range(10):
+            await budget.spend(state_sync_server.BYTES_PER_S // 2)
+        waited = trio.current_time() - started
+        burst_s = state_sync_server.BURST_BYTES / state_sync_server.BYTES_PER_S
+        assert 5 - burst_s <= waited <= 5
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_who_asks_too_much_at_once_is_told_to_wait(world, tmp_path, monkeypatch):
+    async def main(nursery):
+        town = Town(world, nursery, tmp_path)
+        await town.start()
+        server = await town.add(Honest, b"h")
+        monkeypatch.setattr(server.server._budget, "spend", lambda size: trio.sleep(1))
+        [name] = server.server.offers
+        request = encode(PartRequest(name, 0, 9, 0, 0))
+        refused = []
+
+        async def try_one():
+            try:
+                await ask(town, server, request)
+            except MissingError:
+                refused.append(trio.current_time())
+
+        async with trio.open_nursery() as asking:
+            for _ in range(3 * state_sync_server.PEER_PARTS):
+                asking.start_soon(try_one)
+        assert len(refused) == state_sync_server.PEER_PARTS
+        assert not server.server._asking
+        assert await ask(town, server, request)
 
     run(main)
 

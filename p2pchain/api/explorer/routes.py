@@ -15,14 +15,15 @@ from p2pchain.api.backend import Backend
 from p2pchain.api.bridge import Bridge
 from p2pchain.api.explorer.openapi import build_openapi
 from p2pchain.api.explorer.path import Path
+from p2pchain.api.explorer.shard_paths import SHARD_PATHS
 from p2pchain.api.http import read_query, respond_cached
 from p2pchain.api.params import (
     ADDRESS,
     BLOCK,
     EPOCH,
+    FLAG,
     HASH,
     LIMIT,
-    SHARD,
     TEXT,
     Param,
     bind,
@@ -34,7 +35,6 @@ from p2pchain.api.views import (
     evidence,
     providers,
     search,
-    shards,
     staking,
     stamp,
     transactions,
@@ -83,9 +83,9 @@ async def get_tx_status(backend: Backend, tx_id: bytes) -> Any:
     return transactions.build_transaction_status(backend, tx_id)
 
 
-async def get_address(backend: Backend, address: bytes) -> Any:
+async def get_address(backend: Backend, address: bytes, prove: bool) -> Any:
     """Return what an address holds in every shard."""
-    return accounts.build_account(backend, address)
+    return accounts.build_account(backend, address, prove)
 
 
 async def list_address_txs(
@@ -107,23 +107,6 @@ async def get_mempool(backend: Backend) -> Any:
     return render_mempool(backend.get_mempool(MEMPOOL_PAGE))
 
 
-async def list_shards(backend: Backend) -> Any:
-    """Return all shards with their newest chunk."""
-    return shards.build_shards(backend)
-
-
-async def get_shard(backend: Backend, shard: int) -> Any:
-    """Return a shard."""
-    return shards.build_shard(backend, shard)
-
-
-async def list_packets(
-    backend: Backend, src: int, dst: int, after: str | None, limit: int
-) -> Any:
-    """Return the packets from one shard to another, newest first."""
-    return shards.build_packets(backend, src, dst, limit, after)
-
-
 async def list_work(
     backend: Backend, after: str | None, limit: int, payee: bytes | None
 ) -> Any:
@@ -137,9 +120,9 @@ async def list_receipts(backend: Backend, limit: int) -> Any:
     return {"receipts": [render_seen_receipt(receipt) for receipt in seen]}
 
 
-async def get_channel(backend: Backend, channel_id: bytes) -> Any:
+async def get_channel(backend: Backend, channel_id: bytes, prove: bool) -> Any:
     """Return a channel, also one that was closed."""
-    return accounts.build_channel(backend, channel_id)
+    return accounts.build_channel(backend, channel_id, prove)
 
 
 async def list_channels(
@@ -152,6 +135,11 @@ async def list_channels(
 async def list_providers(backend: Backend) -> Any:
     """Return every registration, by layers."""
     return providers.build_providers(backend)
+
+
+async def get_provider(backend: Backend, address: bytes, prove: bool) -> Any:
+    """Return an account's registrations."""
+    return providers.build_provider(backend, address, prove)
 
 
 async def list_models(backend: Backend) -> Any:
@@ -204,6 +192,7 @@ _PAGE = (_AFTER, Param("limit", LIMIT, "at most 100", PAGE))
 _BLOCK = Param("block", BLOCK, "height or hash")
 _TX = Param("tx_id", HASH, "transaction")
 _ADDRESS = Param("address", ADDRESS, "account")
+_PROVE = Param("prove", FLAG, "add the proofs of the state", False)
 
 PATHS = (
     Path("/blocks/tip/height", get_tip_height),
@@ -213,24 +202,21 @@ PATHS = (
     Path("/block/{block}/txs", list_block_txs, (_BLOCK, *_PAGE), is_final=True),
     Path("/tx/{tx_id}", get_tx, (_TX,), is_final=True),
     Path("/tx/{tx_id}/status", get_tx_status, (_TX,), is_final=True),
-    Path("/address/{address}", get_address, (_ADDRESS,)),
+    Path("/address/{address}", get_address, (_ADDRESS, _PROVE)),
     Path("/address/{address}/txs", list_address_txs, (_ADDRESS, *_PAGE)),
     Path("/address/{address}/events", list_address_events, (_ADDRESS, *_PAGE)),
     Path("/mempool", get_mempool),
-    Path("/shards", list_shards),
-    Path("/shard/{shard}", get_shard, (Param("shard", SHARD, "shard"),)),
-    Path(
-        "/packets/{src}/{dst}",
-        list_packets,
-        (Param("src", SHARD, "source"), Param("dst", SHARD, "destination"), *_PAGE),
-    ),
+    *SHARD_PATHS,
     Path("/work", list_work, (*_PAGE, Param("payee", ADDRESS, "provider", None))),
     Path("/receipts", list_receipts, (Param("limit", LIMIT, "at most 100", PAGE),)),
     Path(
-        "/channels/{channel_id}", get_channel, (Param("channel_id", HASH, "channel"),)
+        "/channels/{channel_id}",
+        get_channel,
+        (Param("channel_id", HASH, "channel"), _PROVE),
     ),
     Path("/channels", list_channels, (_ADDRESS, *_PAGE)),
     Path("/providers", list_providers),
+    Path("/providers/{address}", get_provider, (_ADDRESS, _PROVE)),
     Path("/models", list_models),
     Path("/validators", list_validators, (Param("epoch", EPOCH, "epoch", None),)),
     Path("/epochs/running", get_running_epoch),

@@ -7,16 +7,15 @@ from p2pchain.api.errors import InvalidParams
 from p2pchain.api.params import (
     ADDRESS,
     BLOCK,
-    BYTES,
+    FLAG,
     HASH,
     HEIGHT,
     LIMIT,
-    SHARD,
     TEXT,
     Param,
 )
 from p2pchain.api.rpc.method import Method
-from p2pchain.api.views import accounts, blocks, providers, shards, transactions
+from p2pchain.api.views import accounts, blocks, providers, transactions
 
 Json = dict[str, Any]
 
@@ -55,9 +54,9 @@ async def get_transaction(backend: Backend, hash: bytes) -> Json:
     return transactions.build_transaction(backend, hash)
 
 
-async def get_account(backend: Backend, address: bytes) -> Json:
+async def get_account(backend: Backend, address: bytes, prove: bool) -> Json:
     """Return what an address holds in every shard."""
-    return accounts.build_account(backend, address)
+    return accounts.build_account(backend, address, prove)
 
 
 async def list_account_transactions(
@@ -67,9 +66,9 @@ async def list_account_transactions(
     return transactions.build_history(backend, address, limit, after)
 
 
-async def get_channel(backend: Backend, channel_id: bytes) -> Json:
+async def get_channel(backend: Backend, channel_id: bytes, prove: bool) -> Json:
     """Return a channel, also one that was closed."""
-    return accounts.build_channel(backend, channel_id)
+    return accounts.build_channel(backend, channel_id, prove)
 
 
 async def list_channels(
@@ -84,16 +83,9 @@ async def list_providers(backend: Backend) -> Json:
     return providers.build_providers(backend)
 
 
-async def list_shards(backend: Backend) -> Json:
-    """Return all shards with their newest chunk."""
-    return shards.build_shards(backend)
-
-
-async def list_packets(
-    backend: Backend, src: int, dst: int, limit: int, after: str | None
-) -> Json:
-    """Return the packets from one shard to another, newest first."""
-    return shards.build_packets(backend, src, dst, limit, after)
+async def get_provider(backend: Backend, address: bytes, prove: bool) -> Json:
+    """Return an account's registrations."""
+    return providers.build_provider(backend, address, prove)
 
 
 async def list_work(
@@ -101,13 +93,6 @@ async def list_work(
 ) -> Json:
     """Return posted work records, newest first."""
     return providers.build_work(backend, limit, after, payee)
-
-
-async def get_state_proof(
-    backend: Backend, shard: int, key: bytes, height: int | None
-) -> Json:
-    """Return a value of a final state with its proof, or the proof of absence."""
-    return shards.build_state_proof(backend, shard, key, height)
 
 
 async def get_supply(backend: Backend, height: int | None) -> Json:
@@ -122,6 +107,7 @@ _PAGE = (
     Param("after", TEXT, "cursor: `next` of the page before", None),
 )
 _ADDRESS = Param("address", ADDRESS, "account")
+_PROVE = Param("prove", FLAG, "add the proofs of the state", False)
 
 METHODS = (
     Method(
@@ -145,7 +131,9 @@ METHODS = (
         get_transaction,
         (Param("hash", HASH, "transaction id"),),
     ),
-    Method("account", "What an address holds by shard", get_account, (_ADDRESS,)),
+    Method(
+        "account", "What an address holds by shard", get_account, (_ADDRESS, _PROVE)
+    ),
     Method(
         "account_txs",
         "An address's transactions, newest first",
@@ -156,7 +144,7 @@ METHODS = (
         "channel_get",
         "A payment channel",
         get_channel,
-        (Param("channel_id", HASH, "channel"),),
+        (Param("channel_id", HASH, "channel"), _PROVE),
     ),
     Method(
         "channel_list",
@@ -165,28 +153,14 @@ METHODS = (
         (_ADDRESS, *_PAGE),
     ),
     Method("provider_list", "Registrations by layers", list_providers),
-    Method("shard_list", "Shards with their newest chunk", list_shards),
     Method(
-        "packet_list",
-        "Packets from one shard to another, newest first",
-        list_packets,
-        (Param("src", SHARD, "source"), Param("dst", SHARD, "destination"), *_PAGE),
+        "provider_get", "An account's registrations", get_provider, (_ADDRESS, _PROVE)
     ),
     Method(
         "work_list",
         "Posted work records, newest first",
         list_work,
         (*_PAGE, Param("payee", ADDRESS, "only this provider's", None)),
-    ),
-    Method(
-        "state_proof",
-        "A value of the state after one of the last 128 final blocks, with its proof",
-        get_state_proof,
-        (
-            Param("shard", SHARD, "shard"),
-            Param("key", BYTES, "key in the shard's state"),
-            _STATE_HEIGHT,
-        ),
     ),
     Method(
         "supply", "Where all atoms were after a block", get_supply, (_STATE_HEIGHT,)

@@ -6,9 +6,11 @@ from p2pchain.api.backend import Backend
 from p2pchain.api.rpc import (
     chain_methods,
     evidence_methods,
+    layout_methods,
     light_methods,
     market_methods,
     node_methods,
+    shard_methods,
     stake_methods,
     transaction_methods,
     wallet_methods,
@@ -24,12 +26,14 @@ def build_methods(version: str) -> dict[str, Method]:
         for group in (
             node_methods,
             chain_methods,
+            shard_methods,
             stake_methods,
             evidence_methods,
             light_methods,
             transaction_methods,
             market_methods,
             wallet_methods,
+            layout_methods,
         )
         for method in group.METHODS
     }

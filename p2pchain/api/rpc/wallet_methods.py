@@ -55,7 +55,7 @@ async def send(
 ) -> Json:
     """Pay from this wallet."""
     result = await backend.send(recipient, amount, shard)
-    return await _finish(backend, result.tx_ids, wait) | {
+    return await finish(backend, result.tx_ids, wait) | {
         "fee_limit": str(result.fee_limit)
     }
 
@@ -65,7 +65,7 @@ async def open_channel(
 ) -> Json:
     """Open a channel to a provider."""
     result = await backend.open_channel(payee, deposit, unit_price)
-    return await _finish(backend, result.tx_ids, wait) | {
+    return await finish(backend, result.tx_ids, wait) | {
         "channel_id": to_hex(result.channel_id),
         "shard": result.shard,
     }
@@ -74,7 +74,7 @@ async def open_channel(
 async def close_channel(backend: Backend, channel_id: bytes, wait: bool) -> Json:
     """Close as payee, or request the close as payer."""
     result = await backend.close_channel(channel_id)
-    return await _finish(backend, result.tx_ids, wait)
+    return await finish(backend, result.tx_ids, wait)
 
 
 async def stake(backend: Backend, amount: int, wait: bool) -> Json:
@@ -89,7 +89,7 @@ async def unstake(backend: Backend, amount: int | None, wait: bool) -> Json:
 
 async def _finish_staking(backend: Backend, result: SendResult, wait: bool) -> Json:
     """Return the transactions and the stake as it is then."""
-    answer = await _finish(backend, result.tx_ids, wait)
+    answer = await finish(backend, result.tx_ids, wait)
     stake = backend.queries.stakes.get_stake(backend.get_status().address)
     return answer | {
         "fee_limit": str(result.fee_limit),
@@ -103,7 +103,7 @@ async def list_channels(backend: Backend) -> Json:
     return {"channels": [render_own_channel(c) for c in backend.list_own_channels()]}
 
 
-async def _finish(backend: Backend, tx_ids: tuple[bytes, ...], wait: bool) -> Json:
+async def finish(backend: Backend, tx_ids: tuple[bytes, ...], wait: bool) -> Json:
     """Return the transactions, and when asked for, wait for the last to be final."""
     answer: Json = {"tx_ids": [to_hex(tx_id) for tx_id in tx_ids]}
     if not wait:

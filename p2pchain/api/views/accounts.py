@@ -5,6 +5,7 @@ from typing import Any
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex
+from p2pchain.api.views import proofs
 from p2pchain.api.views.staking import render_stake
 from p2pchain.api.views.stamp import (
     build_block_stamp,
@@ -17,14 +18,15 @@ from primitives.address import encode_address
 Json = dict[str, Any]
 
 
-def build_account(backend: Backend, address: bytes) -> Json:
+def build_account(backend: Backend, address: bytes, prove: bool = False) -> Json:
     """Return what an address holds in every shard, and its stake.
 
-    `total` is what lies in accounts: neither a stake nor deposits count.
+    `total` is what lies in accounts: neither a stake nor deposits count.  With `prove`
+    there is a proof of every shard's account, or of its absence.
     """
     accounts = backend.queries.list_accounts(address)
     stake = backend.queries.stakes.get_stake(address)
-    return build_stamp(backend) | {
+    answer = build_stamp(backend) | {
         "address": encode_address(address),
         "name": get_account_name(backend, address),
         "total": str(sum(a.balance + a.maturing for a in accounts)),
@@ -39,10 +41,16 @@ def build_account(backend: Backend, address: bytes) -> Json:
         ],
         "stake": stake and render_stake(backend, stake),
     }
+    if prove:
+        answer["proofs"] = proofs.prove_account(backend, address)
+    return answer
 
 
-def build_channel(backend: Backend, channel_id: bytes) -> Json:
+def build_channel(backend: Backend, channel_id: bytes, prove: bool = False) -> Json:
     """Return a channel as it is, or as it was when it ended.
+
+    With `prove` there is its proof; of one that has ended the state knows nothing, and
+    the proof is that of its absence.
 
     Raises:
         NotFound: There never was one of this id.
@@ -50,7 +58,10 @@ def build_channel(backend: Backend, channel_id: bytes) -> Json:
     channel = backend.queries.get_channel(channel_id)
     if channel is None:
         raise NotFound(f"no channel {to_hex(channel_id)}")
-    return build_stamp(backend) | render(channel)
+    answer = build_stamp(backend) | render(channel)
+    if prove:
+        answer["proof"] = proofs.prove_channel(backend, channel.shard, channel_id)
+    return answer
 
 
 def build_channels(

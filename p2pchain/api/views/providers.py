@@ -5,7 +5,9 @@ from typing import Any
 from chain.contracts.registration import Registration
 from chain.queries import FoundWork
 from p2pchain.api.backend import Backend
-from p2pchain.api.render import render, to_hex
+from p2pchain.api.errors import NotFound
+from p2pchain.api.render import render, to_address, to_hex
+from p2pchain.api.views import proofs
 from p2pchain.api.views.stamp import build_stamp, get_account_name, get_model_name
 
 Json = dict[str, Any]
@@ -18,6 +20,27 @@ def build_providers(backend: Backend) -> Json:
     )
     return build_stamp(backend) | {
         "providers": [_render_registration(backend, r) for r in found]
+    }
+
+
+def build_provider(backend: Backend, address: bytes, prove: bool = False) -> Json:
+    """Return an account's registrations, by model and layers, with their proofs.
+
+    Raises:
+        NotFound: It has none.
+    """
+    found = [r for r in backend.queries.list_registrations() if r.account == address]
+    if not found:
+        raise NotFound(f"{to_address(address)} provides nothing")
+    shown = []
+    for registration in sorted(found, key=lambda r: (r.model_id, r.start, r.end)):
+        row = _render_registration(backend, registration)
+        if prove:
+            row["proof"] = proofs.prove_registration(backend, registration)
+        shown.append(row)
+    return build_stamp(backend) | {
+        "address": to_address(address),
+        "registrations": shown,
     }
 
 

@@ -1,18 +1,19 @@
-"""Shards, packets between them, and proofs of their state."""
+"""Shards: their layers, hosts, newest chunk, backlog, and who is on duty in them."""
 
 from typing import Any
 
-from chain.contracts.credit import Bounce, Credit
+from chain.contracts.registration import Registration
 from chain.queries import FoundShard
-from chain.store import StoredPacket
+from chain.shard_queries import FoundHeader
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
-from p2pchain.api.render import render, to_hex
-from p2pchain.api.views.stamp import build_stamp, get_model_name
-from primitives.codec import decode, encode
-from primitives.errors import DecodeError
-from shards.chunk import compute_chunk_hash, get_count
-from shards.packet import PacketKind
+from p2pchain.api.render import to_address, to_hex
+from p2pchain.api.views.chunks import render_chunk
+from p2pchain.api.views.committees import build_duty
+from p2pchain.api.views.stamp import build_stamp, get_account_name, get_model_name
+from primitives.buckets import compute_bucket_count
+from shards.chunk import get_count
+from shards.layout import ShardSpec
 
 Json = dict[str, Any]
 
@@ -20,85 +21,81 @@ Json = dict[str, Any]
 def build_shards(backend: Backend) -> Json:
     """Return every shard with its newest chunk and its packets."""
     shards = backend.queries.list_shards()
+    registrations = backend.queries.list_registrations()
     return build_stamp(backend) | {
-        "shards": [_render_shard(backend, shard, shards) for shard in shards]
+        "shards": [
+            _render_shard(backend, shard, shards, registrations) for shard in shards
+        ]
     }
 
 
 def build_shard(backend: Backend, shard_id: int) -> Json:
-    """Return one shard.
+    """Return one shard, with the size of its state.
 
     Raises:
         NotFound: The layout has no such shard.
     """
-    for shard in (shards := backend.queries.list_shards()):
+    queries = backend.queries
+    for shard in (shards := queries.list_shards()):
         if shard.shard_id == shard_id:
-            return build_stamp(backend) | _render_shard(backend, shard, shards)
+            registrations = queries.list_registrations()
+            shown = _render_shard(backend, shard, shards, registrations)
+            return build_stamp(backend) | shown | {"tree": _measure(backend, shard_id)}
     raise NotFound(f"no shard {shard_id}")
 
 
-def build_packets(
-    backend: Backend, src: int, dst: int, limit: int, after: str | None
-) -> Json:
-    """Return the packets from one shard to another, newest first.
-
-    Raises:
-        NotFound: The layout has no such shard.
-    """
-    known = backend.queries.layout.shard_ids
-    for shard in (src, dst):
-        if shard not in known:
-            raise NotFound(f"no shard {shard}")
-    page = backend.queries.list_packets(src, dst, after, limit)
-    return build_stamp(backend) | {
-        "packets": [_render_packet(stored) for stored in page.items],
-        "next": page.next,
-    }
-
-
-def build_state_proof(
-    backend: Backend, shard: int, key: bytes, height: int | None = None
-) -> Json:
-    """Return a value of a final state with its proof, or the proof of absence.
-
-    Raises:
-        NotFound: The layout has no such shard.
-        PrunedState: The state after `height` is not kept; says which are.
-    """
-    if shard not in backend.queries.layout.shard_ids:
-        raise NotFound(f"no shard {shard}")
-    proof = backend.queries.build_state_proof(shard, key, height)
-    return build_stamp(backend) | {
-        "shard": shard,
-        "key": to_hex(key),
-        "value": None if proof.value is None else to_hex(proof.value),
-        "state_height": str(proof.header.height),
-        "shard_root": to_hex(proof.shard_root),
-        # The whole proof as the bytes that `chain.proofs` checks.
-        "proof": to_hex(encode(proof)),
-    }
-
-
 def _render_shard(
-    backend: Backend, shard: FoundShard, shards: tuple[FoundShard, ...]
+    backend: Backend,
+    shard: FoundShard,
+    shards: tuple[FoundShard, ...],
+    registrations: tuple[Registration, ...],
 ) -> Json:
-    head, spec = shard.head, shard.spec
-    totals = shard.totals
+    spec, totals = shard.spec, shard.totals
     return {
         "shard": shard.shard_id,
         "model_id": spec and to_hex(spec.model_id),
         "model": spec and get_model_name(backend, spec.model_id),
         "layers": spec and [spec.start, spec.end],
-        "state_root": to_hex(head.post_root),
-        "chunk": render(head) | {"chunk_hash": to_hex(compute_chunk_hash(head))},
+        "changed_epoch": spec.changed_epoch if spec else 0,
+        "phase": backend.queries.layouts.get_phase(shard.shard_id).name.lower(),
+        "hosts": _list_hosts(backend, spec, registrations),
+        "duty": build_duty(backend, shard.shard_id),
+        "state_root": to_hex(shard.head.post_root),
+        "chunk": render_chunk(backend, FoundHeader(shard.head_height, shard.head)),
         "chunk_height": str(shard.head_height),
         "totals": {
             "genesis": str(totals.genesis),
             "minted": str(totals.minted),
             "burned": str(totals.burned),
         },
+        "backlog": str(sum(count for _, count in shard.backlog)),
         "links": [_build_link(shard, other) for other in shards if other is not shard],
     }
+
+
+def _list_hosts(
+    backend: Backend, spec: ShardSpec | None, registrations: tuple[Registration, ...]
+) -> list[Json]:
+    """Return who registered layers of a shard, by layers."""
+    if spec is None:
+        return []
+    hosts = [
+        registration
+        for registration in registrations
+        if registration.model_id == spec.model_id
+        and registration.start < spec.end
+        and spec.start < registration.end
+    ]
+    return [
+        {
+            "name": get_account_name(backend, host.account) or host.node_key.hex()[:16],
+            "account": to_address(host.account),
+            "layers": [host.start, host.end],
+            "home": host.home,
+            "status": host.status.name,
+        }
+        for host in sorted(hosts, key=lambda host: (host.start, host.end, host.account))
+    ]
 
 
 def _build_link(shard: FoundShard, other: FoundShard) -> Json:
@@ -113,30 +110,13 @@ def _build_link(shard: FoundShard, other: FoundShard) -> Json:
     }
 
 
-def _render_packet(stored: StoredPacket) -> Json:
-    packet = stored.proof.packet
-    consumed = stored.consumed_height
+def _measure(backend: Backend, shard_id: int) -> Json:
+    """Return the size of a shard's state tree."""
+    levels = backend.queries.spec.params.bucket_levels
+    count = backend.queries.shards.count_keys(shard_id)
     return {
-        "src": packet.src,
-        "dst": packet.dst,
-        "seq": str(packet.seq),
-        "kind": PacketKind(packet.kind).name.lower(),
-        "amount": str(packet.amount),
-        "content": _render_payload(packet.kind, packet.payload),
-        "payload": to_hex(packet.payload),
-        "source_height": str(stored.proof.source_height),
-        "consumed_height": None if consumed is None else str(consumed),
+        "levels": levels,
+        "buckets": compute_bucket_count(levels),
+        "keys": str(count.keys),
+        "keys_exact": count.is_exact,
     }
-
-
-def _render_payload(kind: int, payload: bytes) -> Json | None:
-    """Return what a packet that moves money says; others stay bytes."""
-    try:
-        match kind:
-            case PacketKind.CREDIT:
-                return render(decode(Credit, payload))
-            case PacketKind.BOUNCE:
-                return render(decode(Bounce, payload))
-    except DecodeError:
-        pass  # it is final all the same, and the bytes are shown
-    return None

@@ -1,0 +1,91 @@
+"""Reads of layouts and of proposals to change them; a part of chain/queries.py."""
+
+from dataclasses import dataclass
+
+from chain.blocktree import BlockTree
+from chain.docket import compute_approval, list_proposals
+from chain.layouts import list_models
+from chain.ledger import ShardLedger
+from chain.phase import Phase, compute_phase
+from chain.proposal import PROPOSAL_EPOCHS, Proposal
+from primitives.types import Epoch, Height, ShardId
+from shards.layout import ROOT_SHARD, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class FoundProposal:
+    """An open proposal, and how far it is."""
+
+    proposal: Proposal
+    power: int
+    """Of the running epoch's validators that are for it."""
+    total_power: int
+    last_epoch: Epoch
+    """At the end of which it expires."""
+
+    @property
+    def is_approved(self) -> bool:
+        """The next boundary adopts it, unless another one comes first."""
+        return 3 * self.power > 2 * self.total_power
+
+
+class LayoutQueries:
+    """Answers from the last final block."""
+
+    def __init__(self, tree: BlockTree) -> None:
+        self._tree = tree
+
+    @property
+    def layout(self) -> Layout:
+        """Of the running epoch."""
+        return self._tree.layout
+
+    @property
+    def next_layout(self) -> Layout:
+        """Of the epoch after."""
+        return self._tree.final.child_epoch.next_layout
+
+    def get_phase(self, shard: ShardId) -> Phase:
+        """Return what a shard takes in the next block."""
+        tree = self._tree
+        return compute_phase(tree.layout, shard, tree.final_height, tree.spec.params)
+
+    def get_sweep_height(self, shard: ShardId) -> Height | None:
+        """Return the height from which a retiring shard takes no transactions."""
+        spec, params = self.layout.get_spec(shard), self._tree.spec.params
+        if spec is None or not spec.is_retiring:
+            return None
+        return spec.changed_epoch * params.epoch_blocks + params.grace_blocks
+
+    def list_open_shards(self) -> tuple[ShardId, ...]:
+        """Return the shards in which accounts can still do something."""
+        return tuple(
+            shard
+            for shard in self.layout.shard_ids
+            if self.get_phase(shard) != Phase.SWEEPING
+        )
+
+    def list_model_names(self) -> dict[bytes, str]:
+        """Return the names of the models of this epoch and the next one, by id."""
+        ledger = self._open_ledger()
+        known = {**list_models(ledger, self.layout)}
+        known.update(list_models(ledger, self.next_layout))
+        return {model_id: model.name for model_id, model in known.items()}
+
+    def list_proposals(self) -> tuple[FoundProposal, ...]:
+        """Return the open proposals, oldest first."""
+        ledger = self._open_ledger()
+        validators = self._tree.epoch.validators
+        return tuple(
+            FoundProposal(
+                proposal,
+                compute_approval(ledger, proposal, validators),
+                validators.total_power,
+                proposal.epoch + PROPOSAL_EPOCHS,
+            )
+            for proposal in list_proposals(ledger)
+        )
+
+    def _open_ledger(self) -> ShardLedger:
+        view = self._tree.final.view
+        return ShardLedger(lambda key: view.get(ROOT_SHARD, key))
