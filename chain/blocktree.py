@@ -34,7 +34,7 @@ from chain.block import (
     compute_roots_root,
     decode_block,
 )
-from chain.bodies import BodyPool, read_body, validate_chunk_body
+from chain.bodies import BodyPool, read_body
 from chain.branch import Branch
 from chain.building import Picker, build_block, build_chunks
 from chain.chunk_execution import ChunkBody
@@ -267,7 +267,11 @@ class BlockTree:
         body = self.get_body(chunk_hash)
         return None if body is None else encode(body)
 
-    def add_body(self, header: ChunkHeader, data: bytes | ChunkBody) -> None:
+    def has_body(self, chunk_hash: bytes) -> bool:
+        """Tell whether the body of a layer shard's chunk is here."""
+        return self.get_body(chunk_hash) is not None
+
+    def add_body(self, header: ChunkHeader, data: bytes) -> None:
         """Keep the body of a chunk until a block that holds it comes.
 
         Args:
@@ -277,11 +281,10 @@ class BlockTree:
         Raises:
             InvalidBody: It is not the one of the header.
         """
-        if isinstance(data, ChunkBody):
-            body = data
-            validate_chunk_body(header, body)
-        else:
-            body = read_body(header, data)
+        self.keep_body(header, read_body(header, data))
+
+    def keep_body(self, header: ChunkHeader, body: ChunkBody) -> None:
+        """Keep a body that was checked."""
         self._bodies.put(compute_chunk_hash(header), body, header.bytes)
 
     def get_time_ms(self, block_hash: bytes) -> TimeMs:
@@ -554,7 +557,7 @@ class BlockTree:
         except UnknownBlock:
             return False
         processed = self._process(parent, block)
-        held = build_held(block, encode(block), processed)
+        held = build_held(block, encode(block), processed, self._executed)
         self._pending.add(held, is_saved=True)
         return True
 
@@ -611,7 +614,7 @@ class BlockTree:
     def _hold(
         self, block: Block, block_bytes: bytes, processed: Processed
     ) -> HeldBlock:
-        held = build_held(block, block_bytes, processed)
+        held = build_held(block, block_bytes, processed, self._executed)
         self._pending.add(held)
         return held
 

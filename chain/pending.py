@@ -15,7 +15,7 @@ final one.
 from collections.abc import Iterator, Mapping
 
 from chain.block import Block
-from chain.chunk_execution import ChunkBody
+from chain.chunk_execution import ChunkBody, ExecutedChunk
 from chain.errors import TooManyPending, UnknownBlock
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
@@ -148,15 +148,31 @@ class PendingBlocks:
         del self._blocks[min(leaves, key=lambda held: held.header.view).block_hash]
 
 
-def build_held(block: Block, block_bytes: bytes, processed: Processed) -> HeldBlock:
-    """Return a block with its consequences, ready to be held."""
+def build_held(
+    block: Block,
+    block_bytes: bytes,
+    processed: Processed,
+    known: Mapping[bytes, ExecutedChunk],
+) -> HeldBlock:
+    """Return a block with its consequences, ready to be held.
+
+    Args:
+        block: To hold.
+        block_bytes: The same.
+        processed: What it brought about.
+        known: Chunks that we executed, by hash.  Who endorsed a chunk holds its body
+            for others, also if it does not follow the shard.
+    """
     system = processed.base.system
     results = processed.results
-    bodies = {
-        compute_chunk_hash(header): ChunkBody(done.consumed, done.transactions)
-        for header in (each.header for each in processed.chunks)
-        if (done := results.get(header.shard)) is not None
-    }
+    bodies = {}
+    for header in (each.header for each in processed.chunks):
+        chunk_hash = compute_chunk_hash(header)
+        done = results.get(header.shard)
+        if done is None and chunk_hash in known:
+            done = known[chunk_hash].result
+        if done is not None:
+            bodies[chunk_hash] = ChunkBody(done.consumed, done.transactions)
     return HeldBlock(
         block_hash=compute_block_hash(block.header),
         block=block,

@@ -379,15 +379,25 @@ class Queries:
         return self._find_shard(shard) if is_known else None
 
     def get_chunk(self, shard: ShardId, seq: int) -> FoundChunk | None:
-        """Return a shard's chunk by its number; the first after genesis is 1."""
+        """Return a shard's chunk by its number; the first after genesis is 1.
+
+        Returns:
+            None if there is none, and if its body is not here.
+        """
         height = self._store.get_chunk_height(shard, seq)
         found = None if height is None else self._find_block(height)
         if height is None or found is None:
             return None
         self._check_outcomes(height)
-        chunk = self._get_chunk(found.block, shard)
+        chunk = self.find_chunk(found.block, shard)
+        if chunk is None:
+            return None
         outcomes = self._store.get_outcomes(height, shard)
         return FoundChunk(height, found.block_hash, chunk, outcomes)
+
+    def find_chunk(self, block: Block, shard: ShardId) -> Chunk | None:
+        """Return a shard's chunk in a final block; None if its body is not here."""
+        return self._cached_chunk(compute_block_hash(block.header), shard)
 
     def get_packet(self, src: ShardId, dst: ShardId, seq: int) -> StoredPacket | None:
         """Return a packet and the height of the block that consumed it."""
@@ -532,7 +542,7 @@ class Queries:
         Raises:
             ShardNotFollowed: Its body is not here.
         """
-        chunk = self._cached_chunk(compute_block_hash(block.header), shard)
+        chunk = self.find_chunk(block, shard)
         if chunk is None:
             raise ShardNotFollowed(shard)
         return chunk

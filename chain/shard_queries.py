@@ -18,7 +18,7 @@ from consensus.validators import decode_bitmap
 from primitives.buckets import compute_bucket_count, decode_bucket
 from primitives.types import Height, ShardId
 from shards.certificate import ChunkCertificate
-from shards.chunk import ChunkHeader
+from shards.chunk import ChunkHeader, get_count
 from shards.committee import Committee, draw_committee
 from shards.layout import ROOT_SHARD
 from shards.slots import Slot, get_slot
@@ -91,6 +91,17 @@ class ShardQueries:
         """Return the chunk of a shard in the block at a height."""
         header = self._tree.store.get_chunk_header(shard, height)
         return None if header is None else FoundHeader(height, header)
+
+    def count_consumed(self, header: ChunkHeader, height: Height) -> int:
+        """Return how many packets a chunk consumed; headers alone tell.
+
+        Args:
+            header: Of the chunk.
+            height: Of its block.
+        """
+        before = self._tree.store.find_last_chunk(header.shard, height - 1)
+        cursors = () if before is None else before.in_cursor
+        return sum(c.count - get_count(cursors, c.shard) for c in header.in_cursor)
 
     def get_certificate(self, header: ChunkHeader) -> ChunkCertificate | None:
         """Return what made a final chunk includable.

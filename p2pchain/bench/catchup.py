@@ -22,6 +22,7 @@ from network.network import Network
 from p2pchain.bench.lab import BenchError, Lab
 from p2pchain.bench.report import Figure
 from p2pchain.bench.validators import Validators, get_past_ms
+from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.consensus_driver import ConsensusDriver
 from primitives import bls
@@ -161,6 +162,7 @@ async def _start(
         application=chain,
         network=network,
         wal_path=None,
+        bodies=BodyExchange(network, chain.tree),
     )
     endpoint = await nursery.start(network.run, "127.0.0.1", 0)
     await nursery.start(driver.run)

@@ -36,6 +36,7 @@ from network.endpoint import Endpoint
 from network.network import Network
 from network.topics import Topic, Verdict
 from p2pchain.bench.validators import Validators, derive_account
+from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.consensus_driver import ConsensusDriver
 from p2pchain.node.wal_file import create_wal
@@ -260,6 +261,7 @@ async def run_voter(settings: Settings, store: KeyValueStore) -> None:
         application=chain,
         network=network,
         wal_path=wal,
+        bodies=BodyExchange(network, chain.tree),
     )
     async with trio.open_nursery() as nursery:
         endpoint = await nursery.start(network.run, "127.0.0.1", 0)

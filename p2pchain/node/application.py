@@ -69,6 +69,7 @@ class Application(Protocol):
             chain.errors.BodyMismatch: The bytes are not what the hash names; the
                 sender's fault.
             chain.errors.MissingParent: Its parent is not held.
+            chain.errors.MissingBodies: Bodies of its chunks are not held.
         """
 
     def read_proposal(self, block_bytes: bytes) -> Proposal:

@@ -15,7 +15,6 @@ import trio
 
 from chain.block import Attendance, decode_block
 from chain.blocktree import BlockTree, open_tree
-from chain.building import CertifiedBody
 from chain.epochs import compute_last_height
 from chain.errors import (
     AlreadyKnown,
@@ -45,6 +44,7 @@ from p2pchain.node.evidence_desk import EvidenceDesk
 from primitives import bls
 from primitives.kv import KeyValueStore
 from primitives.types import Epoch, Height, Nonce, ShardId, TimeMs, View
+from shards.certificate import CertifiedChunk
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +68,10 @@ NOBODYS_FAULT = (
 somebody told it one half of a double spend and us the other."""
 
 
-OfferChunks = Callable[[bytes, View], Sequence[CertifiedBody]]
+OfferChunks = Callable[[bytes, View], Sequence[CertifiedChunk]]
 
 
-def _offer_nothing(parent_hash: bytes, view: View) -> Sequence[CertifiedBody]:
+def _offer_nothing(parent_hash: bytes, view: View) -> Sequence[CertifiedChunk]:
     return ()
 
 
@@ -163,7 +163,7 @@ class ChainService:
         return held.block_hash, held.block_bytes, held.height
 
     def add_block(self, proposal: Proposal, block_bytes: bytes) -> None:
-        """Judge and hold a block; raises InvalidBlock or MissingParent."""
+        """Judge and hold a block; raises InvalidBlock or what is missing."""
         self.tree.add(block_bytes, _now_ms(), proposal)
 
     def read_proposal(self, block_bytes: bytes) -> Proposal:

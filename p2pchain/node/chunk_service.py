@@ -6,25 +6,25 @@ Theory of operation
     consensus enters a view           a little before its leader proposes
       --place--> wait --> ViewEntered --> desk --> Build, Execute, Send ...
                                                                      |
-    leader: build_block --> `offer` <-- certified chunks, bodies  <--+
+    leader: build_block --> `offer` <-- certified chunks  <---------+
 
 A chunk's content is fixed when it is produced, and a transaction that comes later waits
 for the next one; so the desk hears of a view as late as the committee can still be done
 before the leader's turn.  A chunk that is not loses a view and nothing else.
 
-Bodies come to every validator, because blocks carry them; those that we may have to
-give to a block stay in memory, bounded.
+A chunk goes to everybody, because anybody may be in its committee.  Its body stays in
+the tree's pool, for the block that will name it and for whoever asks.
 """
 
 import logging
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import trio
 
-from chain.building import CertifiedBody
+from chain.chunk_execution import ChunkBody
 from chain.errors import InvalidWitness, UnfinalParent, UnknownBlock
 from chain.held import HeldBlock
 from consensus.leader import compute_leader
@@ -33,6 +33,7 @@ from consensus.scheme import SignatureScheme, Signer
 from network.faults import Fault
 from network.network import Network
 from network.topics import Topic, Verdict
+from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.chunk_outbox import CHUNK_PREFIX, ChunkOutbox
 from p2pchain.node.consensus_driver import Place
@@ -43,7 +44,8 @@ from primitives.errors import P2PChainError
 from primitives.types import View
 from shards import effects as fx
 from shards import events as ev
-from shards.chunk import Chunk, compute_chunk_hash
+from shards.certificate import CertifiedChunk
+from shards.chunk import ChunkHeader, compute_chunk_hash
 from shards.desk import Desk
 from shards.desk_state import DeskConfig, DeskRecord
 from shards.errors import InvalidChunk, MissingAnchor
@@ -62,11 +64,6 @@ LEAD_S = 0.3
 """Before a leader's turn: two messages, an execution and two syncs take 50 ms on a
 quiet machine and four times that on a busy one."""
 
-MAX_BODIES = 64
-"""Bodies kept for blocks: of every shard the one that is open."""
-MAX_BODIES_BYTES = 64 * 1024 * 1024
-"""Of them together; each is below 1 MiB."""
-
 VIEW = "view"
 """Name of the timer that waits for the desk's turn."""
 
@@ -76,6 +73,7 @@ class ChunkService:
 
     Args:
         chain: Builds, judges and holds.
+        bodies: Gets bodies that did not come by.
         network: Its topic CHUNKS is ours.
         params: Of consensus.
         scheme: Of signatures.
@@ -92,6 +90,7 @@ class ChunkService:
         self,
         *,
         chain: ChainService,
+        bodies: BodyExchange,
         network: Network,
         params: ConsensusParams,
         scheme: SignatureScheme,
@@ -123,8 +122,9 @@ class ChunkService:
             self._saved,
             is_muted=wal is not None and wal.is_lost,
         )
-        self._bodies: OrderedDict[bytes, Chunk] = OrderedDict()
-        self._bodies_bytes = 0
+        self._exchange = bodies
+        self._fetching: set[bytes] = set()
+        self._nursery: trio.Nursery | None = None
         self._parent = b""
         self._events: deque[ev.Event] = deque()
         self._refusals: list[fx.Refuse] = []
@@ -144,9 +144,11 @@ class ChunkService:
         """Take part until cancelled; raises what the disk raises."""
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self._timers.run)
                 nursery.start_soon(self._outbox.run)
         finally:
+            self._nursery = None
             if self._wal is not None:
                 self._wal.close()
 
@@ -156,15 +158,31 @@ class ChunkService:
         wait_s = (due_ms - self._now_ms()) / 1000 - LEAD_S
         self._timers.set(VIEW, max(0.0, wait_s), place)
 
-    def offer(self, parent_hash: bytes, view: View) -> list[CertifiedBody]:
-        """Return certified chunks, with bodies, that a block of ours may hold."""
+    def offer(self, parent_hash: bytes, view: View) -> list[CertifiedChunk]:
+        """Return certified chunks that a block of ours may hold.
+
+        We execute those of the shards that we follow, so their bodies are fetched if
+        they did not come by; a later block may have them then.
+        """
         base = self._chain.tree.build_inclusion_base(parent_hash, view)
-        offered: list[CertifiedBody] = []
-        for certified in self._desk.pick(base):
-            body = self._bodies.get(compute_chunk_hash(certified.header))
-            if body is not None:
-                offered.append((body, certified.certificate))
+        offered = list(self._desk.pick(base))
+        self._fetch_bodies([certified.header for certified in offered])
         return offered
+
+    def _fetch_bodies(self, headers: Sequence[ChunkHeader]) -> None:
+        tree = self._chain.tree
+        for header in headers:
+            chunk_hash = compute_chunk_hash(header)
+            is_needed = header.shard in tree.followed and not tree.has_body(chunk_hash)
+            if is_needed and self._nursery and chunk_hash not in self._fetching:
+                self._fetching.add(chunk_hash)
+                self._nursery.start_soon(self._fetch_body, chunk_hash, header)
+
+    async def _fetch_body(self, chunk_hash: bytes, header: ChunkHeader) -> None:
+        try:
+            await self._exchange.fetch([header])
+        finally:
+            self._fetching.discard(chunk_hash)
 
     # Events in, effects out
 
@@ -261,7 +279,7 @@ class ChunkService:
                         compute_leader(epoch.seed, view, epoch.validators)
                         for view in (place.view, place.view + 1)
                     ),
-                    producible=frozenset(base.heads) - {ROOT_SHARD},
+                    producible=tree.followed & frozenset(base.heads) - {ROOT_SHARD},
                 )
             )
         )
@@ -306,17 +324,9 @@ class ChunkService:
     # Bodies
 
     def _keep(self, produced: ProducedChunk) -> None:
-        """Keep a body for blocks; the oldest ones go when there is no room."""
-        chunk_hash = compute_chunk_hash(produced.header)
-        if chunk_hash in self._bodies:
-            return
-        self._bodies[chunk_hash] = Chunk(
-            produced.header, produced.transactions, produced.packets
-        )
-        self._bodies_bytes += produced.header.bytes
-        while len(self._bodies) > MAX_BODIES or self._bodies_bytes > MAX_BODIES_BYTES:
-            _, old = self._bodies.popitem(last=False)
-            self._bodies_bytes -= old.header.bytes
+        """Keep a body, which the desk has compared with the header."""
+        body = ChunkBody(produced.packets, produced.transactions)
+        self._chain.tree.keep_body(produced.header, body)
 
     def _load_saved(self) -> dict[bytes, ProducedChunk]:
         return {

@@ -35,6 +35,7 @@ from chain.block import Attendance
 from chain.errors import (
     BodyMismatch,
     InvalidBlock,
+    MissingBodies,
     MissingParent,
     TooManyPending,
 )
@@ -60,6 +61,7 @@ from network.faults import Fault
 from network.network import Network
 from network.topics import Topic, Verdict
 from p2pchain.node.application import Application
+from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.fetcher import Fetcher, WaitingBlock
 from p2pchain.node.outbox import Outbox
 from p2pchain.node.pace import Pace
@@ -113,6 +115,7 @@ class ConsensusDriver:
         wal_path: The log that `create_wal` made; needed with a signer.
         now_ms: Unix time in milliseconds.
         on_place: Hears of every (epoch, view, parent) on which a block could be made.
+        bodies: Gets the bodies of chunks, where the application's blocks have any.
 
     Raises:
         WalLocked: Another process votes with this key.
@@ -128,6 +131,7 @@ class ConsensusDriver:
         wal_path: Path | None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         on_place: Callable[[Place], None] | None = None,
+        bodies: BodyExchange | None = None,
     ) -> None:
         self._config = config
         self._application = application
@@ -159,7 +163,7 @@ class ConsensusDriver:
         self._asked = Pace(config.params.rebroadcast_ms / 1000)
         self._timers = Timers(self._on_timer)
         self._fetcher = Fetcher(
-            network, application, self._on_fetched_block, self._on_certificate
+            network, application, bodies, self._on_fetched_block, self._on_certificate
         )
         self._sync = Sync(
             network,
@@ -171,6 +175,7 @@ class ConsensusDriver:
                 on_block=self._on_synced_block,
                 on_certificate=self._on_certificate,
             ),
+            bodies,
         )
         network.subscribe(Topic.CONSENSUS, self._check_message)
         network.subscribe(Topic.BLOCKS, self._check_propose)
@@ -399,6 +404,9 @@ class ConsensusDriver:
         except MissingParent:
             waiting = WaitingBlock(proposal, block, sender)
             self._fetcher.park(waiting, is_fetching=not self._is_far_behind)
+        except MissingBodies as missing:
+            waiting = WaitingBlock(proposal, block, sender)
+            self._fetcher.park_bodiless(waiting, missing.headers)
         except InvalidBlock as error:
             if isinstance(error, BodyMismatch) or not self._is_named(proposal, block):
                 self._blame(sender, str(error))
@@ -451,7 +459,7 @@ class ConsensusDriver:
         self._handle_and_blame()
 
     def _on_fetched_block(
-        self, proposal: Proposal, block: bytes, sender: bytes
+        self, proposal: Proposal, block: bytes, sender: bytes | None
     ) -> None:
         self._check_block(proposal, block, sender)
         self._handle_and_blame()

@@ -2,7 +2,8 @@
 Fetching what consensus misses: single blocks by hash, certificates by view.
 
 A block whose parent is missing too waits here while the parent is fetched; when a
-block is held, those that waited for it are judged.  Long gaps are not for this file:
+block is held, those that waited for it are judged.  One whose chunks have bodies that
+are missing waits likewise.  Long gaps are not for this file:
 beyond `MAX_WAITING` blocks it gives up and p2pchain.node.sync takes whole ranges.
 
 One attempt asks each connected peer once.  Nothing here retries by itself: the core
@@ -10,7 +11,7 @@ asks again for as long as it needs the block (R7).
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -22,6 +23,7 @@ from network.faults import Fault
 from network.network import Network
 from network.topics import Priority
 from p2pchain.node.application import Application
+from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.sync_messages import (
     BLOCK,
     CERTIFICATES,
@@ -31,9 +33,12 @@ from p2pchain.node.sync_messages import (
 )
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
+from shards.chunk import ChunkHeader
 
 MAX_WAITING = 64
 """Blocks that wait for a parent: a minute of blocks, and 64 MiB at the very worst."""
+MAX_BODILESS = 16
+"""Blocks that wait for bodies: of as many views, all of them recent."""
 MAX_FETCHES = 8
 """Requests at once; more would only queue behind each other on one line."""
 MAX_BLOCK_ANSWER = 2 * 1024 * 1024
@@ -59,6 +64,7 @@ class Fetcher:
     Args:
         network: Where peers are.
         application: Reads blocks and knows which are held.
+        bodies: Gets the bodies of chunks.
         on_block: Judges a block that came: (proposal, bytes, sender).
         on_certificate: Takes a certificate that came: (certificate, sender).
     """
@@ -67,14 +73,17 @@ class Fetcher:
         self,
         network: Network,
         application: Application,
-        on_block: Callable[[Proposal, bytes, bytes], None],
+        bodies: BodyExchange | None,
+        on_block: Callable[[Proposal, bytes, bytes | None], None],
         on_certificate: Callable[[Certificate, bytes], None],
     ) -> None:
         self._network = network
         self._application = application
         self._on_block = on_block
         self._on_certificate = on_certificate
+        self._bodies = bodies
         self._waiting: dict[bytes, WaitingBlock] = {}
+        self._bodiless: dict[bytes, WaitingBlock] = {}
         self._running: set[object] = set()
         self._nursery: trio.Nursery | None = None
 
@@ -91,6 +100,16 @@ class Fetcher:
         self._waiting[waiting.proposal.block_hash] = waiting
         if is_fetching:
             self.fetch_block(waiting.proposal.parent_hash, waiting.sender)
+
+    def park_bodiless(
+        self, waiting: WaitingBlock, headers: Sequence[ChunkHeader]
+    ) -> None:
+        """Keep a block, unless full, until the bodies of its chunks are here."""
+        block_hash = waiting.proposal.block_hash
+        if len(self._bodiless) < MAX_BODILESS and self._start(
+            ("bodies", block_hash), self._ask_for_bodies, block_hash, headers, waiting.sender
+        ):
+            self._bodiless[block_hash] = waiting
 
     def take_children(self, block_hash: bytes) -> list[WaitingBlock]:
         """Return the blocks that waited for this one; they wait no longer."""
@@ -110,12 +129,18 @@ class Fetcher:
             for block_hash, waiting in self._waiting.items()
             if waiting.proposal.height > height
         }
+        self._bodiless = {
+            block_hash: waiting
+            for block_hash, waiting in self._bodiless.items()
+            if waiting.proposal.height > height
+        }
 
     def fetch_block(self, block_hash: bytes, first: bytes | None = None) -> None:
         """Get a block, or the ancestor that it waits for, from any peer."""
         while block_hash in self._waiting:
             block_hash = self._waiting[block_hash].proposal.parent_hash
-        if not self._application.has_block(block_hash):
+        is_coming = block_hash in self._bodiless
+        if not is_coming and not self._application.has_block(block_hash):
             self._start(block_hash, self._ask_for_block, block_hash, first)
 
     def fetch_certificates(
@@ -125,13 +150,15 @@ class Fetcher:
         request = CertificatesRequest(epoch, view)
         self._start(request, self._ask_for_certificates, request, is_enough)
 
-    def _start(self, key: object, task: Callable[..., object], *args: object) -> None:
+    def _start(self, key: object, task: Callable[..., object], *args: object) -> bool:
+        """Start a task unless it runs or too many do; tell whether it was started."""
         if self._nursery is None or key in self._running:
-            return
+            return False
         if len(self._running) >= MAX_FETCHES:
-            return
+            return False
         self._running.add(key)
         self._nursery.start_soon(self._run_one, key, task, args)
+        return True
 
     async def _run_one(self, key: object, task: Callable, args: tuple) -> None:  # type: ignore[type-arg]
         try:
@@ -159,6 +186,18 @@ class Fetcher:
             self._on_block(proposal, answer, peer_id)
             return
         log.debug("no peer has block %s", block_hash.hex()[:8])
+
+    async def _ask_for_bodies(
+        self, block_hash: bytes, headers: Sequence[ChunkHeader], first: bytes | None
+    ) -> None:
+        assert self._bodies is not None, "only blocks with chunks lack bodies"
+        is_complete = False
+        try:
+            is_complete = await self._bodies.fetch(headers, first)
+        finally:
+            waiting = self._bodiless.pop(block_hash, None)
+        if is_complete and waiting is not None:
+            self._on_block(waiting.proposal, waiting.block, waiting.sender)
 
     async def _ask_for_certificates(
         self, request: CertificatesRequest, is_enough: Callable[[], bool]

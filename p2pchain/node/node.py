@@ -43,6 +43,7 @@ from p2pchain.api.http_service import serve_http
 from p2pchain.errors import ConfigError, PortInUse
 from p2pchain.node.address_book import AddressBook
 from p2pchain.node.backend import NodeBackend
+from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool
 from p2pchain.node.chunk_service import ChunkService
@@ -109,8 +110,10 @@ class Node:
         self._chain = ChainService(spec, kv, self._network)
         self._workers = _build_workers(config)
         self._chain.tree.executor = self._workers
+        self._bodies = BodyExchange(self._network, self._chain.tree)
         self._chunks = ChunkService(
             chain=self._chain,
+            bodies=self._bodies,
             network=self._network,
             params=genesis.params.consensus,
             scheme=bls,
@@ -128,6 +131,7 @@ class Node:
             network=self._network,
             wal_path=home.votes,
             on_place=self._chunks.on_place,
+            bodies=self._bodies,
         )
         self._snapshots = StateSyncServer(self._network, self._chain, kv)
         self._state_sync = self._build_state_sync()

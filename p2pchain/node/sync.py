@@ -4,7 +4,8 @@ Catching up: a node that is behind takes final blocks in ranges.
 Peers tell each other their final height when they meet and every few seconds.  Whoever
 sees a peer ahead asks it for the blocks after its own last one.  An answer carries
 blocks in order and one finalization; hash links tie the blocks to each other and to
-it, so a lot is authenticated before the first of its blocks is executed.
+it, so a lot is authenticated before the first of its blocks is executed.  With it come
+the bodies of chunks in the shards that the asker follows.
 
 A range ends with the epoch at the latest: the boundary block has a finalization of its
 own, by the epoch's validators, and whoever has executed it knows those of the next.
@@ -14,18 +15,27 @@ certificates as they come, ranges for what they missed.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import trio
 
-from chain.errors import BodyMismatch, InvalidBlock, MissingParent, TooManyPending
+from chain.block import decode_block
+from chain.errors import (
+    BodyMismatch,
+    InvalidBlock,
+    InvalidBody,
+    MissingBodies,
+    MissingParent,
+    TooManyPending,
+)
 from consensus.messages import Certificate, Proposal
 from network.errors import NetworkError, RequestTimeout
 from network.faults import Fault
 from network.network import Network
 from network.topics import Priority
 from p2pchain.node.application import Application
+from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.sync_messages import (
     BLOCK,
     CERTIFICATES,
@@ -39,10 +49,12 @@ from p2pchain.node.sync_messages import (
     CertificatesRequest,
     FinalRange,
     FinalRequest,
+    NamedBody,
     Status,
 )
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError, LocalError, MissingError, RemoteError
+from shards.chunk import compute_chunk_hash
 
 STATUS_INTERVAL_S = 5.0
 """A peer that fell behind notices within this, whatever it missed."""
@@ -83,14 +95,20 @@ class Sync:
         network: Where peers are.
         application: Final blocks.
         ports: The way into consensus.
+        bodies: Gets the bodies of chunks, where the application's blocks have any.
     """
 
     def __init__(
-        self, network: Network, application: Application, ports: SyncPorts
+        self,
+        network: Network,
+        application: Application,
+        ports: SyncPorts,
+        bodies: BodyExchange | None = None,
     ) -> None:
         self._network = network
         self._application = application
         self._ports = ports
+        self._bodies = bodies
         self._heights: dict[bytes, int] = {}
         self._wake = trio.Event()
         self._is_urgent = False
@@ -189,7 +207,7 @@ class Sync:
                 except RequestTimeout as error:
                     log.info("no range from %s: %s", peer_id.hex()[:8], error)
                     self._network.penalize(peer_id, Fault.TIMEOUT)
-                except NetworkError as error:
+                except (NetworkError, MissingBodies) as error:
                     log.info("no range from %s: %s", peer_id.hex()[:8], error)
                 except CannotFollow as error:
                     log.error("cannot follow the final chain: %s", error)
@@ -223,8 +241,13 @@ class Sync:
             if target is None or not self._ports.verify_certificate(lot.certificate):
                 raise BadRange("a finalization that does not verify")
             proposals = self._read_lot(lot, height, parent_hash)
+            bodies = {body.chunk_hash: body.data for body in lot.bodies}
             for proposal, block in zip(proposals, lot.blocks, strict=True):
-                self._add(proposal, block)
+                try:
+                    self._add(proposal, block)
+                except MissingBodies as missing:
+                    await self._get_bodies(missing, bodies, peer_id)
+                    self._add(proposal, block)
                 await trio.lowlevel.checkpoint()
             height, parent_hash = proposals[-1].height, proposals[-1].block_hash
             if target.height == height:
@@ -243,6 +266,28 @@ class Sync:
             # A quorum stands behind the hash: the fault may well be our clock or code.
             raise CannotFollow(f"block {proposal.height}: {error}") from error
         self._ports.on_block(proposal)
+
+    async def _get_bodies(
+        self, missing: MissingBodies, given: Mapping[bytes, bytes], peer_id: bytes
+    ) -> None:
+        """Take bodies from those that came with a lot; ask for the others.
+
+        Raises:
+            MissingBodies: Nobody has them.
+        """
+        assert self._bodies is not None, "only blocks with chunks lack bodies"
+        others = []
+        for header in missing.headers:
+            data = given.get(compute_chunk_hash(header))
+            if data is None:
+                others.append(header)
+                continue
+            try:
+                self._bodies.take(header, data)
+            except InvalidBody as error:
+                raise BadRange(f"a body: {error}") from error
+        if others and not await self._bodies.fetch(others, peer_id):
+            raise missing
 
     def _read_lot(
         self, lot: FinalRange, height: int, parent_hash: bytes
@@ -265,7 +310,8 @@ class Sync:
         return proposals
 
     async def _ask_for_range(self, peer_id: bytes, height: int) -> FinalRange:
-        request = encode(FinalRequest(height))
+        shards = () if self._bodies is None else self._bodies.followed
+        request = encode(FinalRequest(height, shards))
         answer = await self._request(
             peer_id, FINAL, request, MAX_RANGE_BYTES, RANGE_TIMEOUT_S
         )
@@ -322,6 +368,7 @@ class Sync:
     async def _on_final_request(self, peer_id: bytes, payload: bytes) -> bytes:
         request = decode(FinalRequest, payload, MAX_SMALL_BYTES)
         blocks: list[bytes] = []
+        bodies: list[NamedBody] = []
         size = 0
         certificate: Certificate | None = None
         while len(blocks) < MAX_RANGE_BLOCKS and size < RANGE_BYTES:
@@ -334,6 +381,10 @@ class Sync:
             block, certificate = found
             blocks.append(block)
             size += len(block)
+            if self._bodies is not None and request.shards:
+                found_bodies = self._bodies.collect(decode_block(block), request.shards)
+                bodies += found_bodies
+                size += sum(len(body.data) for body in found_bodies)
         if certificate is None:
             raise MissingError(f"no final block {request.height} here")
-        return encode(FinalRange(tuple(blocks), certificate))
+        return encode(FinalRange(tuple(blocks), certificate, tuple(bodies)))

@@ -5,27 +5,34 @@ What nodes ask each other about the chain: requests on direct streams.
     consensus/block         block hash -> encoded block
     consensus/certificates  CertificatesRequest -> CertificatesAnswer
     consensus/final         FinalRequest -> FinalRange
+    chunks/body             chunk hash -> encoded body
 """
 
 from typing import Annotated
 
 from msgspec import Meta
 
+from chain.bodies import MAX_BODY_BYTES
 from consensus.messages import Certificate
 from primitives.codec import Record
-from primitives.types import Epoch, Height, View
+from primitives.types import Epoch, Hash32, Height, ShardId, View
 
 STATUS = "consensus/status"
 BLOCK = "consensus/block"
 CERTIFICATES = "consensus/certificates"
 FINAL = "consensus/final"
+BODY = "chunks/body"
 
 MAX_RANGE_BLOCKS = 256
 """Blocks in one answer; small blocks travel in large lots."""
 RANGE_BYTES = 2 * 1024 * 1024
-"""An answer ends after this much, with the block that goes over it."""
+"""An answer ends after this much, with the block and bodies that go over it."""
 MAX_RANGE_BYTES = 4 * 1024 * 1024
-"""The longest answer: the lot, one more block and a certificate."""
+"""The longest answer: the lot, one more block with its bodies, which have 1 MiB
+together, and a certificate."""
+MAX_SHARDS = 64
+"""More than a layout can have."""
+MAX_RANGE_BODIES = MAX_RANGE_BLOCKS * MAX_SHARDS
 MAX_SMALL_BYTES = 4096
 """A request, a status or a view's certificates."""
 
@@ -56,6 +63,15 @@ class FinalRequest(Record):
     """Give me final blocks from this height on."""
 
     height: Height
+    shards: Annotated[tuple[ShardId, ...], Meta(max_length=MAX_SHARDS)]
+    """Layer shards of which the asker wants the chunks' bodies too."""
+
+
+class NamedBody(Record):
+    """The body of a chunk."""
+
+    chunk_hash: Hash32
+    data: Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
 
 
 class FinalRange(Record):
@@ -67,3 +83,5 @@ class FinalRange(Record):
 
     blocks: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=256)]
     certificate: Certificate
+    bodies: Annotated[tuple[NamedBody, ...], Meta(max_length=MAX_RANGE_BODIES)]
+    """Of the blocks' chunks in the shards asked for, as far as they are at hand."""

@@ -82,7 +82,7 @@ def hand_bodies(held: HeldBlock, tree: BlockTree) -> None:
     for certified in held.block.body.chunks:
         body = held.bodies.get(compute_chunk_hash(certified.header))
         if body is not None:
-            tree.add_body(certified.header, body)
+            tree.keep_body(certified.header, body)
 
 
 def copy_bodies(block: Block, source: BlockTree, target: BlockTree) -> None:
@@ -90,4 +90,4 @@ def copy_bodies(block: Block, source: BlockTree, target: BlockTree) -> None:
     for certified in block.body.chunks:
         body = source.get_body(compute_chunk_hash(certified.header))
         if body is not None:
-            target.add_body(certified.header, body)
+            target.keep_body(certified.header, body)

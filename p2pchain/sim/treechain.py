@@ -18,11 +18,13 @@ from chain.account import Account
 from chain.block import Attendance, decode_block
 from chain.blocktree import BlockTree, open_tree
 from chain.building import ReadState
+from chain.chunk_execution import ChunkBody
 from chain.conservation import compute_conservation
 from chain.contracts.model import ModelRecord, compute_model_id
 from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
 from chain.epochs import compute_last_height
+from chain.errors import MissingBodies
 from chain.evidence_pool import EvidencePool
 from chain.header import Header, build_proposal, compute_block_hash
 from chain.keys import build_account_key
@@ -55,6 +57,7 @@ from p2pchain.sim.signatures import make_real_key
 from primitives.codec import decode, encode
 from primitives.keys import SecretKey
 from primitives.kv import MemoryStore
+from shards.chunk import compute_chunk_hash
 from shards.layout import ROOT_SHARD
 
 if TYPE_CHECKING:
@@ -168,6 +171,8 @@ class TreeChains:
         self.chain_id = self.spec.chain_id
         tree = open_tree(self.spec, MemoryStore(), world.keys.scheme)
         self.genesis_hash = tree.final_hash
+        self.bodies: dict[bytes, ChunkBody] = {}
+        """Of all chunks by hash; their committees, who always answer."""
         self.light_chain = LightChain(
             chain_id=self.spec.chain_id,
             epoch_blocks=self.spec.params.epoch_blocks,
@@ -251,11 +256,14 @@ class TreeChain:
 
     def list_packets(self, height: int) -> list[tuple[int, int, int]]:
         """Return (source, destination, number) of what a final block consumes."""
-        data = self.tree.store.get_block_bytes(height)
-        assert data is not None
+        store = self.tree.store
+        block = store.get_block(height)
+        assert block is not None
+        chunks = [store.get_chunk(block, h.shard) for h in block.body.headers]
         return [
             (proof.packet.src, proof.packet.dst, proof.packet.seq)
-            for chunk in decode_block(data).body.chunks
+            for chunk in chunks
+            if chunk is not None
             for proof in chunk.packets
         ]
 
@@ -345,6 +353,7 @@ class TreeChain:
             chunks=chunks,
             evidence=self._pool.pick(lambda key: parent.view.get(ROOT_SHARD, key)),
         )
+        self._chains.bodies.update(held.bodies)
         return held.block_hash, held.block_bytes, held.height
 
     def read_proposal(self, block_bytes: bytes) -> Proposal:
@@ -354,7 +363,14 @@ class TreeChain:
 
     def add_block(self, proposal: Proposal, block_bytes: bytes) -> None:
         """Judge and hold a block."""
-        self.tree.add(block_bytes, self._node.get_clock_ms(), proposal)
+        now_ms = self._node.get_clock_ms()
+        try:
+            self.tree.add(block_bytes, now_ms, proposal)
+        except MissingBodies as error:
+            for header in error.headers:
+                body = self._chains.bodies[compute_chunk_hash(header)]
+                self.tree.keep_body(header, body)
+            self.tree.add(block_bytes, now_ms, proposal)
 
     def save_pending(self, block_hash: bytes) -> None:
         """Make a block and its ancestors durable."""

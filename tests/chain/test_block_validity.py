@@ -141,7 +141,7 @@ class Scene:
         )
         for chunk in layers:
             inner = ChunkBody(chunk.packets, chunk.transactions)
-            self.other.tree.add_body(chunk.header, inner)
+            self.other.tree.keep_body(chunk.header, inner)
         return Block(header, body)
 
     def with_chunk_header(self, index=0, **changes) -> Block:

@@ -12,6 +12,7 @@ from chain.transaction import Transaction, sign_transaction
 from consensus.params import ConsensusParams
 from consensus.participant import ParticipantConfig
 from network.network import Network
+from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.chunk_service import ChunkService
 from p2pchain.node.consensus_driver import ConsensusDriver
@@ -39,8 +40,10 @@ class Member:
         create_wal(votes, key.public_key, SPEC.chain_id)
         if is_producing:
             create_wal(chunks, key.public_key, SPEC.chain_id)
+        self.bodies = BodyExchange(self.network, self.chain.tree)
         self.chunks = ChunkService(
             chain=self.chain,
+            bodies=self.bodies,
             network=self.network,
             params=PARAMS,
             scheme=bls,
@@ -55,6 +58,7 @@ class Member:
             network=self.network,
             wal_path=votes,
             on_place=self.chunks.on_place,
+            bodies=self.bodies,
         )
 
     @asynccontextmanager

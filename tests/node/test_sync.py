@@ -58,7 +58,7 @@ class SlowPeer:
         if self._is_late:
             # Meanwhile gossip brings the boundary, and with it the next epoch.
             self._application.final_height, self._application.epoch = 11, 1
-        return encode(FinalRange((b"block",), build_certificate(0)))
+        return encode(FinalRange((b"block",), build_certificate(0), ()))
 
 
 def catch_up(*, is_late: bool) -> list[Fault]:

@@ -17,7 +17,7 @@ from p2pchain.api.views.stamp import (
     get_name,
     get_validator_names,
 )
-from shards.chunk import Chunk, compute_chunk_hash
+from shards.chunk import ChunkHeader, compute_chunk_hash
 
 Json = dict[str, Any]
 
@@ -32,7 +32,7 @@ def build_block(backend: Backend, name: int | bytes | None) -> Json:
     events = backend.queries.stakes.list_events(found.height)
     return _build_summary(backend, found) | {
         "header": render(found.block.header),
-        "chunks": [_build_chunk(chunk) for chunk in body.chunks],
+        "chunks": [_build_chunk(backend, found, h) for h in body.headers],
         "attendance": render(body.attendance),
         "evidence": [to_hex(data) for data in body.evidence],
         "events": build_events(backend, events),
@@ -92,7 +92,8 @@ def build_certificate(backend: Backend, certificate: Certificate | None) -> Json
 
 def _build_summary(backend: Backend, found: FoundBlock) -> Json:
     header = found.block.header
-    chunks = found.block.body.chunks
+    headers = found.block.body.headers
+    count = backend.queries.shards.count_consumed
     names = get_validator_names(backend, header.epoch)
     return build_block_stamp(found) | {
         "time": to_time(header.time_ms),
@@ -102,15 +103,18 @@ def _build_summary(backend: Backend, found: FoundBlock) -> Json:
         "proposer_name": get_name(names, header.proposer),
         "parent_hash": to_hex(header.parent_hash),
         "tx_count": found.transactions,
-        "packet_count": sum(len(chunk.packets) for chunk in chunks),
+        "packet_count": sum(count(h, found.height) for h in headers),
         "size": found.length,
-        "fees": str(sum(chunk.header.fees for chunk in chunks)),
+        "fees": str(sum(h.fees for h in headers)),
     }
 
 
-def _build_chunk(chunk: Chunk) -> Json:
-    return render(chunk.header) | {
-        "chunk_hash": to_hex(compute_chunk_hash(chunk.header)),
-        "packets_in": len(chunk.packets),
-        "tx_ids": [to_hex(compute_tx_id(data)) for data in chunk.transactions],
+def _build_chunk(backend: Backend, found: FoundBlock, header: ChunkHeader) -> Json:
+    """Return a chunk's header and ids; without ids where its body is not here."""
+    queries = backend.queries
+    chunk = queries.find_chunk(found.block, header.shard)
+    return render(header) | {
+        "chunk_hash": to_hex(compute_chunk_hash(header)),
+        "packets_in": queries.shards.count_consumed(header, found.height),
+        "tx_ids": chunk and [to_hex(compute_tx_id(tx)) for tx in chunk.transactions],
     }
