@@ -63,8 +63,8 @@ def list_models(ledger: Ledger, layout: Layout) -> Mapping[bytes, ModelRecord]:
     return models
 
 
-def choose_layout(ledger: Ledger, epoch: int, validators: ValidatorSet) -> None:
-    """Put down the layout of `epoch` + 2, at the boundary of `epoch`.
+def choose_layout(ledger: Ledger, epoch: int, validators: ValidatorSet) -> Layout:
+    """Put down the layout of `epoch` + 2, at the boundary of `epoch`; return it.
 
     Shards that are in its layout and not in the next one are gone from here on.
 
@@ -82,6 +82,7 @@ def choose_layout(ledger: Ledger, epoch: int, validators: ValidatorSet) -> None:
         chosen = decide_proposals(ledger, epoch, validators, following)
     ledger.put(build_layout_key(epoch + 2), chosen)
     ledger.delete(build_layout_key(epoch))
+    return chosen
 
 
 def _drop_empty(ledger: Ledger, layout: Layout) -> Layout:

@@ -11,8 +11,9 @@ block does not depend on what anybody sends, and it runs on the same ledger that
 run on, so that there is one way to move an atom.
 
 At its epoch's boundary a block pays for votes, lets go who missed half of them,
-closes the windows of old offences, chooses validators and layout of the epoch after
-the next one, pays out what was unbonded, and begins the next epoch in the state.
+closes the windows of old offences, chooses validators, layout and producers of the
+epoch after the next one, pays out what was unbonded, and begins the next epoch in the
+state.
 
 Leader and validators run the same code; see also docs/adr/0015-system-step.md.
 
@@ -32,6 +33,7 @@ from chain.layouts import choose_layout
 from chain.ledger import Ledger, ShardLedger
 from chain.outcome import Event
 from chain.payouts import pay_unbondings
+from chain.producers import choose_epoch_producers
 from chain.rewards import is_eligible, pay_rewards, suspend_absent
 from chain.roster import get_epoch_record, get_validators, list_stakes
 from chain.selection import Candidate, select_validators
@@ -131,12 +133,14 @@ def close_epoch(
     settle_offences(ledger, context)
     chosen = choose_validators(ledger, context, following)
     ledger.put(build_validators_key(record.epoch + 2), chosen)
-    choose_layout(ledger, record.epoch, validators)
+    layout = choose_layout(ledger, record.epoch, validators)
+    seed = compute_seed(mix)
+    choose_epoch_producers(ledger, record.epoch + 2, seed, layout, chosen)
     pay_unbondings(ledger, context)
     oldest = record.epoch - context.params.evidence_epochs - 1
     if oldest >= 0:
         ledger.delete(build_validators_key(oldest))
-    after = EpochRecord(record.epoch + 1, record.next_seed, compute_seed(mix))
+    after = EpochRecord(record.epoch + 1, record.next_seed, seed)
     ledger.put(EPOCH_KEY, after)
 
 
