@@ -44,6 +44,10 @@ class Duty:
     producers: tuple[int, ...]
     """Indices in the epoch's set, the first in rank first."""
     committee: Committee
+    hosts: tuple[int, ...]
+    """Of the shard, for the whole epoch: the first turns in a slot are theirs."""
+    custodians: tuple[int, ...]
+    """Of the shard, for the whole epoch: the last turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,14 @@ class ShardQueries:
         slot = Slot(roles.epoch, shard, view)
         if not roles.has_slot(slot):
             return None
-        return Duty(slot, roles.get_producers(slot), roles.get_committee(slot))
+        entry = roles.get_shard_producers(shard)
+        return Duty(
+            slot,
+            roles.get_producers(slot),
+            roles.get_committee(slot),
+            entry.hosts,
+            entry.custodians,
+        )
 
     def compute_committee(self, header: ChunkHeader, seed: bytes) -> Committee | None:
         """Return who could endorse a chunk.
