@@ -1,7 +1,7 @@
 """
 Evidence on the chain: which pieces a block may hold, and whom they convict.
 
-    bytes --decode--> Evidence --age, accused--> --two pairings--> Verdict
+    bytes --decode--> Piece --age, accused--> --two pairings--> Verdict
 
 A verdict names keys, not indices: it is about the set of the epoch in which it
 happened, while stakes are found by key.  It depends on nothing that differs between
@@ -19,15 +19,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chain.errors import UselessEvidence
-from consensus.evidence import (
-    Equivocation,
-    Evidence,
-    compute_evidence_id,
-    decode_evidence,
-    find_accused,
-    get_equivocation,
-    get_place,
-    validate_evidence,
+from chain.pieces import (
+    Misdeed,
+    Piece,
+    compute_piece_id,
+    decode_piece,
+    find_piece_accused,
+    get_misdeed,
+    get_piece_place,
+    validate_piece,
 )
 from consensus.scheme import SignatureScheme
 from consensus.validators import ValidatorSet
@@ -45,7 +45,7 @@ class Accusation:
     """Evidence whose form is right and whose signatures are not verified."""
 
     evidence_id: bytes
-    evidence: Evidence
+    piece: Piece
     validators: ValidatorSet
     """Of the epoch in which it happened."""
     accused: tuple[bytes, ...]
@@ -54,7 +54,7 @@ class Accusation:
     @property
     def epoch(self) -> Epoch:
         """When it happened."""
-        return get_place(self.evidence)[0]
+        return get_piece_place(self.piece)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Verdict:
     """What genuine evidence says."""
 
     evidence_id: bytes
-    equivocation: Equivocation
+    misdeed: Misdeed
     epoch: Epoch
     """When it happened; also the view."""
     view: int
@@ -97,15 +97,15 @@ class EvidenceJudge:
             InvalidEvidence: Not evidence, or against nobody of its epoch's set.
             UselessEvidence: Of an epoch whose set is not known here.
         """
-        evidence = decode_evidence(data)
-        epoch, _ = get_place(evidence)
+        piece = decode_piece(data)
+        epoch, _ = get_piece_place(piece)
         validators = find_validators(epoch)
         if validators is None:
             raise UselessEvidence(f"of epoch {epoch}, whose validators are not known")
-        accused = find_accused(evidence, validators)
+        accused = find_piece_accused(piece, validators)
         return Accusation(
-            compute_evidence_id(evidence),
-            evidence,
+            compute_piece_id(piece),
+            piece,
             validators,
             tuple(validators.get_public_keys(accused)),
         )
@@ -119,12 +119,12 @@ class EvidenceJudge:
         known = self._verdicts.get(accusation.evidence_id)
         if known is not None:
             return known
-        evidence, validators = accusation.evidence, accusation.validators
-        guilty = validate_evidence(evidence, validators, self._chain_id, self._scheme)
-        epoch, view = get_place(evidence)
+        piece, validators = accusation.piece, accusation.validators
+        guilty = validate_piece(piece, validators, self._chain_id, self._scheme)
+        epoch, view = get_piece_place(piece)
         verdict = Verdict(
             accusation.evidence_id,
-            get_equivocation(evidence),
+            get_misdeed(piece),
             epoch,
             view,
             tuple(validators.get_public_keys(guilty)),

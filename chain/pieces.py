@@ -37,6 +37,9 @@ from shards.evidence import (
 
 Piece = Evidence | ShardEvidence
 
+Misdeed = Equivocation | Misconduct
+"""What the guilty did, in the words of interfaces."""
+
 
 def decode_piece(data: bytes) -> Piece:
     """Return the piece that the bytes encode, whose form is right.
@@ -67,7 +70,7 @@ def get_piece_place(piece: Piece) -> tuple[int, int]:
     return get_place(piece)
 
 
-def get_misdeed(piece: Piece) -> Equivocation | Misconduct:
+def get_misdeed(piece: Piece) -> Misdeed:
     """Return what the guilty did, in the word of interfaces.
 
     Raises:

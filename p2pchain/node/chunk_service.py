@@ -202,7 +202,7 @@ class ChunkService:
             case fx.Refuse():
                 self._refusals.append(effect)
             case fx.Conflict():
-                log.warning("evidence about chunks: %s", effect.evidence)
+                self._chain.evidence.accuse(effect.evidence)
             case fx.CertificateReady():
                 pass
 

@@ -2,6 +2,7 @@
 Evidence in a node: from whoever notices to the next leader's block.
 
     consensus (Conflict) ---report--+
+    chunks (Conflict) ------accuse--+
     RPC, command line ------submit--+--> pool --pick--> our next block
     topic `evidence` ---------------+      +--> topic `evidence`
 
@@ -21,6 +22,7 @@ from chain.errors import UselessEvidence
 from chain.evidence import Verdict
 from chain.evidence_pool import EvidencePool
 from chain.ledger import ShardLedger
+from chain.pieces import Piece
 from chain.roster import find_stake
 from consensus.errors import InvalidEvidence
 from consensus.evidence import build_evidence
@@ -57,7 +59,16 @@ class EvidenceDesk:
     def report(self, first: Vote | Certificate, second: Vote | Certificate) -> None:
         """Take two statements that our own consensus saw exclude each other."""
         try:
-            self.submit(encode(build_evidence(first, second)))
+            piece = build_evidence(first, second)
+        except InvalidEvidence as error:
+            log.warning("a conflict that is no evidence: %s", error)
+        else:
+            self.accuse(piece)
+
+    def accuse(self, piece: Piece) -> None:
+        """Take a piece whose statements were verified here."""
+        try:
+            self.submit(encode(piece))
         except UselessEvidence as error:
             log.debug("a conflict that needs no evidence: %s", error)
         except InvalidEvidence as error:
@@ -117,7 +128,7 @@ class EvidenceDesk:
         log.warning(
             "evidence %s: %s in epoch %d, view %d by %s",
             verdict.evidence_id.hex()[:16],
-            verdict.equivocation,
+            verdict.misdeed,
             verdict.epoch,
             verdict.view,
             ", ".join(names),

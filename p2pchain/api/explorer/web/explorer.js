@@ -349,7 +349,8 @@ const validatorTable = (list) => table(["index", "name", "power", "share", "atte
     v.account ? linkAddress(v.account) : "–", code(v.public_key)]));
 
 const OFFENCE_WORDS = { double_notarize: "two Notarize votes", double_finalize: "two Finalize votes",
-  nullify_and_finalize: "Nullify and Finalize" };
+  nullify_and_finalize: "Nullify and Finalize", double_endorse: "two endorsements in a slot",
+  bad_endorse: "a wrong chunk endorsed", double_produce: "two chunks in a slot" };
 
 /** Who signed two things that exclude each other, by what proof, and what it has cost. */
 function slashed(stakes, evidence) {
