@@ -75,12 +75,12 @@ class Executed(Protocol):
 
 def build_roots_key(height: Height) -> bytes:
     """Return the database key of the roots before a block."""
-    return build_key(b"I", (height, 8))
+    return build_key(b"u", (height, 8))
 
 
 def build_undo_key(height: Height, shard: ShardId) -> bytes:
     """Return the database key of a block's undo in a shard."""
-    return build_key(b"I", (height, 8), (shard, 2))
+    return build_key(b"u", (height, 8), (shard, 2))
 
 
 def compute_undo_changes(state: FinalState, chain: Sequence[Executed]) -> Changes:
@@ -92,7 +92,7 @@ def compute_undo_changes(state: FinalState, chain: Sequence[Executed]) -> Change
     """
     oldest = chain[-1].height - STATES + 2
     changes: Changes = {}
-    for key, _ in state.store.iterate(b"I"):
+    for key, _ in state.store.iterate(b"u"):
         if _get_height(key) >= oldest:
             break
         changes[key] = None
@@ -126,7 +126,7 @@ def get_roots(state: FinalState, height: Height) -> dict[ShardId, bytes]:
 
 def get_oldest(state: FinalState, final_height: Height) -> Height:
     """Return the height of the oldest state that can be had."""
-    for key, _ in state.store.iterate(b"I"):
+    for key, _ in state.store.iterate(b"u"):
         return _get_height(key) - 1
     return final_height
 

@@ -23,6 +23,9 @@ The database: what is stored under which key, and typed reads of it.
     W height shard i           work record posted by transaction i of the chunk
     V payee height shard i     a payee's work records
     X height i                 nothing; the block applied its evidence i
+    u height shard             undo: what a block changed in a shard (chain/history.py)
+    J shard height             books of a shard after a block (chain/books.py)
+    d chunk_hash               chunk that we vouched for, while a block may hold it
     N height                   header of a block from before a snapshot
     U block_hash               pending block that must survive a crash
     D evidence_id              evidence that waits for a block
