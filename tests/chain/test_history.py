@@ -103,7 +103,7 @@ def test_the_last_states_are_what_they_were(seed):
         error = caught.value
         assert (error.oldest, error.newest) == (last - 7, last)
     # Nothing is left of what was dropped.
-    heights = {int.from_bytes(key[1:9], "big") for key, _ in world.store.iterate(b"I")}
+    heights = {int.from_bytes(key[1:9], "big") for key, _ in world.store.iterate(b"u")}
     assert heights == set(range(last - 6, last + 1))
 
 
