@@ -56,7 +56,7 @@ def apply_register(
             too_many_shards, bad_address, low_collateral, insufficient_funds,
             congested.
     """
-    validate_active(context, context.shard)
+    validate_active(context)
     shards = _compute_shards(context, payload)
     _validate_addresses(payload)
     _validate_collateral(context, payload)
