@@ -3,12 +3,14 @@
 from typing import Any
 
 from chain.queries import FoundBlock
+from chain.shard_queries import FoundHeader
 from chain.transaction import compute_tx_id
 from consensus.messages import Certificate, Kind
 from consensus.validators import decode_bitmap
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex, to_time
+from p2pchain.api.views.chunks import render_chunk
 from p2pchain.api.views.staking import build_events
 from p2pchain.api.views.stamp import (
     build_block_stamp,
@@ -17,7 +19,7 @@ from p2pchain.api.views.stamp import (
     get_name,
     get_validator_names,
 )
-from shards.chunk import Chunk, compute_chunk_hash
+from shards.chunk import Chunk
 
 Json = dict[str, Any]
 
@@ -32,7 +34,7 @@ def build_block(backend: Backend, name: int | bytes | None) -> Json:
     events = backend.queries.stakes.list_events(found.height)
     return _build_summary(backend, found) | {
         "header": render(found.block.header),
-        "chunks": [_build_chunk(chunk) for chunk in body.chunks],
+        "chunks": [_build_chunk(backend, found.height, chunk) for chunk in body.chunks],
         "attendance": render(body.attendance),
         "evidence": [to_hex(data) for data in body.evidence],
         "events": build_events(backend, events),
@@ -108,9 +110,8 @@ def _build_summary(backend: Backend, found: FoundBlock) -> Json:
     }
 
 
-def _build_chunk(chunk: Chunk) -> Json:
-    return render(chunk.header) | {
-        "chunk_hash": to_hex(compute_chunk_hash(chunk.header)),
+def _build_chunk(backend: Backend, height: int, chunk: Chunk) -> Json:
+    return render_chunk(backend, FoundHeader(height, chunk.header)) | {
         "packets_in": len(chunk.packets),
         "tx_ids": [to_hex(compute_tx_id(data)) for data in chunk.transactions],
     }
