@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from primitives.amounts import format_amount as format_amount
 from primitives.types import ATOMS_PER_COIN
 
 
@@ -53,16 +54,6 @@ def format_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def format_amount(atoms: int | str) -> str:
-    """Return atoms and, where it is easier to read, coins."""
-    atoms = int(atoms)
-    if abs(atoms) < ATOMS_PER_COIN // 1000:
-        return f"{atoms} atoms"
-    whole, rest = divmod(atoms, ATOMS_PER_COIN)
-    fraction = f"{rest:09d}".rstrip("0")
-    return f"{whole}{'.' if fraction else ''}{fraction} P2P"
 
 
 def parse_amount(text: str) -> int:
