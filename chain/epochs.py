@@ -75,11 +75,6 @@ def compute_first_height(epoch: int, epoch_blocks: int) -> int:
     return epoch * epoch_blocks + 1
 
 
-def is_root(height: int, epoch_blocks: int) -> bool:
-    """Tell whether an epoch begins on the block at `height`."""
-    return height % epoch_blocks == 0
-
-
 def compute_seed(mix: bytes) -> bytes:
     """Return the seed that the mix of a boundary block gives, for two epochs on."""
     return compute_hash("seed", mix)
