@@ -6,6 +6,7 @@ are checked, epochs have boundaries, seeds come from the mix and sets from a pla
 it leaves out is a state, so that a view costs a millisecond.
 """
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -91,6 +92,9 @@ class ListStore:
     seeds: list[bytes] = field(default_factory=list)
     first_times: dict[int, int] = field(default_factory=dict)
     """Time of the first block, by epoch."""
+
+    def tear(self, luck: random.Random) -> None:
+        """Nothing is lost: everything was synced."""
 
 
 class ListChains:

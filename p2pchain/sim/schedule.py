@@ -9,7 +9,8 @@ at all, and only then when they happen.
 import random
 from dataclasses import dataclass
 
-from p2pchain.sim.disk import Fuse, draw_junk
+from p2pchain.sim.disk import Fuse
+from p2pchain.sim.logfile import draw_junk
 from p2pchain.sim.network import Weather
 from p2pchain.sim.node import Node
 from p2pchain.sim.progress import assert_progress
