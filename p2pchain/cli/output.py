@@ -13,6 +13,9 @@ from typing import Any
 from primitives.amounts import format_amount as format_amount
 from primitives.types import ATOMS_PER_COIN
 
+MAX_ATOMS = 2**63 - 1
+"""As amounts are on the chain."""
+
 
 class Output:
     """Where a command's words go."""
@@ -73,4 +76,9 @@ def parse_amount(text: str) -> int:
         raise ValueError(f"{text!r} is no amount: 2.5 (coins) or 2500atoms")
     if len(fraction) > 9:
         raise ValueError(f"{text!r} has more than nine digits after the point")
-    return int(whole or "0") * scale + int(fraction.ljust(9, "0") if fraction else "0")
+    atoms = int(whole or "0") * scale + int(fraction.ljust(9, "0") if fraction else "0")
+    if atoms > MAX_ATOMS:
+        raise ValueError(
+            f"{text!r} is more than an amount can be, {format_amount(MAX_ATOMS)}"
+        )
+    return atoms
