@@ -31,11 +31,12 @@ from p2pchain.cli.main import main
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.chunk_outbox import ChunkOutbox
 from p2pchain.node.chunk_service import ChunkService
+from p2pchain.node.transaction_gossip import TransactionGossip
 from shards.desk import Desk
 
 STAGES: dict[tuple[type, str], str] = {
     (ChainService, "submit"): "mempool, from RPC",
-    (ChainService, "_check_transaction"): "mempool, from gossip",
+    (TransactionGossip, "_check"): "mempool, from gossip",
     (Gossip, "publish"): "gossip, to all",
     (ChunkService, "_check"): "chunk messages",
     (Desk, "handle"): "desk with signatures",
