@@ -269,7 +269,7 @@ const namesOf = (list) => (list.length ? list.map(nameOf).join(", ") : "nobody")
 const wrap = (...parts) => el("span", { class: "wrap" }, ...parts);
 const phaseOf = (word) => el("span", { class: word === "active" ? "good" : "quiet" }, word);
 const producerOf = (chunk) => (chunk.seq === "0" ? "–" : chunk.producer_name || "#" + chunk.producer);
-const hostOf = (h) => [el("a", { href: "#/address/" + h.account, title: h.status }, h.name), ` [${h.layers[0]}, ${h.layers[1]})`];
+const hostOf = (h) => [el("a", { href: "#/address/" + h.account, title: h.status }, h.name), `\u00a0[${h.layers[0]},\u00a0${h.layers[1]})`];
 
 /** Who stands for a chunk, and how much of all stake that is. */
 function endorsedBy(chunk) {
@@ -436,7 +436,7 @@ async function showPacket(src, dst, seq) {
     json(packet));
 }
 
-const percent = (share) => (100 * share).toFixed(share === 1 ? 0 : 1) + " %";
+const percent = (share) => (100 * share).toFixed(share === 1 ? 0 : 1) + "\u00a0%";
 
 /** How much of something there is, as a bar with its number. */
 function meter(share, kind) {
