@@ -8,6 +8,8 @@ What can be wrong with a block, a transaction or the store.
     UnknownBlock        a block that is not held (MissingError)
     UnknownModel        a model that no shard serves (MissingError)
     UselessEvidence     evidence too late, too early or told before (MissingError)
+    MissingFraudProof   a fraud proof that has to be fetched first (MissingError)
+    UnjudgedFraud       a fraud from before our history (MissingError)
     InvalidWitness      not the part of a state that a chunk needs (RemoteError)
     InvalidTransaction  cannot stand in a block at all (RemoteError)
     RuleError           stands in a block, pays its fee, has no other effect
@@ -78,6 +80,18 @@ class UnknownModel(MissingError):
 
 class UselessEvidence(MissingError):
     """Evidence that convicts nobody at this moment; nobody's fault."""
+
+
+class MissingFraudProof(MissingError):
+    """A block or a piece names a fraud proof that is not here; fetch it first."""
+
+    def __init__(self, proof_hash: bytes) -> None:
+        super().__init__(f"fraud proof {proof_hash.hex()} is not held")
+        self.proof_hash = proof_hash
+
+
+class UnjudgedFraud(MissingError):
+    """A fraud from before our history: only the word of a quorum tells."""
 
 
 class StoreError(LocalError):
@@ -219,6 +233,12 @@ class ShardClosed(InvalidTransaction):
     """The shard is retiring, and moves what it holds to the root shard."""
 
     code = "shard_closed"
+
+
+class ShardHalted(InvalidTransaction):
+    """A chunk of the shard was proven wrong; nothing happens in it any more."""
+
+    code = "shard_halted"
 
 
 class BadSignature(InvalidTransaction):

@@ -27,6 +27,7 @@ Keys of a shard's state: one letter for the kind of record, then its name.
     f shard              Totals of a retired shard, until it is gone
     h account            HostRecord, of an account with a stake
     P epoch              ProducerTable
+    H                    HaltedShards
 
 Spec: docs/protocol/03-blocks-and-state.md
 """
@@ -44,6 +45,7 @@ PROGRESS_KEY = b"z"
 DOCKET_KEY = b"G"
 ROSTER_KEY = b"S"
 EPOCH_KEY = b"e"
+HALTED_KEY = b"H"
 
 
 def build_account_key(address: bytes) -> bytes:

@@ -221,8 +221,16 @@ def validate_chunks(
     for each in certified:
         judge.judge(each, inclusion, parent.child_epoch)
     for chunk in body.chunks:
+        _validate_running(chunk, inclusion.halted)
         validate_sources(chunk.packets, base.branch)
     return certified
+
+
+def _validate_running(chunk: Chunk, halted: frozenset[ShardId]) -> None:
+    """Check that a chunk consumes nothing of a halted shard; headers tell of others."""
+    for proof in chunk.packets:
+        if proof.packet.src in halted:
+            raise InvalidChunk(f"packets of shard {proof.packet.src}, which is halted")
 
 
 def execute_all(

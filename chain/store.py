@@ -29,12 +29,13 @@ The database: what is stored under which key, and typed reads of it.
     N height                   header of a block from before a snapshot
     U block_hash               pending block that must survive a crash
     D evidence_id              evidence that waits for a block
+    j proof_hash               fraud proof, while a block may name it
     M name                     meta: chain_id, format, tip, seen, layout; first height
                                and a half-written manifest, of who began with a
                                snapshot
 
-What waits (U, D) comes and goes.  Everything of a block arrives in one batch when it
-becomes final, so the tip says how far all of it is.  Numbers in keys are big-endian,
+What waits (U, D, d, j) comes and goes.  Everything of a block arrives in one batch when
+it becomes final, so the tip says how far all of it is.  Numbers in keys are big-endian,
 so iteration is in order.
 """
 
@@ -58,7 +59,7 @@ from shards.chunk import ChunkHeader
 from shards.layout import Layout
 from shards.packet import PacketProof
 
-FORMAT = b"4"
+FORMAT = b"5"
 """Raised when keys or values change; another format is refused, never guessed."""
 
 CHAIN_ID_KEY = b"Mchain_id"

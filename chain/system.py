@@ -26,7 +26,7 @@ from chain.block import Attendance
 from chain.chunk_context import build_context
 from chain.context import Context
 from chain.epochs import EpochState, compute_seed, load_epoch
-from chain.evidence import EvidenceJudge
+from chain.evidence import NO_COURT, Court, EvidenceJudge
 from chain.held import HeldBlock
 from chain.keys import EPOCH_KEY, build_validators_key
 from chain.layouts import choose_layout
@@ -74,12 +74,17 @@ class SystemResult:
 
 
 def run_system(
-    spec: ChainSpec, parent: HeldBlock, given: SystemInput, judge: EvidenceJudge
+    spec: ChainSpec,
+    parent: HeldBlock,
+    given: SystemInput,
+    judge: EvidenceJudge,
+    court: Court = NO_COURT,
 ) -> SystemResult:
     """Return the state before the chunks of a block on `parent`.
 
     Raises:
         InvalidBlock: The block's evidence is not what a correct leader includes.
+        MissingFraudProof, UnjudgedFraud: As the court has it.
     """
     seen = count_attendance(parent, given.attendance)
     epoch = parent.child_epoch
@@ -89,7 +94,7 @@ def run_system(
     view = parent.view
     ledger = ShardLedger(lambda key: view.get(ROOT_SHARD, key))
     context = build_context(spec, parent, ROOT_SHARD)
-    apply_evidence(ledger, context, given.evidence, judge, given.proposer)
+    apply_evidence(ledger, context, given.evidence, judge, given.proposer, court)
     if is_boundary:
         close_epoch(ledger, context, seen, given.mix)
     events = ledger.commit()

@@ -43,6 +43,7 @@ from primitives.errors import P2PChainError
 from primitives.types import View
 from shards import effects as fx
 from shards import events as ev
+from shards.certificate import CertifiedChunk
 from shards.chunk import Chunk, compute_chunk_hash
 from shards.desk import Desk
 from shards.desk_state import DeskConfig, DeskRecord
@@ -66,6 +67,9 @@ MAX_BODIES = 64
 """Bodies kept for blocks: of every shard the one that is open."""
 MAX_BODIES_BYTES = 64 * 1024 * 1024
 """Of them together; each is below 1 MiB."""
+
+MAX_SUSPECTS = 4
+"""Wrong chunks kept, each below 4 MiB; a certificate follows within a view or two."""
 
 VIEW = "view"
 """Name of the timer that waits for the desk's turn."""
@@ -125,6 +129,7 @@ class ChunkService:
         )
         self._bodies: OrderedDict[bytes, Chunk] = OrderedDict()
         self._bodies_bytes = 0
+        self._suspects: OrderedDict[bytes, ProducedChunk] = OrderedDict()
         self._parent = b""
         self._events: deque[ev.Event] = deque()
         self._refusals: list[fx.Refuse] = []
@@ -146,6 +151,7 @@ class ChunkService:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._timers.run)
                 nursery.start_soon(self._outbox.run)
+                nursery.start_soon(self._chain.evidence.proofs.run)
         finally:
             if self._wal is not None:
                 self._wal.close()
@@ -204,7 +210,7 @@ class ChunkService:
             case fx.Conflict():
                 self._chain.evidence.accuse(effect.evidence)
             case fx.CertificateReady():
-                pass
+                self._denounce(effect.certified)
 
     def _build(self, effect: fx.Build) -> None:
         try:
@@ -230,7 +236,21 @@ class ChunkService:
             judgement, detail = ev.Judgement.SPOILT, str(error)
         except InvalidChunk as error:
             judgement, detail = ev.Judgement.BAD, str(error)
+            self._suspect(produced)
         self._events.append(ev.Executed(produced.header, judgement, detail))
+
+    def _suspect(self, produced: ProducedChunk) -> None:
+        """Keep a wrong chunk: if it is endorsed all the same, that is a fraud."""
+        self._suspects[compute_chunk_hash(produced.header)] = produced
+        if len(self._suspects) > MAX_SUSPECTS:
+            self._suspects.popitem(last=False)
+
+    def _denounce(self, certified: CertifiedChunk) -> None:
+        chunk_hash = compute_chunk_hash(certified.header)
+        produced = self._suspects.pop(chunk_hash, None)
+        if produced is not None:
+            log.error("a wrong chunk is certified: %s", chunk_hash.hex()[:16])
+            self._chain.evidence.denounce(produced, certified.certificate)
 
     # What happens
 
@@ -261,7 +281,7 @@ class ChunkService:
                         compute_leader(epoch.seed, view, epoch.validators)
                         for view in (place.view, place.view + 1)
                     ),
-                    producible=frozenset(base.heads) - {ROOT_SHARD},
+                    producible=frozenset(base.heads) - {ROOT_SHARD} - base.halted,
                 )
             )
         )

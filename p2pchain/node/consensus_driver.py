@@ -35,8 +35,10 @@ from chain.block import Attendance
 from chain.errors import (
     BodyMismatch,
     InvalidBlock,
+    MissingFraudProof,
     MissingParent,
     TooManyPending,
+    UnjudgedFraud,
 )
 from consensus import effects as fx
 from consensus import events as ev
@@ -399,6 +401,16 @@ class ConsensusDriver:
         except MissingParent:
             waiting = WaitingBlock(proposal, block, sender)
             self._fetcher.park(waiting, is_fetching=not self._is_far_behind)
+        except MissingFraudProof as error:
+            # As with a parent: it is judged once what it rests on is here.
+            self._application.fetch_proof(
+                error.proof_hash,
+                sender,
+                lambda: self._on_fetched_proof(proposal, block, sender),
+            )
+        except UnjudgedFraud as error:
+            # Not for us to vote for; a quorum that can judge it makes it final.
+            log.warning("no judgement of view %d: %s", proposal.view, error)
         except InvalidBlock as error:
             if isinstance(error, BodyMismatch) or not self._is_named(proposal, block):
                 self._blame(sender, str(error))
@@ -455,6 +467,13 @@ class ConsensusDriver:
     ) -> None:
         self._check_block(proposal, block, sender)
         self._handle_and_blame()
+
+    def _on_fetched_proof(
+        self, proposal: Proposal, block: bytes, sender: bytes | None
+    ) -> None:
+        if not self._application.has_block(proposal.block_hash):
+            self._check_block(proposal, block, sender)
+            self._handle_and_blame()
 
     def _fetch_block(self, proposal: Proposal) -> None:
         if self._application.has_block(proposal.block_hash):
