@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from chain.block import Block
 from chain.blocktree import BlockTree
 from chain.errors import HistoryAbsent
+from chain.halts import read_halts
 from chain.paging import PAGE, Page, build_page, iterate_keys
 from chain.state import build_bucket_key, unpack_bucket
 from chain.store import build_key
@@ -20,6 +21,7 @@ from primitives.types import Height, ShardId
 from shards.certificate import ChunkCertificate
 from shards.chunk import ChunkHeader
 from shards.committee import Committee, draw_committee
+from shards.fraud import Halt
 from shards.layout import ROOT_SHARD
 from shards.slots import Slot, get_slot
 
@@ -153,6 +155,14 @@ class ShardQueries:
         slot = get_slot(header)
         powers = [validator.power for validator in validators.validators]
         return draw_committee(seed, slot.shard, slot.created_view, powers)
+
+    def get_halt(self, shard: ShardId) -> Halt | None:
+        """Return why a shard goes on no more; None: it does."""
+        view = self._tree.final.view
+        for halt in read_halts(lambda key: view.get(ROOT_SHARD, key)):
+            if halt.shard == shard:
+                return halt
+        return None
 
     def count_keys(self, shard: ShardId) -> KeyCount:
         """Return how many keys a shard's state has, or about how many.

@@ -267,7 +267,7 @@ const nameOf = (v) => v.name || "#" + v.index;
 const namesOf = (list) => (list.length ? list.map(nameOf).join(", ") : "nobody");
 /** Text that may be broken into lines in a table. */
 const wrap = (...parts) => el("span", { class: "wrap" }, ...parts);
-const phaseOf = (word) => el("span", { class: word === "active" ? "good" : "quiet" }, word);
+const phaseOf = (word) => el("span", { class: { active: "good", halted: "bad" }[word] || "quiet" }, word);
 const producerOf = (chunk) => (chunk.seq === "0" ? "–" : chunk.producer_name || "#" + chunk.producer);
 const hostOf = (h) => [el("a", { href: "#/address/" + h.account, title: h.status }, h.name), `\u00a0[${h.layers[0]},\u00a0${h.layers[1]})`];
 
@@ -336,6 +336,8 @@ async function showShard(id) {
   show(el("h1", {}, "Shard " + id),
     facts([["layers", layersOf(shard)],
       ["phase", phaseOf(shard.phase)],
+      ["halted", shard.halt && ["since block ", linkBlock(shard.halt.height), ": fraud was proven in ",
+        link("#/chunk/" + shard.halt.chunk_hash, shard.halt.chunk_hash), ", so its state is nobody's and nothing goes on"]],
       ["since epoch", shard.changed_epoch ? linkEpoch(shard.changed_epoch) : null],
       ["state root", el("code", {}, shard.state_root)],
       ["state", `${tree.keys_exact ? "" : "about "}${tree.keys} keys, ${tree.levels} levels over ${tree.buckets} buckets`],
