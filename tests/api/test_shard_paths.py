@@ -19,6 +19,7 @@ from shards.certificate import (
     validate_chunk_certificate,
 )
 from shards.committee import MANDATES, MAX_WHOLE_SET, draw_committee
+from shards.fraud import Halt
 from shards.packet import PacketProof, verify_packet_proof
 
 CAROL_, DAVE_ = (encode_address(key.public_key) for key in (CAROL, DAVE))
@@ -155,6 +156,23 @@ def test_a_shard_names_hosts_and_who_is_on_duty(server, node):
     assert shard["tree"]["buckets"] == 4 ** shard["tree"]["levels"]
     root = get(server, "/shard/0")
     assert (root["duty"], root["hosts"]) == (None, [])
+
+
+def test_a_halted_shard_says_why(server, node, monkeypatch):
+    halt = Halt(1, bytes([5]) * 32, bytes([6]) * 32, 4)
+    monkeypatch.setattr(
+        node.queries.shards, "get_halt", lambda shard: halt if shard == 1 else None
+    )
+    phases = [shard["phase"] for shard in get(server, "/shards")["shards"]]
+    assert phases == ["active", "halted", "active"]
+    shown = get(server, "/shard/1")["halt"]
+    assert shown == {
+        "shard": 1,
+        "chunk_hash": "0x" + "05" * 32,
+        "fraud_id": "0x" + "06" * 32,
+        "height": "4",
+    }
+    assert get(server, "/shard/2")["halt"] is None
 
 
 def test_the_keys_of_a_shard_are_counted_or_reckoned(node):

@@ -513,7 +513,7 @@ function slashed(stakes, evidence) {
   return [el("h2", {}, "Slashed"),
     evidence.waiting.length ? el("p", { class: "bad" },
       `Evidence that waits for a block: ${evidence.waiting.length}`) : "",
-    table(["name", "double vote", "in epoch", "slashed in", "reported by", "stake then", "taken so far", "the rest"],
+    table(["name", "offence", "in epoch", "slashed in", "reported by", "stake then", "taken so far", "the rest"],
       convicted.map((s) => {
         const proof = proofs.get(s.account);
         return [el("a", { href: "#/address/" + s.account }, s.name),
