@@ -79,7 +79,8 @@ class MeteredNetwork:
         for node in self.nodes:
             while not self._has_height(node, height):
                 if time.monotonic() > deadline:
-                    raise BenchError(f"no height {height} in {START_S:.0f} s")
+                    said = (node.home.path / "node.log").read_text()[-2000:]
+                    raise BenchError(f"no height {height} in {START_S:.0f} s: {said}")
                 time.sleep(POLL_S)
 
     def read_cpu_s(self) -> float:
@@ -89,7 +90,10 @@ class MeteredNetwork:
     @staticmethod
     def _has_height(node: MeteredNode, height: int) -> bool:
         if node.process.poll() is not None:
-            raise BenchError(f"a node ended with code {node.process.returncode}")
+            said = (node.home.path / "node.log").read_text()[-2000:]
+            raise BenchError(
+                f"a node ended with code {node.process.returncode}: {said}"
+            )
         try:
             if not node.rpc:
                 node.rpc = json.loads(node.home.runtime.read_text())["rpc"]
