@@ -17,6 +17,7 @@ What can be wrong with a block, a transaction or the store.
     |- ConflictingFinal a second, different block is called final
     |- DamagedBucket    a bucket of the state that is not what we wrote
     |- FailedWrite      the disk is full or broken; nothing more is written
+    |- OtherFormat      another version of the program wrote it
     |- UnfinishedInstall a snapshot was being written when the process ended
     PrunedState         the state after a block that is too old (MissingError)
     UnknownShard        there was no such shard after a block (MissingError)
@@ -100,6 +101,22 @@ class StoreError(LocalError):
 
 class ConflictingFinal(StoreError):
     """A certificate finalises a block beside the final chain: more than W/3 cheat."""
+
+
+class OtherFormat(StoreError):
+    """Keys or values of the database are not as this program writes them."""
+
+    def __init__(self, found: bytes | None, wanted: bytes) -> None:
+        has = (
+            "no format"
+            if found is None
+            else f"format {found.decode('ascii', 'replace')}"
+        )
+        super().__init__(
+            f"the database has {has} and this version of p2pchain reads format "
+            f"{wanted.decode()}: settle with the version that made it, then begin "
+            "with an empty data folder (docs/operating.md, Upgrade)"
+        )
 
 
 class UnfinishedInstall(StoreError):
