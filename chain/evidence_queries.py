@@ -69,6 +69,7 @@ class EvidenceQueries:
             (event.kind, event.addresses[0], event.amount)
             for event in self._store.get_system_events(height)
             if event.object_id == evidence_id
+            and event.kind in (SLASH_EVENT, REWARD_EVENT)
         ]
         rewards = [
             (who, amount) for kind, who, amount in events if kind == REWARD_EVENT

@@ -63,7 +63,7 @@ SLASH_EVENT = "slashed"
 REWARD_EVENT = "slash_reward"
 """Paid to the reporter; likewise."""
 HALT_EVENT = "shard_halted"
-"""A proven fraud stops a shard, whose number stands for the amount; likewise."""
+"""A proven fraud stops its shard; likewise."""
 SETTLE_EVENT = "slash_settled"
 """Taken at the end of the window; the event's object is the BLS public key."""
 
@@ -227,7 +227,7 @@ def _halt(ledger: Ledger, context: Context, verdict: Verdict) -> None:
     if not isinstance(notice, FraudNotice) or is_halted(ledger, notice.slot.shard):
         return
     put_halt(ledger, build_halt(notice, context.height + 1))
-    ledger.note(Event(HALT_EVENT, verdict.evidence_id, (), notice.slot.shard))
+    ledger.note(Event(HALT_EVENT, verdict.evidence_id, (), 0))
 
 
 def _convict(ledger: Ledger, context: Context, verdict: Verdict, stake: Stake) -> int:
