@@ -48,6 +48,7 @@ def run_sustained(lab: Lab) -> list[Figure]:
         before = _Snapshot(network, load)
         time.sleep(SUSTAINED_S)
         after = _Snapshot(network, load)
+        load.rate = 0.0
         time.sleep(DRAIN_S)
         load.stop()
         final = load.count_final()
@@ -64,7 +65,7 @@ def run_latency(lab: Lab) -> list[Figure]:
             load = build_load(network, fund(network, {place: 16}), SINGLES_RATE)
             load.start()
             time.sleep(SINGLES_S)
-            load.rate = 0
+            load.rate = 0.0
             time.sleep(DRAIN_S)
             load.stop()
             waits = [each.final_s - each.sent_s for each in load.followed]
@@ -152,7 +153,7 @@ def _build_figures(
     unit = "ms CPU/tx"
     return [
         Figure("final", count / seconds, "tx/s",
-               f"{load.rate:.0f} offered, {load.refused} refused and sent again"),
+               f"{RATE:.0f} offered, {load.refused} refused and sent again"),
         Figure("submission to finality, p50", compute_quantile(waits, 0.5), "s",
                f"n {len(waits)}"),
         Figure("submission to finality, p95", compute_quantile(waits, 0.95), "s"),
