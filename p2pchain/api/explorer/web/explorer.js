@@ -288,6 +288,12 @@ function needed(committee) {
 const turns = (producers) => producers.map((p, i) => [i ? ", then " : "", nameOf(p),
   el("span", { class: "quiet" }, ` (${p.role})`)]);
 
+function changeOf(change) {
+  if (change.kind === "split_shard") return `shard ${change.shard} is split at layer ${change.layer}`;
+  if (change.kind === "add_model") return `${change.name} joins, in ${change.shards} shards`;
+  return ["a model leaves: ", code(change.model_id)];
+}
+
 /** What the next epoch's shards are where they differ, and what is proposed. */
 function changes(layout) {
   const isNew = layout.next_layout_root !== layout.layout_root;
@@ -296,7 +302,7 @@ function changes(layout) {
       s.shard_id, `${s.model} [${s.start}, ${s.end})`, phaseOf(s.phase)]))] : [],
   layout.proposals.length ? [el("h2", {}, "Proposed changes"),
     table(["number", "change", "by", "until epoch", "votes", "power for it"], layout.proposals.map((p) => [
-      p.number, p.change.kind.replaceAll("_", " "), p.name || linkAddress(p.account), linkEpoch(p.last_epoch),
+      p.number, wrap(changeOf(p.change)), p.name || linkAddress(p.account), linkEpoch(p.last_epoch),
       wrap(p.votes.map((v) => v.name || short(v.account)).join(", ")),
       percent(Number(p.power) / Number(p.total_power))]))] : []];
 }
