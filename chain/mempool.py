@@ -33,6 +33,7 @@ from chain.errors import (
     DoubleSpend,
     NonceGap,
     PoolFull,
+    ShardHalted,
     ValidityTooLong,
     WrongNonce,
     WrongShard,
@@ -317,10 +318,12 @@ def _read_account(final: HeldBlock, shard: ShardId, address: bytes) -> Account:
 def _validate_backlog(
     context: Context, final: HeldBlock, signed: SignedTransaction
 ) -> None:
-    """Refuse what would add to a congested shard, before anybody pays a fee for it."""
+    """Refuse what would go to a shard that takes nothing, before anybody pays a fee."""
     payload = signed.transaction.payload
     if not isinstance(payload, Transfer) or payload.shard == context.shard:
         return
+    if payload.shard in context.halted:
+        raise ShardHalted(f"shard {payload.shard} is halted")
     emitted = get_count(final.heads[context.shard].out_count, payload.shard)
     backlog = emitted - context.consumed.get(payload.shard, 0)
     if backlog >= context.params.backlog_limit:

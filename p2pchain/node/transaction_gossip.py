@@ -23,6 +23,7 @@ from chain.errors import (
     InvalidTransaction,
     NonceGap,
     PoolFull,
+    ShardHalted,
     ValidityTooLong,
     WrongNonce,
 )
@@ -48,6 +49,7 @@ NOBODYS_FAULT = (
     Expired,
     NonceGap,
     PoolFull,
+    ShardHalted,
     ValidityTooLong,
 )
 """Refusals that a correct peer runs into: its final block or its pool is not ours, or
