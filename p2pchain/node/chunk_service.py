@@ -217,6 +217,10 @@ class ChunkService:
             produced = self._chain.tree.produce_chunk(
                 effect.slot, effect.anchor, effect.producer, self._chain.mempool
             )
+        except (UnknownBlock, UnfinalParent) as error:
+            # The chain went on while our turn was late; a newer view is on its way.
+            log.debug("no chunk for %s: %s", effect.slot, error)
+            produced = None
         except P2PChainError:
             # The slot passes without our chunk; the next in rank has its turn.
             log.exception("no chunk for %s", effect.slot)
