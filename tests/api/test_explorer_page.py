@@ -228,7 +228,8 @@ PAGES = {
     "#/work": ["Posted work", "[0, 4)", "Receipts seen now", "[2, 6)"],
     "#/shards": [
         "State shards", "0 (root)", "toy [0, 4)", "everybody", "On duty now", "then",
-        "impossible while less than 1/3 is faulty", "Proposed changes", "shard 2 is split at",
+        "impossible while less than 1/3 is faulty", "Proposed changes",
+        "shard 2 is split at layer 6",
     ],
     "#/shard/0": ["Shard 0", "stake, models, parameters", "Chunks", "Packets"],
     "#/shard/1": [
