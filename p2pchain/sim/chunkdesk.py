@@ -20,10 +20,11 @@ from chain.errors import InvalidWitness, UnfinalParent, UnknownBlock
 from consensus.leader import compute_leader
 from consensus.wal import encode_header, encode_records, scan_wal
 from p2pchain.node.chunk_outbox import CHUNK_PREFIX
-from p2pchain.node.chunk_service import LEAD_S, MAX_BODIES
+from p2pchain.node.chunk_service import LEAD_S, MAX_BODIES, MAX_SUSPECTS
 from primitives.codec import decode, encode
 from shards import effects as fx
 from shards import events as ev
+from shards.certificate import CertifiedChunk
 from shards.chunk import Chunk, compute_chunk_hash
 from shards.desk import Desk
 from shards.desk_state import DeskConfig, DeskRecord
@@ -90,6 +91,7 @@ class ChunkDesk:
         """The block that the next one follows, as far as the desk was told."""
         self._place: Place | None = None
         self._bodies: dict[bytes, Chunk] = {}
+        self._suspects: dict[bytes, ProducedChunk] = {}
         self._events: deque[ev.Event] = deque()
         self._refusals: list[fx.Refuse] = []
         self._is_handling = False
@@ -211,8 +213,10 @@ class ChunkDesk:
                 self._refusals.append(effect)
             case fx.Conflict():
                 judge.on_chunk_conflict(self.node, effect.evidence)
+                self._chain.evidence.accuse(effect.evidence)
             case fx.CertificateReady():
                 judge.on_certified(self.node, effect.certified)
+                self._denounce(effect.certified)
 
     def _work(self, action: Any, request: Any) -> None:
         """Execute now, or after as long as a worker takes."""
@@ -258,7 +262,15 @@ class ChunkDesk:
             judgement, detail = ev.Judgement.SPOILT, str(error)
         except InvalidChunk as error:
             judgement, detail = ev.Judgement.BAD, str(error)
+            self._suspects[compute_chunk_hash(produced.header)] = produced
+            if len(self._suspects) > MAX_SUSPECTS:
+                del self._suspects[next(iter(self._suspects))]
         self._events.append(ev.Executed(produced.header, judgement, detail))
+
+    def _denounce(self, certified: CertifiedChunk) -> None:
+        produced = self._suspects.pop(compute_chunk_hash(certified.header), None)
+        if produced is not None:
+            self._chain.denounce(produced, certified.certificate)
 
     def _blame(self, refusals: Iterable[fx.Refuse]) -> None:
         for refusal in refusals:
@@ -302,7 +314,7 @@ class ChunkDesk:
                 compute_leader(epoch.seed, view, epoch.validators)
                 for view in (place.view, place.view + 1)
             ),
-            producible=frozenset(base.heads) - {ROOT_SHARD},
+            producible=frozenset(base.heads) - {ROOT_SHARD} - base.halted,
         )
         self._blame(self._handle(event))
         self._forget_saved(place.view)

@@ -316,7 +316,21 @@ class ListChain:
         """Return the proposal that a block gives."""
         return _build_proposal(_decode(block_bytes), hash_block(block_bytes))
 
-    def add_block(self, proposal: Proposal, block_bytes: bytes) -> None:
+    def get_proof(self, proof_hash: bytes) -> None:
+        """Return None: nobody executes anything that could be wrong."""
+
+    def offer_proof(self, proof_hash: bytes, data: bytes) -> bool:
+        """Return False: no block names a proof."""
+        return False
+
+    def fetch_proof(
+        self, proof_hash: bytes, first: bytes | None, on_held: Callable[[], None]
+    ) -> None:
+        """Do nothing: no block names a proof."""
+
+    def add_block(
+        self, proposal: Proposal, block_bytes: bytes, *, is_decided: bool = False
+    ) -> None:
         """Judge and hold a block."""
         block_hash = hash_block(block_bytes)
         if block_hash != proposal.block_hash:

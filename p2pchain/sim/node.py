@@ -13,10 +13,18 @@ two sends of one turn.  A villain (p2pchain.sim.villains) is a node with other m
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from chain.block import Attendance
-from chain.errors import BodyMismatch, InvalidBlock, MissingParent, TooManyPending
+from chain.errors import (
+    BodyMismatch,
+    InvalidBlock,
+    MissingFraudProof,
+    MissingParent,
+    TooManyPending,
+    UnjudgedFraud,
+)
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.book import CertificateBook
@@ -279,7 +287,9 @@ class Node:
         self._check_children(proposal)
         self.guard(self._handle_events)
 
-    def _check_and_handle(self, proposal: Proposal, block: bytes, sender: str) -> None:
+    def _check_and_handle(
+        self, proposal: Proposal, block: bytes, sender: str | None
+    ) -> None:
         self._check_block(proposal, block, sender)
         self._handle_events()
 
@@ -429,6 +439,12 @@ class Node:
             self.chain.add_block(judged, block)
         except MissingParent:
             self.requests.park(judged, block, sender)
+        except MissingFraudProof as error:
+            again = partial(self._check_and_handle, proposal, block, sender)
+            self.requests.fetch_proof(error.proof_hash, again)
+        except UnjudgedFraud:
+            # Not for us to vote for; a quorum that can judge it makes it final.
+            return
         except InvalidBlock as error:
             if isinstance(error, BodyMismatch) or not self._is_named(proposal, block):
                 self.blame(sender, str(error))

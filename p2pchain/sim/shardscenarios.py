@@ -222,6 +222,7 @@ SHARD_SCENARIOS: dict[str, Scenario] = {
     "shards-no-hosts": run_no_hosts,
     "shards-stale-certificate": run_stale_certificate,
     "shards-lying-pair": run_cast("lying producer", "credulous endorser"),
+    "shards-double-pair": run_cast("double producer", "credulous endorser"),
     **{f"shards-{kind.replace(' ', '-')}": run_cast(kind) for kind in CHUNK_CAST},
 }
 """All of them."""

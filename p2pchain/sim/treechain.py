@@ -8,6 +8,8 @@ Accounts and BLS keys are real, so that possession proofs verify; votes are sign
 whatever the world's key ring makes.
 """
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from chain.block import Attendance, decode_block
@@ -36,8 +38,13 @@ from p2pchain.sim.simgenesis import (
     get_account,
 )
 from p2pchain.sim.simstore import SimStore
+from primitives.codec import encode
 from primitives.kv import MemoryStore
+from shards.certificate import ChunkCertificate
+from shards.errors import InvalidShardEvidence
+from shards.fraud import build_fraud, build_notice, compute_proof_hash
 from shards.layout import ROOT_SHARD
+from shards.messages import ProducedChunk
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -243,9 +250,39 @@ class TreeChain:
         header = decode_block(block_bytes).header
         return build_proposal(header, compute_block_hash(header))
 
-    def add_block(self, proposal: Proposal, block_bytes: bytes) -> None:
+    def get_proof(self, proof_hash: bytes) -> bytes | None:
+        """Return a fraud proof that is held."""
+        return self.tree.frauds.get_bytes(proof_hash)
+
+    def offer_proof(self, proof_hash: bytes, data: bytes) -> bool:
+        """Hold a fraud proof that was asked for; False: it is another one."""
+        if compute_proof_hash(data) != proof_hash:
+            return False
+        with suppress(InvalidShardEvidence):
+            # Else these are the bytes that were named, and no others will do.
+            self.tree.frauds.offer(data)
+        return True
+
+    def fetch_proof(
+        self, proof_hash: bytes, first: bytes | None, on_held: Callable[[], None]
+    ) -> None:
+        """Get a fraud proof that a block names."""
+        self._node.requests.fetch_proof(proof_hash, on_held)
+
+    def denounce(self, produced: ProducedChunk, certificate: ChunkCertificate) -> None:
+        """Take a chunk that is wrong, as we found, and was endorsed all the same."""
+        proof = build_fraud(produced, certificate)
+        validators = self.tree.get_validators(proof.header.epoch)
+        if validators is not None:
+            self.tree.frauds.offer(encode(proof))
+            self.evidence.accuse(build_notice(proof, validators))
+
+    def add_block(
+        self, proposal: Proposal, block_bytes: bytes, *, is_decided: bool = False
+    ) -> None:
         """Judge and hold a block."""
-        self.tree.add(block_bytes, self._node.get_clock_ms(), proposal)
+        now_ms = self._node.get_clock_ms()
+        self.tree.add(block_bytes, now_ms, proposal, is_decided=is_decided)
 
     def save_pending(self, block_hash: bytes) -> None:
         """Make a block and its ancestors durable."""
@@ -275,7 +312,8 @@ class TreeChain:
             parent = held
 
     def _take_evidence(self, data: bytes) -> tuple[bytes, ...]:
-        return self._pool.add(data, self._read_root).guilty
+        court = self.tree.open_final_court()
+        return self._pool.add(data, self._read_root, court).guilty
 
     def _read_root(self, key: bytes) -> bytes | None:
         return self.tree.final.view.get(ROOT_SHARD, key)

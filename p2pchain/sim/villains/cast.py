@@ -16,7 +16,7 @@ from p2pchain.sim.villains.jumper import Jumper
 from p2pchain.sim.villains.late_equivocator import LateEquivocator
 from p2pchain.sim.villains.liar import Liar
 from p2pchain.sim.villains.lying_endorser import CredulousEndorser, LyingEndorser
-from p2pchain.sim.villains.lying_producer import Backdater, LyingProducer
+from p2pchain.sim.villains.lying_producer import Backdater, LyingProducer, Spoiler
 from p2pchain.sim.villains.nullify_only import NullifyOnly
 from p2pchain.sim.villains.outdated_voter import OutdatedVoter
 from p2pchain.sim.villains.silent_leader import Mute, SilentLeader
@@ -57,5 +57,6 @@ CHUNK_CAST: dict[str, type[Villain]] = {
     "lying endorser": LyingEndorser,
     "lying producer": LyingProducer,
     "silent producer": SilentProducer,
+    "spoiler": Spoiler,
 }
 """Those who cheat about chunks, where there are any."""

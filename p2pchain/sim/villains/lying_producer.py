@@ -134,3 +134,15 @@ class Backdater(DeskVillain):
     """Lives in the past."""
 
     desk_kind = BackdatingDesk
+
+
+class SpoilingDesk(LyingDesk):
+    """Good chunks with witnesses that are no good."""
+
+    lies = ("spoilt witness", "witness with more")
+
+
+class Spoiler(DeskVillain):
+    """Makes others judge what cannot be judged."""
+
+    desk_kind = SpoilingDesk
