@@ -34,13 +34,14 @@ from network.faults import Fault
 from network.network import Network
 from network.topics import Topic, Verdict
 from p2pchain.node.chain_service import ChainService
+from p2pchain.node.chunk_lead import MOST_LEAD_S, ChunkLead
 from p2pchain.node.chunk_outbox import CHUNK_PREFIX, ChunkOutbox
 from p2pchain.node.consensus_driver import Place
 from p2pchain.node.timers import Timers
 from p2pchain.node.wal_file import WalFile
 from primitives.codec import decode
 from primitives.errors import P2PChainError
-from primitives.types import View
+from primitives.types import Epoch, View
 from shards import effects as fx
 from shards import events as ev
 from shards.certificate import CertifiedChunk
@@ -58,10 +59,6 @@ from shards.messages import (
 )
 
 log = logging.getLogger(__name__)
-
-LEAD_S = 0.3
-"""Before a leader's turn: two messages, an execution and two syncs take 50 ms on a
-quiet machine and four times that on a busy one."""
 
 MAX_BODIES = 64
 """Bodies kept for blocks: of every shard the one that is open."""
@@ -135,6 +132,10 @@ class ChunkService:
         self._refusals: list[fx.Refuse] = []
         self._is_handling = False
         self._timers = Timers(self._on_timer)
+        self._lead = ChunkLead()
+        self._coming: Place | None = None
+        """What the timer waits for, and when its time may come at the earliest."""
+        self._earliest_s = 0.0
         self._outbox = ChunkOutbox(
             wal, self._kv, network, self._desk.get_retained_records
         )
@@ -159,8 +160,10 @@ class ChunkService:
     def on_place(self, place: Place) -> None:
         """Consensus has a view and a parent to make a block on."""
         due_ms = self._chain.get_time_ms(place.parent_hash) + self._params.interval_ms
-        wait_s = (due_ms - self._now_ms()) / 1000 - LEAD_S
-        self._timers.set(VIEW, max(0.0, wait_s), place)
+        left_s = (due_ms - self._now_ms()) / 1000
+        self._timers.set(VIEW, max(0.0, left_s - self._lead.lead_s), place)
+        self._coming = place
+        self._earliest_s = trio.current_time() + left_s - MOST_LEAD_S
 
     def offer(self, parent_hash: bytes, view: View) -> list[CertifiedBody]:
         """Return certified chunks, with bodies, that a block of ours may hold."""
@@ -265,8 +268,17 @@ class ChunkService:
             assert isinstance(value, ev.TimerFired)
             self._blame(self._handle(value))
 
+    def _hurry(self, epoch: Epoch, view: View) -> None:
+        """Somebody's turn has come already: do not let it wait for ours."""
+        place = self._coming
+        if place is None or (place.epoch, place.view) != (epoch, view):
+            return
+        if trio.current_time() >= self._earliest_s:
+            self._timers.set(VIEW, 0.0, place)
+
     def _enter(self, place: Place) -> None:
         tree = self._chain.tree
+        self._coming = None
         if place.epoch != self._epoch or not tree.has(place.parent_hash):
             return
         try:
@@ -275,6 +287,7 @@ class ChunkService:
             # Final meanwhile, and another one after it: a newer place is on its way.
             return
         epoch = tree.epoch
+        self._lead.begin(place.view, trio.current_time())
         self._parent = place.parent_hash
         self._blame(
             self._handle(
@@ -315,6 +328,7 @@ class ChunkService:
         if verdict is Verdict.ACCEPT:
             if isinstance(message, ProducedChunk):
                 self._keep(message)
+                self._hurry(message.header.epoch, message.header.created_view)
             elif isinstance(message, Endorsement):
                 return Verdict.IGNORE
         return verdict

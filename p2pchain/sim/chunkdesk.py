@@ -19,8 +19,8 @@ from chain.building import CertifiedBody
 from chain.errors import InvalidWitness, UnfinalParent, UnknownBlock
 from consensus.leader import compute_leader
 from consensus.wal import encode_header, encode_records, scan_wal
+from p2pchain.node.chunk_lead import FIRST_LEAD_S
 from p2pchain.node.chunk_outbox import CHUNK_PREFIX
-from p2pchain.node.chunk_service import LEAD_S, MAX_BODIES, MAX_SUSPECTS
 from primitives.codec import decode, encode
 from shards import effects as fx
 from shards import events as ev
@@ -44,7 +44,12 @@ if TYPE_CHECKING:
     from p2pchain.sim.node import Node
     from p2pchain.sim.treechain import TreeChain
 
-LEAD_MS = round(1000 * LEAD_S)
+LEAD_MS = 300
+"""Before a leader's turn: two messages of at most a hundred in good weather."""
+MAX_BODIES = 64
+"""Kept for blocks."""
+MAX_SUSPECTS = 4
+"""Wrong chunks kept until it is known whether somebody certifies them."""
 
 Outgoing = fx.SaveChunk | fx.Persist | fx.Send | fx.Broadcast
 
