@@ -38,6 +38,7 @@ from chain.bodies import BodyPool, read_body
 from chain.branch import Branch
 from chain.building import Picker, build_block, build_chunks
 from chain.chunk_execution import ChunkBody
+from chain.court import BranchCourt, Judged
 from chain.endorsing import ExecutedChunks, judge_chunk
 from chain.epochs import compute_first_height
 from chain.errors import (
@@ -50,10 +51,11 @@ from chain.errors import (
     UnfinalParent,
     UnknownBlock,
 )
-from chain.evidence import EvidenceJudge
+from chain.evidence import QUORUMS_WORD, EvidenceJudge
 from chain.executor import ChunkExecutor, InProcess
 from chain.finality import compute_final_changes, fold_final
 from chain.following import FOLLOW_ALL, Follow
+from chain.fraud_store import FraudStore
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
 from chain.history import History
@@ -115,6 +117,9 @@ class BlockTree:
         """Shared with the evidence pool, for the same reason."""
         self.executor: ChunkExecutor = InProcess()
         """Runs the chunks of others' blocks; a node may put another one here."""
+        self.frauds = FraudStore(store.kv)
+        """Proofs that notices in blocks name."""
+        self._judged = Judged()
         self._inclusion = InclusionJudge(spec.chain_id, scheme)
         self._executed = ExecutedChunks()
         self._bodies = BodyPool()
@@ -349,10 +354,12 @@ class BlockTree:
             evidence=evidence,
             mix=compute_mix(parent.header.mix, reveal),
         )
-        system = run_system(self.spec, parent, given, self.judge)
+        branch = self._build_branch(parent)
+        court = self._open_court(branch)
+        system = run_system(self.spec, parent, given, self.judge, court)
         processed = build_chunks(
             self.spec,
-            BlockBase(self._build_branch(parent), system, view, proposer, self.follow),
+            BlockBase(branch, system, view, proposer, self.follow),
             chunks,
             self.get_body,
             picker,
@@ -375,6 +382,8 @@ class BlockTree:
         block_bytes: bytes,
         now_ms: TimeMs,
         proposal: Proposal | None = None,
+        *,
+        is_decided: bool = False,
     ) -> bytes:
         """Judge a block, hold it and return its hash; held blocks are not judged again.
 
@@ -383,6 +392,8 @@ class BlockTree:
             now_ms: Our clock, for the bound on the block's time.
             proposal: What was voted on, if there was a vote: the block has to be the
                 one that it names.
+            is_decided: A verified finalization covers the block: frauds that it names
+                are believed, for a quorum has judged them.
 
         Raises:
             BodyMismatch: Not the block that the proposal or its header names.
@@ -391,6 +402,8 @@ class BlockTree:
             UnfinalParent: It ends an epoch and is not final.
             MissingBodies: Bodies of shards that we follow are not here; everything
                 else is right.
+            MissingFraudProof: A proof that it names has to be fetched first.
+            UnjudgedFraud: It names one from before our history.
             TooManyPending: No room and nothing to evict.
         """
         block = decode_block(block_bytes)
@@ -417,7 +430,8 @@ class BlockTree:
             now_ms,
             self._scheme,
         )
-        self._hold(block, block_bytes, self._process(parent, block))
+        processed = self._process(parent, block, is_believed=is_decided)
+        self._hold(block, block_bytes, processed)
         return block_hash
 
     # ------------------------------------------------------- chunks of layer shards
@@ -449,6 +463,8 @@ class BlockTree:
         parent, shard = self.get(anchor), slot.shard
         self._validate_root(parent)
         branch = self._build_branch(parent)
+        if shard in branch.halted:
+            return None
         busy = sum(
             1
             for other in parent.heads
@@ -494,6 +510,10 @@ class BlockTree:
             self.spec, branch, produced, self.verified, self.executor
         )
         self._executed.add(compute_chunk_hash(produced.header), executed)
+
+    def open_final_court(self) -> BranchCourt:
+        """Return the court of a block on the last final one: for pools of evidence."""
+        return self._open_court(self._build_branch(self._final))
 
     def save_pending(self, block_hash: bytes) -> None:
         """Make a pending block and its pending ancestors survive a crash.
@@ -556,7 +576,8 @@ class BlockTree:
             parent = self.get(block.header.parent_hash)
         except UnknownBlock:
             return False
-        processed = self._process(parent, block)
+        # It was judged before it was saved.
+        processed = self._process(parent, block, is_believed=True)
         held = build_held(block, encode(block), processed, self._executed)
         self._pending.add(held, is_saved=True)
         return True
@@ -579,7 +600,9 @@ class BlockTree:
         if parent.is_epoch_root and parent.height > self.final_height:
             raise UnfinalParent(parent.block_hash)
 
-    def _process(self, parent: HeldBlock, block: Block) -> Processed:
+    def _process(
+        self, parent: HeldBlock, block: Block, *, is_believed: bool
+    ) -> Processed:
         header, body = block.header, block.body
         given = SystemInput(
             proposer=header.proposer,
@@ -587,16 +610,12 @@ class BlockTree:
             evidence=body.evidence,
             mix=header.mix,
         )
-        system = run_system(self.spec, parent, given, self.judge)
+        branch = self._build_branch(parent)
+        court = QUORUMS_WORD if is_believed else self._open_court(branch)
+        system = run_system(self.spec, parent, given, self.judge, court)
         processed = process_body(
             self.spec,
-            BlockBase(
-                self._build_branch(parent),
-                system,
-                header.view,
-                header.proposer,
-                self.follow,
-            ),
+            BlockBase(branch, system, header.view, header.proposer, self.follow),
             body,
             self.get_body,
             self._inclusion,
@@ -621,6 +640,17 @@ class BlockTree:
     def _build_branch(self, tip: HeldBlock) -> Branch:
         pending = tuple(reversed(list(self._pending.walk(tip.block_hash))))
         return Branch(tip, pending, self.final_height, self.store)
+
+    def _open_court(self, branch: Branch) -> BranchCourt:
+        return BranchCourt(
+            self.spec,
+            branch,
+            self.frauds,
+            self._judged,
+            self._scheme,
+            self.verified,
+            self.executor,
+        )
 
     def _validate_old_final(self, proposal: Proposal) -> None:
         if proposal.block_hash == self.final_hash:

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chain.chunk_context import Moment
+from chain.halts import find_halted, read_halts
 from chain.header import Header
 from chain.held import HeldBlock
 from chain.store import ChainStore
-from primitives.types import Height, ShardId
+from primitives.types import Height, ShardId, TimeMs
 from shards.chunk import ChunkHeader, get_count
+from shards.fraud import Halt
 from shards.inclusion import Anchor
+from shards.layout import ROOT_SHARD
 from shards.packet import PacketProof
 
 
@@ -53,17 +56,34 @@ class Branch:
             for shard in self.tip.heads
             if (head := self.find_head(shard, header.height)) is not None
         }
-        return Moment(header.height, header.time_ms, heads)
+        halted = find_halted(self._get_halts(), header.height)
+        return Moment(header.height, header.time_ms, heads, halted)
+
+    def get_time_ms(self, block_hash: bytes) -> TimeMs:
+        """Return the time of a block of this branch."""
+        header = self._find_header(block_hash)
+        assert header is not None, "a block is found before it is asked about"
+        return header.time_ms
+
+    @property
+    def halted(self) -> frozenset[ShardId]:
+        """Shards that stand still for the children of the tip."""
+        return find_halted(self._get_halts(), self.tip.height)
 
     def get_inbox(self, shard: ShardId, limit: int) -> list[PacketProof]:
         """Return the packets that wait for a shard, per source in order.
+
+        Those of a halted shard wait for ever.
 
         Args:
             shard: The destination.
             limit: Packets per source at most.
         """
         inbox: list[PacketProof] = []
+        halted = self.halted
         for src, head in self.tip.heads.items():
+            if src in halted:
+                continue
             first = get_count(self.tip.heads[shard].in_cursor, src)
             last = min(get_count(head.out_count, shard), first + limit)
             inbox += self._get_packets(src, shard, first, last)
@@ -76,6 +96,9 @@ class Branch:
             get_count(head.out_count, shard) > get_count(cursors, src)
             for src, head in self.tip.heads.items()
         )
+
+    def _get_halts(self) -> tuple[Halt, ...]:
+        return read_halts(lambda key: self.tip.view.get(ROOT_SHARD, key))
 
     def _find_pending(self, height: Height) -> HeldBlock | None:
         for held in self.pending:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from chain.context import Context
 from chain.contracts.model import ModelRecord
 from chain.epochs import EpochState
+from chain.halts import find_halted, read_halts
 from chain.held import HeldBlock
 from chain.params import ChainParams
 from chain.spec import ChainSpec
 from primitives.codec import Record, decode, encode
 from primitives.types import Epoch, Hash32, Height, ShardId, TimeMs
 from shards.chunk import ChunkHeader, Counter, get_count
-from shards.layout import Layout
+from shards.layout import ROOT_SHARD, Layout
 
 
 class ContextRecord(Record):
@@ -36,6 +37,8 @@ class ContextRecord(Record):
     """Ascending by shard."""
     emitted: tuple[Counter, ...]
     """Likewise."""
+    halted: tuple[ShardId, ...]
+    """Ascending."""
 
 
 def encode_context(context: Context) -> bytes:
@@ -52,6 +55,7 @@ def encode_context(context: Context) -> bytes:
         params=context.params,
         consumed=_build_counters(context.consumed),
         emitted=_build_counters(context.emitted),
+        halted=tuple(sorted(context.halted)),
     )
     return encode(record)
 
@@ -74,6 +78,7 @@ def decode_context(data: bytes) -> Context:
         params=record.params,
         consumed={counter.shard: counter.count for counter in record.consumed},
         emitted={counter.shard: counter.count for counter in record.emitted},
+        halted=frozenset(record.halted),
     )
 
 
@@ -85,11 +90,19 @@ class Moment:
     time_ms: TimeMs
     heads: Mapping[ShardId, ChunkHeader]
     """Every shard's newest chunk header."""
+    halted: frozenset[ShardId]
+    """Shards that stand still."""
 
 
 def build_context(spec: ChainSpec, parent: HeldBlock, shard: ShardId) -> Context:
     """Return what the rules may know in a chunk that stands on `parent`."""
-    moment = Moment(parent.height, parent.header.time_ms, parent.heads)
+    halts = read_halts(lambda key: parent.view.get(ROOT_SHARD, key))
+    moment = Moment(
+        parent.height,
+        parent.header.time_ms,
+        parent.heads,
+        find_halted(halts, parent.height),
+    )
     return build_context_at(spec, parent.child_epoch, moment, shard)
 
 
@@ -97,14 +110,28 @@ def build_context_at(
     spec: ChainSpec, epoch: EpochState, moment: Moment, shard: ShardId
 ) -> Context:
     """Return what the rules may know in a chunk of `epoch` at some moment of it."""
+    return build_context_of(
+        spec, epoch.epoch, epoch.layout, epoch.models, moment, shard
+    )
+
+
+def build_context_of(
+    spec: ChainSpec,
+    epoch: Epoch,
+    layout: Layout,
+    models: Mapping[bytes, ModelRecord],
+    moment: Moment,
+    shard: ShardId,
+) -> Context:
+    """Return the same for an epoch of which no more is known than layout and models."""
     return Context(
         chain_id=spec.chain_id,
         shard=shard,
-        epoch=epoch.epoch,
+        epoch=epoch,
         height=moment.height,
         time_ms=moment.time_ms,
-        layout=epoch.layout,
-        models=epoch.models,
+        layout=layout,
+        models=models,
         params=spec.params,
         consumed={
             other: get_count(head.in_cursor, shard)
@@ -114,6 +141,7 @@ def build_context_at(
             other: get_count(head.out_count, shard)
             for other, head in moment.heads.items()
         },
+        halted=moment.halted,
     )
 
 

@@ -27,6 +27,8 @@ class Context:
     """By destination: packets of this shard that it had consumed at the parent."""
     emitted: Mapping[ShardId, int]
     """By source: packets to this shard that it had emitted at the parent."""
+    halted: frozenset[ShardId] = frozenset()
+    """Shards that stand still since a fraud in them was proven."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,12 @@ from chain.contracts.model import ModelRecord
 from chain.errors import StoreError
 from chain.layouts import get_layout, list_models
 from chain.ledger import Ledger
+from chain.producers import get_producers
 from chain.roster import get_epoch_record, get_validators
-from chain.stake import EpochRecord
 from consensus.epoch import EpochConfig
 from consensus.validators import ValidatorSet
 from primitives.hashing import compute_hash
-from shards.layout import ROOT_SHARD, Layout
-from shards.producers import choose_producers
+from shards.layout import Layout
 from shards.roles import Roles
 
 
@@ -76,11 +75,6 @@ def compute_first_height(epoch: int, epoch_blocks: int) -> int:
     return epoch * epoch_blocks + 1
 
 
-def is_root(height: int, epoch_blocks: int) -> bool:
-    """Tell whether an epoch begins on the block at `height`."""
-    return height % epoch_blocks == 0
-
-
 def compute_seed(mix: bytes) -> bytes:
     """Return the seed that the mix of a boundary block gives, for two epochs on."""
     return compute_hash("seed", mix)
@@ -94,13 +88,17 @@ def load_epoch(ledger: Ledger, epoch_blocks: int) -> EpochState:
         epoch_blocks: Of the parameters.
 
     Raises:
-        StoreError: The state has no validators or layout of it or of the one after.
+        StoreError: The state has no validators or layout of it or of the one after,
+            or no producers of it.
     """
     record = get_epoch_record(ledger)
     validators = get_validators(ledger, record.epoch)
     following = get_validators(ledger, record.epoch + 1)
     if validators is None or following is None:
         raise StoreError(f"the state has no validators of epoch {record.epoch} or next")
+    producers = get_producers(ledger, record.epoch)
+    if producers is None:
+        raise StoreError(f"the state has no producers of epoch {record.epoch}")
     layout = get_layout(ledger, record.epoch)
     next_layout = get_layout(ledger, record.epoch + 1)
     return EpochState(
@@ -117,14 +115,5 @@ def load_epoch(ledger: Ledger, epoch_blocks: int) -> EpochState:
         layout_root=layout.compute_root(),
         next_layout_root=next_layout.compute_root(),
         models=list_models(ledger, layout),
-        roles=_build_roles(record, validators, layout),
+        roles=Roles(record.epoch, record.seed, validators, producers),
     )
-
-
-def _build_roles(
-    record: EpochRecord, validators: ValidatorSet, layout: Layout
-) -> Roles:
-    shards = [shard for shard in layout.shard_ids if shard != ROOT_SHARD]
-    powers = [validator.power for validator in validators.validators]
-    producers = choose_producers(record.seed, shards, powers, {})
-    return Roles(record.epoch, record.seed, validators, producers)

@@ -11,6 +11,8 @@ What can be wrong with a block, a transaction or the store.
     UnknownBlock        a block that is not held (MissingError)
     UnknownModel        a model that no shard serves (MissingError)
     UselessEvidence     evidence too late, too early or told before (MissingError)
+    MissingFraudProof   a fraud proof that has to be fetched first (MissingError)
+    UnjudgedFraud       a fraud from before our history (MissingError)
     InvalidWitness      not the part of a state that a chunk needs (RemoteError)
     InvalidTransaction  cannot stand in a block at all (RemoteError)
     RuleError           stands in a block, pays its fee, has no other effect
@@ -18,6 +20,7 @@ What can be wrong with a block, a transaction or the store.
     |- ConflictingFinal a second, different block is called final
     |- DamagedBucket    a bucket of the state that is not what we wrote
     |- FailedWrite      the disk is full or broken; nothing more is written
+    |- OtherFormat      another version of the program wrote it
     |- UnfinishedInstall a snapshot was being written when the process ended
     PrunedState         the state after a block that is too old (MissingError)
     UnknownShard        there was no such shard after a block (MissingError)
@@ -118,12 +121,40 @@ class UselessEvidence(MissingError):
     """Evidence that convicts nobody at this moment; nobody's fault."""
 
 
+class MissingFraudProof(MissingError):
+    """A block or a piece names a fraud proof that is not here; fetch it first."""
+
+    def __init__(self, proof_hash: bytes) -> None:
+        super().__init__(f"fraud proof {proof_hash.hex()} is not held")
+        self.proof_hash = proof_hash
+
+
+class UnjudgedFraud(MissingError):
+    """A fraud from before our history: only the word of a quorum tells."""
+
+
 class StoreError(LocalError):
     """The database holds something that we never wrote."""
 
 
 class ConflictingFinal(StoreError):
     """A certificate finalises a block beside the final chain: more than W/3 cheat."""
+
+
+class OtherFormat(StoreError):
+    """Keys or values of the database are not as this program writes them."""
+
+    def __init__(self, found: bytes | None, wanted: bytes) -> None:
+        has = (
+            "no format"
+            if found is None
+            else f"format {found.decode('ascii', 'replace')}"
+        )
+        super().__init__(
+            f"the database has {has} and this version of p2pchain reads format "
+            f"{wanted.decode()}: settle with the version that made it, then begin "
+            "with an empty data folder (docs/operating.md, Upgrade)"
+        )
 
 
 class UnfinishedInstall(StoreError):
@@ -257,6 +288,12 @@ class ShardClosed(InvalidTransaction):
     """The shard is retiring, and moves what it holds to the root shard."""
 
     code = "shard_closed"
+
+
+class ShardHalted(InvalidTransaction):
+    """A chunk of the shard was proven wrong; nothing happens in it any more."""
+
+    code = "shard_halted"
 
 
 class BadSignature(InvalidTransaction):

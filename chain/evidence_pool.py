@@ -19,16 +19,22 @@ because everybody restarted (p2pchain/node/evidence_desk.py).
 Pure: no clock, no task; the state is an argument.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from chain.block import MAX_EVIDENCE
 from chain.building import ReadState
 from chain.errors import UselessEvidence
-from chain.evidence import Accusation, EvidenceJudge, Verdict, is_timely
+from chain.evidence import (
+    NO_COURT,
+    Accusation,
+    Court,
+    EvidenceJudge,
+    Verdict,
+    is_timely,
+)
 from chain.ledger import Ledger, ShardLedger
 from chain.roster import get_epoch_record, get_validators
-from chain.slashing import find_culprits
+from chain.slashing import find_targets, list_targets
 
 MAX_POOL = 256
 """Pieces: one against every stake that there can be, at most 256 KiB."""
@@ -66,22 +72,25 @@ class EvidencePool:
         """Return what waits, the oldest first."""
         return tuple(self._pieces.values())
 
-    def add(self, data: bytes, read: ReadState) -> Verdict:
+    def add(self, data: bytes, read: ReadState, court: Court = NO_COURT) -> Verdict:
         """Verify a piece and keep it.
 
         Args:
             data: Untrusted.
             read: The root shard's final state.
+            court: Judges frauds on the final chain.
 
         Raises:
             InvalidEvidence: It proves nothing; no correct node sends it.
             UselessEvidence: Too old, of an epoch that we have not reached, or against
                 nobody who is not convicted yet; nobody's fault.
+            MissingFraudProof: Fetch it first.
+            UnjudgedFraud: From before our history.
         """
         ledger = ShardLedger(read)
         accusation = self._judge.read(data, lambda epoch: get_validators(ledger, epoch))
         self._validate_use(ledger, accusation)
-        verdict = self._judge.judge(accusation)
+        verdict = self._judge.judge(accusation, court)
         self._pieces[verdict.evidence_id] = PooledEvidence(data, verdict)
         return verdict
 
@@ -100,12 +109,12 @@ class EvidencePool:
             key=lambda piece: (-len(piece.verdict.guilty), piece.verdict.evidence_id),
         )
         for piece in pieces:
-            if not is_timely(piece.verdict.epoch, now, self._evidence_epochs):
+            if not is_timely(piece.verdict, now, self._evidence_epochs):
                 continue
-            culprits = _get_keys(ledger, piece.verdict.guilty) - convicted
-            if culprits:
+            targets = find_targets(ledger, piece.verdict) - convicted
+            if targets:
                 picked.append(piece.data)
-                convicted |= culprits
+                convicted |= targets
             if len(picked) == MAX_EVIDENCE:
                 break
         return tuple(picked)
@@ -121,40 +130,36 @@ class EvidencePool:
         pieces = sorted(self._pieces.values(), key=lambda p: p.verdict.epoch > now)
         before, self._pieces = self._pieces, {}
         for piece in pieces:
-            if not self._is_near(piece.verdict.epoch, now):
+            if not self._is_near(piece.verdict, now):
                 continue
-            culprits = _get_keys(ledger, piece.verdict.guilty)
-            if not culprits <= self._get_convicted(max(now, piece.verdict.epoch)):
+            targets = find_targets(ledger, piece.verdict)
+            if not targets <= self._get_convicted(max(now, piece.verdict.epoch)):
                 self._pieces[piece.verdict.evidence_id] = piece
         return tuple(name for name in before if name not in self._pieces)
 
     def _validate_use(self, ledger: Ledger, accusation: Accusation) -> None:
         now = get_epoch_record(ledger).epoch
-        if not self._is_near(accusation.epoch, now):
+        if not self._is_near(accusation, now):
             raise UselessEvidence(f"of epoch {accusation.epoch}, now it is {now}")
-        accused = _get_keys(ledger, accusation.accused)
-        if not accused:
+        targets = find_targets(ledger, accusation)
+        if not targets:
             raise UselessEvidence("against nobody who could still be convicted")
         # What has to wait for its epoch spares nobody until then.
-        if accused <= self._get_convicted(max(now, accusation.epoch)):
+        if targets <= self._get_convicted(max(now, accusation.epoch)):
             raise UselessEvidence("waiting evidence convicts the same already")
         if len(self._pieces) >= MAX_POOL:
             raise UselessEvidence(f"{MAX_POOL} pieces wait already")
 
     def _get_convicted(self, epoch: int) -> set[bytes]:
-        """Return the keys that a block of `epoch` could convict by what waits."""
+        """Return what a block of `epoch` could convict and halt by what waits."""
         return {
-            key
+            target
             for piece in self._pieces.values()
             if piece.verdict.epoch <= epoch
-            for key in piece.verdict.guilty
+            for target in list_targets(piece.verdict)
         }
 
-    def _is_near(self, epoch: int, now: int) -> bool:
-        """Tell whether a block may hold evidence of `epoch` now or one epoch later."""
-        return epoch == now + 1 or is_timely(epoch, now, self._evidence_epochs)
-
-
-def _get_keys(ledger: Ledger, keys: Iterable[bytes]) -> set[bytes]:
-    """Return those of the keys whose stakes can be convicted."""
-    return {stake.public_key for stake in find_culprits(ledger, keys)}
+    def _is_near(self, found: Accusation | Verdict, now: int) -> bool:
+        """Tell whether a block may hold evidence now or one epoch later."""
+        is_next = found.epoch == now + 1
+        return is_next or is_timely(found, now, self._evidence_epochs)

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 from chain.errors import StoreError
 from chain.paging import PAGE, Page, build_page, iterate_keys
+from chain.pieces import (
+    Misdeed,
+    Piece,
+    compute_piece_id,
+    decode_piece,
+    get_misdeed,
+    get_piece_place,
+)
 from chain.slashing import REWARD_EVENT, SLASH_EVENT
 from chain.store import ChainStore
-from consensus.evidence import (
-    Equivocation,
-    Evidence,
-    compute_evidence_id,
-    decode_evidence,
-    get_equivocation,
-    get_place,
-)
 from primitives.types import Epoch, Height, View
 
 
@@ -27,10 +27,10 @@ class FoundEvidence:
     """A piece that a final block applied."""
 
     evidence_id: bytes
-    evidence: Evidence
+    piece: Piece
     height: Height
     """Of the block that included it."""
-    equivocation: Equivocation
+    misdeed: Misdeed
     epoch: Epoch
     """When it happened; also the view."""
     view: View
@@ -62,22 +62,23 @@ class EvidenceQueries:
         block = self._store.get_block(height)
         if block is None:
             raise StoreError(f"no block at height {height}, which has evidence")
-        evidence = decode_evidence(block.body.evidence[key[9]])
-        evidence_id = compute_evidence_id(evidence)
-        epoch, view = get_place(evidence)
+        piece = decode_piece(block.body.evidence[key[9]])
+        evidence_id = compute_piece_id(piece)
+        epoch, view = get_piece_place(piece)
         events = [
             (event.kind, event.addresses[0], event.amount)
             for event in self._store.get_system_events(height)
             if event.object_id == evidence_id
+            and event.kind in (SLASH_EVENT, REWARD_EVENT)
         ]
         rewards = [
             (who, amount) for kind, who, amount in events if kind == REWARD_EVENT
         ]
         return FoundEvidence(
             evidence_id=evidence_id,
-            evidence=evidence,
+            piece=piece,
             height=height,
-            equivocation=get_equivocation(evidence),
+            misdeed=get_misdeed(piece),
             epoch=epoch,
             view=view,
             taken=tuple(

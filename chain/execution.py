@@ -33,6 +33,7 @@ from chain.errors import (
     InvalidTransaction,
     RuleError,
     ShardClosed,
+    ShardHalted,
     WrongChain,
     WrongNonce,
     WrongShard,
@@ -395,8 +396,8 @@ def validate_static(context: Context, signed: SignedTransaction, fee: int) -> No
     """Check what does not depend on the sender's account.
 
     Raises:
-        InvalidTransaction: WrongVersion, WrongChain, WrongShard, ShardClosed, Expired
-            or FeeAboveLimit.
+        InvalidTransaction: WrongVersion, WrongChain, WrongShard, ShardHalted,
+            ShardClosed, Expired or FeeAboveLimit.
     """
     transaction = signed.transaction
     if transaction.version != TRANSACTION_VERSION:
@@ -408,6 +409,8 @@ def validate_static(context: Context, signed: SignedTransaction, fee: int) -> No
         )
     if transaction.shard != context.shard:
         raise WrongShard(f"for shard {transaction.shard}, this is {context.shard}")
+    if context.shard in context.halted:
+        raise ShardHalted(f"shard {context.shard} is halted")
     if get_phase(context) == Phase.SWEEPING:
         raise ShardClosed(f"shard {context.shard} is being emptied")
     if transaction.valid_until_height < context.height:

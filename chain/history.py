@@ -19,7 +19,7 @@ Spec: docs/protocol/03-blocks-and-state.md
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from chain.bucket_writes import NewBucket
@@ -28,7 +28,7 @@ from chain.state import FinalState, StateView
 from chain.store import build_key
 from primitives.buckets import CorruptBucket, compute_bucket_hash, decode_bucket
 from primitives.codec import Record, decode, encode
-from primitives.errors import DecodeError
+from primitives.errors import DecodeError, P2PChainError
 from primitives.types import U32, Hash32, Height, ShardId
 
 STATES = 128
@@ -41,6 +41,12 @@ ourselves."""
 MAX_VIEWS = 4
 """Views of the past kept for the next question: clients ask for several keys of one
 state.  Each one grows by what later blocks change, for `STATES` blocks at most."""
+
+SLICE_BUCKETS = 500
+"""Buckets taken back at a time: about ten milliseconds, so that votes need not wait."""
+
+Place = tuple[Height, ShardId]
+"""A view's name."""
 
 Changes = dict[bytes, bytes | None]
 
@@ -75,12 +81,12 @@ class Executed(Protocol):
 
 def build_roots_key(height: Height) -> bytes:
     """Return the database key of the roots before a block."""
-    return build_key(b"I", (height, 8))
+    return build_key(b"u", (height, 8))
 
 
 def build_undo_key(height: Height, shard: ShardId) -> bytes:
     """Return the database key of a block's undo in a shard."""
-    return build_key(b"I", (height, 8), (shard, 2))
+    return build_key(b"u", (height, 8), (shard, 2))
 
 
 def compute_undo_changes(state: FinalState, chain: Sequence[Executed]) -> Changes:
@@ -92,7 +98,7 @@ def compute_undo_changes(state: FinalState, chain: Sequence[Executed]) -> Change
     """
     oldest = chain[-1].height - STATES + 2
     changes: Changes = {}
-    for key, _ in state.store.iterate(b"I"):
+    for key, _ in state.store.iterate(b"u"):
         if _get_height(key) >= oldest:
             break
         changes[key] = None
@@ -126,7 +132,7 @@ def get_roots(state: FinalState, height: Height) -> dict[ShardId, bytes]:
 
 def get_oldest(state: FinalState, final_height: Height) -> Height:
     """Return the height of the oldest state that can be had."""
-    for key, _ in state.store.iterate(b"I"):
+    for key, _ in state.store.iterate(b"u"):
         return _get_height(key) - 1
     return final_height
 
@@ -136,7 +142,9 @@ class History:
 
     def __init__(self, state: FinalState) -> None:
         self._state = state
-        self._views: OrderedDict[tuple[Height, ShardId], StateView] = OrderedDict()
+        self._views: OrderedDict[Place, StateView] = OrderedDict()
+        self._work: tuple[Place, Iterator[None]] | None = None
+        """What is being built: one view at a time, whoever asks, as each is large."""
 
     def get_roots(self, height: Height, final_height: Height) -> dict[ShardId, bytes]:
         """Return the roots of all shards after a block.
@@ -154,7 +162,8 @@ class History:
     ) -> StateView:
         """Return a shard's state after a block; nothing else may be read in it.
 
-        It stays what it is while more blocks become final.
+        It stays what it is while more blocks become final.  Whoever must not be kept
+        from other work exhausts `prepare` first.
 
         Raises:
             PrunedState: Older than those that are kept, or not final.
@@ -162,40 +171,91 @@ class History:
             StoreError: The database is damaged.
         """
         self._validate(height, final_height)
-        view = self._views.pop((height, shard), None)
-        if view is None:
-            root = self.get_roots(height, final_height).get(shard)
-            if root is None:
-                raise UnknownShard(shard, height)
-            view = self._build_view(range(final_height, height, -1), shard)
-            if view.get_root(shard) != root:
-                raise StoreError(
-                    f"taking back the blocks after {height} gives another root of "
-                    f"shard {shard}"
-                )
-        self._views[height, shard] = view
+        for _ in self.prepare(height, shard, lambda: final_height):
+            pass
+        self._views.move_to_end((height, shard))
+        return self._views[height, shard]
+
+    def prepare(
+        self, height: Height, shard: ShardId, get_final_height: Callable[[], Height]
+    ) -> Iterator[None]:
+        """Build what `get_view` returns, a slice of some ten milliseconds at a time.
+
+        Blocks may become final between two slices.
+
+        Args:
+            height: As for `get_view`.
+            shard: Likewise.
+            get_final_height: Returns the height of the last final block.
+
+        Raises:
+            PrunedState, UnknownShard, StoreError: As `get_view`.
+        """
+        wanted = (height, shard)
+        while wanted not in self._views:
+            if self._work is None:
+                self._work = (wanted, self._build(wanted, get_final_height))
+            place, slices = self._work
+            try:
+                for _ in slices:
+                    break
+                else:
+                    self._work = None
+            except P2PChainError:
+                self._work = None
+                if place == wanted:
+                    raise
+                # Who asked for that one finds out in its own turn.
+            yield
+
+    def _build(
+        self, place: Place, get_final_height: Callable[[], Height]
+    ) -> Iterator[None]:
+        """Take blocks back; the view is there when this is exhausted."""
+        height, shard = place
+        last = get_final_height()
+        root = self.get_roots(height, last).get(shard)
+        if root is None:
+            raise UnknownShard(shard, height)
+        view = self._state.build_past(shard)
+        before: dict[int, bytes] = {}
+        # The oldest first, as they may be dropped meanwhile; it is what counts, too.
+        for coming in range(height + 1, last + 1):
+            for index, data in get_undo(self._state, coming, shard).buckets:
+                before.setdefault(index, data)
+            yield
+        # Neighbours together, as they share their way to the root.
+        numbers = sorted(before)
+        for start in range(0, len(numbers), SLICE_BUCKETS):
+            some = numbers[start : start + SLICE_BUCKETS]
+            view.put(shard, _decode_buckets(shard, {i: before[i] for i in some}))
+            yield
+        if view.get_root(shard) != root:
+            self._validate(height, get_final_height())
+            raise StoreError(
+                f"taking back the blocks after {height} gives another root of "
+                f"shard {shard}"
+            )
+        self._views[place] = view
         if len(self._views) > MAX_VIEWS:
             self._views.popitem(last=False)
-        return view
 
     def _validate(self, height: Height, final_height: Height) -> None:
         oldest = get_oldest(self._state, final_height)
         if not oldest <= height <= final_height:
             raise PrunedState(height, oldest, final_height)
 
-    def _build_view(self, heights: Iterable[Height], shard: ShardId) -> StateView:
-        """Take blocks back, the newest first."""
-        before: dict[int, bytes] = {}
-        for height in heights:
-            before.update(get_undo(self._state, height, shard).buckets)
-        try:
-            buckets = {
-                index: NewBucket(decode_bucket(data), data, compute_bucket_hash(data))
-                for index, data in before.items()
-            }
-        except CorruptBucket as error:
-            raise StoreError(f"damaged undo in shard {shard}: {error}") from error
-        return self._state.build_past(shard, buckets)
+
+def _decode_buckets(
+    shard: ShardId, buckets: Mapping[int, bytes]
+) -> dict[int, NewBucket]:
+    try:
+        return {
+            index: NewBucket(decode_bucket(data), data, compute_bucket_hash(data))
+            for index, data in buckets.items()
+        }
+    except CorruptBucket as error:
+        raise StoreError(f"damaged undo in shard {shard}: {error}") from error
 
 
 def _compute_undo(state: FinalState, height: Height, view: StateView) -> Changes:

@@ -36,7 +36,7 @@ def build_inclusion_base(spec: ChainSpec, branch: Branch, view: View) -> Inclusi
         view=view,
         root_height=compute_first_height(epoch, spec.params.epoch_blocks) - 1,
         heads=tip.heads,
-        halted=frozenset(),
+        halted=branch.halted,
         bounds=ChunkBounds(
             bytes=limits.bytes,
             work=limits.work,

@@ -25,6 +25,9 @@ Keys of a shard's state: one letter for the kind of record, then its name.
     G                    Docket
     g number             Proposal
     f shard              Totals of a retired shard, until it is gone
+    h account            HostRecord, of an account with a stake
+    P epoch              ProducerTable
+    H                    HaltedShards
 
 Spec: docs/protocol/03-blocks-and-state.md
 """
@@ -42,6 +45,7 @@ PROGRESS_KEY = b"z"
 DOCKET_KEY = b"G"
 ROSTER_KEY = b"S"
 EPOCH_KEY = b"e"
+HALTED_KEY = b"H"
 
 
 def build_account_key(address: bytes) -> bytes:
@@ -127,3 +131,13 @@ def build_layout_key(epoch: int) -> bytes:
 def build_model_key(model_id: bytes) -> bytes:
     """Return the key of a model."""
     return b"M" + model_id
+
+
+def build_host_key(account: bytes) -> bytes:
+    """Return the key of what an account with a stake hosts."""
+    return b"h" + account
+
+
+def build_producers_key(epoch: int) -> bytes:
+    """Return the key of an epoch's producers."""
+    return b"P" + epoch.to_bytes(8, "big")

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 from chain.blocktree import BlockTree
 from chain.docket import compute_approval, list_proposals
+from chain.epochs import compute_last_height
 from chain.layouts import list_models
 from chain.ledger import ShardLedger
-from chain.phase import Phase, compute_phase
+from chain.phase import Phase, compute_phase, compute_sweep_epoch
 from chain.proposal import PROPOSAL_EPOCHS, Proposal
 from primitives.types import Epoch, Height, ShardId
-from shards.layout import ROOT_SHARD, Layout
+from shards.layout import ROOT_SHARD, Layout, ShardSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,15 @@ class LayoutQueries:
     def get_phase(self, shard: ShardId) -> Phase:
         """Return what a shard takes in the next block."""
         tree = self._tree
-        return compute_phase(tree.layout, shard, tree.final_height, tree.spec.params)
+        return compute_phase(tree.layout, shard, tree.epoch.epoch, tree.spec.params)
 
-    def get_sweep_height(self, shard: ShardId) -> Height | None:
-        """Return the height from which a retiring shard takes no transactions."""
-        spec, params = self.layout.get_spec(shard), self._tree.spec.params
-        if spec is None or not spec.is_retiring:
+    def get_last_height(self, spec: ShardSpec) -> Height | None:
+        """Return the last height at which a retiring shard takes transactions."""
+        if not spec.is_retiring:
             return None
-        return spec.changed_epoch * params.epoch_blocks + params.grace_blocks
+        params = self._tree.spec.params
+        sweep_epoch = compute_sweep_epoch(spec, params)
+        return compute_last_height(sweep_epoch - 1, params.epoch_blocks)
 
     def list_open_shards(self) -> tuple[ShardId, ...]:
         """Return the shards in which accounts can still do something."""

@@ -42,6 +42,11 @@ def get_layout(ledger: Ledger, epoch: int) -> Layout:
     return layout
 
 
+def find_layout(ledger: Ledger, epoch: int) -> Layout | None:
+    """Return the layout of an epoch, as long as it is kept."""
+    return ledger.get(build_layout_key(epoch), Layout)
+
+
 def get_state_layout_root(header: Header, epoch_blocks: int) -> bytes:
     """Return the root of the layout whose shards are in the state after a block."""
     is_boundary = header.height > 0 and header.height % epoch_blocks == 0
@@ -63,8 +68,10 @@ def list_models(ledger: Ledger, layout: Layout) -> Mapping[bytes, ModelRecord]:
     return models
 
 
-def choose_layout(ledger: Ledger, epoch: int, validators: ValidatorSet) -> None:
-    """Put down the layout of `epoch` + 2, at the boundary of `epoch`.
+def choose_layout(ledger: Ledger, epoch: int, validators: ValidatorSet) -> Layout:
+    """Put down the layout of `epoch` + 2, at the boundary of `epoch`; return it.
+
+    That of `epoch` is kept for one more: frauds are still judged.
 
     Shards that are in its layout and not in the next one are gone from here on.
 
@@ -81,7 +88,9 @@ def choose_layout(ledger: Ledger, epoch: int, validators: ValidatorSet) -> None:
     if kept is following:
         chosen = decide_proposals(ledger, epoch, validators, following)
     ledger.put(build_layout_key(epoch + 2), chosen)
-    ledger.delete(build_layout_key(epoch))
+    if epoch > 0:
+        ledger.delete(build_layout_key(epoch - 1))
+    return chosen
 
 
 def _drop_empty(ledger: Ledger, layout: Layout) -> Layout:

@@ -300,8 +300,11 @@ def send_packet(
             consumed, so the backlog limit does not hold for them.
 
     Raises:
-        RuleError: congested; the destination is too far behind.
+        RuleError: congested; the destination is too far behind.  shard_halted; it
+            stands still.
     """
+    if not is_system and dst in context.halted:
+        raise RuleError("shard_halted", f"shard {dst} is halted")
     key = build_emitted_key(dst)
     seq = get_count(ledger, key)
     backlog = seq - context.consumed.get(dst, 0)

@@ -33,6 +33,7 @@ from chain.errors import (
     DoubleSpend,
     NonceGap,
     PoolFull,
+    ShardHalted,
     ValidityTooLong,
     WrongNonce,
     WrongShard,
@@ -50,7 +51,7 @@ from chain.transaction import (
 )
 from chain.verified import VerifiedCache
 from primitives.codec import decode
-from primitives.types import Nonce, ShardId
+from primitives.types import Height, Nonce, ShardId
 from shards.chunk import get_count
 
 MAX_TRANSACTIONS = 16_384
@@ -62,6 +63,9 @@ NONCE_WINDOW = 256
 
 Place = tuple[ShardId, bytes]
 """A queue's name: shard and sender."""
+
+NEVER: Height = 2**63 - 1
+"""Expiry of a queue with nothing in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ class Queue:
     waiting: dict[Nonce, Waiting] = field(default_factory=dict)
     cost: int = 0
     """Of all of them."""
+    expiry: Height = NEVER
+    """No transaction expires before this height."""
 
 
 class Mempool:
@@ -98,6 +104,10 @@ class Mempool:
         self._queues: dict[Place, Queue] = {}
         self._by_id: dict[bytes, Waiting] = {}
         self._bytes = 0
+        self._final: HeldBlock | None = None
+        self._contexts: dict[ShardId, Context] = {}
+        """Of transactions judged at `_final`, by shard; all those of a block share
+        one."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -127,10 +137,10 @@ class Mempool:
         Raises:
             InvalidTransaction: Its class and `code` say why it was refused.
         """
-        signed = decode_transaction(signed_bytes)
         tx_id = compute_tx_id(signed_bytes)
         if tx_id in self._by_id:
             raise AlreadyKnown(f"transaction {tx_id.hex()} is waiting already")
+        signed = decode_transaction(signed_bytes)
         transaction = signed.transaction
         context = self._validate_static(signed, len(signed_bytes), final)
         ledger = ShardLedger(lambda key: final.view.get(transaction.shard, key))
@@ -206,9 +216,7 @@ class Mempool:
     ) -> Context:
         transaction = signed.transaction
         shard = transaction.shard
-        if shard not in final.child_epoch.layout.shard_ids:
-            raise WrongShard(f"there is no shard {shard}")
-        context = build_context(self._spec, final, shard)
+        context = self._get_context(shard, final)
         fee = compute_fee(context.params, transaction.payload, length)
         validate_static(context, signed, fee)
         last = final.height + context.params.validity_blocks
@@ -217,6 +225,17 @@ class Mempool:
                 f"valid until height {transaction.valid_until_height}, "
                 f"at most {last} can be promised"
             )
+        return context
+
+    def _get_context(self, shard: ShardId, final: HeldBlock) -> Context:
+        if final is not self._final:
+            self._final, self._contexts = final, {}
+        context = self._contexts.get(shard)
+        if context is None:
+            if shard not in final.child_epoch.layout.shard_ids:
+                raise WrongShard(f"there is no shard {shard}")
+            context = build_context(self._spec, final, shard)
+            self._contexts[shard] = context
         return context
 
     def _validate_place(self, waiting: Waiting, final: HeldBlock) -> None:
@@ -248,21 +267,26 @@ class Mempool:
             raise PoolFull(f"{self._bytes} bytes wait, try again later")
 
     def _find_impossible(
-        self, queue: Queue, account: Account, height: int
+        self, queue: Queue, account: Account, height: Height
     ) -> list[Waiting]:
-        impossible = []
+        """Return what was included, has expired or cannot be paid any more."""
+        included = [w for nonce, w in queue.waiting.items() if nonce < account.nonce]
+        left = queue.cost - sum(waiting.cost for waiting in included)
+        if left <= account.balance and queue.expiry >= height:
+            return included
+        impossible = included
         cost = 0
+        queue.expiry = NEVER
         for nonce in sorted(queue.waiting):
+            if nonce < account.nonce:
+                continue
             waiting = queue.waiting[nonce]
-            is_expired = waiting.signed.transaction.valid_until_height < height
-            if (
-                nonce < account.nonce
-                or is_expired
-                or cost + waiting.cost > account.balance
-            ):
+            expiry = waiting.signed.transaction.valid_until_height
+            if expiry < height or cost + waiting.cost > account.balance:
                 impossible.append(waiting)
             else:
                 cost += waiting.cost
+                queue.expiry = min(queue.expiry, expiry)
         return impossible
 
     def _insert(self, waiting: Waiting) -> None:
@@ -271,6 +295,7 @@ class Mempool:
         queue = self._queues.setdefault(place, Queue())
         queue.waiting[transaction.nonce] = waiting
         queue.cost += waiting.cost
+        queue.expiry = min(queue.expiry, transaction.valid_until_height)
         self._by_id[waiting.tx_id] = waiting
         self._bytes += len(waiting.signed_bytes)
 
@@ -293,10 +318,12 @@ def _read_account(final: HeldBlock, shard: ShardId, address: bytes) -> Account:
 def _validate_backlog(
     context: Context, final: HeldBlock, signed: SignedTransaction
 ) -> None:
-    """Refuse what would add to a congested shard, before anybody pays a fee for it."""
+    """Refuse what would go to a shard that takes nothing, before anybody pays a fee."""
     payload = signed.transaction.payload
     if not isinstance(payload, Transfer) or payload.shard == context.shard:
         return
+    if payload.shard in context.halted:
+        raise ShardHalted(f"shard {payload.shard} is halted")
     emitted = get_count(final.heads[context.shard].out_count, payload.shard)
     backlog = emitted - context.consumed.get(payload.shard, 0)
     if backlog >= context.params.backlog_limit:

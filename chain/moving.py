@@ -20,6 +20,7 @@ change again in the middle, it begins again, and so it never matters where it wa
 import msgspec
 
 from chain.context import Context
+from chain.contracts.hosting import send_hosting_end
 from chain.contracts.mirror import renew, send_removals
 from chain.contracts.registration import (
     Registration,
@@ -72,6 +73,7 @@ def _adapt(ledger: Ledger, context: Context, place: int) -> bool:
         ledger.delete(key)
         remove_listed(ledger, place)
         send_removals(ledger, context, account, registration.mirrors)
+        send_hosting_end(ledger, context, registration)
         going = msgspec.structs.replace(registration, awaiting=(), mirrors=())
         send_packet(
             ledger,

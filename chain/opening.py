@@ -3,7 +3,7 @@
 from chain.block import NO_ATTENDANCE, Block, Body, compute_roots_root
 from chain.books import compute_genesis_books
 from chain.epochs import EpochState, load_epoch
-from chain.errors import StoreError, UnfinishedInstall
+from chain.errors import OtherFormat, StoreError, UnfinishedInstall
 from chain.following import Follow
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
@@ -61,8 +61,8 @@ def check_database(spec: ChainSpec, store: ChainStore) -> None:
     """
     if store.kv.get(INSTALL_KEY) is not None:
         raise UnfinishedInstall("a snapshot is half written; write it again")
-    if store.kv.get(FORMAT_KEY) != FORMAT:
-        raise StoreError("the database has another format; sync it again")
+    if (found := store.kv.get(FORMAT_KEY)) != FORMAT:
+        raise OtherFormat(found, FORMAT)
     if store.kv.get(CHAIN_ID_KEY) != spec.chain_id:
         raise StoreError("the database belongs to another chain")
 

@@ -14,6 +14,7 @@ import msgspec
 from chain.context import Context
 from chain.ledger import Ledger, credit
 from chain.outcome import Event
+from chain.producers import forget_hosted
 from chain.roster import delete_stake, get_validators, list_stakes, put_stake
 from chain.slashing import is_forgettable
 from chain.stake import Stake, StakeStatus
@@ -34,6 +35,7 @@ def pay_unbondings(ledger: Ledger, context: Context) -> None:
         paid = _pay_due(ledger, context, stake, needed)
         if is_forgettable(paid, context.epoch, params.evidence_epochs):
             delete_stake(ledger, paid)
+            forget_hosted(ledger, paid.account)
 
 
 def _pay_due(ledger: Ledger, context: Context, stake: Stake, needed: int) -> Stake:

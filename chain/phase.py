@@ -4,9 +4,12 @@ The life of a shard, as its rules see it.
     ACTIVE --its model retires--> DRAINING --the grace window is over--> SWEEPING
            --empty, and an epoch later--> no shard
 
-While it drains, whoever holds vouchers settles and whoever has funds may send them on;
-nothing new begins and nothing new comes in.  Then transactions end, and the shard moves
-what is left to the root shard by itself (chain/sweeping.py).
+While it drains, whoever holds vouchers settles and whoever has funds may send them on,
+and nothing new begins.  Then transactions end, nobody sends anything there any more,
+and the shard moves what is left to the root shard by itself (chain/sweeping.py).
+
+Phases are those of whole epochs.  Chunks of one epoch stand on anchors of different
+heights, and so all of them, in every shard, agree on who takes what.
 
 Spec: docs/protocol/06-shards.md
 """
@@ -16,8 +19,8 @@ from enum import IntEnum
 from chain.context import Context
 from chain.errors import RuleError
 from chain.params import ChainParams
-from primitives.types import Height, ShardId
-from shards.layout import Layout
+from primitives.types import Epoch, ShardId
+from shards.layout import Layout, ShardSpec
 
 
 class Phase(IntEnum):
@@ -25,34 +28,51 @@ class Phase(IntEnum):
 
     ACTIVE = 1
     DRAINING = 2
-    """Transactions that end or move what there is."""
+    """Transactions that end or move what there is, and money to pay for them."""
     SWEEPING = 3
     """No transactions; what arrives goes on to the root shard."""
 
 
+def compute_sweep_epoch(spec: ShardSpec, params: ChainParams) -> Epoch:
+    """Return the first epoch in which a retiring shard empties itself.
+
+    It drains for as many whole epochs as the grace window of channels needs.
+    """
+    return spec.changed_epoch + -(-params.grace_blocks // params.epoch_blocks)
+
+
 def compute_phase(
-    layout: Layout, shard: ShardId, height: Height, params: ChainParams
+    layout: Layout, shard: ShardId, epoch: Epoch, params: ChainParams
 ) -> Phase:
-    """Return the phase of a shard for what runs on the block at `height`."""
+    """Return the phase of a shard in an epoch with this layout."""
     spec = layout.get_spec(shard)
     if spec is None or not spec.is_retiring:
         return Phase.ACTIVE
-    first = spec.changed_epoch * params.epoch_blocks
-    is_over = height >= first + params.grace_blocks
+    is_over = epoch >= compute_sweep_epoch(spec, params)
     return Phase.SWEEPING if is_over else Phase.DRAINING
 
 
-def get_phase(context: Context) -> Phase:
-    """Return the phase of the context's shard."""
-    return compute_phase(context.layout, context.shard, context.height, context.params)
+def get_phase(context: Context, shard: ShardId | None = None) -> Phase:
+    """Return the phase of a shard, by default the context's own."""
+    shard = context.shard if shard is None else shard
+    return compute_phase(context.layout, shard, context.epoch, context.params)
 
 
-def validate_active(context: Context, shard: ShardId) -> None:
-    """Check that something new may begin in a shard, or be sent there.
+def validate_active(context: Context) -> None:
+    """Check that something new may begin in the context's shard.
 
     Raises:
         RuleError: shard_retiring.
     """
-    spec = context.layout.get_spec(shard)
-    if spec is not None and spec.is_retiring:
-        raise RuleError("shard_retiring", f"shard {shard} is retiring")
+    if get_phase(context) != Phase.ACTIVE:
+        raise RuleError("shard_retiring", f"shard {context.shard} is retiring")
+
+
+def validate_open(context: Context, shard: ShardId) -> None:
+    """Check that money may be sent to a shard.
+
+    Raises:
+        RuleError: shard_closed.
+    """
+    if get_phase(context, shard) == Phase.SWEEPING:
+        raise RuleError("shard_closed", f"shard {shard} is being emptied")

@@ -1,9 +1,9 @@
 """
-Pieces of evidence of any kind: about votes (E1 to E3) or about chunks (E4 and E6).
+Pieces of evidence of any kind: about votes (E1 to E3) or about chunks (E4 to E6).
 
 One union with one tag each, so a piece in a block or in gossip says itself what it is,
-and whoever judges needs no cases.  E5, a fraud proof, is too long for a piece and needs
-execution to be judged: shards/fraud.py.
+and whoever judges needs no cases.  A fraud proof (E5) is too long for a piece, and
+needs execution to be judged: its piece is a notice, and chain/court.py judges it.
 
 Spec: docs/protocol/06-shards.md and 11-staking.md
 """
@@ -24,6 +24,7 @@ from consensus.validators import ValidatorSet
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
 from primitives.hashing import compute_hash
+from primitives.types import ShardId
 from shards.evidence import (
     DoubleEndorsement,
     DoubleProduction,
@@ -34,8 +35,15 @@ from shards.evidence import (
     get_misconduct,
     validate_shard_evidence,
 )
+from shards.fraud import FraudNotice, find_notice_accused
 
-Piece = Evidence | ShardEvidence
+Signed = Evidence | ShardEvidence
+"""What signatures alone prove."""
+
+Piece = Signed | FraudNotice
+
+Misdeed = Equivocation | Misconduct
+"""What the guilty did, in the words of interfaces."""
 
 
 def decode_piece(data: bytes) -> Piece:
@@ -50,6 +58,8 @@ def decode_piece(data: bytes) -> Piece:
         piece: Piece = decode(Piece, data, MAX_EVIDENCE_BYTES)  # type: ignore[arg-type]
     except DecodeError as error:
         raise InvalidEvidence(f"not evidence: {error}") from error
+    if isinstance(piece, FraudNotice):
+        return piece
     if isinstance(piece, DoubleEndorsement | DoubleProduction):
         return decode_shard_evidence(data)
     return decode_evidence(data)
@@ -62,17 +72,19 @@ def compute_piece_id(piece: Piece) -> bytes:
 
 def get_piece_place(piece: Piece) -> tuple[int, int]:
     """Return the (epoch, view) in which it happened."""
-    if isinstance(piece, DoubleEndorsement | DoubleProduction):
+    if isinstance(piece, DoubleEndorsement | DoubleProduction | FraudNotice):
         return piece.slot.epoch, piece.slot.created_view
     return get_place(piece)
 
 
-def get_misdeed(piece: Piece) -> Equivocation | Misconduct:
+def get_misdeed(piece: Piece) -> Misdeed:
     """Return what the guilty did, in the word of interfaces.
 
     Raises:
         InvalidEvidence: The two statements may stand beside each other.
     """
+    if isinstance(piece, FraudNotice):
+        return Misconduct.BAD_ENDORSE
     if isinstance(piece, DoubleEndorsement | DoubleProduction):
         return get_misconduct(piece)
     return get_equivocation(piece)
@@ -88,13 +100,31 @@ def find_piece_accused(piece: Piece, validators: ValidatorSet) -> tuple[int, ...
     Raises:
         InvalidEvidence: It convicts nobody, whoever signed it.
     """
+    if isinstance(piece, FraudNotice):
+        return find_notice_accused(piece, validators)
     if isinstance(piece, DoubleEndorsement | DoubleProduction):
         return find_shard_accused(piece, validators)
     return find_accused(piece, validators)
 
 
-def validate_piece(
-    piece: Piece,
+def get_halted(piece: Piece) -> ShardId | None:
+    """Return the shard that a piece halts if it is genuine; only a fraud does."""
+    return piece.slot.shard if isinstance(piece, FraudNotice) else None
+
+
+def get_reach(piece: Piece, evidence_epochs: int) -> int:
+    """Return how many epochs after it happened a block may still hold a piece.
+
+    To execute a chunk again one has to know its epoch's layout, which the state keeps
+    for one more.
+    """
+    return (
+        min(1, evidence_epochs) if isinstance(piece, FraudNotice) else evidence_epochs
+    )
+
+
+def validate_signed(
+    piece: Signed,
     validators: ValidatorSet,
     chain_id: bytes,
     scheme: SignatureScheme,
@@ -102,7 +132,7 @@ def validate_piece(
     """Return the indices of the guilty, ascending; at least one.
 
     Args:
-        piece: Of any origin.
+        piece: Of any origin; no notice of a fraud.
         validators: Of the epoch that `get_piece_place` names.
         chain_id: Part of what was signed.
         scheme: Verifies; twice.

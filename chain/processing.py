@@ -274,6 +274,15 @@ def validate_chunks(
         if each.header.shard == ROOT_SHARD:
             raise InvalidChunk("a chunk of shard 0 with a certificate")
         judge.judge(each, inclusion, parent.child_epoch)
+    if root is not None:
+        _validate_running(root, inclusion.halted)
+
+
+def _validate_running(chunk: Chunk, halted: frozenset[ShardId]) -> None:
+    """Check that a chunk consumes nothing of a halted shard; headers tell of others."""
+    for proof in chunk.packets:
+        if proof.packet.src in halted:
+            raise InvalidChunk(f"packets of shard {proof.packet.src}, which is halted")
 
 
 def execute_all(

@@ -12,6 +12,8 @@ Spec: docs/protocol/06-shards.md
 """
 
 from chain.context import Context
+from chain.errors import RuleError
+from chain.keys import build_host_key, build_producers_key
 from chain.ledger import Ledger
 from chain.outcome import Event
 from chain.roster import find_stake, get_stake
@@ -19,7 +21,7 @@ from consensus.validators import ValidatorSet
 from primitives.codec import decode
 from primitives.types import Epoch
 from shards.errors import InvalidPacket
-from shards.layout import Layout
+from shards.layout import ROOT_SHARD, Layout
 from shards.packet import Packet
 from shards.producers import (
     NO_HOSTING,
@@ -28,20 +30,11 @@ from shards.producers import (
     ProducerTable,
     apply_hosting,
     choose_producers,
+    drop_homes,
 )
 
 HOSTING_EVENT = "hosting"
 """An account with a stake hosts other shards than before; the object is the account."""
-
-
-def build_host_key(account: bytes) -> bytes:
-    """Return the key of what an account hosts."""
-    return b"h" + account
-
-
-def build_producers_key(epoch: Epoch) -> bytes:
-    """Return the key of an epoch's producers."""
-    return b"P" + epoch.to_bytes(8, "big")
 
 
 def get_hosted(ledger: Ledger, account: bytes) -> HostRecord:
@@ -61,10 +54,14 @@ def apply_hosting_packet(ledger: Ledger, context: Context, packet: Packet) -> No
 
     Args:
         ledger: Of the root shard.
-        context: Of the root shard; not needed so far.
+        context: Of the root shard.
         packet: From the home.
+
+    Raises:
+        RuleError: This is not the root shard.
     """
-    del context
+    if context.shard != ROOT_SHARD:
+        raise RuleError("not_root_shard", "hosts are known to the root shard")
     hosting = decode(Hosting, packet.payload)
     if get_stake(ledger, hosting.account) is None:
         return
@@ -75,10 +72,7 @@ def apply_hosting_packet(ledger: Ledger, context: Context, packet: Packet) -> No
         return
     if after == before:
         return
-    if after.homes:
-        ledger.put(build_host_key(hosting.account), after)
-    else:
-        forget_hosted(ledger, hosting.account)
+    _put_hosted(ledger, hosting.account, after)
     ledger.note(Event(HOSTING_EVENT, hosting.account, (hosting.account,), 0))
 
 
@@ -91,7 +85,9 @@ def forget_hosted(ledger: Ledger, account: bytes) -> None:
 def choose_epoch_producers(
     ledger: Ledger, epoch: Epoch, seed: bytes, layout: Layout, validators: ValidatorSet
 ) -> ProducerTable:
-    """Put down the producers of an epoch, and forget those of the one before the last.
+    """Put down the producers of an epoch, and forget those of the one that ends.
+
+    Homes that are gone by then say nothing more, and are forgotten too.
 
     Args:
         ledger: Of the root shard, at the boundary two epochs before.
@@ -106,8 +102,11 @@ def choose_epoch_producers(
         if stake is None:
             continue
         record = get_hosted(ledger, stake.account)
-        if record != NO_HOSTING:
-            hosted[index] = record
+        kept = drop_homes(record, layout.shard_ids)
+        if kept != record:
+            _put_hosted(ledger, stake.account, kept)
+        if kept != NO_HOSTING:
+            hosted[index] = kept
     table = choose_producers(
         seed,
         [spec.shard_id for spec in layout.shards],
@@ -119,3 +118,10 @@ def choose_epoch_producers(
     if epoch >= 2 and get_producers(ledger, epoch - 2) is not None:
         ledger.delete(build_producers_key(epoch - 2))
     return table
+
+
+def _put_hosted(ledger: Ledger, account: bytes, record: HostRecord) -> None:
+    if record == NO_HOSTING:
+        forget_hosted(ledger, account)
+    else:
+        ledger.put(build_host_key(account), record)

@@ -6,6 +6,7 @@ anything.  Lists come in pages: `next` of one page is `after` of the next, an op
 string that stays good while blocks arrive.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -436,10 +437,23 @@ class Queries:
 
     # ----------------------------------------------------------------- proof
 
+    def prepare_state(self, shard: ShardId, height: Height | None) -> Iterator[None]:
+        """Do what makes `build_state_proof` short, a slice at a time.
+
+        Raises:
+            PrunedState, UnknownShard: As there.
+        """
+        if height is None:
+            return iter(())
+        return self._tree.history.prepare(height, shard, lambda: self.height)
+
     def build_state_proof(
         self, shard: ShardId, key: bytes, height: Height | None = None
     ) -> StateProof:
         """Return the proof of a key's value, or of its absence, after a final block.
+
+        The first proof of an older state takes a second or two under load, so whoever
+        has other work exhausts `prepare_state` before.
 
         Args:
             shard: Of the layout.

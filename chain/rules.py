@@ -90,6 +90,7 @@ from chain.contracts.withdraw import (
 )
 from chain.ledger import Ledger
 from chain.params import ChainParams
+from chain.producers import apply_hosting_packet
 from chain.transaction import Payload
 from shards.packet import Packet, PacketKind
 
@@ -153,6 +154,7 @@ PACKET_RULES: dict[int, Callable[[Ledger, Context, Packet], None]] = {
     PacketKind.MOVE: apply_move,
     PacketKind.SWEEP: apply_sweep,
     PacketKind.FAREWELL: apply_farewell,
+    PacketKind.HOSTING: apply_hosting_packet,
 }
 
 

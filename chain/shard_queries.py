@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from chain.block import Block
 from chain.blocktree import BlockTree
 from chain.errors import HistoryAbsent
+from chain.halts import read_halts
 from chain.paging import PAGE, Page, build_page, iterate_keys
 from chain.state import build_bucket_key, unpack_bucket
 from chain.store import build_key
@@ -20,6 +21,7 @@ from primitives.types import Height, ShardId
 from shards.certificate import ChunkCertificate
 from shards.chunk import ChunkHeader, get_count
 from shards.committee import Committee, draw_committee
+from shards.fraud import Halt
 from shards.layout import ROOT_SHARD
 from shards.slots import Slot, get_slot
 
@@ -44,6 +46,10 @@ class Duty:
     producers: tuple[int, ...]
     """Indices in the epoch's set, the first in rank first."""
     committee: Committee
+    hosts: tuple[int, ...]
+    """Of the shard, for the whole epoch: the first turns in a slot are theirs."""
+    custodians: tuple[int, ...]
+    """Of the shard, for the whole epoch: the last turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,14 @@ class ShardQueries:
         slot = Slot(roles.epoch, shard, view)
         if not roles.has_slot(slot):
             return None
-        return Duty(slot, roles.get_producers(slot), roles.get_committee(slot))
+        entry = roles.get_shard_producers(shard)
+        return Duty(
+            slot,
+            roles.get_producers(slot),
+            roles.get_committee(slot),
+            entry.hosts,
+            entry.custodians,
+        )
 
     def compute_committee(self, header: ChunkHeader, seed: bytes) -> Committee | None:
         """Return who could endorse a chunk.
@@ -150,6 +163,14 @@ class ShardQueries:
         slot = get_slot(header)
         powers = [validator.power for validator in validators.validators]
         return draw_committee(seed, slot.shard, slot.created_view, powers)
+
+    def get_halt(self, shard: ShardId) -> Halt | None:
+        """Return why a shard goes on no more; None: it does."""
+        view = self._tree.final.view
+        for halt in read_halts(lambda key: view.get(ROOT_SHARD, key)):
+            if halt.shard == shard:
+                return halt
+        return None
 
     def count_keys(self, shard: ShardId) -> KeyCount:
         """Return how many keys a shard's state has, or about how many.

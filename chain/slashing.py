@@ -34,12 +34,22 @@ import msgspec
 
 from chain.context import Context
 from chain.errors import InvalidBlock, StoreError, UselessEvidence
-from chain.evidence import EvidenceJudge, Verdict, is_timely
+from chain.evidence import (
+    NO_COURT,
+    Accusation,
+    Court,
+    EvidenceJudge,
+    Verdict,
+    is_timely,
+)
+from chain.halts import is_halted, put_halt
 from chain.ledger import Ledger, burn, credit
 from chain.outcome import Event
 from chain.roster import find_stake, get_validators, list_stakes, put_stake
 from chain.stake import Offence, Stake, StakeStatus, Unbonding
 from consensus.errors import InvalidEvidence
+from primitives.types import ShardId
+from shards.fraud import FraudNotice, build_halt
 
 FLOOR_DIVISOR = 20
 """The least penalty is a 20th of the stake, 5 %: no second machine is worth it."""
@@ -52,6 +62,8 @@ SLASH_EVENT = "slashed"
 """Taken at a conviction; the event's object is the evidence."""
 REWARD_EVENT = "slash_reward"
 """Paid to the reporter; likewise."""
+HALT_EVENT = "shard_halted"
+"""A proven fraud stops its shard; likewise."""
 SETTLE_EVENT = "slash_settled"
 """Taken at the end of the window; the event's object is the BLS public key."""
 
@@ -95,12 +107,33 @@ def find_culprits(ledger: Ledger, guilty: Iterable[bytes]) -> tuple[Stake, ...]:
     )
 
 
+def find_targets(ledger: Ledger, found: Accusation | Verdict) -> frozenset[bytes]:
+    """Return what a piece would change: keys it convicts, and the shard it halts.
+
+    A piece without any is useless: everything that it could do is done.
+    """
+    guilty = found.guilty if isinstance(found, Verdict) else found.accused
+    targets = {stake.public_key for stake in find_culprits(ledger, guilty)}
+    if found.halted is not None and not is_halted(ledger, found.halted):
+        targets.add(_name_halt(found.halted))
+    return frozenset(targets)
+
+
+def list_targets(verdict: Verdict) -> frozenset[bytes]:
+    """Return what a piece changes at most, in the terms of `find_targets`."""
+    halted = verdict.halted
+    return frozenset(verdict.guilty).union(
+        () if halted is None else (_name_halt(halted),)
+    )
+
+
 def apply_evidence(
     ledger: Ledger,
     context: Context,
     items: Sequence[bytes],
     judge: EvidenceJudge,
     proposer: int,
+    court: Court = NO_COURT,
 ) -> None:
     """Convict whom a block's evidence convicts, piece by piece.
 
@@ -110,19 +143,23 @@ def apply_evidence(
         items: The body's evidence, untrusted.
         judge: Verifies and remembers.
         proposer: Index of the block's leader in its epoch's set; the reporter.
+        court: Judges frauds on the block's branch.
 
     Raises:
         InvalidBlock: A piece that is no evidence, is too old or of the future, or
             convicts nobody who is not tombstoned yet.
+        MissingFraudProof: The proof of one has to be fetched first.
+        UnjudgedFraud: Only a quorum's word can tell.
     """
     for index, data in enumerate(items):
         try:
-            verdict = _judge(ledger, context, data, judge)
+            verdict = _judge(ledger, context, data, judge, court)
         except (InvalidEvidence, UselessEvidence) as error:
             raise InvalidBlock(f"evidence {index}: {error}") from error
         culprits = find_culprits(ledger, verdict.guilty)
         penalty = sum(_convict(ledger, context, verdict, s) for s in culprits)
         _distribute(ledger, context, verdict, penalty, proposer)
+        _halt(ledger, context, verdict)
 
 
 def settle_offences(ledger: Ledger, context: Context) -> None:
@@ -169,15 +206,28 @@ def is_forgettable(stake: Stake, epoch: int, evidence_epochs: int) -> bool:
 
 
 def _judge(
-    ledger: Ledger, context: Context, data: bytes, judge: EvidenceJudge
+    ledger: Ledger, context: Context, data: bytes, judge: EvidenceJudge, court: Court
 ) -> Verdict:
     """Check a piece in the order of the cost of its checks."""
     accusation = judge.read(data, lambda epoch: get_validators(ledger, epoch))
-    if not is_timely(accusation.epoch, context.epoch, context.params.evidence_epochs):
+    if not is_timely(accusation, context.epoch, context.params.evidence_epochs):
         raise UselessEvidence(f"of epoch {accusation.epoch}, now it is {context.epoch}")
-    if not find_culprits(ledger, accusation.accused):
+    if not find_targets(ledger, accusation):
         raise UselessEvidence("against nobody who could still be convicted")
-    return judge.judge(accusation)
+    return judge.judge(accusation, court)
+
+
+def _name_halt(shard: ShardId) -> bytes:
+    return b"halt" + shard.to_bytes(2, "big")
+
+
+def _halt(ledger: Ledger, context: Context, verdict: Verdict) -> None:
+    """Stop the shard of a proven fraud, unless it stands still already."""
+    notice = verdict.piece
+    if not isinstance(notice, FraudNotice) or is_halted(ledger, notice.slot.shard):
+        return
+    put_halt(ledger, build_halt(notice, context.height + 1))
+    ledger.note(Event(HALT_EVENT, verdict.evidence_id, (), 0))
 
 
 def _convict(ledger: Ledger, context: Context, verdict: Verdict, stake: Stake) -> int:

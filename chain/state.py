@@ -215,18 +215,13 @@ class FinalState:
         if view.shards is not None:
             self._take_shards(view.shards)
 
-    def build_past(
-        self, shard: ShardId, buckets: Mapping[int, NewBucket]
-    ) -> "StateView":
-        """Return a view on the final state in which a shard's buckets were others.
+    def build_past(self, shard: ShardId) -> "StateView":
+        """Return a view of a shard as it is now.
 
-        It stays what it is while the final state moves on.
+        It stays that while the final state moves on, but for what `put` changes.
         """
-        past = StateView.from_final(self).compute_child_with({shard: buckets})
-        past.parent = self
-        if not buckets:
-            # Still the final root, which the first block from now on may change.
-            past.roots[shard] = self.get_root(shard)
+        past = StateView.from_final(self)
+        past.roots[shard] = self.get_root(shard)
         self._past.add(past)
         return past
 
@@ -439,6 +434,21 @@ class StateView:
             view = view.parent
         assert view is base
         return StateView(base, self._final, buckets, groups, roots, shards)
+
+    def put(self, shard: ShardId, fresh: Mapping[int, NewBucket]) -> None:
+        """Change buckets of a shard, by number, in this view itself.
+
+        For views that are being built; nothing may read through them yet.
+        """
+        root, groups = compute_group_update(
+            self._build_group_reader(shard),
+            {index: bucket.digest for index, bucket in fresh.items()},
+            self._final.levels,
+        )
+        self.roots[shard] = root
+        self.groups.setdefault(shard, {}).update(groups)
+        for index, bucket in fresh.items():
+            self.buckets[shard, index] = bucket
 
     def keep(self, coming: "StateView") -> None:
         """Put what `coming` is about to change into this view of the past."""

@@ -23,16 +23,20 @@ The database: what is stored under which key, and typed reads of it.
     W height shard i           work record posted by transaction i of the chunk
     V payee height shard i     a payee's work records
     X height i                 nothing; the block applied its evidence i
+    u height shard             undo: what a block changed in a shard (chain/history.py)
+    J shard height             books of a shard after a block (chain/books.py)
+    d chunk_hash               chunk that we vouched for, while a block may hold it
     N height                   header of a block from before a snapshot
     c chunk_hash               body of a layer shard's chunk, pending or final
     U block_hash               pending block that must survive a crash
     D evidence_id              evidence that waits for a block
+    j proof_hash               fraud proof, while a block may name it
     M name                     meta: chain_id, format, tip, seen, layout, followed
                                shards; first height and a half-written manifest, of
                                who began with a snapshot
 
-What waits (U, D) comes and goes.  Everything of a block arrives in one batch when it
-becomes final, so the tip says how far all of it is.  Numbers in keys are big-endian,
+What waits (U, D, d, j) comes and goes.  Everything of a block arrives in one batch when
+it becomes final, so the tip says how far all of it is.  Numbers in keys are big-endian,
 so iteration is in order.
 """
 

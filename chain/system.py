@@ -11,8 +11,9 @@ block does not depend on what anybody sends, and it runs on the same ledger that
 run on, so that there is one way to move an atom.
 
 At its epoch's boundary a block pays for votes, lets go who missed half of them,
-closes the windows of old offences, chooses validators and layout of the epoch after
-the next one, pays out what was unbonded, and begins the next epoch in the state.
+closes the windows of old offences, chooses validators, layout and producers of the
+epoch after the next one, pays out what was unbonded, and begins the next epoch in the
+state.
 
 Leader and validators run the same code; see also docs/adr/0015-system-step.md.
 
@@ -25,13 +26,14 @@ from chain.block import Attendance
 from chain.chunk_context import build_context
 from chain.context import Context
 from chain.epochs import EpochState, compute_seed, load_epoch
-from chain.evidence import EvidenceJudge
+from chain.evidence import NO_COURT, Court, EvidenceJudge
 from chain.held import HeldBlock
 from chain.keys import EPOCH_KEY, build_validators_key
 from chain.layouts import choose_layout
 from chain.ledger import Ledger, ShardLedger
 from chain.outcome import Event
 from chain.payouts import pay_unbondings
+from chain.producers import choose_epoch_producers
 from chain.rewards import is_eligible, pay_rewards, suspend_absent
 from chain.roster import get_epoch_record, get_validators, list_stakes
 from chain.selection import Candidate, select_validators
@@ -72,12 +74,17 @@ class SystemResult:
 
 
 def run_system(
-    spec: ChainSpec, parent: HeldBlock, given: SystemInput, judge: EvidenceJudge
+    spec: ChainSpec,
+    parent: HeldBlock,
+    given: SystemInput,
+    judge: EvidenceJudge,
+    court: Court = NO_COURT,
 ) -> SystemResult:
     """Return the state before the chunks of a block on `parent`.
 
     Raises:
         InvalidBlock: The block's evidence is not what a correct leader includes.
+        MissingFraudProof, UnjudgedFraud: As the court has it.
     """
     seen = count_attendance(parent, given.attendance)
     epoch = parent.child_epoch
@@ -87,7 +94,7 @@ def run_system(
     view = parent.view
     ledger = ShardLedger(lambda key: view.get(ROOT_SHARD, key))
     context = build_context(spec, parent, ROOT_SHARD)
-    apply_evidence(ledger, context, given.evidence, judge, given.proposer)
+    apply_evidence(ledger, context, given.evidence, judge, given.proposer, court)
     if is_boundary:
         close_epoch(ledger, context, seen, given.mix)
     events = ledger.commit()
@@ -131,12 +138,14 @@ def close_epoch(
     settle_offences(ledger, context)
     chosen = choose_validators(ledger, context, following)
     ledger.put(build_validators_key(record.epoch + 2), chosen)
-    choose_layout(ledger, record.epoch, validators)
+    layout = choose_layout(ledger, record.epoch, validators)
+    seed = compute_seed(mix)
+    choose_epoch_producers(ledger, record.epoch + 2, seed, layout, chosen)
     pay_unbondings(ledger, context)
     oldest = record.epoch - context.params.evidence_epochs - 1
     if oldest >= 0:
         ledger.delete(build_validators_key(oldest))
-    after = EpochRecord(record.epoch + 1, record.next_seed, compute_seed(mix))
+    after = EpochRecord(record.epoch + 1, record.next_seed, seed)
     ledger.put(EPOCH_KEY, after)
 
 

@@ -34,7 +34,9 @@ def load_genesis(path: Path) -> Genesis:
     try:
         return parse_genesis(text)
     except CorruptGenesis as error:
-        raise CorruptGenesis(f"{path} is no genesis: {error}") from error
+        raise CorruptGenesis(
+            f"{path} is no genesis of this version of p2pchain: {error}"
+        ) from error
 
 
 def dump_genesis(genesis: Genesis) -> str:

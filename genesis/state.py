@@ -8,6 +8,7 @@ from chain.keys import (
     build_account_key,
     build_layout_key,
     build_model_key,
+    build_producers_key,
     build_stake_key,
     build_validators_key,
     build_voter_key,
@@ -22,6 +23,7 @@ from genesis.validation import validate_genesis
 from primitives.codec import encode
 from primitives.types import ShardId
 from shards.layout import ROOT_SHARD
+from shards.producers import choose_producers
 
 
 def build_chain_spec(genesis: Genesis) -> ChainSpec:
@@ -75,15 +77,26 @@ def build_genesis_state(genesis: Genesis) -> dict[ShardId, dict[bytes, bytes]]:
 
 
 def _build_stakes(genesis: Genesis) -> dict[bytes, bytes]:
-    """Return stakes, roster, and the first two epochs, which are alike."""
+    """Return stakes, roster, and the first two epochs, which are alike.
+
+    Nobody hosts anything yet, so custodians produce.
+    """
     seed = compute_first_seed(compute_chain_id(genesis))
     validators = encode(build_validator_set(genesis))
+    producers = choose_producers(
+        seed,
+        [spec.shard_id for spec in genesis.layout.shards],
+        [validator.power for validator in genesis.validators],
+        {},
+    )
     accounts = tuple(sorted(validator.account for validator in genesis.validators))
     pairs = {
         ROSTER_KEY: encode(Roster(accounts)),
         EPOCH_KEY: encode(EpochRecord(epoch=0, seed=seed, next_seed=seed)),
         build_validators_key(0): validators,
         build_validators_key(1): validators,
+        build_producers_key(0): encode(producers),
+        build_producers_key(1): encode(producers),
     }
     for validator in genesis.validators:
         stake = Stake(

@@ -7,6 +7,7 @@ and simulations.  A batch is applied whole or not at all, also across a crash.
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
+from itertools import islice, takewhile
 from typing import Protocol
 
 
@@ -81,7 +82,12 @@ class MemoryStore:
         self, prefix: bytes, *, start: bytes | None = None, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield the pairs under `prefix` in key order, from `start` on."""
-        keys = [key for key in self._keys if key.startswith(prefix)]
+        first = bisect_left(self._keys, prefix)
+        keys = list(
+            takewhile(
+                lambda key: key.startswith(prefix), islice(self._keys, first, None)
+            )
+        )
         if reverse:
             keys.reverse()
         for key in keys:

@@ -19,6 +19,10 @@ convicts it.
 
 The producer is guilty too, if its signature is shown: a certificate does not hold it.
 
+A proof is as long as a chunk with its witness, so a block holds a notice in its place:
+which bytes prove it, of which chunk, and whom.  Whoever judges the block needs those
+bytes; whoever follows a quorum does not, for the notice says all that follows.
+
 A proven fraud halts the shard.  Its state is what the liars say it is, blocks may have
 been built on it, and no rule can tell what people would want kept.  No further chunk of
 it is valid, none of its packets is consumed any more, `status` says so, people decide.
@@ -35,7 +39,12 @@ from typing import Annotated
 from msgspec import Meta
 
 from consensus.scheme import SignatureScheme
-from consensus.validators import ValidatorSet, decode_bitmap
+from consensus.validators import (
+    MAX_BITMAP_BYTES,
+    ValidatorSet,
+    decode_bitmap,
+    encode_bitmap,
+)
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError, RemoteError
 from primitives.hashing import compute_hash
@@ -61,7 +70,7 @@ from shards.messages import (
     validate_body,
 )
 from shards.packet import PacketProof
-from shards.slots import get_slot
+from shards.slots import Slot, get_slot
 
 MAX_FRAUD_BYTES = MAX_PRODUCED_BYTES + MAX_SMALL_BYTES
 """A produced chunk and its certificate: whatever could be endorsed can be proven."""
@@ -77,6 +86,18 @@ class FraudProof(Record, tag=5):
     transactions: tuple[bytes, ...]
     packets: tuple[PacketProof, ...]
     witness: Annotated[bytes, Meta(max_length=MAX_WITNESS_BYTES)]
+
+
+class FraudNotice(Record, tag=7):
+    """What stands in a block for a fraud proof."""
+
+    slot: Slot
+    """Of the chunk."""
+    chunk_hash: Hash32
+    proof_hash: Hash32
+    """Names the bytes of the proof, so that everybody judges the same ones."""
+    bitmap: Annotated[bytes, Meta(max_length=MAX_BITMAP_BYTES)]
+    """Whom it convicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +159,55 @@ def compute_fraud_id(proof: FraudProof) -> bytes:
     One wrong chunk is one fraud, whatever witness and certificate show it.
     """
     return compute_hash("fraud", compute_chunk_hash(proof.header))
+
+
+def compute_proof_hash(data: bytes) -> bytes:
+    """Return the 32 bytes that name an encoded proof."""
+    return compute_hash("fraud-proof", data)
+
+
+def build_notice(proof: FraudProof, validators: ValidatorSet) -> FraudNotice:
+    """Return what a block says of a proof; nothing is judged.
+
+    Raises:
+        InvalidShardEvidence: It convicts nobody.
+    """
+    return FraudNotice(
+        get_slot(proof.header),
+        compute_chunk_hash(proof.header),
+        compute_proof_hash(encode(proof)),
+        encode_bitmap(find_fraud_accused(proof, validators), len(validators)),
+    )
+
+
+def find_notice_accused(
+    notice: FraudNotice, validators: ValidatorSet
+) -> tuple[int, ...]:
+    """Return whom a notice accuses, ascending.
+
+    Args:
+        notice: Of any origin.
+        validators: Of the slot's epoch.
+
+    Raises:
+        InvalidShardEvidence: Nobody, or somebody who is not in the set.
+    """
+    accused = decode_bitmap(notice.bitmap, len(validators))
+    if not accused:
+        raise InvalidShardEvidence("a bitmap that does not fit the validator set")
+    return accused
+
+
+def validate_notice(
+    notice: FraudNotice, proof: FraudProof, validators: ValidatorSet
+) -> None:
+    """Check that a notice says what its proof is about; the proof is judged elsewhere.
+
+    Raises:
+        InvalidShardEvidence: It says something else.
+    """
+    if notice != build_notice(proof, validators):
+        raise InvalidShardEvidence("a notice of another fraud than its proof's")
 
 
 def find_fraud_accused(proof: FraudProof, validators: ValidatorSet) -> tuple[int, ...]:
@@ -207,6 +277,23 @@ def judge_fraud(
     return FraudVerdict(compute_fraud_id(proof), proof.header, accused, difference)
 
 
+def build_fraud(produced: ProducedChunk, certificate: ChunkCertificate) -> FraudProof:
+    """Return the proof against a chunk that its committee endorsed.
+
+    Args:
+        produced: Its witness may be the judge's own; zeros for an unknown signature.
+        certificate: Of the chunk.
+    """
+    return FraudProof(
+        produced.header,
+        certificate,
+        produced.signature if any(produced.signature) else None,
+        produced.transactions,
+        produced.packets,
+        produced.witness,
+    )
+
+
 def build_produced(proof: FraudProof) -> ProducedChunk:
     """Return the chunk in the form in which it was endorsed."""
     return ProducedChunk(
@@ -218,11 +305,10 @@ def build_produced(proof: FraudProof) -> ProducedChunk:
     )
 
 
-def build_halt(verdict: FraudVerdict, height: Height) -> Halt:
-    """Return what stops a shard once a block at `height` holds the proof."""
-    header = verdict.header
-    chunk_hash = compute_chunk_hash(header)
-    return Halt(header.shard, chunk_hash, verdict.fraud_id, height)
+def build_halt(notice: FraudNotice, height: Height) -> Halt:
+    """Return what stops a shard once a block at `height` holds a notice."""
+    fraud_id = compute_hash("fraud", notice.chunk_hash)
+    return Halt(notice.slot.shard, notice.chunk_hash, fraud_id, height)
 
 
 def find_difference(header: ChunkHeader, result: Reexecution) -> str | None:

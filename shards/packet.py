@@ -46,6 +46,8 @@ class PacketKind(IntEnum):
     """Take over what an account had in a shard that goes."""
     FAREWELL = 8
     """A retiring shard is empty; its totals."""
+    HOSTING = 9
+    """What shards a registration covers now; to the root shard."""
 
 
 class Packet(Record):

@@ -21,7 +21,7 @@ in rank produces a Delta later.  Nothing is minted by hosting.
 Spec: docs/protocol/06-shards.md
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated
 
@@ -120,6 +120,11 @@ def apply_hosting(record: HostRecord, home: ShardId, hosting: Hosting) -> HostRe
         return HostRecord(tuple(others))
     said = HostedHome(home, hosting.version, hosting.shards)
     return HostRecord(tuple(sorted([*others, said], key=lambda known: known.home)))
+
+
+def drop_homes(record: HostRecord, shards: Collection[ShardId]) -> HostRecord:
+    """Return what an account hosts by the word of homes among `shards`."""
+    return HostRecord(tuple(home for home in record.homes if home.home in shards))
 
 
 def choose_producers(

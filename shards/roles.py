@@ -13,7 +13,7 @@ from primitives.types import Epoch, ShardId
 from shards.committee import Committee, draw_committee
 from shards.inclusion import INCLUSION_VIEWS
 from shards.layout import MAX_SHARDS
-from shards.producers import ProducerTable
+from shards.producers import ProducerTable, ShardProducers
 from shards.slots import Slot, rank_producers
 
 MAX_REMEMBERED = (INCLUSION_VIEWS + 4) * MAX_SHARDS
@@ -54,6 +54,10 @@ class Roles:
     def has_slot(self, slot: Slot) -> bool:
         """Tell whether a slot is one of this epoch."""
         return slot.epoch == self.epoch and slot.shard in self._producers
+
+    def get_shard_producers(self, shard: ShardId) -> ShardProducers:
+        """Return the hosts and the custodians of a shard that has slots."""
+        return self._producers[shard]
 
     def get_committee(self, slot: Slot) -> Committee:
         """Return who may endorse in a slot of this epoch."""

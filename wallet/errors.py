@@ -31,6 +31,7 @@ What can go wrong in a wallet, sorted by whose fault it is.
 
 from pathlib import Path
 
+from primitives.amounts import format_amount
 from primitives.errors import LocalError, RemoteError
 
 
@@ -88,8 +89,8 @@ class InsufficientFunds(WalletError):
 
     def __init__(self, *, needed_atoms: int, available_atoms: int) -> None:
         super().__init__(
-            f"{needed_atoms} atoms are needed and {available_atoms} can be spent"
-            " after fees"
+            f"needed: {format_amount(needed_atoms)}; all shards together can pay "
+            f"{format_amount(available_atoms)} after fees"
         )
         self.needed_atoms = needed_atoms
         self.available_atoms = available_atoms

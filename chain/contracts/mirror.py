@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import msgspec
 
 from chain.context import Context
+from chain.contracts.hosting import send_hosting, send_hosting_end
 from chain.contracts.registration import (
     Mirror,
     Registration,
@@ -112,6 +113,8 @@ def renew(ledger: Ledger, context: Context, registration: Registration) -> None:
     is_moved = registration.home != context.shard
     send_removals(ledger, context, registration.account, () if is_moved else left)
     send_mirrors(ledger, context, renewed, is_system=True)
+    if not others:
+        send_hosting(ledger, context, renewed)
 
 
 def replace_home(registration: Registration, context: Context) -> Registration:
@@ -164,10 +167,10 @@ def apply_mirror_answer(ledger: Ledger, context: Context, packet: Packet) -> Non
         return
     awaiting = tuple(shard for shard in registration.awaiting if shard != packet.src)
     status = RegistrationStatus.PENDING if awaiting else RegistrationStatus.ACTIVE
-    ledger.put(
-        key, msgspec.structs.replace(registration, awaiting=awaiting, status=status)
-    )
+    answered = msgspec.structs.replace(registration, awaiting=awaiting, status=status)
+    ledger.put(key, answered)
     if not awaiting:
+        send_hosting(ledger, context, answered)
         account = registration.account
         ledger.note(Event("registration_active", account, (account,), 0))
 
@@ -188,6 +191,7 @@ def _refuse(
     credit(ledger, context, registration.account, registration.collateral)
     keepers = set(registration.mirrors) - {refused_by}
     send_removals(ledger, context, registration.account, keepers)
+    send_hosting_end(ledger, context, registration)
     refused = msgspec.structs.replace(
         registration,
         collateral=0,

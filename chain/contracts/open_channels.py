@@ -37,7 +37,7 @@ def apply_open(
         RuleError: shard_retiring, zero_amount, zero_price, own_channel,
             channel_exists, insufficient_funds.
     """
-    validate_active(context, context.shard)
+    validate_active(context)
     for index, opening in enumerate(payload.openings):
         _open_one(ledger, context, call, index, opening)
 

@@ -3,7 +3,8 @@ Register: offer a layer range, or change the offer.
 
 The shard of the range's first layer is the home: it locks the collateral and holds
 the one writable record.  Every other shard of the range gets a mirror by packet and
-answers (see `mirror`); until all have, the registration is PENDING.
+answers (see `mirror`); until all have, the registration is PENDING.  The root shard
+hears which shards are covered (see `hosting`).
 
     PENDING --all shards answered yes--> ACTIVE
        \\-----one shard answered no-----> REFUSED, collateral back
@@ -11,6 +12,7 @@ answers (see `mirror`); until all have, the registration is PENDING.
 """
 
 from chain.context import Call, Context
+from chain.contracts.hosting import send_hosting
 from chain.contracts.mirror import send_mirrors, send_removals
 from chain.contracts.registration import (
     Register,
@@ -54,7 +56,7 @@ def apply_register(
             too_many_shards, bad_address, low_collateral, insufficient_funds,
             congested.
     """
-    validate_active(context, context.shard)
+    validate_active(context)
     shards = _compute_shards(context, payload)
     _validate_addresses(payload)
     _validate_collateral(context, payload)
@@ -92,6 +94,8 @@ def apply_register(
         left = set(current.mirrors) - set(awaiting)
         send_removals(ledger, context, call.sender, left)
     send_mirrors(ledger, context, registration)
+    if not awaiting:
+        send_hosting(ledger, context, registration, is_system=False)
     kind = "registered" if current is None else "registration_updated"
     ledger.note(Event(kind, call.sender, (call.sender,), payload.collateral))
 

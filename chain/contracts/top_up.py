@@ -33,7 +33,7 @@ def apply_top_up(ledger: Ledger, context: Context, call: Call, payload: TopUp) -
         RuleError: shard_retiring, unknown_channel, not_payer, zero_amount,
             insufficient_funds.
     """
-    validate_active(context, context.shard)
+    validate_active(context)
     channel = get_channel(ledger, payload.channel_id)
     validate_payer(channel, call)
     if payload.amount == 0:

@@ -5,7 +5,7 @@ from chain.contracts.credit import Credit
 from chain.errors import RuleError
 from chain.ledger import Ledger, credit, debit, send_packet
 from chain.outcome import Event
-from chain.phase import validate_active
+from chain.phase import validate_open
 from primitives.codec import Record
 from primitives.types import Address, Amount, ShardId
 from shards.packet import PacketKind
@@ -39,7 +39,7 @@ def apply_transfer(
     """Move the amount.
 
     Raises:
-        RuleError: zero_amount, unknown_shard, shard_retiring, insufficient_funds,
+        RuleError: zero_amount, unknown_shard, shard_closed, insufficient_funds,
             congested.
     """
     if payload.amount == 0:
@@ -47,7 +47,7 @@ def apply_transfer(
     if payload.shard not in context.layout.shard_ids:
         raise RuleError("unknown_shard", f"there is no shard {payload.shard}")
     if payload.shard != context.shard:
-        validate_active(context, payload.shard)
+        validate_open(context, payload.shard)
     debit(ledger, context, call.sender, payload.amount)
     if payload.shard == context.shard:
         credit(ledger, context, payload.recipient, payload.amount)

@@ -32,6 +32,7 @@ from p2pchain.bench.shards import run_shards
 from p2pchain.bench.silence import run_silent_leader
 from p2pchain.bench.state import run_state
 from p2pchain.bench.state_sync import run_state_sync
+from p2pchain.bench.sustained import run_latency, run_sustained
 from p2pchain.bench.transfers import run_finality, run_transfers
 from p2pchain.bench.views import run_views
 
@@ -44,6 +45,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Lab], list[Figure]]]] = {
     "catchup": ("A fresh node takes a chain", run_catch_up),
     "statesync": ("A fresh node takes a state of a million keys", run_state_sync),
     "protocol": ("From submission to finality, four validators", run_protocol),
+    "latency": ("Single transfers inside of shards and across", run_latency),
+    "sustained": ("Transfers through RPC for a minute", run_sustained),
     "leader": ("A silent leader among four", run_silent_leader),
     "hop": ("A hop beyond its computing, null stages", run_hop),
     "decode": ("Answers through four stages", run_decode),

@@ -138,10 +138,12 @@ class TracedChain(ChainService):
         self._note("built", place["epoch"], place["view"], built[2], begin)
         return built
 
-    def add_block(self, proposal: Proposal, block_bytes: bytes) -> None:
+    def add_block(
+        self, proposal: Proposal, block_bytes: bytes, *, is_decided: bool = False
+    ) -> None:
         """As the chain service does."""
         begin = time.monotonic()
-        super().add_block(proposal, block_bytes)
+        super().add_block(proposal, block_bytes, is_decided=is_decided)
         place = proposal.epoch, proposal.view, proposal.height
         self._note("judged", *place, begin)
 

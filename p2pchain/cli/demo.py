@@ -2,7 +2,8 @@
 `p2pchain demo`: the main job, from an empty folder to a settled answer.
 
     a network -> READY -> a question -> the answer, token by token
-    -> who computed, who was paid, in which blocks -> the books balance, or exit 1
+    -> who computed, who was paid, in which blocks and shards
+    -> the books balance, or exit 1
 
 Everything it shows is asked from the running nodes over their public interfaces.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from p2pchain.cli.demo_shards import describe_shard_work, load_shard_work
 from p2pchain.cli.devnet import add_network_options, open_network, run_until_signal
 from p2pchain.cli.options import add_command
 from p2pchain.cli.output import Output, format_amount, format_table
@@ -95,15 +97,19 @@ async def _show(args: Namespace, output: Output, devnet: Devnet) -> None:
     payer = (await _ask(client, "wallet_address"))["address"]
     accounts = {payer: gateway.name, **{h["provider"]: h["name"] for h in route}}
     before = {each: await _load_wealth(client, each) for each in accounts}
+    height = int((await _ask(client, "status"))["height"])
     output.say(f"\nasking: {args.question}\n")
     answer = await trio.to_thread.run_sync(_chat, client, args.question, output)
     settlements = await _wait_settled(client, answer)
     after = {each: await _load_wealth(client, each) for each in accounts}
     changes = {each: compute_change(before[each], after[each]) for each in accounts}
+    work = await _in_thread(lambda: load_shard_work(client, height + 1))
     if output.as_json:
-        output.show(_summarise(answer, settlements, accounts, before, after), "")
+        summary = _summarise(answer, settlements, accounts, before, after)
+        output.show(summary | work, "")
     else:
         print(_describe(answer, settlements, accounts, before, after), flush=True)
+        print(describe_shard_work(work) + "\n", flush=True)
     validate_books(payer, changes, int(answer.account["price"]))
 
 

@@ -19,7 +19,7 @@ MAX_FILE_BYTES = 4 * MAX_EVIDENCE_BYTES
 
 def add_parser(commands: "Commands") -> None:
     """Add `evidence`."""
-    group = add_group(commands, "evidence", "votes that exclude each other")
+    group = add_group(commands, "evidence", "votes and chunks that nobody honest signs")
     listing = add_command(group, "list", run_list, "list who was convicted of what")
     listing.add_argument(
         "--limit", type=positive, default=25, help="at most 100; default 25"

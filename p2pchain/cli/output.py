@@ -10,7 +10,11 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from primitives.amounts import format_amount as format_amount
 from primitives.types import ATOMS_PER_COIN
+
+MAX_ATOMS = 2**63 - 1
+"""As amounts are on the chain."""
 
 
 class Output:
@@ -55,16 +59,6 @@ def format_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str
     return "\n".join(lines)
 
 
-def format_amount(atoms: int | str) -> str:
-    """Return atoms and, where it is easier to read, coins."""
-    atoms = int(atoms)
-    if abs(atoms) < ATOMS_PER_COIN // 1000:
-        return f"{atoms} atoms"
-    whole, rest = divmod(atoms, ATOMS_PER_COIN)
-    fraction = f"{rest:09d}".rstrip("0")
-    return f"{whole}{'.' if fraction else ''}{fraction} P2P"
-
-
 def parse_amount(text: str) -> int:
     """Return the atoms that `2.5` (coins) or `2500atoms` mean.
 
@@ -82,4 +76,9 @@ def parse_amount(text: str) -> int:
         raise ValueError(f"{text!r} is no amount: 2.5 (coins) or 2500atoms")
     if len(fraction) > 9:
         raise ValueError(f"{text!r} has more than nine digits after the point")
-    return int(whole or "0") * scale + int(fraction.ljust(9, "0") if fraction else "0")
+    atoms = int(whole or "0") * scale + int(fraction.ljust(9, "0") if fraction else "0")
+    if atoms > MAX_ATOMS:
+        raise ValueError(
+            f"{text!r} is more than an amount can be, {format_amount(MAX_ATOMS)}"
+        )
+    return atoms

@@ -142,11 +142,11 @@ def _describe_layout(shards: list[dict[str, Any]]) -> str:
             shard["model"] or shard["model_id"][:18],
             f"{shard['start']}:{shard['end']}",
             shard["phase"],
-            shard["closes_height"] or "-",
+            shard["last_height"] or "-",
         )
         for shard in shards
     ]
-    return format_table(("shard", "model", "layers", "phase", "closes"), rows)
+    return format_table(("shard", "model", "layers", "phase", "open until"), rows)
 
 
 def _describe_proposals(proposals: list[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from p2pchain.cli.options import add_command
 from p2pchain.cli.output import Output, format_table
 from p2pchain.cli.session import open_client
+from p2pchain.cli.shard_tables import describe_duties, describe_shards
 from p2pchain.cli.staking import describe_seat, describe_stake
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def run(args: Namespace, output: Output) -> None:
     """Show the node's status."""
     client = open_client(args)
     status = client.call("status")
+    status["shards"] = client.call("shard_list")["shards"]
     output.show(status, f"rpc        {client.url}\n{_describe(status)}")
 
 
@@ -71,6 +73,9 @@ def _describe(status: dict[str, Any]) -> str:
             f"worker     {stage['role']}{layers} {stage['state']}{detail}, "
             f"process {stage['pid']}"
         )
+    lines += ["", describe_shards(status["shards"])]
+    if duties := describe_duties(status["shards"]):
+        lines += ["", duties]
     return "\n".join(lines)
 
 

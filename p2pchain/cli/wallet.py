@@ -3,6 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from p2pchain.cli.history import describe_history
 from p2pchain.cli.light_staking import run_light_stake, run_light_unstake
 from p2pchain.cli.light_wallet import (
     add_light,
@@ -20,6 +21,7 @@ from p2pchain.cli.output import Output, format_amount, format_table
 from p2pchain.cli.session import get_home_path, open_client, read_passphrase
 from p2pchain.cli.staking import describe_seat, describe_stake
 from p2pchain.cli.words import load_words, wrap_words
+from p2pchain.client import RpcClient
 from p2pchain.errors import HomeError
 from p2pchain.node.home import Home
 from primitives.address import encode_address
@@ -196,7 +198,14 @@ def run_send(args: Namespace, output: Output) -> None:
     final = result["final"]
     text = "\n".join(f"transaction  {tx_id}" for tx_id in result["tx_ids"])
     text += f"\nfinal in block {result['height']}" if final else "\nnot final yet"
+    if final and _is_under_way(client, result["tx_ids"], args.shard):
+        text += f", arrives in shard {args.shard} with one of its next chunks"
     output.show(result, text)
+
+
+def _is_under_way(client: RpcClient, tx_ids: list[str], shard: int) -> bool:
+    """Tell whether something was sent out of another shard, as a packet."""
+    return any(client.call("tx", hash=tx_id)["shard"] != shard for tx_id in tx_ids)
 
 
 def run_stake(args: Namespace, output: Output) -> None:
@@ -238,19 +247,7 @@ def run_history(args: Namespace, output: Output) -> None:
     if args.after:
         params["after"] = args.after
     history = client.call("account_txs", **params)
-    rows = (
-        (
-            tx["height"],
-            tx["shard"],
-            tx["kind"],
-            "ok" if tx["outcome"]["ok"] else tx["outcome"]["code"],
-            format_amount(tx["outcome"]["fee"]),
-            tx["tx_id"],
-        )
-        for tx in history["transactions"]
-    )
-    header = ("height", "shard", "kind", "outcome", "fee", "transaction")
-    text = format_table(header, rows)
+    text = describe_history(history["transactions"], address)
     if history["next"]:
         text += f"\nmore: --after {history['next']}"
     output.show(history, text)

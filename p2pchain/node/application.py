@@ -6,6 +6,7 @@ blocks behind them.  Every method is called from the trio thread and returns wit
 milliseconds; block validation may take tens of them.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from chain.block import Attendance
@@ -60,7 +61,14 @@ class Application(Protocol):
         A child of the epoch's root has `parent_view` 0 and no attendance.
         """
 
-    def add_block(self, proposal: Proposal, block_bytes: bytes) -> None:
+    def fetch_proof(
+        self, proof_hash: bytes, first: bytes | None, on_held: Callable[[], None]
+    ) -> None:
+        """Get a fraud proof that a block names; call `on_held` when it is here."""
+
+    def add_block(
+        self, proposal: Proposal, block_bytes: bytes, *, is_decided: bool = False
+    ) -> None:
         """Judge a block fully and hold it.
 
         Raises:

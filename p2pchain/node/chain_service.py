@@ -3,7 +3,8 @@ The chain of this node: what consensus drives, and what every other service read
 
 Consensus agrees on hashes; `ChainService` is the application behind it.  It builds and
 judges blocks, makes them final in one batch, and tells whoever waits.  Transactions
-come in through `submit`, from our own interfaces, and through gossip from peers.
+come in through `submit`, from our own interfaces, and through gossip from peers
+(p2pchain.node.transaction_gossip).
 """
 
 import logging
@@ -16,18 +17,6 @@ import trio
 from chain.block import Attendance, decode_block
 from chain.blocktree import BlockTree, open_tree
 from chain.epochs import compute_last_height
-from chain.errors import (
-    AlreadyKnown,
-    CannotPay,
-    CongestedShard,
-    DoubleSpend,
-    Expired,
-    InvalidTransaction,
-    NonceGap,
-    PoolFull,
-    ValidityTooLong,
-    WrongNonce,
-)
 from chain.header import build_proposal, compute_block_hash
 from chain.held import HeldBlock
 from chain.mempool import Mempool
@@ -38,9 +27,9 @@ from consensus.book import Tip
 from consensus.epoch import EpochConfig
 from consensus.messages import Certificate, Proposal, Vote
 from network.network import Network
-from network.topics import Topic, Verdict
 from p2pchain.errors import NotReady
 from p2pchain.node.evidence_desk import EvidenceDesk
+from p2pchain.node.transaction_gossip import TransactionGossip
 from primitives import bls
 from primitives.kv import KeyValueStore
 from primitives.types import Epoch, Height, Nonce, ShardId, TimeMs, View
@@ -53,20 +42,6 @@ REPEAT_BLOCKS = 10
 have lost its pool in a restart."""
 MAX_REPEATED = 256
 """Of them at a time: one sender's window in a shard, and far below a peer's budget."""
-
-NOBODYS_FAULT = (
-    AlreadyKnown,
-    CannotPay,
-    CongestedShard,
-    DoubleSpend,
-    Expired,
-    NonceGap,
-    PoolFull,
-    ValidityTooLong,
-)
-"""Refusals that a correct peer runs into: its final block or its pool is not ours, or
-somebody told it one half of a double spend and us the other."""
-
 
 OfferChunks = Callable[[bytes, View], Sequence[CertifiedChunk]]
 
@@ -90,14 +65,13 @@ class ChainService:
         self.mempool = Mempool(spec, self.tree.verified)
         self.queries = Queries(self.tree)
         self.evidence = EvidenceDesk(self.tree, network)
-        self._network = network
+        self.gossip = TransactionGossip(network, self.mempool, lambda: self.tree.final)
         self._changed = trio.Event()
         self._listeners: list[Callable[[HeldBlock], None]] = []
         self.offer_chunks: OfferChunks = _offer_nothing
         """What waits to be included in a block of a view on a parent."""
         self._own: dict[bytes, bytes] = {}
         """Transactions that we brought in, while they wait."""
-        network.subscribe(Topic.TRANSACTIONS, self._check_transaction)
 
     # What consensus asks for
 
@@ -162,9 +136,17 @@ class ChainService:
         )
         return held.block_hash, held.block_bytes, held.height
 
-    def add_block(self, proposal: Proposal, block_bytes: bytes) -> None:
+    def add_block(
+        self, proposal: Proposal, block_bytes: bytes, *, is_decided: bool = False
+    ) -> None:
         """Judge and hold a block; raises InvalidBlock or what is missing."""
-        self.tree.add(block_bytes, _now_ms(), proposal)
+        self.tree.add(block_bytes, _now_ms(), proposal, is_decided=is_decided)
+
+    def fetch_proof(
+        self, proof_hash: bytes, first: bytes | None, on_held: Callable[[], None]
+    ) -> None:
+        """Get a fraud proof that a block names; call `on_held` when it is here."""
+        self.evidence.proofs.fetch(proof_hash, first, on_held)
 
     def read_proposal(self, block_bytes: bytes) -> Proposal:
         """Return the proposal that a block's header gives; raises InvalidBlock."""
@@ -261,7 +243,7 @@ class ChainService:
             InvalidTransaction: Refused; the class says why.
         """
         tx_id = self.mempool.add(data, self.tree.final)
-        self._network.publish(Topic.TRANSACTIONS, data)
+        self.gossip.tell(data)
         self._own[tx_id] = data
         return tx_id
 
@@ -270,16 +252,7 @@ class ChainService:
         self._own = {t: data for t, data in self._own.items() if t in self.mempool}
         if self.height % REPEAT_BLOCKS == 0:
             for data in islice(self._own.values(), MAX_REPEATED):
-                self._network.publish(Topic.TRANSACTIONS, data)
-
-    async def _check_transaction(self, peer_id: bytes, payload: bytes) -> Verdict:
-        try:
-            self.mempool.add(payload, self.tree.final)
-        except InvalidTransaction as error:
-            # A nonce may be too low because the block that used it came first.
-            is_harmless = isinstance(error, NOBODYS_FAULT) or type(error) is WrongNonce
-            return Verdict.IGNORE if is_harmless else Verdict.REJECT
-        return Verdict.ACCEPT
+                self.gossip.tell(data)
 
 
 def _now_ms() -> int:

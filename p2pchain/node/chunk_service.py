@@ -18,7 +18,7 @@ the tree's pool, for the block that will name it and for whoever asks.
 
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
@@ -35,13 +35,14 @@ from network.network import Network
 from network.topics import Topic, Verdict
 from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.chain_service import ChainService
+from p2pchain.node.chunk_lead import MOST_LEAD_S, ChunkLead
 from p2pchain.node.chunk_outbox import CHUNK_PREFIX, ChunkOutbox
 from p2pchain.node.consensus_driver import Place
 from p2pchain.node.timers import Timers
 from p2pchain.node.wal_file import WalFile
 from primitives.codec import decode
 from primitives.errors import P2PChainError
-from primitives.types import View
+from primitives.types import Epoch, View
 from shards import effects as fx
 from shards import events as ev
 from shards.certificate import CertifiedChunk
@@ -60,9 +61,8 @@ from shards.messages import (
 
 log = logging.getLogger(__name__)
 
-LEAD_S = 0.3
-"""Before a leader's turn: two messages, an execution and two syncs take 50 ms on a
-quiet machine and four times that on a busy one."""
+MAX_SUSPECTS = 4
+"""Wrong chunks kept, each below 4 MiB; a certificate follows within a view or two."""
 
 VIEW = "view"
 """Name of the timer that waits for the desk's turn."""
@@ -125,11 +125,16 @@ class ChunkService:
         self._exchange = bodies
         self._fetching: set[bytes] = set()
         self._nursery: trio.Nursery | None = None
+        self._suspects: OrderedDict[bytes, ProducedChunk] = OrderedDict()
         self._parent = b""
         self._events: deque[ev.Event] = deque()
         self._refusals: list[fx.Refuse] = []
         self._is_handling = False
         self._timers = Timers(self._on_timer)
+        self._lead = ChunkLead()
+        self._coming: Place | None = None
+        """What the timer waits for, and when its time may come at the earliest."""
+        self._earliest_s = 0.0
         self._outbox = ChunkOutbox(
             wal, self._kv, network, self._desk.get_retained_records
         )
@@ -147,6 +152,7 @@ class ChunkService:
                 self._nursery = nursery
                 nursery.start_soon(self._timers.run)
                 nursery.start_soon(self._outbox.run)
+                nursery.start_soon(self._chain.evidence.proofs.run)
         finally:
             self._nursery = None
             if self._wal is not None:
@@ -155,8 +161,10 @@ class ChunkService:
     def on_place(self, place: Place) -> None:
         """Consensus has a view and a parent to make a block on."""
         due_ms = self._chain.get_time_ms(place.parent_hash) + self._params.interval_ms
-        wait_s = (due_ms - self._now_ms()) / 1000 - LEAD_S
-        self._timers.set(VIEW, max(0.0, wait_s), place)
+        left_s = (due_ms - self._now_ms()) / 1000
+        self._timers.set(VIEW, max(0.0, left_s - self._lead.lead_s), place)
+        self._coming = place
+        self._earliest_s = trio.current_time() + left_s - MOST_LEAD_S
 
     def offer(self, parent_hash: bytes, view: View) -> list[CertifiedChunk]:
         """Return certified chunks that a block of ours may hold.
@@ -220,15 +228,19 @@ class ChunkService:
             case fx.Refuse():
                 self._refusals.append(effect)
             case fx.Conflict():
-                log.warning("evidence about chunks: %s", effect.evidence)
+                self._chain.evidence.accuse(effect.evidence)
             case fx.CertificateReady():
-                pass
+                self._denounce(effect.certified)
 
     def _build(self, effect: fx.Build) -> None:
         try:
             produced = self._chain.tree.produce_chunk(
                 effect.slot, effect.anchor, effect.producer, self._chain.mempool
             )
+        except (UnknownBlock, UnfinalParent) as error:
+            # The chain went on while our turn was late; a newer view is on its way.
+            log.debug("no chunk for %s: %s", effect.slot, error)
+            produced = None
         except P2PChainError:
             # The slot passes without our chunk; the next in rank has its turn.
             log.exception("no chunk for %s", effect.slot)
@@ -248,7 +260,21 @@ class ChunkService:
             judgement, detail = ev.Judgement.SPOILT, str(error)
         except InvalidChunk as error:
             judgement, detail = ev.Judgement.BAD, str(error)
+            self._suspect(produced)
         self._events.append(ev.Executed(produced.header, judgement, detail))
+
+    def _suspect(self, produced: ProducedChunk) -> None:
+        """Keep a wrong chunk: if it is endorsed all the same, that is a fraud."""
+        self._suspects[compute_chunk_hash(produced.header)] = produced
+        if len(self._suspects) > MAX_SUSPECTS:
+            self._suspects.popitem(last=False)
+
+    def _denounce(self, certified: CertifiedChunk) -> None:
+        chunk_hash = compute_chunk_hash(certified.header)
+        produced = self._suspects.pop(chunk_hash, None)
+        if produced is not None:
+            log.error("a wrong chunk is certified: %s", chunk_hash.hex()[:16])
+            self._chain.evidence.denounce(produced, certified.certificate)
 
     # What happens
 
@@ -259,8 +285,17 @@ class ChunkService:
             assert isinstance(value, ev.TimerFired)
             self._blame(self._handle(value))
 
+    def _hurry(self, epoch: Epoch, view: View) -> None:
+        """Somebody's turn has come already: do not let it wait for ours."""
+        place = self._coming
+        if place is None or (place.epoch, place.view) != (epoch, view):
+            return
+        if trio.current_time() >= self._earliest_s:
+            self._timers.set(VIEW, 0.0, place)
+
     def _enter(self, place: Place) -> None:
         tree = self._chain.tree
+        self._coming = None
         if place.epoch != self._epoch or not tree.has(place.parent_hash):
             return
         try:
@@ -269,6 +304,7 @@ class ChunkService:
             # Final meanwhile, and another one after it: a newer place is on its way.
             return
         epoch = tree.epoch
+        self._lead.begin(place.view, trio.current_time())
         self._parent = place.parent_hash
         self._blame(
             self._handle(
@@ -279,7 +315,8 @@ class ChunkService:
                         compute_leader(epoch.seed, view, epoch.validators)
                         for view in (place.view, place.view + 1)
                     ),
-                    producible=tree.followed & frozenset(base.heads) - {ROOT_SHARD},
+                    producible=tree.followed
+                    & base.heads.keys() - {ROOT_SHARD} - base.halted,
                 )
             )
         )
@@ -309,6 +346,7 @@ class ChunkService:
         if verdict is Verdict.ACCEPT:
             if isinstance(message, ProducedChunk):
                 self._keep(message)
+                self._hurry(message.header.epoch, message.header.created_view)
             elif isinstance(message, Endorsement):
                 return Verdict.IGNORE
         return verdict

@@ -36,8 +36,10 @@ from chain.errors import (
     BodyMismatch,
     InvalidBlock,
     MissingBodies,
+    MissingFraudProof,
     MissingParent,
     TooManyPending,
+    UnjudgedFraud,
 )
 from consensus import effects as fx
 from consensus import events as ev
@@ -407,6 +409,16 @@ class ConsensusDriver:
         except MissingBodies as missing:
             waiting = WaitingBlock(proposal, block, sender)
             self._fetcher.park_bodiless(waiting, missing.headers)
+        except MissingFraudProof as error:
+            # As with a parent: it is judged once what it rests on is here.
+            self._application.fetch_proof(
+                error.proof_hash,
+                sender,
+                lambda: self._on_fetched_proof(proposal, block, sender),
+            )
+        except UnjudgedFraud as error:
+            # Not for us to vote for; a quorum that can judge it makes it final.
+            log.warning("no judgement of view %d: %s", proposal.view, error)
         except InvalidBlock as error:
             if isinstance(error, BodyMismatch) or not self._is_named(proposal, block):
                 self._blame(sender, str(error))
@@ -463,6 +475,13 @@ class ConsensusDriver:
     ) -> None:
         self._check_block(proposal, block, sender)
         self._handle_and_blame()
+
+    def _on_fetched_proof(
+        self, proposal: Proposal, block: bytes, sender: bytes | None
+    ) -> None:
+        if not self._application.has_block(proposal.block_hash):
+            self._check_block(proposal, block, sender)
+            self._handle_and_blame()
 
     def _fetch_block(self, proposal: Proposal) -> None:
         if self._application.has_block(proposal.block_hash):

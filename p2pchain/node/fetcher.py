@@ -107,7 +107,11 @@ class Fetcher:
         """Keep a block, unless full, until the bodies of its chunks are here."""
         block_hash = waiting.proposal.block_hash
         if len(self._bodiless) < MAX_BODILESS and self._start(
-            ("bodies", block_hash), self._ask_for_bodies, block_hash, headers, waiting.sender
+            ("bodies", block_hash),
+            self._ask_for_bodies,
+            block_hash,
+            headers,
+            waiting.sender,
         ):
             self._bodiless[block_hash] = waiting
 

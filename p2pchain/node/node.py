@@ -189,6 +189,7 @@ class Node:
                 services.start_soon(_watch_parent, parent_fd, stop)
             endpoints = await self._listen(services)
             services.start_soon(self._driver.run)
+            services.start_soon(self._chain.gossip.run)
             services.start_soon(self._chunks.run)
             services.start_soon(self._state_sync.run)
             services.start_soon(_forward, self._state_sync.ready, stop)

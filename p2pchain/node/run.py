@@ -9,7 +9,7 @@ from typing import Literal
 
 import trio
 
-from chain.errors import StoreError
+from chain.errors import OtherFormat, StoreError
 from chain.leveldb import LevelStore
 from genesis.files import load_genesis
 from genesis.state import build_chain_spec
@@ -60,6 +60,8 @@ def run_node(
                 try:
                     settle_database(spec, kv, files)
                     node = Node(home, config, keys, genesis, kv)
+                except OtherFormat:
+                    raise
                 except StoreError as error:
                     raise StoreError(
                         f"{error}; what the disk has damaged, `p2pchain db repair` "

@@ -27,6 +27,7 @@ from p2pchain.node.chain_service import ChainService
 from p2pchain.node.provider_book import ProviderBook, Settling
 from p2pchain.node.treasury import Treasury
 from primitives.errors import P2PChainError
+from primitives.types import ShardId
 from wallet.transactions import DEFAULT_LIFETIME_BLOCKS, estimate_fee
 
 log = logging.getLogger(__name__)
@@ -116,12 +117,16 @@ class Settlement:
             if channel.status is ChannelStatus.CLOSED:
                 book.forget_channel(entry.channel_id)
                 continue
-            if self._is_settling(book, channel):
+            if self._is_settling(book, channel) or not self._is_open(channel.shard):
                 continue
             due = self._build_due(book, channel)
             if due is not None:
                 dues.append(due)
         return dues
+
+    def _is_open(self, shard: ShardId) -> bool:
+        """Tell whether a shard takes transactions; one that is emptied does not."""
+        return shard in self._chain.queries.layouts.list_open_shards()
 
     def _is_settling(self, book: ProviderBook, channel: Channel) -> bool:
         """Tell whether a settlement is on its way; close the books of one that was."""

@@ -26,8 +26,10 @@ from chain.errors import (
     InvalidBlock,
     InvalidBody,
     MissingBodies,
+    MissingFraudProof,
     MissingParent,
     TooManyPending,
+    UnjudgedFraud,
 )
 from consensus.messages import Certificate, Proposal
 from network.errors import NetworkError, RequestTimeout
@@ -242,27 +244,34 @@ class Sync:
                 raise BadRange("a finalization that does not verify")
             proposals = self._read_lot(lot, height, parent_hash)
             bodies = {body.chunk_hash: body.data for body in lot.bodies}
+            # Only then the certificate covers what the blocks say.
+            is_decided = target.height == proposals[-1].height
             for proposal, block in zip(proposals, lot.blocks, strict=True):
                 try:
-                    self._add(proposal, block)
+                    self._add(proposal, block, is_decided)
                 except MissingBodies as missing:
                     await self._get_bodies(missing, bodies, peer_id)
-                    self._add(proposal, block)
+                    self._add(proposal, block, is_decided)
                 await trio.lowlevel.checkpoint()
             height, parent_hash = proposals[-1].height, proposals[-1].block_hash
             if target.height == height:
                 self._ports.on_certificate(lot.certificate, peer_id)
                 return
 
-    def _add(self, proposal: Proposal, block: bytes) -> None:
+    def _add(self, proposal: Proposal, block: bytes, is_decided: bool) -> None:
         try:
             if not self._application.has_block(proposal.block_hash):
-                self._application.add_block(proposal, block)
+                self._application.add_block(proposal, block, is_decided=is_decided)
         except BodyMismatch:
             raise
         except MissingParent as error:
             raise BadRange(str(error)) from error
-        except (InvalidBlock, TooManyPending) as error:
+        except (
+            InvalidBlock,
+            TooManyPending,
+            MissingFraudProof,
+            UnjudgedFraud,
+        ) as error:
             # A quorum stands behind the hash: the fault may well be our clock or code.
             raise CannotFollow(f"block {proposal.height}: {error}") from error
         self._ports.on_block(proposal)

@@ -53,7 +53,7 @@ class Treasury:
         return self._key.public_key
 
     def get_balances(self) -> dict[ShardId, int]:
-        """Return what the account holds in each open shard of the final state, in atoms.
+        """Return what the account holds in each open shard of the final state.
 
         What is in a shard that empties itself comes to the root shard without us.
         """
@@ -153,7 +153,10 @@ class Treasury:
     async def _fund(self, needs: Mapping[ShardId, int]) -> None:
         """Bring every shard to what it needs, and wait until it is there."""
         fee = estimate_transfer_fee(self._chain.spec.params)
-        moves = plan_funding(self.get_balances(), needs, fee)
+        balances = self.get_balances()
+        if closed := needs.keys() - balances.keys():
+            raise NotReady(f"shard {min(closed)} takes no transactions")
+        moves = plan_funding(balances, needs, fee)
         if not moves:
             return
         log.info("moving funds: %s", ", ".join(map(_describe, moves)))
@@ -167,7 +170,7 @@ class Treasury:
 
     def _has(self, needs: Mapping[ShardId, int]) -> bool:
         balances = self.get_balances()
-        return all(balances[shard] >= need for shard, need in needs.items())
+        return all(balances.get(shard, 0) >= need for shard, need in needs.items())
 
     def _submit(self, requests: list[tuple[ShardId, Payload]]) -> list[bytes]:
         shards = {shard for shard, _ in requests}

@@ -52,6 +52,12 @@ class Chain(Application, Protocol):
     def get_root(self, height: int) -> bytes:
         """Return the state's root after a final block."""
 
+    def get_proof(self, proof_hash: bytes) -> bytes | None:
+        """Return a fraud proof that is held."""
+
+    def offer_proof(self, proof_hash: bytes, data: bytes) -> bool:
+        """Hold a fraud proof that was asked for; False: it is another one."""
+
     @property
     def held_blocks(self) -> int:
         """Blocks in memory that are not final; bounded."""

@@ -6,13 +6,16 @@ can use it, and by no other, so that endless variations stop at the first hop.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from chain.errors import UselessEvidence
+from chain.errors import MissingFraudProof
+from chain.pieces import Piece
 from consensus.errors import InvalidEvidence
 from consensus.evidence import build_evidence
 from consensus.messages import Certificate, Vote
 from primitives.codec import encode
+from primitives.errors import MissingError
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -24,7 +27,7 @@ class EvidenceDesk:
     Args:
         node: Whose desk it is.
         take: Verify a piece and keep it, return the keys that it convicts; raises
-            InvalidEvidence or UselessEvidence.
+            InvalidEvidence, or a MissingError where it is of no use now.
     """
 
     def __init__(self, node: "Node", take: Callable[[bytes], Iterable[bytes]]) -> None:
@@ -37,10 +40,18 @@ class EvidenceDesk:
         Raises:
             InvalidEvidence: They are no evidence: consensus was wrong.
         """
-        data = encode(build_evidence(first, second))
+        self.accuse(build_evidence(first, second))
+
+    def accuse(self, piece: Piece) -> None:
+        """Take a piece whose statements were verified here.
+
+        Raises:
+            InvalidEvidence: It proves nothing after all.
+        """
+        data = encode(piece)
         try:
             guilty = self._take(data)
-        except UselessEvidence:
+        except MissingError:
             return
         self._accept(data, guilty, "")
 
@@ -48,7 +59,11 @@ class EvidenceDesk:
         """Take what another node passes on."""
         try:
             guilty = self._take(data)
-        except UselessEvidence:
+        except MissingFraudProof as error:
+            again = partial(self.on_gossip, data, sender)
+            self._node.requests.fetch_proof(error.proof_hash, again)
+            return
+        except MissingError:
             return
         except InvalidEvidence as error:
             self._node.blame(sender, f"evidence: {error}")

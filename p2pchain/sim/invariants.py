@@ -21,8 +21,9 @@ from consensus.messages import (
     get_view,
 )
 from consensus.validators import decode_bitmap
-from p2pchain.sim.errors import InvariantBroken
+from p2pchain.sim.invariant import Invariant
 from p2pchain.sim.requests import MAX_WAITING
+from p2pchain.sim.shardinvariants import SHARD_INVARIANTS
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -32,50 +33,6 @@ VIEWS_POOLED = 10
 """The current view, the next one and eight behind."""
 VOTES_PER_SIGNER = 3 * 2
 """Three kinds, and two that contradict each other."""
-
-
-class Invariant:
-    """One theorem; every method is a moment at which it could turn out false."""
-
-    name = ""
-    theorem = ""
-
-    def __init__(self, world: "World") -> None:
-        self.world = world
-
-    def on_start(self, node: "Node") -> None:
-        """A node has started or restarted."""
-
-    def on_wipe(self, node: "Node") -> None:
-        """A node lost its database on purpose."""
-
-    def on_turn(self, node: "Node") -> None:
-        """An honest node has handled an event and all that follows from it."""
-
-    def on_message(self, node: "Node", message: Message) -> None:
-        """An honest node says something."""
-
-    def on_final(self, node: "Node", height: int) -> None:
-        """A block became final for an honest node."""
-
-    def on_refuse(self, node: "Node", refusal: fx.Refuse) -> None:
-        """An honest node refused a message."""
-
-    def on_conflict(self, node: "Node", conflict: fx.Conflict) -> None:
-        """An honest node found two statements that exclude each other."""
-
-    def on_evidence(self, node: "Node", guilty: frozenset[bytes]) -> None:
-        """An honest node takes a piece of evidence against these keys for proven."""
-
-    def on_invalid(self, node: "Node", proposal: Proposal, reason: str) -> None:
-        """An honest node judged a block that its leader signed invalid."""
-
-    def on_end(self) -> None:
-        """The run is over."""
-
-    def fail(self, detail: str) -> None:
-        """Raise `InvariantBroken`."""
-        raise InvariantBroken(self.name, f"{detail} (at {self.world.now_ms} ms)")
 
 
 class Agreement(Invariant):
@@ -360,10 +317,23 @@ class SupplyConserved(Invariant):
     name = "supply conserved"
     theorem = "No rule, crash or slashing makes or loses an atom."
 
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._height = 0
+
+    def on_final(self, node: "Node", height: int) -> None:
+        # A node may be some blocks on: its newest one is what it can count.
+        if height > self._height and height == node.chain.final_height:
+            self._height = height
+            self._check(node)
+
     def on_end(self) -> None:
         for node in self.world.honest:
-            if imbalance := node.chain.find_imbalance():
-                self.fail(f"node {node.name}: {imbalance}")
+            self._check(node)
+
+    def _check(self, node: "Node") -> None:
+        if imbalance := node.chain.find_imbalance():
+            self.fail(f"node {node.name}: {imbalance}")
 
 
 class ConvictedOnce(Invariant):
@@ -428,5 +398,6 @@ INVARIANTS: tuple[type[Invariant], ...] = (
     ConvictedOnce,
     SupplyConserved,
     LightClientFollows,
+    *SHARD_INVARIANTS,
 )
 """Watched in every run.  Progress is judged at its end: p2pchain.sim.progress."""

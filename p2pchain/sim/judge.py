@@ -7,15 +7,25 @@ little.
 
 from typing import TYPE_CHECKING, Any
 
+from chain.held import HeldBlock
 from consensus import effects as fx
 from consensus.messages import Message, Proposal
+from p2pchain.sim.invariant import Invariant
 from p2pchain.sim.invariants import (
     INVARIANTS,
     Agreement,
     HonestUnblamed,
-    Invariant,
     LightClientFollows,
 )
+from p2pchain.sim.shardinvariants import ShardChains
+from shards import effects as chunk_fx
+from shards.certificate import CertifiedChunk
+from shards.chunk import compute_chunk_hash
+from shards.errors import InvalidChunk
+from shards.evidence import ShardEvidence
+from shards.inclusion import InclusionBase
+from shards.messages import Message as ChunkMessage
+from shards.messages import ProducedChunk, validate_body
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -31,6 +41,12 @@ MOMENTS = (
     "on_conflict",
     "on_evidence",
     "on_invalid",
+    "on_included",
+    "on_chunk_message",
+    "on_chunk_refuse",
+    "on_chunk_conflict",
+    "on_certified",
+    "on_pick",
     "on_end",
 )
 
@@ -45,6 +61,11 @@ class Judge:
         """Conflicts that honest nodes found."""
         self.blamed: dict[str, int] = {}
         """How often honest nodes found fault, by peer."""
+        self.produced: dict[bytes, ProducedChunk] = {}
+        """Every chunk that anybody ever made, by hash, with its own body."""
+        self.convicted: set[bytes] = set()
+        """Keys that some desk could prove guilty."""
+        self._included = 0
         self.honest_keys: frozenset[bytes] = frozenset()
         self.invariants = [kind(world) for kind in INVARIANTS]
         self._hearers: dict[str, list[Any]] = {
@@ -57,6 +78,8 @@ class Judge:
         }
         self._agreement = self._get(Agreement)
         self._unblamed = self._get(HonestUnblamed)
+        self.shards: ShardChains = self._get(ShardChains)
+        """What became of the layer shards."""
         self._reading = self._get(LightClientFollows)
 
     @property
@@ -139,6 +162,43 @@ class Judge:
         """A light client is told the truth and refuses it, or worse."""
         self._reading.fail(detail)
 
+    def on_included(self, node: "Node", parent: HeldBlock, held: HeldBlock) -> None:
+        """A block is about to become final for a node."""
+        if node.is_honest and held.height == self._included + 1:
+            self._included += 1
+            self._tell("on_included", node, parent, held)
+
+    def on_chunk_made(self, message: ChunkMessage) -> None:
+        """Somebody, perhaps a villain, has something to say about a chunk."""
+        if isinstance(message, ProducedChunk):
+            chunk_hash = compute_chunk_hash(message.header)
+            if chunk_hash not in self.produced and _is_whole(message):
+                self.produced[chunk_hash] = message
+
+    def on_chunk_message(self, node: "Node", message: ChunkMessage) -> None:
+        """A node is about to say something about a chunk."""
+        self._tell("on_chunk_message", node, message)
+
+    def on_chunk_refuse(self, node: "Node", refusal: chunk_fx.Refuse) -> None:
+        """A node refused what another one said about a chunk."""
+        if refusal.reason.is_fault and refusal.sender is not None:
+            self._count_blame(refusal.sender.decode())
+        self._tell("on_chunk_refuse", node, refusal)
+
+    def on_chunk_conflict(self, node: "Node", evidence: ShardEvidence) -> None:
+        """A node's desk has evidence."""
+        self._tell("on_chunk_conflict", node, evidence)
+
+    def on_certified(self, node: "Node", certified: CertifiedChunk) -> None:
+        """A node holds a chunk for certified."""
+        self._tell("on_certified", node, certified)
+
+    def on_pick(
+        self, node: "Node", base: InclusionBase, picked: tuple[CertifiedChunk, ...]
+    ) -> None:
+        """A node that leads says what its block may hold."""
+        self._tell("on_pick", node, base, picked)
+
     def on_end(self) -> None:
         """The run is over."""
         for hearer in self._hearers["on_end"]:
@@ -154,3 +214,12 @@ class Judge:
 
     def _get(self, kind: type) -> Any:
         return next(item for item in self.invariants if type(item) is kind)
+
+
+def _is_whole(produced: ProducedChunk) -> bool:
+    """Tell whether a body is the one that its header binds."""
+    try:
+        validate_body(produced)
+    except InvalidChunk:
+        return False
+    return True

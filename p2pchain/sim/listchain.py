@@ -6,6 +6,7 @@ are checked, epochs have boundaries, seeds come from the mix and sets from a pla
 it leaves out is a state, so that a view costs a millisecond.
 """
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -91,6 +92,9 @@ class ListStore:
     seeds: list[bytes] = field(default_factory=list)
     first_times: dict[int, int] = field(default_factory=dict)
     """Time of the first block, by epoch."""
+
+    def tear(self, luck: random.Random) -> None:
+        """Nothing is lost: everything was synced."""
 
 
 class ListChains:
@@ -312,7 +316,21 @@ class ListChain:
         """Return the proposal that a block gives."""
         return _build_proposal(_decode(block_bytes), hash_block(block_bytes))
 
-    def add_block(self, proposal: Proposal, block_bytes: bytes) -> None:
+    def get_proof(self, proof_hash: bytes) -> None:
+        """Return None: nobody executes anything that could be wrong."""
+
+    def offer_proof(self, proof_hash: bytes, data: bytes) -> bool:
+        """Return False: no block names a proof."""
+        return False
+
+    def fetch_proof(
+        self, proof_hash: bytes, first: bytes | None, on_held: Callable[[], None]
+    ) -> None:
+        """Do nothing: no block names a proof."""
+
+    def add_block(
+        self, proposal: Proposal, block_bytes: bytes, *, is_decided: bool = False
+    ) -> None:
         """Judge and hold a block."""
         block_hash = hash_block(block_bytes)
         if block_hash != proposal.block_hash:

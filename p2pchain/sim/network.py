@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from consensus.messages import Message
+from shards.messages import Message as ChunkMessage
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -49,6 +50,8 @@ class Network:
     """Directions in which nothing passes."""
     slow: dict[str, int] = field(default_factory=dict)
     """Milliseconds that everything from or to a node takes longer."""
+    chunk_filter: Callable[[str, str, ChunkMessage], bool] | None = None
+    """The same for what is said about chunks."""
     filter: Callable[[str, str, Message | None], bool] | None = None
     """A scenario's own rule: from, to, message (None: a request); False drops it."""
 
@@ -62,12 +65,23 @@ class Network:
         if self._is_open(sender, receiver, None):
             self._deliver(sender, receiver, receiver.receive_evidence, data)
 
+    def send_chunk(
+        self, sender: "Node", receiver: "Node", message: ChunkMessage
+    ) -> None:
+        """Deliver something about a chunk with the same luck."""
+        self.world.judge.on_chunk_made(message)
+        passes = self.chunk_filter
+        if passes is not None and not passes(sender.name, receiver.name, message):
+            return
+        if self._is_open(sender, receiver, None):
+            self._deliver(sender, receiver, receiver.receive_chunk, message)
+
     def _deliver(
         self,
         sender: "Node",
         receiver: "Node",
         take: Callable[..., None],
-        content: Message | bytes,
+        content: Message | ChunkMessage | bytes,
     ) -> None:
         luck, weather = self.world.luck, self.weather
         copies = 1
@@ -123,6 +137,7 @@ class Network:
         self.cut = set()
         self.slow = {}
         self.filter = None
+        self.chunk_filter = None
 
     def _is_lucky(self, sender: "Node", receiver: "Node") -> bool:
         if not self._is_open(sender, receiver, None):

@@ -13,10 +13,18 @@ two sends of one turn.  A villain (p2pchain.sim.villains) is a node with other m
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from chain.block import Attendance
-from chain.errors import BodyMismatch, InvalidBlock, MissingParent, TooManyPending
+from chain.errors import (
+    BodyMismatch,
+    InvalidBlock,
+    MissingFraudProof,
+    MissingParent,
+    TooManyPending,
+    UnjudgedFraud,
+)
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.book import CertificateBook
@@ -33,11 +41,14 @@ from consensus.randao import compute_reveal_bytes
 from consensus.records import Floor, WalRecord
 from consensus.scheme import Signer
 from consensus.wal import encode_header, encode_records, scan_wal
+from p2pchain.sim.chunkdesk import ChunkDesk, Place
 from p2pchain.sim.disk import Disk
 from p2pchain.sim.errors import InvariantBroken, PowerCut
 from p2pchain.sim.listchain import GENESIS_TIME_MS
 from p2pchain.sim.requests import MAX_GAP, Answer, Question, Requests, answer
+from p2pchain.sim.treechain import TreeChain
 from primitives.errors import P2PChainError
+from shards.messages import Message as ChunkMessage
 
 if TYPE_CHECKING:
     from p2pchain.sim.chains import Chain
@@ -75,11 +86,14 @@ class Node:
         """Go off after that many more messages to single peers."""
         self.is_up = False
         self.chain: Chain
+        self.desk: ChunkDesk | None = None
+        """Its part in chunks, where the chain has some."""
         self.mind: Participant
         self.requests: Requests
         if signer is not None:
             chain_id = world.chains.chain_id
-            self.disk.log = encode_header(signer.public_key, chain_id)
+            header = encode_header(signer.public_key, chain_id)
+            self.disk.votes.data = self.disk.chunks.data = header
 
     # What others may ask
 
@@ -133,8 +147,9 @@ class Node:
             self.chain = self.world.chains.open(self)
             self.requests = Requests(self)
             self.mind = self._open_mind()
+            self.desk = self.open_desk()
             self.world.judge.on_start(self)
-            self._guard(self._begin)
+            self.guard(self._begin)
         except PowerCut:
             self.crash()
             return
@@ -153,13 +168,24 @@ class Node:
     def lose_log(self) -> None:
         """The file of own votes is gone; only while the machine is off."""
         assert not self.is_up
-        self.disk.log = None
+        self.disk.votes.data = None
+
+    def lose_chunk_log(self) -> None:
+        """The file of what it signed about chunks is gone; only while it is off."""
+        assert not self.is_up
+        self.disk.chunks.data = None
 
     def wipe_database(self) -> None:
         """The chain's database is gone and will be fetched again; only while off."""
         assert not self.is_up
         self.disk.database = None
         self.world.judge.on_wipe(self)
+
+    def open_desk(self) -> ChunkDesk | None:
+        """Return this life's desk; None where chunks have no committees."""
+        if isinstance(self.chain, TreeChain):
+            return ChunkDesk(self, self.chain)
+        return None
 
     def _open_mind(self) -> Participant:
         world, records = self.world, self._read_log()
@@ -180,18 +206,19 @@ class Node:
 
     def _read_log(self) -> tuple[WalRecord, ...] | None:
         """Return what the log says; None when it is lost."""
-        if self.signer is None or self.disk.log is None:
+        log = self.disk.votes
+        if self.signer is None or log.data is None:
             return None
         chain_id = self.world.chains.chain_id
-        records, length = scan_wal(self.disk.log, self.signer.public_key, chain_id)
-        self.disk.log = self.disk.log[:length]
+        records, length = scan_wal(log.data, self.signer.public_key, chain_id)
+        log.data = log.data[:length]
         return records
 
     def _begin(self) -> None:
         self._carry_out(self.mind.start())
         self._handle_events()
 
-    def _guard(self, action: Callable[..., None], *args: Any) -> None:
+    def guard(self, action: Callable[..., None], *args: Any) -> None:
         """Do something that may be interrupted by a power cut."""
         try:
             action(*args)
@@ -217,7 +244,7 @@ class Node:
             return
         match message:
             case Certificate(kind=Kind.FINALIZATION, proposal=Proposal() as proposal):
-                self._guard(self.requests.note_height, sender, proposal.height)
+                self.guard(self.requests.note_height, sender, proposal.height)
         refusals = self.world.judge.count_refusals(self)
         self.apply(ev.Received(message, sender.encode()))
         if self.is_up and self.world.setup.is_relaying:
@@ -225,17 +252,22 @@ class Node:
             if not is_refused and isinstance(message, Certificate | Propose):
                 self._relay(message, sender)
 
+    def receive_chunk(self, message: ChunkMessage, sender: str) -> None:
+        """Take what another node says about a chunk."""
+        if self.is_up and self.desk is not None:
+            self.guard(self.desk.receive, message, sender)
+
     def receive_evidence(self, data: bytes, sender: str) -> None:
         """Take what another node says that somebody did."""
         if self.is_up:
-            self._guard(self.chain.evidence.on_gossip, data, sender)
+            self.guard(self.chain.evidence.on_gossip, data, sender)
 
     def apply(self, event: ev.Event) -> None:
         """Handle an event and all that follow from it."""
         if self.is_up:
             self._events.append(event)
             if not self._is_handling:
-                self._guard(self._handle_events)
+                self.guard(self._handle_events)
 
     def answer(self, question: Question, asker: str) -> Answer | None:
         """Answer another node."""
@@ -247,15 +279,17 @@ class Node:
 
     def take_block(self, proposal: Proposal, block: bytes, sender: str) -> None:
         """Take a block that was asked for."""
-        self._guard(self._check_and_handle, proposal, block, sender)
+        self.guard(self._check_and_handle, proposal, block, sender)
 
     def on_block(self, proposal: Proposal) -> None:
         """A block of a range is held."""
         self._events.append(ev.BlockAdded(proposal))
         self._check_children(proposal)
-        self._guard(self._handle_events)
+        self.guard(self._handle_events)
 
-    def _check_and_handle(self, proposal: Proposal, block: bytes, sender: str) -> None:
+    def _check_and_handle(
+        self, proposal: Proposal, block: bytes, sender: str | None
+    ) -> None:
         self._check_block(proposal, block, sender)
         self._handle_events()
 
@@ -269,6 +303,18 @@ class Node:
         finally:
             self._is_handling = False
         self._empty_outbox()
+        self._tell_place()
+
+    def _tell_place(self) -> None:
+        """Tell the desk where the next block belongs, if its parent is here."""
+        if self.desk is None or not self.is_up:
+            return
+        ancestry = self.book.find_parent(self.view)
+        if ancestry.missing_view is not None or ancestry.is_repeat:
+            return
+        if self.chain.has_block(ancestry.parent_hash):
+            place = Place(self.epoch.epoch, self.view, ancestry.parent_hash)
+            self.desk.on_place(place)
 
     # Effects out
 
@@ -333,6 +379,8 @@ class Node:
             # Also when the power goes behind the write: others may build on it.
             self.world.judge.on_final(self, before)
         self.requests.forget_below(self.chain.final_height)
+        if self.desk is not None:
+            self.desk.on_final()
         self._follow_epoch()
 
     def _follow_epoch(self) -> None:
@@ -391,6 +439,12 @@ class Node:
             self.chain.add_block(judged, block)
         except MissingParent:
             self.requests.park(judged, block, sender)
+        except MissingFraudProof as error:
+            again = partial(self._check_and_handle, proposal, block, sender)
+            self.requests.fetch_proof(error.proof_hash, again)
+        except UnjudgedFraud:
+            # Not for us to vote for; a quorum that can judge it makes it final.
+            return
         except InvalidBlock as error:
             if isinstance(error, BodyMismatch) or not self._is_named(proposal, block):
                 self.blame(sender, str(error))
@@ -449,12 +503,12 @@ class Node:
         data = self._encode_turn(turn)
         delay_ms = 0
         if data:
-            self.disk.begin_append(data)
+            self.disk.votes.begin_append(data)
             if self.world.setup.disk_ms[1]:
                 delay_ms = self.world.luck.randint(*self.world.setup.disk_ms)
         self._is_writing = True
         if delay_ms:
-            self.world.after(delay_ms, self, self._guard, self._end_turn, turn, data)
+            self.world.after(delay_ms, self, self.guard, self._end_turn, turn, data)
         else:
             self._end_turn(turn, data)
 
@@ -463,20 +517,21 @@ class Node:
             if isinstance(effect, fx.BeginLog):
                 self._begin_log(effect.floor)
         records = [e.record for e in turn if isinstance(e, fx.Persist)]
-        if not records or self.disk.log is None:
+        if not records or self.disk.votes.data is None:
             return b""
         return encode_records(records)
 
     def _begin_log(self, floor: Floor) -> None:
         assert self.signer is not None
         header = encode_header(self.signer.public_key, self.world.chains.chain_id)
-        self.disk.replace_log(header + encode_records([floor]))
+        self.disk.votes.replace(header + encode_records([floor]))
 
     def _end_turn(self, turn: list[Outgoing], data: bytes) -> None:
         if data:
-            self.disk.finish_append()
-            assert self.disk.log is not None
-            if len(self.disk.log) > self.world.setup.compact_bytes:
+            log = self.disk.votes
+            log.finish_append()
+            assert log.data is not None
+            if len(log.data) > self.world.setup.compact_bytes:
                 self._compact_log()
         self._is_writing = False
         for effect in turn:
@@ -490,7 +545,7 @@ class Node:
         assert self.signer is not None
         retained = self.mind.get_retained_records()
         header = encode_header(self.signer.public_key, self.world.chains.chain_id)
-        self.disk.replace_log(header + encode_records(retained))
+        self.disk.votes.replace(header + encode_records(retained))
 
     def say(self, message: Message) -> None:
         """Send to everybody."""
@@ -499,12 +554,20 @@ class Node:
             self.world.broadcast(self, message)
             return
         for other in self.world.nodes.values():
-            if other is self:
-                continue
+            if other is not self:
+                self.count_send()
+                self.world.network.send(self, other, message)
+
+    def count_send(self) -> None:
+        """Count a message to a single peer.
+
+        Raises:
+            PowerCut: The power was to go before it.
+        """
+        if self.sends_left is not None:
             if self.sends_left == 0:
                 raise PowerCut
             self.sends_left -= 1
-            self.world.network.send(self, other, message)
 
     def _relay(self, message: Message, sender: str) -> None:
         """Pass on what was new here, once."""

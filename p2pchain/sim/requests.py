@@ -41,6 +41,13 @@ class AskBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class AskProof:
+    """Give me this fraud proof."""
+
+    proof_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class AskCertificates:
     """Give me what you hold of this view."""
 
@@ -63,7 +70,7 @@ class Range:
     certificate: Certificate
 
 
-Question = AskStatus | AskBlock | AskCertificates | AskRange
+Question = AskStatus | AskBlock | AskProof | AskCertificates | AskRange
 Answer = int | bytes | tuple[Certificate, ...] | Range
 
 
@@ -75,6 +82,8 @@ def answer(node: "Node", question: Question, asker: str) -> Answer | None:
             return node.chain.final_height
         case AskBlock():
             return node.chain.get_block_bytes(question.block_hash)
+        case AskProof():
+            return node.chain.get_proof(question.proof_hash)
         case AskCertificates():
             if question.epoch != node.epoch.epoch:
                 return ()
@@ -171,6 +180,20 @@ class Requests:
             return True
 
         self._start(AskBlock(block_hash), take)
+
+    def fetch_proof(self, proof_hash: bytes, on_held: Callable[[], None]) -> None:
+        """Get a fraud proof and go on; who needs one that nobody has asks again."""
+
+        def take(found: Answer | None, sender: str) -> bool:
+            if not isinstance(found, bytes):
+                return False
+            if not self._node.chain.offer_proof(proof_hash, found):
+                self._node.blame(sender, "another proof")
+                return False
+            self._node.guard(on_held)
+            return True
+
+        self._start(AskProof(proof_hash), take)
 
     def fetch_certificates(self, epoch: int, view: int) -> None:
         """Get a view's certificates."""
@@ -305,7 +328,7 @@ class Requests:
             raise InvalidBlock("the range does not lead to its certificate")
         for proposal, block in zip(proposals, found.blocks, strict=True):
             try:
-                chain.add_block(proposal, block)
+                chain.add_block(proposal, block, is_decided=True)
             except BodyMismatch:
                 raise
             except TooManyPending:

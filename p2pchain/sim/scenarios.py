@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from consensus.messages import Certificate, Finalize, Kind, Message
 from p2pchain.sim.errors import InvariantBroken, UnknownScenario
 from p2pchain.sim.network import Weather
-from p2pchain.sim.progress import assert_progress
-from p2pchain.sim.schedule import PEACE_MS, calm, run_storm
+from p2pchain.sim.schedule import run_storm
+from p2pchain.sim.shardscenarios import SHARD_SCENARIOS, finish
 from p2pchain.sim.signatures import KeyRing
 from p2pchain.sim.twins import run_twins_number, run_twins_seed
 from p2pchain.sim.villains.cast import CAST
@@ -30,9 +30,9 @@ def run_all_online(seed: int, chain: str, keys: KeyRing | None) -> World:
     """Nothing goes wrong: every view of every epoch brings a block."""
     world = _start(seed, Setup(chain=chain, epoch_blocks=5), keys)
     world.run(30_000)
-    _require(world.judge.height > 22, "all online", f"{world.judge.height} blocks")
-    _require(not world.judge.blamed, "all online", "somebody is blamed")
-    return _finish(world)
+    require(world.judge.height > 22, "all online", f"{world.judge.height} blocks")
+    require(not world.judge.blamed, "all online", "somebody is blamed")
+    return finish(world)
 
 
 def run_one_offline(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -40,8 +40,8 @@ def run_one_offline(seed: int, chain: str, keys: KeyRing | None) -> World:
     world = _start(seed, Setup(chain=chain), keys)
     world.nodes["d"].crash()
     world.run(40_000)
-    _require(world.judge.height > 12, "one offline", f"{world.judge.height} blocks")
-    return _finish(world)
+    require(world.judge.height > 12, "one offline", f"{world.judge.height} blocks")
+    return finish(world)
 
 
 def run_two_offline(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -56,8 +56,8 @@ def run_two_offline(seed: int, chain: str, keys: KeyRing | None) -> World:
     world.run_for(2000)
     before = world.judge.height
     world.run_for(20_000)
-    _require(world.judge.height == before, "two offline", "a block without a quorum")
-    return _finish(world)
+    require(world.judge.height == before, "two offline", "a block without a quorum")
+    return finish(world)
 
 
 def run_slow_validator(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -65,8 +65,8 @@ def run_slow_validator(seed: int, chain: str, keys: KeyRing | None) -> World:
     world = _start(seed, Setup(chain=chain), keys)
     world.network.slow = {"b": 450}
     world.run(30_000)
-    _require(world.judge.height > 8, "slow validator", f"{world.judge.height} blocks")
-    return _finish(world)
+    require(world.judge.height > 8, "slow validator", f"{world.judge.height} blocks")
+    return finish(world)
 
 
 def run_lossy_links(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -74,7 +74,7 @@ def run_lossy_links(seed: int, chain: str, keys: KeyRing | None) -> World:
     world = _start(seed, Setup(chain=chain, is_relaying=True), keys)
     world.network.weather = Weather((1, 400), loss=0.3, duplication=0.2, spikes=0.05)
     world.run(40_000)
-    return _finish(world)
+    return finish(world)
 
 
 def run_partition(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -86,8 +86,8 @@ def run_partition(seed: int, chain: str, keys: KeyRing | None) -> World:
     before = world.judge.height
     world.network.cut_apart("a", "bcd")
     world.run_for(45_000)
-    _require(world.judge.height > before, "partition", "three of four stand still")
-    return _finish(world)
+    require(world.judge.height > before, "partition", "three of four stand still")
+    return finish(world)
 
 
 def run_one_way_links(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -98,7 +98,7 @@ def run_one_way_links(seed: int, chain: str, keys: KeyRing | None) -> World:
     world.network.cut = {(name, "a") for name in names}
     world.network.cut |= {("b", name) for name in names}
     world.run_for(15_000)
-    return _finish(world)
+    return finish(world)
 
 
 def run_clock_skew(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -111,8 +111,8 @@ def run_clock_skew(seed: int, chain: str, keys: KeyRing | None) -> World:
         world.nodes[name].clock.rate = rate
     world.start()
     world.run(30_000)
-    _require(world.judge.height > 15, "clock skew", f"{world.judge.height} blocks")
-    return _finish(world)
+    require(world.judge.height > 15, "clock skew", f"{world.judge.height} blocks")
+    return finish(world)
 
 
 def run_crash_storm(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -125,7 +125,7 @@ def run_crash_storm(seed: int, chain: str, keys: KeyRing | None) -> World:
             node.crash()
         else:
             node.start()
-    return _finish(world)
+    return finish(world)
 
 
 def run_unclean_shutdown(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -137,7 +137,7 @@ def run_unclean_shutdown(seed: int, chain: str, keys: KeyRing | None) -> World:
             node.crash()
         world.run_for(500)
         world.start()
-    return _finish(world)
+    return finish(world)
 
 
 def run_certified_split(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -153,7 +153,7 @@ def run_certified_split(seed: int, chain: str, keys: KeyRing | None) -> World:
         world.run_for(world.luck.randint(1500, 5000))
         world.network.cut = set()
         world.run_for(world.luck.randint(0, 800))
-    return _finish(world)
+    return finish(world)
 
 
 def run_late_joiner(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -162,7 +162,7 @@ def run_late_joiner(seed: int, chain: str, keys: KeyRing | None) -> World:
     world.start("abc")
     world.run(60_000)
     world.start("de")
-    return _finish(world)
+    return finish(world)
 
 
 def run_set_change(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -172,7 +172,7 @@ def run_set_change(seed: int, chain: str, keys: KeyRing | None) -> World:
     world.run(40_000)
     world.nodes["a"].crash()
     world.run_for(10_000)
-    return _finish(world)
+    return finish(world)
 
 
 def run_boundary_trouble(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -180,7 +180,7 @@ def run_boundary_trouble(seed: int, chain: str, keys: KeyRing | None) -> World:
     world = _start(seed, Setup(chain=chain, epoch_blocks=2, size=4), keys)
     world.network.filter = _build_finalize_filter(world, 0.15)
     world.run(60_000)
-    return _finish(world)
+    return finish(world)
 
 
 def run_lost_log(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -192,10 +192,10 @@ def run_lost_log(seed: int, chain: str, keys: KeyRing | None) -> World:
     node.crash()
     node.lose_log()
     node.start()
-    _require(not node.mind.is_voting, "lost log", "it votes at once")
+    require(not node.mind.is_voting, "lost log", "it votes at once")
     world.run_for(40_000)
-    _require(node.mind.is_voting, "lost log", "it never votes again")
-    return _finish(world)
+    require(node.mind.is_voting, "lost log", "it never votes again")
+    return finish(world)
 
 
 def run_lost_database(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -207,7 +207,7 @@ def run_lost_database(seed: int, chain: str, keys: KeyRing | None) -> World:
     node.crash()
     node.wipe_database()
     node.start()
-    return _finish(world)
+    return finish(world)
 
 
 def run_late_echo(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -245,7 +245,7 @@ def run_late_echo(seed: int, chain: str, keys: KeyRing | None) -> World:
     world.run_for(2000)
     is_mute = False
     world.run_for(6000)
-    return _finish(world)
+    return finish(world)
 
 
 def run_jump(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -256,7 +256,7 @@ def run_jump(seed: int, chain: str, keys: KeyRing | None) -> World:
     world.network.filter = _build_finalize_filter(world, 0.15)
     world.start()
     world.run(40_000)
-    return _finish(world)
+    return finish(world)
 
 
 def run_conviction(seed: int, chain: str, keys: KeyRing | None) -> World:
@@ -272,8 +272,8 @@ def run_conviction(seed: int, chain: str, keys: KeyRing | None) -> World:
     assert villain.signer is not None
     for node in world.honest:
         is_convicted = node.chain.is_convicted(villain.signer.public_key)
-        _require(is_convicted, "conviction", f"node {node.name} knows of nothing")
-    return _finish(world)
+        require(is_convicted, "conviction", f"node {node.name} knows of nothing")
+    return finish(world)
 
 
 def run_villain(kind: str, epoch_blocks: int = 5) -> Scenario:
@@ -296,7 +296,7 @@ def run_villain(kind: str, epoch_blocks: int = 5) -> Scenario:
                 add_twin(villain)
         world.start()
         world.run(25_000)
-        return _finish(world)
+        return finish(world)
 
     return run
 
@@ -326,6 +326,8 @@ SCENARIOS: dict[str, Scenario] = {
 } | {kind.replace(" ", "-"): run_villain(kind) for kind in CAST if kind != "twin"}
 """All of them."""
 
+SCENARIOS |= SHARD_SCENARIOS
+
 # Only in a long epoch is a view ever so old that nobody remembers its votes.
 SCENARIOS["late-equivocator"] = run_villain("late equivocator", epoch_blocks=60)
 
@@ -354,15 +356,6 @@ def _start(
     return world
 
 
-def _finish(world: World) -> World:
-    """Mend everything, see the chain go on, and close the books."""
-    calm(world)
-    assert_progress(world)
-    world.run_for(PEACE_MS)
-    world.judge.on_end()
-    return world
-
-
 def _build_finalize_filter(
     world: World, share: float
 ) -> Callable[[str, str, Message | None], bool]:
@@ -377,6 +370,6 @@ def _build_finalize_filter(
     return is_passed
 
 
-def _require(condition: bool, name: str, detail: str) -> None:
+def require(condition: bool, name: str, detail: str) -> None:
     if not condition:
         raise InvariantBroken(name, detail)

@@ -9,12 +9,14 @@ at all, and only then when they happen.
 import random
 from dataclasses import dataclass
 
-from p2pchain.sim.disk import Fuse, draw_junk
+from p2pchain.sim.disk import Fuse
+from p2pchain.sim.logfile import draw_junk
 from p2pchain.sim.network import Weather
 from p2pchain.sim.node import Node
 from p2pchain.sim.progress import assert_progress
+from p2pchain.sim.shardprogress import assert_shard_progress
 from p2pchain.sim.signatures import KeyRing
-from p2pchain.sim.villains.cast import CAST
+from p2pchain.sim.villains.cast import CAST, CHUNK_CAST
 from p2pchain.sim.villains.twin import Twin, add_twin
 from p2pchain.sim.world import ALPHABET, Setup, World
 
@@ -66,6 +68,8 @@ def draw_setup(luck: random.Random, chain: str) -> Setup:
         is_relaying=luck.random() < 0.3,
         compact_bytes=luck.choice((1500, 6000, 10**6)),
         is_skewed=luck.random() < 0.3,
+        work_ms=luck.choice(((0, 0), (1, 300))) if chain == "tree" else (0, 0),
+        is_resharding=chain == "tree" and luck.random() < 0.4,
     )
 
 
@@ -98,7 +102,8 @@ def build_storm_world(
     """Return a world with its villains in place and its clocks set."""
     world = World(seed, draw_setup(luck, chain), keys)
     for name in sorted(world.setup.villains):
-        kind = CAST[luck.choice(sorted(CAST))]
+        cast = CAST | CHUNK_CAST if chain == "tree" else CAST
+        kind = cast[luck.choice(sorted(cast))]
         villain = world.corrupt(name, kind)
         if isinstance(villain, Twin):
             add_twin(villain)
@@ -126,6 +131,7 @@ def run_storm(seed: int, chain: str = "list", keys: KeyRing | None = None) -> Wo
         _strike(luck, world, faults)
     calm(world)
     assert_progress(world)
+    assert_shard_progress(world)
     world.run_for(PEACE_MS)
     world.judge.on_end()
     return world
@@ -233,3 +239,5 @@ def _lose_file(luck: random.Random, world: World) -> None:
         node.wipe_database()
     if luck.random() < 0.5:
         node.lose_log()
+    if world.setup.chain == "tree" and luck.random() < 0.5:
+        node.lose_chunk_log()

@@ -1,161 +1,57 @@
 """
 The real chain in a simulated network: chain.blocktree over a database in memory.
 
-Blocks hold what their leader makes up: transfers within and between three shards,
-bonds, unbonds, a newcomer's stake; and the evidence of which its consensus told it.
+Blocks hold what their leader makes up for the root shard (p2pchain.sim.load), what its
+desk picks of the layer shards' certified chunks, and the evidence of which its
+consensus told it.
 Accounts and BLS keys are real, so that possession proofs verify; votes are signed with
 whatever the world's key ring makes.
 """
 
-import random
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from chain.account import Account
 from chain.block import Attendance, decode_block
 from chain.blocktree import BlockTree, open_tree
-from chain.building import ReadState
 from chain.chunk_execution import ChunkBody
 from chain.conservation import compute_conservation
-from chain.contracts.model import ModelRecord, compute_model_id
-from chain.contracts.staking import Bond, Unbond
-from chain.contracts.transfer import Transfer
 from chain.epochs import compute_last_height
 from chain.errors import MissingBodies
 from chain.evidence_pool import EvidencePool
 from chain.header import Header, build_proposal, compute_block_hash
-from chain.keys import build_account_key
+from chain.held import HeldBlock
 from chain.ledger import ShardLedger
 from chain.light import LightChain, LightState, adopt, advance
 from chain.light_queries import LightQueries
 from chain.roster import find_stake
 from chain.slashing import SLASH_EVENT
-from chain.spec import ChainSpec
-from chain.transaction import (
-    Payload,
-    SignedTransaction,
-    Transaction,
-    sign_transaction,
-)
 from consensus.book import Tip
 from consensus.epoch import EpochConfig
 from consensus.messages import Certificate, Proposal, Vote
-from consensus.scheme import Signer
 from consensus.validators import ValidatorSet
-from genesis.genesis import Genesis, GenesisParams, GenesisValidator
-from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
-from genesis.state import build_chain_spec
 from p2pchain.node.evidence_desk import REPEAT_BLOCKS
-from p2pchain.sim.committee import certify_chunks
-from p2pchain.sim.errors import PowerCut
 from p2pchain.sim.evidence import EvidenceDesk
-from p2pchain.sim.listchain import GENESIS_TIME_MS
-from p2pchain.sim.signatures import make_real_key
-from primitives.codec import decode, encode
-from primitives.keys import SecretKey
+from p2pchain.sim.load import RandomPicker
+from p2pchain.sim.simgenesis import (
+    BUCKET_LEVELS,
+    EVIDENCE_EPOCHS,
+    build_spec,
+    get_account,
+)
+from p2pchain.sim.simstore import SimStore
+from primitives.codec import encode
 from primitives.kv import MemoryStore
+from shards.certificate import ChunkCertificate
 from shards.chunk import compute_chunk_hash
+from shards.errors import InvalidShardEvidence
+from shards.fraud import build_fraud, build_notice, compute_proof_hash
 from shards.layout import ROOT_SHARD
+from shards.messages import ProducedChunk
 
 if TYPE_CHECKING:
-    from p2pchain.sim.disk import Disk
     from p2pchain.sim.node import Node
     from p2pchain.sim.world import World
-
-COIN = 10**9
-STAKE = 1000 * COIN
-SHARDS = (0, 1, 2)
-PEOPLE = 4
-"""Accounts without a stake that pay each other."""
-BUCKET_LEVELS = 2
-"""Sixteen buckets per shard: a tree is built at every restart."""
-EVIDENCE_EPOCHS = 2
-UNBONDING_EPOCHS = 7
-"""As few as genesis allows, so that payouts happen."""
-VALIDITY = 50
-
-MODEL = ModelRecord(
-    model_id=compute_model_id(bytes([1]) * 32, bytes([2]) * 32),
-    name="toy",
-    architecture="llama",
-    layers=8,
-    hidden_size=128,
-    vocab_size=1024,
-    dtype="float32",
-    weights_root=bytes([1]) * 32,
-    tokenizer_hash=bytes([2]) * 32,
-    min_collateral=COIN,
-)
-
-
-@cache
-def get_account(name: str) -> SecretKey:
-    """Return the account of a node or of one of the people, by name."""
-    return SecretKey(name.encode().ljust(32, b"."))
-
-
-class SimStore(MemoryStore):
-    """A database whose machine may go off before or after any batch."""
-
-    def __init__(self, disk: "Disk") -> None:
-        super().__init__()
-        self._disk = disk
-
-    def write(
-        self, changes: Mapping[bytes, bytes | None], *, sync: bool = False
-    ) -> None:
-        """Apply all changes or none."""
-        is_last = self._disk.before_batch()
-        super().write(changes, sync=sync)
-        if is_last:
-            raise PowerCut
-
-
-@cache
-def build_spec(names: str, everybody: str, epoch_blocks: int) -> ChainSpec:
-    """Return the chain of a network.
-
-    Args:
-        names: Validators of the first set, one letter each.
-        everybody: And all other nodes.
-        epoch_blocks: Length of an epoch.
-    """
-    validators = [_build_validator(name) for name in names]
-    accounts = [*everybody, *(f"p{number}" for number in range(PEOPLE))]
-    chain = msgspec.structs.replace(
-        DEVNET_PARAMS.chain,
-        bucket_levels=BUCKET_LEVELS,
-        epoch_blocks=epoch_blocks,
-        evidence_epochs=EVIDENCE_EPOCHS,
-        unbonding_epochs=UNBONDING_EPOCHS,
-    )
-    genesis: Genesis = build_devnet_genesis(
-        validators=validators,
-        models=[MODEL],
-        balances={get_account(name).public_key: 2 * STAKE for name in accounts},
-        shard_balances={
-            (get_account(name).public_key, shard): 100 * COIN
-            for name in accounts
-            for shard in SHARDS[1:]
-        },
-        time_ms=GENESIS_TIME_MS,
-        params=GenesisParams(chain=chain, consensus=DEVNET_PARAMS.consensus),
-    )
-    return build_chain_spec(genesis)
-
-
-def _build_validator(name: str) -> GenesisValidator:
-    key = make_real_key(repr(name))
-    return GenesisValidator(
-        name=f"validator-{name}",
-        account=get_account(name).public_key,
-        public_key=key.public_key,
-        proof_of_possession=key.prove_possession(),
-        power=STAKE,
-    )
 
 
 class TreeChains:
@@ -335,13 +231,9 @@ class TreeChain:
         time_ms: int,
     ) -> tuple[bytes, bytes, int]:
         """Build and hold a block."""
-        world = self._chains.world
-        world.built += 1
         parent = self.tree.get(parent_hash)
-        picker = RandomPicker(self._chains, self.final_height, world.built)
-        chunks = certify_chunks(
-            self.tree, parent, view, picker, self._list_signers(), world.keys.scheme
-        )
+        desk = self._node.desk
+        assert desk is not None
         held = self.tree.build(
             parent_hash=parent_hash,
             view=view,
@@ -349,28 +241,68 @@ class TreeChain:
             reveal=reveal,
             attendance=attendance,
             time_ms=time_ms,
-            picker=picker,
-            chunks=chunks,
+            picker=self.build_picker(),
+            chunks=desk.offer(parent_hash, view),
             evidence=self._pool.pick(lambda key: parent.view.get(ROOT_SHARD, key)),
         )
-        self._chains.bodies.update(held.bodies)
         return held.block_hash, held.block_bytes, held.height
+
+    def keep_body(self, produced: ProducedChunk) -> None:
+        """Hold a body that came, and have it at hand for those who miss it."""
+        body = ChunkBody(produced.packets, produced.transactions)
+        self._chains.bodies[compute_chunk_hash(produced.header)] = body
+        self.tree.keep_body(produced.header, body)
+
+    def build_picker(self) -> RandomPicker:
+        """Return transactions for one more block or chunk."""
+        world = self._chains.world
+        world.built += 1
+        return RandomPicker(self._chains, self.tree, world.built)
 
     def read_proposal(self, block_bytes: bytes) -> Proposal:
         """Return the proposal that a block gives."""
         header = decode_block(block_bytes).header
         return build_proposal(header, compute_block_hash(header))
 
-    def add_block(self, proposal: Proposal, block_bytes: bytes) -> None:
+    def get_proof(self, proof_hash: bytes) -> bytes | None:
+        """Return a fraud proof that is held."""
+        return self.tree.frauds.get_bytes(proof_hash)
+
+    def offer_proof(self, proof_hash: bytes, data: bytes) -> bool:
+        """Hold a fraud proof that was asked for; False: it is another one."""
+        if compute_proof_hash(data) != proof_hash:
+            return False
+        with suppress(InvalidShardEvidence):
+            # Else these are the bytes that were named, and no others will do.
+            self.tree.frauds.offer(data)
+        return True
+
+    def fetch_proof(
+        self, proof_hash: bytes, first: bytes | None, on_held: Callable[[], None]
+    ) -> None:
+        """Get a fraud proof that a block names."""
+        self._node.requests.fetch_proof(proof_hash, on_held)
+
+    def denounce(self, produced: ProducedChunk, certificate: ChunkCertificate) -> None:
+        """Take a chunk that is wrong, as we found, and was endorsed all the same."""
+        proof = build_fraud(produced, certificate)
+        validators = self.tree.get_validators(proof.header.epoch)
+        if validators is not None:
+            self.tree.frauds.offer(encode(proof))
+            self.evidence.accuse(build_notice(proof, validators))
+
+    def add_block(
+        self, proposal: Proposal, block_bytes: bytes, *, is_decided: bool = False
+    ) -> None:
         """Judge and hold a block."""
         now_ms = self._node.get_clock_ms()
         try:
-            self.tree.add(block_bytes, now_ms, proposal)
+            self.tree.add(block_bytes, now_ms, proposal, is_decided=is_decided)
         except MissingBodies as error:
             for header in error.headers:
                 body = self._chains.bodies[compute_chunk_hash(header)]
                 self.tree.keep_body(header, body)
-            self.tree.add(block_bytes, now_ms, proposal)
+            self.tree.add(block_bytes, now_ms, proposal, is_decided=is_decided)
 
     def save_pending(self, block_hash: bytes) -> None:
         """Make a block and its ancestors durable."""
@@ -378,19 +310,30 @@ class TreeChain:
 
     def finalize(self, certificate: Certificate) -> None:
         """Make a block and its ancestors final."""
+        self._show_blocks(certificate)
         if self.tree.finalize(certificate):
             self._pool.revalidate(self._read_root)
             if self.final_height % REPEAT_BLOCKS == 0:
                 for piece in self._pool.list_pieces():
                     self.evidence.tell(piece.data)
 
-    def _list_signers(self) -> list[Signer]:
-        """Return the signers of the epoch's set, in its order."""
-        signers = {s.public_key: s for s in self._chains.world.signers.values()}
-        return [signers[v.public_key] for v in self.tree.epoch.validators.validators]
+    def _show_blocks(self, certificate: Certificate) -> None:
+        """Let the judge see what becomes final while the state before it is there."""
+        assert certificate.proposal is not None
+        known = {held.block_hash: held for held in self.tree.pending}
+        path: list[HeldBlock] = []
+        held = known.get(certificate.proposal.block_hash)
+        while held is not None:
+            path.append(held)
+            held = known.get(held.header.parent_hash)
+        parent = self.tree.final
+        for held in reversed(path):
+            self._chains.world.judge.on_included(self._node, parent, held)
+            parent = held
 
     def _take_evidence(self, data: bytes) -> tuple[bytes, ...]:
-        return self._pool.add(data, self._read_root).guilty
+        court = self.tree.open_final_court()
+        return self._pool.add(data, self._read_root, court).guilty
 
     def _read_root(self, key: bytes) -> bytes | None:
         return self.tree.final.view.get(ROOT_SHARD, key)
@@ -399,59 +342,3 @@ class TreeChain:
         data = self.tree.store.get_block_bytes(height)
         assert data is not None
         return decode_block(data).header
-
-
-class RandomPicker:
-    """Makes transactions up; some of them fail, as some always do."""
-
-    def __init__(self, chains: TreeChains, height: int, number: int) -> None:
-        self._chains = chains
-        self._height = height
-        self._luck = random.Random(f"{chains.world.seed} {number}")
-
-    def get_waiting(self, shard: int) -> int:
-        """Return 1: there is always something."""
-        return 1
-
-    def pick(
-        self, shard: int, read: ReadState
-    ) -> Iterator[tuple[bytes, SignedTransaction]]:
-        """Yield a few transactions of different senders."""
-        names = [*self._chains.world.signers, *(f"p{n}" for n in range(PEOPLE))]
-        for name in self._luck.sample(names, self._luck.randrange(3)):
-            sender = get_account(name)
-            data = read(build_account_key(sender.public_key))
-            nonce = 0 if data is None else decode(Account, data).nonce
-            transaction = Transaction(
-                version=1,
-                chain_id=self._chains.chain_id,
-                shard=shard,
-                sender=sender.public_key,
-                nonce=nonce,
-                fee_limit=COIN,
-                valid_until_height=self._height + VALIDITY,
-                payload=self._draw_payload(name, shard),
-            )
-            signed = sign_transaction(transaction, sender)
-            yield encode(signed), signed
-
-    def _draw_payload(self, name: str, shard: int) -> Payload:
-        luck = self._luck
-        setup = self._chains.world.setup
-        # Villains keep the stake they have: more of it, and they may have a third.
-        is_staker = len(name) == 1 and name not in setup.villains | setup.frail
-        if shard == ROOT_SHARD and is_staker and luck.random() < 0.5:
-            if name in self._chains.newcomers or luck.random() < 0.5:
-                key = make_real_key(repr(name))
-                return Bond(
-                    name=f"validator-{name}",
-                    public_key=key.public_key,
-                    proof_of_possession=key.prove_possession(
-                        get_account(name).public_key
-                    ),
-                    amount=luck.choice((0, COIN, 20 * COIN, STAKE)),
-                )
-            return Unbond(luck.choice((COIN, 20 * COIN)))
-        recipient = get_account(f"p{luck.randrange(PEOPLE)}").public_key
-        amount = luck.choice((0, 1, COIN, 30 * COIN, 10**12))
-        return Transfer(recipient, luck.choice(SHARDS), amount)

@@ -58,6 +58,8 @@ class Setup:
     """Length of an epoch in blocks."""
     is_moving: bool = False
     """Whether validator sets change from epoch to epoch."""
+    is_resharding: bool = False
+    """Whether validators change the layout of a tree chain."""
     villains: frozenset[str] = frozenset()
     """Nodes that are to be replaced by Byzantine ones."""
     frail: frozenset[str] = frozenset()
@@ -65,6 +67,8 @@ class Setup:
     so together with the villains they never get a third of the power."""
     disk_ms: tuple[int, int] = (0, 0)
     """Shortest and longest time that a write of the log takes."""
+    work_ms: tuple[int, int] = (0, 0)
+    """Shortest and longest time that making or judging a chunk takes."""
     is_relaying: bool = False
     """Whether nodes pass certificates and proposals on, as gossip does."""
     compact_bytes: int = 16 * 1024

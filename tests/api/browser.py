@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,7 +35,8 @@ class Page:
     @property
     def text(self) -> str:
         """What a reader sees of it, in one line."""
-        return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", self.main)).strip()
+        plain = unescape(re.sub(r"<[^>]*>", " ", self.main))
+        return re.sub(r"\s+", " ", plain).strip()
 
 
 def open_page(url: str) -> Page:

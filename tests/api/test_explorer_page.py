@@ -32,13 +32,16 @@ from serving import serve
 from chain.contracts.channel import OpenChannels, Opening, Settle, compute_channel_id
 from chain.contracts.proof import Receipt
 from chain.contracts.registration import Register
+from chain.contracts.resharding import Reshard
 from chain.contracts.staking import Unbond
 from chain.contracts.transfer import Transfer
+from chain.proposal import SplitShard
 from chain.transaction import compute_tx_id
 from p2pchain.api.backend import SeenReceipt
 from p2pchain.api.explorer.routes import PATHS
 from primitives.address import encode_address
 from primitives.codec import encode
+from shards.chunk import compute_chunk_hash
 
 L = 6
 SCRIPT = (files("p2pchain.api.explorer") / "web" / "explorer.js").read_text("utf-8")
@@ -114,6 +117,7 @@ def node():
     node.make_block()
     for _ in range(2 * L):
         world.finalize(world.build(signers=[0, 1, 2]))
+    world.advance(world.sign(STAKERS[0], Reshard(SplitShard(2, 6))))
     node.submit_evidence(make_votes(world.spec, 0))
     node.waiting = node.submit_transaction(
         encode(world.sign(ALICE, Transfer(DAVE.public_key, 0, 7)))
@@ -126,6 +130,11 @@ def node():
 def server(node):
     with serve(node) as running:
         yield running
+
+
+def get_chunk_hash(node, shard: int, seq: int) -> str:
+    found = node.queries.shards.get_header(shard, seq)
+    return "0x" + compute_chunk_hash(found.header).hex()
 
 
 def list_reads(node) -> list[str]:
@@ -147,8 +156,13 @@ def list_reads(node) -> list[str]:
         "/work",
         "/receipts",
         "/shards",
+        "/layout",
         "/shard/1",
+        "/shard/1/chunks",
+        "/shard/1/chunk/1",
         "/packets/0/2",
+        "/packets/0/2/0",
+        f"/address/{CONVICT_}/events",
         "/validators",
         "/validators?epoch=0",
         "/epochs/running",
@@ -207,14 +221,30 @@ PAGES = {
     "#/tx/{opened}": ["open_channels", "final in block", "What it did"],
     "#/tx/{waiting}": ["waits in the mempool"],
     "#/address/{carol}": ["Address", "Channels", "settle"],
-    "#/address/{convict}": ["convicted", "slashed", "in epoch"],
+    "#/address/{convict}": ["convicted", "slashed", "in epoch", "Events"],
     "#/address/{leaver}": ["Stake", "unbonding", "at the end of epoch"],
     "#/channel/{channel}": ["Payment channel", "OPEN"],
     "#/providers": ["Providers by layer", "toy", "[2, 6)"],
     "#/work": ["Posted work", "[0, 4)", "Receipts seen now", "[2, 6)"],
-    "#/shards": ["State shards", "0 (root)"],
-    "#/shard/1": ["Shard 1", "Packets"],
-    "#/packets/0/2": ["Packets from shard 0 to shard 2", "credit"],
+    "#/shards": [
+        "State shards", "0 (root)", "toy [0, 4)", "everybody", "On duty now", "then",
+        "impossible while less than 1/3 is faulty", "Proposed changes",
+        "shard 2 is split at layer 6",
+    ],
+    "#/shard/0": ["Shard 0", "stake, models, parameters", "Chunks", "Packets"],
+    "#/shard/1": [
+        "Shard 1", "keys, ", "Hosts", "On duty in epoch", "custodians of the epoch",
+        "more than 33.3 % of all stake", "Chunks", "Packets",
+    ],
+    "#/chunk/1/1": [
+        "Chunk 1 of shard 1", "the genesis state", "number 0 to shard 2", "75.0 %",
+        "Endorsed by", "1,000 P2P",
+    ],
+    "#/chunk/{chunk}": ["Chunk 1 of shard 1"],
+    "#/chunk/0/1": ["Chunk 1 of shard 0", "Everybody executes the root shard"],
+    "#/packets/0/2": ["Packets from shard 0 to shard 2", "credit", "consumed"],
+    "#/packet/0/2/0": ["Packet 0 from shard 0 to shard 2", "1 P2P", "packet 1 of 1"],
+    "#/search/{chunk}": ["Chunk 1 of shard 1"],
     "#/validators": [
         "Validators", "Stakes", "Slashed", "Nullify and Finalize", "leaving",
         "Evidence that waits for a block: 1", "is locked",
@@ -237,6 +267,7 @@ def test_every_page_is_filled_and_nothing_complains(node, server) -> None:
         "convict": CONVICT_,
         "leaver": LEAVER_,
         "channel": "0x" + node.channel_id.hex(),
+        "chunk": get_chunk_hash(node, 1, 1),
     }
     urls = {name: f"{server.url}/{name.format(**places)}" for name in PAGES}
     with ThreadPoolExecutor(2) as pool:

@@ -64,7 +64,7 @@ def test_the_layout_of_genesis(server):
     assert [s["shard_id"] for s in answer["shards"]] == [1, 2]
     first = answer["shards"][0]
     assert (first["model"], first["start"], first["end"]) == ("toy", 0, 4)
-    assert (first["phase"], first["closes_height"]) == ("active", None)
+    assert (first["phase"], first["last_height"]) == ("active", None)
     assert server.request("/api/v1/layout").json["shards"] == answer["shards"]
     assert server.result("status")["shards"] == [0, 1, 2]
 
@@ -123,7 +123,7 @@ def test_a_model_comes_and_goes(server, node, ask):
     end_epoch(node)
     phases = [s["phase"] for s in server.result("layout")["shards"]]
     assert phases == ["active", "active", "draining", "draining"]
-    closes = int(server.result("layout")["shards"][3]["closes_height"])
+    closes = int(server.result("layout")["shards"][3]["last_height"])
     while node.tree.final_height < closes:
         node.make_block()
     assert server.request("/api/v1/shard/4").json["phase"] == "sweeping"

@@ -33,7 +33,7 @@ from chain.proposal import Change
 from chain.queries import Queries
 from chain.spec import ChainSpec
 from chain.witness import build_witness, encode_witness, execute_witnessed
-from genesis.genesis import GenesisParams, GenesisValidator
+from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec
 from shards.layout import ROOT_SHARD
@@ -56,7 +56,7 @@ OTHER_MODEL = ModelRecord(
 )
 
 
-def build_spec(**changes):
+def build_reshard_genesis(**changes) -> Genesis:
     """Return a chain in which everybody has funds everywhere."""
     params = {
         "epoch_blocks": EPOCH,
@@ -67,7 +67,7 @@ def build_spec(**changes):
     } | changes
     chain = msgspec.structs.replace(DEVNET_PARAMS.chain, **params)
     owners = [person.public_key for person in (*PEOPLE, *STAKERS)]
-    genesis = build_devnet_genesis(
+    return build_devnet_genesis(
         validators=[
             GenesisValidator(
                 name=f"validator-{i}",
@@ -88,7 +88,10 @@ def build_spec(**changes):
         time_ms=START_MS,
         params=GenesisParams(chain=chain, consensus=DEVNET_PARAMS.consensus),
     )
-    return build_chain_spec(genesis)
+
+
+def build_spec(**changes) -> ChainSpec:
+    return build_chain_spec(build_reshard_genesis(**changes))
 
 
 SPEC = build_spec()

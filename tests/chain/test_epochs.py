@@ -15,7 +15,6 @@ from chain.epochs import (
     compute_first_height,
     compute_last_height,
     compute_seed,
-    is_root,
 )
 from chain.errors import InvalidBlock, MissingParent, StoreError, UnfinalParent
 from chain.header import compute_block_hash
@@ -45,10 +44,6 @@ def test_which_epoch_a_height_is_of(height, epoch):
     if height:
         assert compute_first_height(epoch, 4) <= height
         assert height <= compute_last_height(epoch, 4)
-
-
-def test_where_epochs_begin():
-    assert [height for height in range(13) if is_root(height, 4)] == [0, 4, 8, 12]
 
 
 # -------------------------------------------------------------- what blocks say

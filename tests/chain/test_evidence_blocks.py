@@ -314,10 +314,10 @@ def test_the_queries_tell_who_was_convicted():
     world.step(evidence=(votes(world, 8),))
     newest, many, few = queries.evidence.list_evidence().items
     assert few.taken == ((PEOPLE[3].address, ATOMS // 20),)
-    assert few.equivocation == "nullify_and_finalize"
+    assert few.misdeed == "nullify_and_finalize"
     # In order of the piece's place; validator 3 was convicted before.
     assert len(many.taken) == 6
-    assert many.equivocation == "double_notarize"
+    assert many.misdeed == "double_notarize"
     assert newest.height == few.height + 1
     page = queries.evidence.list_evidence(limit=1)
     assert page.items == (newest,)

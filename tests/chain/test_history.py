@@ -104,7 +104,7 @@ def test_the_last_states_are_what_they_were(seed):
         error = caught.value
         assert (error.oldest, error.newest) == (last - 7, last)
     # Nothing is left of what was dropped.
-    heights = {int.from_bytes(key[1:9], "big") for key, _ in world.store.iterate(b"I")}
+    heights = {int.from_bytes(key[1:9], "big") for key, _ in world.store.iterate(b"u")}
     assert heights == set(range(last - 6, last + 1))
 
 
@@ -226,3 +226,54 @@ def test_books_that_are_not_here_are_counted():
     world.advance(world.sign(ALICE, Transfer(DAVE.public_key, 0, 5)))
     world.advance(world.sign(ALICE, Transfer(DAVE.public_key, 2, 5), 1))
     assert compute_conservation(world.tree).is_conserved
+
+
+def test_a_state_is_built_in_slices_while_blocks_go_on(monkeypatch):
+    monkeypatch.setattr(chain.history, "SLICE_BUCKETS", 2)
+    luck = Random(5)
+    world = World()
+    record = Record(world)
+    for _ in range(6):
+        world.advance(*transact(world, luck))
+        record.note()
+    last = world.tree.final_height
+    queries = Queries(world.tree)
+    slices = {
+        (shard, height): queries.prepare_state(shard, height)
+        for shard in SHARDS[:2]
+        for height in (last - 3, last - 1)
+    }
+    count = 0
+    while slices:
+        # Everybody in turn, and a block now and then.
+        for place in list(slices):
+            count += 1
+            if next(slices[place], "ready") == "ready":
+                del slices[place]
+        if count % 8 == 0 and world.tree.final_height < last + 3:
+            world.advance(*transact(world, luck))
+            record.note()
+    assert count > 16
+    for height in range(last - 3, world.tree.final_height + 1):
+        record.check_proofs(height)
+
+
+def test_a_state_that_goes_while_it_is_built_is_missing_for_its_askers_alone():
+    world = World()
+    record = Record(world)
+    for number in range(8):
+        payload = Transfer(DAVE.public_key, 1, number + 1)
+        world.advance(world.sign(PEOPLE[number % 3], payload, 1))
+        record.note()
+    last = world.tree.final_height
+    queries = Queries(world.tree)
+    old = queries.prepare_state(1, last - 7)
+    next(old)
+    for _ in range(9):
+        world.advance(world.sign(ALICE, Transfer(DAVE.public_key, 1, 5), 1))
+        record.note()
+    # Whoever comes next carries it on and does not get to hear of its end.
+    record.check_proofs(last + 5)
+    with pytest.raises(PrunedState):
+        list(old)
+    record.check_proofs(last + 8)

@@ -18,6 +18,7 @@ from chain.contracts.channel import (
 from chain.contracts.registration import RegistrationStatus
 from chain.contracts.resharding import Reshard, ReshardVote
 from chain.contracts.transfer import Transfer
+from chain.phase import Phase
 from chain.proposal import (
     MAX_PROPOSALS,
     PROPOSAL_EPOCHS,
@@ -299,21 +300,21 @@ def test_a_model_goes_and_nothing_is_lost(world):
     )
     channel_id = build_busy_model(world)
     world.change_layout(RetireModel(OTHER_MODEL.model_id))
-    first = world.tree.final_height
+    drained = world.epoch + -(-GRACE // EPOCH)
     retiring = [s.shard_id for s in world.layout.shards if s.is_retiring]
     assert retiring == [3, 4]
-    # Draining: what there is ends or moves on, nothing begins, nothing comes in.
+    # Draining: what there is ends or moves on, and nothing begins.
     model = {"model_id": OTHER_MODEL.model_id}
     world.refuse(BOB, build_offer(0, 2, **model), "shard_retiring", shard=3)
     opening = OpenChannels((build_opening(ALICE),))
     world.refuse(BOB, opening, "shard_retiring", shard=3)
     world.refuse(ALICE, TopUp(channel_id, 5), "shard_retiring", shard=3)
     payment = Transfer(ALICE.public_key, 3, 5)
-    world.refuse(ALICE, payment, "shard_retiring", shard=1)
+    world.do(world.sign(ALICE, payment, 1))
     claim = build_claim(channel_id, 10, chain_id=world.spec.chain_id)
     world.do(world.sign(BOB, Settle(channel_id, claim, build_work()), 3))
-    while world.tree.final_height < first + GRACE:
-        world.step()
+    world.go_to_epoch(drained)
+    world.refuse(ALICE, payment, "shard_closed", shard=1)
     late = world.sign(ALICE, Transfer(ALICE.public_key, 0, 5), 3)
     assert not world.step(late).chunks[0].transactions
     world.settle(8 * EPOCH)
@@ -339,13 +340,18 @@ def test_packets_that_are_under_way_arrive(world):
     world.go_to_epoch(world.epoch + 1)
     while world.tree.final_height % EPOCH != EPOCH - 2:
         world.step()
-    # In the last block before the shard drains, and in the first after.
+    # In the last block before the shard drains, in the first after, and in the last
+    # before it is emptied.
     before = world.balance(CAROL)
     world.step(world.sign(ALICE, Transfer(CAROL.public_key, 4, COIN), 1))
     world.step(world.sign(BOB, Transfer(CAROL.public_key, 4, COIN), 2))
     assert any(spec.is_retiring for spec in world.layout.shards)
     world.do(world.sign(ALICE, Transfer(CAROL.public_key, 1, COIN), 4))
     held_back = world.balance(CAROL, 1)
+    while world.queries.layouts.get_phase(4) == Phase.DRAINING:
+        payment = Transfer(CAROL.public_key, 4, COIN)
+        before += COIN
+        world.do(world.sign(ALICE, payment, 1))
     world.settle(12 * EPOCH)
     assert world.ids == (0, 1, 2)
     assert world.balance(CAROL) == before + 2 * COIN

@@ -11,7 +11,7 @@ from chain.pieces import (
     find_piece_accused,
     get_misdeed,
     get_piece_place,
-    validate_piece,
+    validate_signed,
 )
 from consensus.errors import InvalidEvidence
 from primitives.codec import encode
@@ -62,9 +62,9 @@ def test_every_kind_is_judged_the_same_way(piece, guilty, word):
     assert get_piece_place(again) == (3, 7)
     assert word is None or get_misdeed(again) == word
     assert find_piece_accused(again, COURT.set) == guilty
-    assert validate_piece(again, COURT.set, CHAIN, COURT.scheme) == guilty
+    assert validate_signed(again, COURT.set, CHAIN, COURT.scheme) == guilty
     with pytest.raises(InvalidEvidence):
-        validate_piece(again, COURT.set, b"d" * 32, COURT.scheme)
+        validate_signed(again, COURT.set, b"d" * 32, COURT.scheme)
 
 
 def test_every_piece_has_a_name_and_a_word_of_its_own():
@@ -81,7 +81,7 @@ def test_bytes_that_are_no_piece(data):
 @pytest.mark.parametrize(("piece", "guilty", "word"), PIECES)
 def test_damaged_pieces(piece, guilty, word):
     def judge(data):
-        validate_piece(decode_piece(data), COURT.set, CHAIN, COURT.scheme)
+        validate_signed(decode_piece(data), COURT.set, CHAIN, COURT.scheme)
 
     data = encode(piece)
     for place in range(0, len(data), 7):

@@ -113,8 +113,9 @@ def test_anything_different_is_another_chain():
 def test_the_first_state():
     state = build_genesis_state(GENESIS)
     assert state.keys() == {0, 1, 2}
-    # Accounts; stakes and keys; totals, model; roster, epoch, two sets and layouts.
-    assert len(state[0]) == 1 + 2 * 4 + 2 + 6
+    # Accounts; stakes and keys; totals, model; roster, epoch; two sets, layouts and
+    # tables of producers.
+    assert len(state[0]) == 1 + 2 * 4 + 2 + 8
     assert len(state[1]) == 2
     spec = build_chain_spec(GENESIS)
     assert spec.first_validators.total_power == 4000 * COIN

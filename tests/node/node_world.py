@@ -117,6 +117,9 @@ class Net:
     def handle(self, protocol, handler) -> None:
         self._handlers[protocol] = handler
 
+    def handle_request(self, protocol, handler, **params) -> None:
+        self._handlers[protocol] = handler
+
     def publish(self, topic: Topic, payload: bytes) -> None:
         self.published.append((topic, payload))
 

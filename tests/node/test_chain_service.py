@@ -11,6 +11,7 @@ from chain.transaction import compute_tx_id
 from network.topics import Topic, Verdict
 from p2pchain.errors import NotReady
 from p2pchain.node.chain_service import REPEAT_BLOCKS, ChainService
+from p2pchain.node.transaction_gossip import Bundle
 from primitives.codec import encode
 from primitives.keys import SecretKey
 from primitives.kv import MemoryStore
@@ -43,10 +44,10 @@ class Bench:
         )
 
     async def gossip(self, data: bytes) -> Verdict:
-        return await self.net.deliver(Topic.TRANSACTIONS, data)
+        return await self.net.deliver(Topic.TRANSACTIONS, encode(Bundle((data,))))
 
     def count_published(self, data: bytes) -> int:
-        return self.net.published.count((Topic.TRANSACTIONS, data))
+        return self.net.published.count((Topic.TRANSACTIONS, encode(Bundle((data,)))))
 
 
 def test_a_transaction_is_told_and_its_outcome_found() -> None:

@@ -68,6 +68,7 @@ class Member:
             for other in endpoints:
                 self.network.add_endpoint(other, persistent=True)
             endpoints.append(endpoint)
+            self.endpoint = endpoint
             nursery.start_soon(self.chunks.run)
             await nursery.start(self.driver.run)
             try:

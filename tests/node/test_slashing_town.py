@@ -162,7 +162,7 @@ def check(members, lie):
     """Everybody has the same one conviction, and every atom is in the books."""
     found = {member.chain.queries.evidence.list_evidence().items for member in members}
     [[evidence]] = found
-    assert evidence.equivocation == lie
+    assert evidence.misdeed == lie
     assert evidence.taken == ((PEOPLE[LIAR].address, ATOMS // 20),)
     reporter, reward = evidence.reward
     assert reporter in {PEOPLE[number].address for number in range(LIAR)}

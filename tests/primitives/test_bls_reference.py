@@ -22,7 +22,7 @@ secrets = st.one_of(
 messages = st.binary(max_size=300)
 
 
-def run_twice(quick, thorough):
+def run_twice(quick, thorough, **strategies):
     """Decorate a property: `quick` examples always, `thorough` in the slow run."""
     cases = [
         pytest.param(quick, id="quick"),
@@ -32,7 +32,7 @@ def run_twice(quick, thorough):
     def decorate(check):
         @pytest.mark.parametrize("examples", cases)
         def test(examples):
-            settings(max_examples=examples)(check)()
+            settings(max_examples=examples)(given(**strategies)(check))()
 
         return test
 
@@ -73,8 +73,7 @@ def near_points(draw, size):
     return data
 
 
-@run_twice(4, 150)
-@given(secret=secrets, message=messages)
+@run_twice(4, 150, secret=secrets, message=messages)
 def test_keys_signatures_and_proofs_are_the_same_bytes(secret, message):
     for function in ("compute_public_key", "prove_possession"):
         mine, theirs = (
@@ -90,24 +89,21 @@ def test_keys_signatures_and_proofs_are_the_same_bytes(secret, message):
     assert mine == theirs
 
 
-@run_twice(3, 60)
-@given(signers=st.lists(secrets, min_size=1, max_size=5), message=messages)
+@run_twice(3, 60, signers=st.lists(secrets, min_size=1, max_size=5), message=messages)
 def test_aggregates_are_the_same_bytes(signers, message):
     signatures = [bls_native.sign(secret, message) for secret in signers]
     total = bls_native.aggregate(signatures)
     assert total == bls_reference.aggregate(signatures)
 
 
-@run_twice(60, 1500)
-@given(data=near_points(bls.PUBLIC_KEY_BYTES))
+@run_twice(60, 1500, data=near_points(bls.PUBLIC_KEY_BYTES))
 def test_the_same_public_keys_are_refused(data):
     assert judge(bls_native.decode_public_key, data) == judge(
         bls_reference.decode_public_key, data
     )
 
 
-@run_twice(40, 800)
-@given(data=near_points(bls.SIGNATURE_BYTES))
+@run_twice(40, 800, data=near_points(bls.SIGNATURE_BYTES))
 def test_the_same_signatures_are_refused(data):
     assert judge(bls_native.decode_signature, data) == judge(
         bls_reference.decode_signature, data
@@ -142,8 +138,7 @@ def verdict(function, *arguments):
         return False
 
 
-@run_twice(3, 60)
-@given(claim=claims())
+@run_twice(3, 60, claim=claims())
 def test_verdicts_on_aggregates_of_many_messages_are_the_same(claim):
     mine, theirs = (
         verdict(backend.aggregate_verify, *claim)
@@ -152,8 +147,7 @@ def test_verdicts_on_aggregates_of_many_messages_are_the_same(claim):
     assert mine == theirs
 
 
-@run_twice(3, 60)
-@given(claim=claims(), signer=secrets)
+@run_twice(3, 60, claim=claims(), signer=secrets)
 def test_verdicts_on_one_message_are_the_same(claim, signer):
     keys, texts, total = claim
     if len(set(texts)) > 1:
@@ -166,8 +160,9 @@ def test_verdicts_on_one_message_are_the_same(claim, signer):
     assert mine == theirs
 
 
-@run_twice(3, 60)
-@given(
+@run_twice(
+    3,
+    60,
     secret=secrets,
     other=secrets,
     lie=st.sampled_from(["", "proof", "key", "any", "owner"]),

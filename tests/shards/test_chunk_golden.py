@@ -1,6 +1,7 @@
 """The vectors of docs/protocol/06-shards.md, so that no rewrite moves them."""
 
 from primitives.codec import encode
+from primitives.hashing import compute_hash
 from shards.certificate import (
     ChunkCertificate,
     compute_endorsement_bytes,
@@ -14,6 +15,7 @@ from shards.evidence import (
     Produced,
     compute_shard_evidence_id,
 )
+from shards.fraud import FraudNotice, build_halt, compute_proof_hash
 from shards.producers import Hosting
 from shards.slots import Slot, draw_custodians, rank_producers
 
@@ -36,6 +38,13 @@ DOUBLE_BYTES, DOUBLE = (
 PAIR_BYTES, PAIR = (
     273,
     "22befa42cc51656d944b3978b4fcd239434019bd8f53433ea08bdb42e57b8c57",
+)
+NOTICE = f"950793030107c420{'03' * 32}c420{'05' * 32}c40107"
+NOTICE_NAME = "251b8d17fed0a0a0e8aad915be33af73804167c7871e6b1000b46db027048670"
+PROOF_NAME = "9522e77f203fcca4e3b4642075b1d957e6fe498049bab1c37c641bc8bf0907c4"
+HALT = (
+    f"9401c420{'03' * 32}"
+    "c420a24caab691b453da948b622d4920f273787972aa130e5236c148dcf47b378afe4d"
 )
 HOSTING = (
     "93c420030303030303030303030303030303030303030303030303030303030303030302920103"
@@ -79,3 +88,11 @@ def test_evidence():
 
 def test_hosting():
     assert encode(Hosting(ONE, 2, (1, 3))).hex() == HOSTING
+
+
+def test_fraud():
+    notice = FraudNotice(SLOT, ONE, b"\5" * 32, b"\7")
+    assert encode(notice).hex() == NOTICE
+    assert compute_hash("evidence", encode(notice)).hex() == NOTICE_NAME
+    assert compute_proof_hash(b"x").hex() == PROOF_NAME
+    assert encode(build_halt(notice, 77)).hex() == HALT

@@ -25,6 +25,7 @@ from shards.fraud import (
     Halt,
     Reexecution,
     build_halt,
+    build_notice,
     compute_fraud_id,
     decode_fraud,
     judge_fraud,
@@ -89,7 +90,8 @@ def test_endorsers_of_a_wrong_root():
     assert "post_root" in verdict.difference
     assert verdict.header == MINTED
     assert verdict.fraud_id == compute_fraud_id(make_proof())
-    halt = build_halt(verdict, 77)
+    notice = build_notice(make_proof(), TOWN.validators)
+    halt = build_halt(notice, 77)
     assert halt == Halt(1, compute_chunk_hash(MINTED), verdict.fraud_id, 77)
     assert decode(Halt, encode(halt)) == halt
 

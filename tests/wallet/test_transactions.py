@@ -17,9 +17,11 @@ from chain.contracts.channel import (
 )
 from chain.contracts.proof import WorkRecord
 from chain.contracts.registration import Register
+from chain.contracts.resharding import Reshard, ReshardVote
 from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
 from chain.params import ChainParams
+from chain.proposal import SplitShard
 from chain.rules import RULES, compute_fee
 from chain.transaction import compute_tx_id, decode_transaction, verify_transaction
 from primitives.codec import encode
@@ -88,6 +90,8 @@ PAYLOADS = [
     Withdraw(b"c" * 32),
     Bond("new", bytes(48), bytes(96), 5),
     Unbond(5),
+    Reshard(SplitShard(1, 2)),
+    ReshardVote(1),
 ]
 
 

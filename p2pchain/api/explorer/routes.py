@@ -173,7 +173,7 @@ async def get_stake(backend: Backend, address: bytes) -> Any:
 
 
 async def list_evidence(backend: Backend, after: str | None, limit: int) -> Any:
-    """Return evidence of double votes: what waits, and what blocks applied."""
+    """Return evidence of misdeeds: what waits, and what blocks applied."""
     return evidence.build_evidence_list(backend, limit, after)
 
 

@@ -46,7 +46,7 @@ async def get_state(
     backend: Backend, shard: int, key: bytes, height: int | None
 ) -> Any:
     """Return a value of a recent final state with its proof, or that of its absence."""
-    return proofs.build_state_proof(backend, shard, key, height)
+    return await proofs.build_state_proof(backend, shard, key, height)
 
 
 async def list_packets(

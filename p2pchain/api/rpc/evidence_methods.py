@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from chain.errors import UselessEvidence
+from chain.errors import MissingFraudProof, UnjudgedFraud, UselessEvidence
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import EvidenceRefused
 from p2pchain.api.params import BYTES, LIMIT, TEXT, Param
@@ -16,7 +16,7 @@ async def broadcast_evidence(backend: Backend, evidence: bytes) -> Json:
     """Verify, keep and gossip; return what it proves."""
     try:
         verdict = backend.submit_evidence(evidence)
-    except UselessEvidence as error:
+    except (UselessEvidence, MissingFraudProof, UnjudgedFraud) as error:
         raise EvidenceRefused(str(error)) from error
     return render_verdict(backend, verdict)
 

@@ -57,7 +57,7 @@ async def get_state_proof(
     backend: Backend, shard: int, key: bytes, height: int | None
 ) -> Json:
     """Return a value of a final state with its proof, or the proof of absence."""
-    return proofs.build_state_proof(backend, shard, key, height)
+    return await proofs.build_state_proof(backend, shard, key, height)
 
 
 _PAGE = (

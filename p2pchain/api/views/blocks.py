@@ -3,12 +3,14 @@
 from typing import Any
 
 from chain.queries import FoundBlock
+from chain.shard_queries import FoundHeader
 from chain.transaction import compute_tx_id
 from consensus.messages import Certificate, Kind
 from consensus.validators import decode_bitmap
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex, to_time
+from p2pchain.api.views.chunks import render_chunk
 from p2pchain.api.views.staking import build_events
 from p2pchain.api.views.stamp import (
     build_block_stamp,
@@ -17,7 +19,7 @@ from p2pchain.api.views.stamp import (
     get_name,
     get_validator_names,
 )
-from shards.chunk import ChunkHeader, compute_chunk_hash
+from shards.chunk import ChunkHeader
 
 Json = dict[str, Any]
 
@@ -113,8 +115,7 @@ def _build_chunk(backend: Backend, found: FoundBlock, header: ChunkHeader) -> Js
     """Return a chunk's header and ids; without ids where its body is not here."""
     queries = backend.queries
     chunk = queries.find_chunk(found.block, header.shard)
-    return render(header) | {
-        "chunk_hash": to_hex(compute_chunk_hash(header)),
+    return render_chunk(backend, FoundHeader(found.height, header)) | {
         "packets_in": queries.shards.count_consumed(header, found.height),
         "tx_ids": chunk and [to_hex(compute_tx_id(tx)) for tx in chunk.transactions],
     }

@@ -66,6 +66,10 @@ def build_committee(
     return shown
 
 
+def _render_validator(names: tuple[str | None, ...], index: int) -> Json:
+    return {"index": index, "name": get_name(names, index)}
+
+
 def _render_duty(backend: Backend, duty: Duty) -> Json:
     slot = duty.slot
     names = get_validator_names(backend, slot.epoch)
@@ -73,8 +77,16 @@ def _render_duty(backend: Backend, duty: Duty) -> Json:
         "epoch": slot.epoch,
         "view": str(slot.created_view),
         "producers": [
-            {"rank": rank, "index": index, "name": get_name(names, index)}
+            {
+                "rank": rank,
+                "role": "host" if index in duty.hosts else "custodian",
+                "index": index,
+                "name": get_name(names, index),
+            }
             for rank, index in enumerate(duty.producers)
         ],
+        # Of the whole epoch; at most three hosts have a turn in one slot.
+        "hosts": [_render_validator(names, index) for index in duty.hosts],
+        "custodians": [_render_validator(names, index) for index in duty.custodians],
         "committee": build_committee(backend, duty.committee, slot.epoch),
     }

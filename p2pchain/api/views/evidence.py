@@ -29,7 +29,7 @@ def render_verdict(backend: Backend, verdict: Verdict) -> Json:
     """Return what a piece proves."""
     return {
         "evidence_id": to_hex(verdict.evidence_id),
-        "offence": verdict.equivocation.value,
+        "offence": verdict.misdeed.value,
         "epoch": verdict.epoch,
         "view": str(verdict.view),
         "guilty": [_render_guilty(backend, key) for key in verdict.guilty],
@@ -52,7 +52,7 @@ def _render_guilty(backend: Backend, public_key: bytes) -> Json:
 def _render_found(backend: Backend, found: FoundEvidence) -> Json:
     return {
         "evidence_id": to_hex(found.evidence_id),
-        "offence": found.equivocation.value,
+        "offence": found.misdeed.value,
         "epoch": found.epoch,
         "view": str(found.view),
         "height": str(found.height),
@@ -60,7 +60,7 @@ def _render_found(backend: Backend, found: FoundEvidence) -> Json:
             _render_share(backend, account, taken) for account, taken in found.taken
         ],
         "reporter": found.reward and _render_share(backend, *found.reward),
-        "data": to_hex(encode(found.evidence)),
+        "data": to_hex(encode(found.piece)),
     }
 
 

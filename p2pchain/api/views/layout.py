@@ -34,13 +34,13 @@ def _render_layout(backend: Backend, layout: Layout) -> list[Json]:
     for spec in layout.shards:
         shard = spec.shard_id
         phase = layouts.get_phase(shard).name if shard in known else "ACTIVE"
-        sweep_height = layouts.get_sweep_height(shard)
+        last_height = layouts.get_last_height(spec)
         rows.append(
             render(spec)
             | {
                 "model": names.get(spec.model_id),
                 "phase": phase.lower(),
-                "closes_height": None if sweep_height is None else str(sweep_height),
+                "last_height": None if last_height is None else str(last_height),
             }
         )
     return rows

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import trio
+
 from chain.contracts.registration import Registration
 from chain.keys import (
     build_account_key,
@@ -17,10 +19,12 @@ from primitives.codec import encode
 Json = dict[str, Any]
 
 
-def build_state_proof(
+async def build_state_proof(
     backend: Backend, shard: int, key: bytes, height: int | None = None
 ) -> Json:
     """Return a value of a final state with its proof, or the proof of absence.
+
+    Going back to an older state takes long, so everybody else has turns meanwhile.
 
     Raises:
         NotFound: The layout has no such shard.
@@ -28,6 +32,8 @@ def build_state_proof(
     """
     if shard not in backend.queries.layout.shard_ids:
         raise NotFound(f"no shard {shard}")
+    for _ in backend.queries.prepare_state(shard, height):
+        await trio.lowlevel.checkpoint()
     return build_stamp(backend) | prove(backend, shard, key, height)
 
 

@@ -44,6 +44,7 @@ def _find_hash(backend: Backend, text: str) -> list[Json]:
     found = [
         ("block", queries.get_block(data)),
         ("transaction", queries.get_transaction(data)),
+        ("chunk", queries.shards.find_chunk(data)),
         ("channel", queries.get_channel(data)),
     ]
     results = [{"kind": k, "id": to_hex(data)} for k, thing in found if thing]

@@ -7,7 +7,7 @@ from chain.queries import FoundShard
 from chain.shard_queries import FoundHeader
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
-from p2pchain.api.render import to_address, to_hex
+from p2pchain.api.render import render, to_address, to_hex
 from p2pchain.api.views.chunks import render_chunk
 from p2pchain.api.views.committees import build_duty
 from p2pchain.api.views.stamp import build_stamp, get_account_name, get_model_name
@@ -51,13 +51,17 @@ def _render_shard(
     registrations: tuple[Registration, ...],
 ) -> Json:
     spec, totals = shard.spec, shard.totals
+    queries = backend.queries
+    phase = queries.layouts.get_phase(shard.shard_id).name.lower()
+    halt = queries.shards.get_halt(shard.shard_id)
     return {
         "shard": shard.shard_id,
         "model_id": spec and to_hex(spec.model_id),
         "model": spec and get_model_name(backend, spec.model_id),
         "layers": spec and [spec.start, spec.end],
         "changed_epoch": spec.changed_epoch if spec else 0,
-        "phase": backend.queries.layouts.get_phase(shard.shard_id).name.lower(),
+        "phase": "halted" if halt else phase,
+        "halt": halt and render(halt),
         "hosts": _list_hosts(backend, spec, registrations),
         "duty": build_duty(backend, shard.shard_id),
         "state_root": to_hex(shard.head.post_root),

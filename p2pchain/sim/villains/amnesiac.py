@@ -19,5 +19,5 @@ class Amnesiac(Villain):
         self.crash()
         assert self.signer is not None
         public_key = self.signer.public_key
-        self.disk.log = encode_header(public_key, self.world.chains.chain_id)
+        self.disk.votes.data = encode_header(public_key, self.world.chains.chain_id)
         self.world.after(self.luck.randint(0, 300), self, self.start)

@@ -128,9 +128,9 @@ async function showBlock(reference) {
       ["size", block.size + " bytes"],
     ]),
     el("h2", {}, "Chunks"),
-    table(["shard", "transactions", "packets in", "fees", "state root"], block.chunks.map((chunk) => [
-      el("a", { href: "#/shard/" + chunk.shard }, chunk.shard), chunk.tx_count, chunk.packets_in,
-      amount(chunk.fees), code(chunk.post_root)])),
+    table(["shard", "chunk", "producer", "endorsed by", "transactions", "packets in", "fees", "state root"],
+      block.chunks.map((chunk) => [linkShard(chunk.shard), linkChunk(chunk.shard, chunk.seq), producerOf(chunk),
+        endorsedBy(chunk), chunk.tx_count, chunk.packets_in, amount(chunk.fees), code(chunk.post_root)])),
     block.events.length ? [el("h2", {}, "Rewards, payouts, slashes, changes of the set"), eventTable(block.events)] : "",
     el("h2", {}, "Transactions"),
     paged(TX_HEADER, async (after) => {
@@ -180,6 +180,12 @@ async function showAddress(address) {
     paged(CHANNEL_HEADER, async (after) => {
       const page = await read(cursor("/channels?address=" + address, after));
       return { rows: page.channels.map(channelRow), next: page.next };
+    }),
+    el("h2", {}, "Events"),
+    paged(["block", "event", "amount"], async (after) => {
+      const page = await read(cursor("/address/" + address + "/events", after));
+      return { rows: page.events.map((e) => [linkBlock(e.height), e.kind.replaceAll("_", " "), amount(e.amount)]),
+        next: page.next };
     }),
     el("h2", {}, "Transactions"),
     paged(TX_HEADER, async (after) => {
@@ -252,41 +258,193 @@ async function showWork() {
         code(r.in_hash), code(r.out_hash), code(r.session)])));
 }
 
-async function showShards() {
-  const { shards } = await read("/shards");
-  main.replaceChildren(el("h1", {}, "State shards"),
-    table(["shard", "layers", "chunks", "state root"], shards.map((s) => [
-      el("a", { href: "#/shard/" + s.shard }, s.shard === 0 ? "0 (root)" : s.shard),
-      s.layers ? `${s.model} [${s.layers[0]}, ${s.layers[1]})` : "stake, models, parameters",
-      s.chunk ? s.chunk.seq : "0", code(s.state_root)])),
-    el("h2", {}, "Packets between shards"),
-    table(["from", "to", "sent", "consumed", "waiting"], shards.flatMap((s) => s.links.map((l) => [
-      s.shard, el("a", { href: `#/packets/${s.shard}/${l.dst}` }, l.dst), l.sent, l.consumed, l.backlog]))));
+const linkShard = (shard) => el("a", { href: "#/shard/" + shard }, shard === 0 ? "0 (root)" : shard);
+const linkChunk = (shard, seq) => el("a", { href: `#/chunk/${shard}/${seq}` }, seq);
+const linkPacket = (packet) => el("a", { href: `#/packet/${packet.src}/${packet.dst}/${packet.seq}` }, packet.seq);
+const linkWay = (src, dst, text) => el("a", { href: `#/packets/${src}/${dst}` }, text);
+const layersOf = (s) => (s.layers ? `${s.model} [${s.layers[0]}, ${s.layers[1]})` : "stake, models, parameters");
+const nameOf = (v) => v.name || "#" + v.index;
+const namesOf = (list) => (list.length ? list.map(nameOf).join(", ") : "nobody");
+/** Text that may be broken into lines in a table. */
+const wrap = (...parts) => el("span", { class: "wrap" }, ...parts);
+const phaseOf = (word) => el("span", { class: { active: "good", halted: "bad" }[word] || "quiet" }, word);
+const producerOf = (chunk) => (chunk.seq === "0" ? "–" : chunk.producer_name || "#" + chunk.producer);
+const hostOf = (h) => [el("a", { href: "#/address/" + h.account, title: h.status }, h.name), `\u00a0[${h.layers[0]},\u00a0${h.layers[1]})`];
+
+/** Who stands for a chunk, and how much of all stake that is. */
+function endorsedBy(chunk) {
+  const certificate = chunk.certificate;
+  if (!certificate) return chunk.shard === 0 && chunk.seq !== "0" ? "everybody" : "–";
+  const share = Number(certificate.power) / Number(certificate.total_power);
+  return wrap(namesOf(certificate.endorsers), el("span", { class: "quiet" }, ` (${percent(share)})`));
 }
+
+function needed(committee) {
+  if (committee.unit === "mandates") return `${committee.needed} of ${committee.total} mandates`;
+  return ["more than ", percent((Number(committee.needed) - 1) / Number(committee.total)), " of all stake"];
+}
+
+/** Each step of a slot: who produces if those before did not. */
+const turns = (producers) => producers.map((p, i) => [i ? ", then " : "", nameOf(p),
+  el("span", { class: "quiet" }, ` (${p.role})`)]);
+
+function changeOf(change) {
+  if (change.kind === "split_shard") return `shard ${change.shard} is split at layer ${change.layer}`;
+  if (change.kind === "add_model") return `${change.name} joins, in ${change.shards} shards`;
+  return ["a model leaves: ", code(change.model_id)];
+}
+
+/** What the next epoch's shards are where they differ, and what is proposed. */
+function changes(layout) {
+  const isNew = layout.next_layout_root !== layout.layout_root;
+  return [isNew ? [el("h2", {}, "From epoch ", linkEpoch(layout.epoch + 1), " on"),
+    table(["shard", "layers", "phase"], layout.next_shards.map((s) => [
+      s.shard_id, `${s.model} [${s.start}, ${s.end})`, phaseOf(s.phase)]))] : [],
+  layout.proposals.length ? [el("h2", {}, "Proposed changes"),
+    table(["number", "change", "by", "until epoch", "votes", "power for it"], layout.proposals.map((p) => [
+      p.number, wrap(changeOf(p.change)), p.name || linkAddress(p.account), linkEpoch(p.last_epoch),
+      wrap(p.votes.map((v) => v.name || short(v.account)).join(", ")),
+      percent(Number(p.power) / Number(p.total_power))]))] : []];
+}
+
+async function showShards() {
+  const hash = location.hash;
+  async function load() {
+    const [{ shards }, layout] = await Promise.all([read("/shards"), read("/layout")]);
+    if (location.hash !== hash) return;
+    show(el("h1", {}, "State shards"),
+      el("p", { class: "quiet" }, "Each is the ledger of a range of layers, with its own state; packets carry money between them."),
+      table(["shard", "layers", "phase", "newest chunk", "in block", "producer", "endorsed by", "waiting packets", "hosts"],
+        shards.map((s) => [linkShard(s.shard), layersOf(s), phaseOf(s.phase),
+          s.chunk.seq === "0" ? "none yet" : linkChunk(s.shard, s.chunk.seq), linkBlock(s.chunk_height),
+          producerOf(s.chunk), endorsedBy(s.chunk), s.backlog,
+          wrap(s.hosts.map((h, i) => [i ? ", " : "", hostOf(h)]))])),
+      el("h2", {}, "On duty now"),
+      table(["shard", "view", "producers", "committee", "a chunk needs", "a bad chunk is"],
+        shards.filter((s) => s.duty).map(({ shard, duty }) => [linkShard(shard), duty.view, wrap(turns(duty.producers)),
+          wrap(namesOf(duty.committee.members)), wrap(needed(duty.committee)), wrap(duty.committee.security)])),
+      changes(layout),
+      el("h2", {}, "Packets between shards"),
+      table(["from", "to", "sent", "consumed", "waiting"], shards.flatMap((s) => s.links.map((l) => [
+        s.shard, linkWay(s.shard, l.dst, l.dst), l.sent, l.consumed, l.backlog]))));
+  }
+  await load();
+  if (location.hash === hash) onTip = load;
+}
+
+const CHUNK_HEADER = ["chunk", "block", "view", "producer", "endorsed by", "transactions", "fees", "name"];
+const chunkRow = (c) => [linkChunk(c.shard, c.seq), linkBlock(c.height), c.created_view, producerOf(c), endorsedBy(c),
+  c.tx_count, amount(c.fees), link("#/chunk/" + c.chunk_hash, c.chunk_hash)];
 
 async function showShard(id) {
   const shard = await read("/shard/" + id);
-  main.replaceChildren(el("h1", {}, "Shard " + id),
-    facts([["layers", shard.layers ? `${shard.model} [${shard.layers[0]}, ${shard.layers[1]})` : "root shard"],
+  const { tree, duty } = shard;
+  show(el("h1", {}, "Shard " + id),
+    facts([["layers", layersOf(shard)],
+      ["phase", phaseOf(shard.phase)],
+      ["halted", shard.halt && ["since block ", linkBlock(shard.halt.height), ": fraud was proven in ",
+        link("#/chunk/" + shard.halt.chunk_hash, shard.halt.chunk_hash), ", so its state is nobody's and nothing goes on"]],
+      ["since epoch", shard.changed_epoch ? linkEpoch(shard.changed_epoch) : null],
       ["state root", el("code", {}, shard.state_root)],
+      ["state", `${tree.keys_exact ? "" : "about "}${tree.keys} keys, ${tree.levels} levels over ${tree.buckets} buckets`],
       ["fees burned", amount(shard.totals.burned)]]),
+    duty ? [el("h2", {}, "Hosts"),
+      table(["name", "layers", "status", "registered in shard", "account"], shard.hosts.map((h) => [
+        h.name, `[${h.layers[0]}, ${h.layers[1]})`, h.status, linkShard(h.home), linkAddress(h.account)])),
+      el("h2", {}, "On duty in epoch ", linkEpoch(duty.epoch), ", view " + duty.view),
+      facts([["producers", turns(duty.producers)],
+        ["hosts of the epoch", namesOf(duty.hosts)],
+        ["custodians of the epoch", namesOf(duty.custodians)],
+        ["a chunk needs", needed(duty.committee)],
+        ["a bad chunk is", duty.committee.security]]),
+      table(["endorser", duty.committee.unit === "mandates" ? "mandates" : "power"], duty.committee.members.map((m) => [
+        nameOf(m), duty.committee.unit === "mandates" ? m.weight : amount(m.weight)]))] : "",
+    el("h2", {}, "Chunks"),
+    paged(CHUNK_HEADER, async (after) => {
+      const page = await read(cursor(`/shard/${id}/chunks`, after));
+      return { rows: page.chunks.map(chunkRow), next: page.next };
+    }),
     el("h2", {}, "Packets"),
     table(["to", "sent", "consumed", "waiting"], shard.links.map((l) => [
-      el("a", { href: `#/packets/${shard.shard}/${l.dst}` }, l.dst), l.sent, l.consumed, l.backlog])),
+      linkWay(shard.shard, l.dst, l.dst), l.sent, l.consumed, l.backlog])),
     json(shard));
 }
 
+/** Which packets a chunk took or sent, by the shard at the other end. */
+function stretches(list, way) {
+  if (!list) return "not known: from before this node's history";
+  if (!list.length) return "none";
+  return list.map((s, i) => {
+    const [src, dst, other] = way(s);
+    const last = BigInt(s.first) + BigInt(s.count) - 1n;
+    const first = linkPacket({ src, dst, seq: s.first });
+    return [i ? "; " : "", "number ", first, s.count > 1 ? [" to ", linkPacket({ src, dst, seq: String(last) })] : "", other];
+  });
+}
+
+async function showChunk(shard, seq) {
+  const chunk = await read(seq ? `/shard/${shard}/chunk/${seq}` : "/chunk/" + shard);
+  const certificate = chunk.certificate;
+  show(el("h1", {}, `Chunk ${chunk.seq} of shard ${chunk.shard}`),
+    facts([
+      ["name", el("code", {}, chunk.chunk_hash)],
+      ["shard", linkShard(chunk.shard)],
+      ["in block", linkBlock(chunk.height)],
+      ["epoch", linkEpoch(chunk.epoch)],
+      ["made in view", chunk.created_view],
+      ["producer", producerOf(chunk)],
+      ["stands on", [chunk.seq === "1" ? "the genesis state" : ["chunk ", linkChunk(chunk.shard, String(BigInt(chunk.seq) - 1n))],
+        " and block ", link("#/block/" + chunk.anchor, chunk.anchor)]],
+      ["state", [code(chunk.pre_root), " → ", code(chunk.post_root)]],
+      ["packets taken", stretches(chunk.consumed, (s) => [s.src, chunk.shard, ` from shard ${s.src}`])],
+      ["packets sent", stretches(chunk.sent, (s) => [chunk.shard, s.dst, ` to shard ${s.dst}`])],
+      ["fees burned", amount(chunk.fees)],
+      ["work", chunk.work],
+      ["size", chunk.bytes + " bytes"],
+    ]),
+    el("h2", {}, "Endorsed by"),
+    certificate ? [
+      facts([["of all stake", meter(Number(certificate.power) / Number(certificate.total_power))],
+        ["needed", certificate.committee && needed(certificate.committee)],
+        ["a bad chunk is", certificate.committee && certificate.committee.security]]),
+      table(["validator", "power"], certificate.endorsers.map((e) => [nameOf(e), amount(e.power)]))]
+      : el("p", {}, chunk.shard === 0 ? "Everybody executes the root shard." : "Its block is not here."),
+    el("h2", {}, "Transactions"),
+    chunk.tx_count === 0 ? el("p", {}, "None.")
+      : chunk.tx_ids ? table(["transaction"], chunk.tx_ids.map((id) => [linkTx(id)]))
+      : el("p", {}, `${chunk.tx_count}, which only those who follow the shard have.`),
+    json(chunk));
+}
+
+const packetState = (p) => el("span", { class: p.state === "consumed" ? "good" : "quiet" }, p.state);
+
 async function showPackets(src, dst) {
   main.replaceChildren(el("h1", {}, `Packets from shard ${src} to shard ${dst}`),
-    paged(["number", "kind", "amount", "sent in", "consumed in"], async (after) => {
+    paged(["number", "kind", "amount", "state", "sent in", "consumed in"], async (after) => {
       const page = await read(cursor(`/packets/${src}/${dst}`, after));
-      const rows = page.packets.map((p) => [p.seq, p.kind, amount(p.amount), linkBlock(p.source_height),
-        p.consumed_height ? linkBlock(p.consumed_height) : "waits"]);
+      const rows = page.packets.map((p) => [linkPacket(p), p.kind, amount(p.amount), packetState(p),
+        linkBlock(p.source_height), p.consumed_height ? linkBlock(p.consumed_height) : "–"]);
       return { rows, next: page.next };
     }));
 }
 
-const percent = (share) => (100 * share).toFixed(share === 1 ? 0 : 1) + " %";
+async function showPacket(src, dst, seq) {
+  const packet = await read(`/packets/${src}/${dst}/${seq}`);
+  show(el("h1", {}, `Packet ${seq} from shard ${src} to shard ${dst}`),
+    facts([
+      ["kind", packet.kind], ["amount", amount(packet.amount)], ["state", packetState(packet)],
+      ["for", packet.content && linkAddress(packet.content.recipient)],
+      ["of", packet.content && packet.content.sender && linkAddress(packet.content.sender)],
+      ["sent", ["in block ", linkBlock(packet.source_height), packet.source_chunk
+        ? [", chunk ", linkChunk(packet.src, packet.source_chunk)] : ""]],
+      ["consumed", packet.consumed_height ? ["in block ", linkBlock(packet.consumed_height)] : "not yet"],
+      ["proof", [`packet ${packet.index + 1} of ${packet.count} under `, packet.out_root ? code(packet.out_root) : "its chunk"]],
+      ["all packets", linkWay(packet.src, packet.dst, `from shard ${src} to shard ${dst}`)],
+    ]),
+    json(packet));
+}
+
+const percent = (share) => (100 * share).toFixed(share === 1 ? 0 : 1) + "\u00a0%";
 
 /** How much of something there is, as a bar with its number. */
 function meter(share, kind) {
@@ -349,7 +507,8 @@ const validatorTable = (list) => table(["index", "name", "power", "share", "atte
     v.account ? linkAddress(v.account) : "–", code(v.public_key)]));
 
 const OFFENCE_WORDS = { double_notarize: "two Notarize votes", double_finalize: "two Finalize votes",
-  nullify_and_finalize: "Nullify and Finalize" };
+  nullify_and_finalize: "Nullify and Finalize", double_endorse: "two endorsements in a slot",
+  bad_endorse: "a wrong chunk endorsed", double_produce: "two chunks in a slot" };
 
 /** Who signed two things that exclude each other, by what proof, and what it has cost. */
 function slashed(stakes, evidence) {
@@ -360,7 +519,7 @@ function slashed(stakes, evidence) {
   return [el("h2", {}, "Slashed"),
     evidence.waiting.length ? el("p", { class: "bad" },
       `Evidence that waits for a block: ${evidence.waiting.length}`) : "",
-    table(["name", "double vote", "in epoch", "slashed in", "reported by", "stake then", "taken so far", "the rest"],
+    table(["name", "offence", "in epoch", "slashed in", "reported by", "stake then", "taken so far", "the rest"],
       convicted.map((s) => {
         const proof = proofs.get(s.account);
         return [el("a", { href: "#/address/" + s.account }, s.name),
@@ -424,7 +583,7 @@ async function showSearch(query) {
 
 function target(result) {
   const pages = { block: "block", transaction: "tx", address: "address", provider: "address",
-    validator: "address", channel: "channel", shard: "shard" };
+    validator: "address", channel: "channel", chunk: "chunk", shard: "shard" };
   return pages[result.kind] ? `#/${pages[result.kind]}/${result.id}` : "#/models";
 }
 
@@ -434,6 +593,8 @@ const ROUTES = [
   [/^#\/block\/(\w+)$/, showBlock], [/^#\/tx\/(\w+)$/, showTx], [/^#\/address\/(\w+)$/, showAddress],
   [/^#\/channel\/(\w+)$/, showChannel], [/^#\/providers$/, showProviders], [/^#\/work$/, showWork],
   [/^#\/shards$/, showShards], [/^#\/shard\/(\d+)$/, showShard],
+  [/^#\/chunk\/(\d+)\/(\d+)$/, showChunk], [/^#\/chunk\/(0x\w+)$/, showChunk],
+  [/^#\/packet\/(\d+)\/(\d+)\/(\d+)$/, showPacket],
   [/^#\/packets\/(\d+)\/(\d+)$/, showPackets], [/^#\/validators$/, showValidators],
   [/^#\/epoch\/(\d+)$/, showEpoch], [/^#\/models$/, showModels], [/^#\/search\/(.+)$/, (q) => showSearch(decodeURIComponent(q))],
 ];

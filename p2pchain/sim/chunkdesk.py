@@ -1,0 +1,410 @@
+"""
+A simulated node's part in chunks: a desk, its log and bodies on disk, and its messages.
+
+What p2pchain.node.chunk_service and chunk_outbox do, on virtual time: the desk hears of
+a view shortly before its leader's turn; chunks and records of a turn are on disk before
+the turn's messages leave; certified chunks are offered to the node's own blocks.
+
+Like consensus beside it, a desk may lose power in any write and between any two
+messages, and comes back with what the disk holds.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from chain.blocktree import BlockTree
+from chain.errors import InvalidWitness, UnfinalParent, UnknownBlock
+from consensus.leader import compute_leader
+from consensus.wal import encode_header, encode_records, scan_wal
+from p2pchain.node.chunk_outbox import CHUNK_PREFIX
+from primitives.codec import decode, encode
+from shards import effects as fx
+from shards import events as ev
+from shards.certificate import CertifiedChunk
+from shards.chunk import compute_chunk_hash
+from shards.desk import Desk
+from shards.desk_state import DeskConfig, DeskRecord
+from shards.errors import InvalidChunk, MissingAnchor
+from shards.inclusion import INCLUSION_VIEWS
+from shards.layout import ROOT_SHARD
+from shards.messages import (
+    MAX_PRODUCED_BYTES,
+    Endorsement,
+    Message,
+    ProducedChunk,
+    encode_message,
+)
+from shards.roles import Roles
+
+if TYPE_CHECKING:
+    from p2pchain.sim.node import Node
+    from p2pchain.sim.treechain import TreeChain
+
+LEAD_MS = 300
+"""Before a leader's turn: two messages of at most a hundred in good weather."""
+MAX_SUSPECTS = 4
+"""Wrong chunks kept until it is known whether somebody certifies them."""
+
+Outgoing = fx.SaveChunk | fx.Persist | fx.Send | fx.Broadcast
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a block could be made."""
+
+    epoch: int
+    view: int
+    parent_hash: bytes
+
+
+class ChunkDesk:
+    """One life of one node's desk.
+
+    Args:
+        node: Whose it is.
+        chain: That life's chain.
+    """
+
+    def __init__(self, node: "Node", chain: "TreeChain") -> None:
+        self.node = node
+        self._chain = chain
+        self._log = node.disk.chunks
+        records = self._read_log()
+        self._is_lost = node.signer is not None and records is None
+        self._saved = self._load_saved()
+        self._roles = chain.tree.final.child_epoch.roles
+        self._epoch = self._roles.epoch
+        self.desk = Desk(
+            DeskConfig(
+                chain_id=node.world.chains.chain_id,
+                delta_ms=node.world.params.delta_ms,
+                scheme=node.world.keys.scheme,
+                signer=node.signer,
+            ),
+            self._roles,
+            records or (),
+            self._saved,
+            is_muted=self._is_lost,
+        )
+        self.parent = b""
+        """The block that the next one follows, as far as the desk was told."""
+        self._place: Place | None = None
+        self._suspects: dict[bytes, ProducedChunk] = {}
+        self._events: deque[ev.Event] = deque()
+        self._refusals: list[fx.Refuse] = []
+        self._is_handling = False
+        self._timers: dict[object, int] = {}
+        self._number = 0
+        self._outbox: list[Outgoing] = []
+        self._is_writing = False
+        for produced in self._saved.values():
+            self._keep(produced)
+
+    @property
+    def tree(self) -> BlockTree:
+        """The node's blocks."""
+        return self._chain.tree
+
+    @property
+    def roles(self) -> Roles:
+        """Of the epoch that the desk is in."""
+        return self._roles
+
+    @property
+    def is_signing(self) -> bool:
+        """Whether it may say anything: not after the loss of its log."""
+        return self.node.signer is not None and not self._is_lost
+
+    # What the node tells
+
+    def on_place(self, place: Place) -> None:
+        """Consensus has a view and a parent to make a block on."""
+        if place == self._place:
+            return
+        self._place = place
+        due_ms = self._chain.get_time_ms(place.parent_hash)
+        due_ms += self.node.world.params.interval_ms
+        wait_ms = due_ms - self.node.get_clock_ms() - LEAD_MS
+        self._set_timer("view", max(0, wait_ms), place)
+
+    def on_final(self) -> None:
+        """Blocks became final, durably."""
+        following = self._chain.tree.final.child_epoch
+        if following.epoch == self._epoch:
+            return
+        self._epoch, self._roles = following.epoch, following.roles
+        self._handle(ev.EpochBegun(following.roles))
+        if self._is_lost:
+            # What we may have signed and forgotten was of slots that are over.
+            self._is_lost = False
+            self._replace_log([self.desk.begin_signing()])
+
+    def offer(self, parent_hash: bytes, view: int) -> list[CertifiedChunk]:
+        """Return certified chunks that a block of ours may hold."""
+        base = self._chain.tree.build_inclusion_base(parent_hash, view)
+        picked = self.desk.pick(base)
+        self.node.world.judge.on_pick(self.node, base, picked)
+        return picked
+
+    def receive(self, message: Message, sender: str) -> None:
+        """Take a message from another node; pass it on where gossip does."""
+        world, name = self.node.world, sender.encode()
+        refusals = self._handle(ev.Received(message, name))
+        self._blame(refusals)
+        if any(refusal.sender == name for refusal in refusals):
+            return
+        if isinstance(message, ProducedChunk):
+            self._keep(message)
+        if world.setup.is_relaying and not isinstance(message, Endorsement):
+            for other in world.nodes.values():
+                if other is not self.node and other.name != sender:
+                    world.network.send_chunk(self.node, other, message)
+
+    def get_saved(self, chunk_hash: bytes) -> ProducedChunk | None:
+        """Return a chunk that the disk holds."""
+        key = CHUNK_PREFIX + chunk_hash
+        data = self._chain.tree.store.kv.get(key)
+        return None if data is None else decode(ProducedChunk, data, MAX_PRODUCED_BYTES)
+
+    # Events in, effects out
+
+    def _handle(self, event: ev.Event) -> list[fx.Refuse]:
+        self._events.append(event)
+        if self._is_handling:
+            return []
+        self._is_handling = True
+        self._refusals = []
+        try:
+            while self._events and self.node.is_up:
+                for effect in self.desk.handle(self._events.popleft()):
+                    self._carry_out(effect)
+        finally:
+            self._is_handling = False
+        self._empty_outbox()
+        return self._refusals
+
+    def _carry_out(self, effect: fx.Effect) -> None:
+        judge = self.node.world.judge
+        match effect:
+            case fx.SetTimer():
+                event = ev.TimerFired(effect.timer, effect.slot)
+                name = (effect.timer, effect.slot)
+                self._set_timer(name, effect.delay_ms, event)
+            case fx.Build():
+                self._work(self.build, effect)
+            case fx.Execute():
+                self._work(self.execute, effect.produced)
+            case fx.SaveChunk():
+                self._keep(effect.produced)
+                judge.on_chunk_made(effect.produced)
+                chunk_hash = compute_chunk_hash(effect.produced.header)
+                self._saved[chunk_hash] = effect.produced
+                self._outbox.append(effect)
+            case fx.Persist() | fx.Send() | fx.Broadcast():
+                self._outbox.append(effect)
+            case fx.Refuse():
+                self._refusals.append(effect)
+            case fx.Conflict():
+                judge.on_chunk_conflict(self.node, effect.evidence)
+                self._chain.evidence.accuse(effect.evidence)
+            case fx.CertificateReady():
+                judge.on_certified(self.node, effect.certified)
+                self._denounce(effect.certified)
+
+    def _work(self, action: Any, request: Any) -> None:
+        """Execute now, or after as long as a worker takes."""
+        world = self.node.world
+        if world.setup.work_ms[1]:
+            delay_ms = world.luck.randint(*world.setup.work_ms)
+            world.after(
+                delay_ms, self.node, self.node.guard, self._finish, action, request
+            )
+        else:
+            action(request)
+
+    def _finish(self, action: Any, request: Any) -> None:
+        action(request)
+        self._blame(self._handle(self._events.popleft()))
+
+    def build(self, effect: fx.Build) -> None:
+        """Make the chunk that the desk asked for."""
+        produced = self.produce(effect)
+        if produced is None:
+            self._events.append(ev.NothingBuilt(effect.slot))
+        else:
+            self._events.append(ev.ChunkBuilt(produced))
+
+    def produce(self, effect: fx.Build) -> ProducedChunk | None:
+        """Return an unsigned chunk; None if there is nothing to do, or no more."""
+        try:
+            return self._chain.tree.produce_chunk(
+                effect.slot, effect.anchor, effect.producer, self._chain.build_picker()
+            )
+        except (UnknownBlock, UnfinalParent):
+            # The parent lost while a worker was busy.
+            return None
+
+    def execute(self, produced: ProducedChunk) -> None:
+        """Judge somebody's chunk by its witness."""
+        judgement, detail = ev.Judgement.GOOD, ""
+        try:
+            self._chain.tree.judge_chunk(produced, self.parent)
+        except (MissingAnchor, UnknownBlock, UnfinalParent) as error:
+            judgement, detail = ev.Judgement.UNKNOWN, str(error)
+        except InvalidWitness as error:
+            judgement, detail = ev.Judgement.SPOILT, str(error)
+        except InvalidChunk as error:
+            judgement, detail = ev.Judgement.BAD, str(error)
+            self._suspects[compute_chunk_hash(produced.header)] = produced
+            if len(self._suspects) > MAX_SUSPECTS:
+                del self._suspects[next(iter(self._suspects))]
+        self._events.append(ev.Executed(produced.header, judgement, detail))
+
+    def _denounce(self, certified: CertifiedChunk) -> None:
+        produced = self._suspects.pop(compute_chunk_hash(certified.header), None)
+        if produced is not None:
+            self._chain.denounce(produced, certified.certificate)
+
+    def _blame(self, refusals: Iterable[fx.Refuse]) -> None:
+        for refusal in refusals:
+            if refusal.sender is not None:
+                self.node.world.judge.on_chunk_refuse(self.node, refusal)
+
+    # Time
+
+    def _set_timer(self, name: object, delay_ms: int, value: object) -> None:
+        node = self.node
+        self._number += 1
+        number = self._timers[name] = self._number
+        true_ms = max(0, round(delay_ms / node.clock.rate))
+        node.world.after(true_ms, node, node.guard, self._fire, name, number, value)
+
+    def _fire(self, name: object, number: int, value: object) -> None:
+        if self._timers.get(name) != number:
+            return
+        del self._timers[name]
+        if isinstance(value, Place):
+            self._enter(value)
+        else:
+            assert isinstance(value, ev.TimerFired)
+            self._blame(self._handle(value))
+
+    def _enter(self, place: Place) -> None:
+        tree = self._chain.tree
+        if place.epoch != self._epoch or not tree.has(place.parent_hash):
+            return
+        try:
+            base = tree.build_inclusion_base(place.parent_hash, place.view)
+        except UnknownBlock:
+            # Final meanwhile, and another one after it: a newer place is on its way.
+            return
+        epoch = tree.epoch
+        self.parent = place.parent_hash
+        event = ev.ViewEntered(
+            base=base,
+            parent=place.parent_hash,
+            leaders=tuple(
+                compute_leader(epoch.seed, view, epoch.validators)
+                for view in (place.view, place.view + 1)
+            ),
+            producible=frozenset(base.heads) - {ROOT_SHARD} - base.halted,
+        )
+        self._blame(self._handle(event))
+        self._forget_saved(place.view)
+
+    # The disk
+
+    def _read_log(self) -> tuple[DeskRecord, ...] | None:
+        """Return what the log says; None when it is lost."""
+        node, log = self.node, self._log
+        if node.signer is None or log.data is None:
+            return None
+        chain_id = node.world.chains.chain_id
+        key = node.signer.public_key
+        records, length = scan_wal(log.data, key, chain_id, DeskRecord)
+        log.data = log.data[:length]
+        return records
+
+    def _replace_log(self, records: Iterable[DeskRecord]) -> None:
+        node = self.node
+        assert node.signer is not None
+        header = encode_header(node.signer.public_key, node.world.chains.chain_id)
+        self._log.replace(header + encode_records(list(records)))
+
+    def _empty_outbox(self) -> None:
+        """Begin a turn: write what was promised, and only then send."""
+        if self._is_writing or not self._outbox:
+            return
+        turn, self._outbox = self._outbox, []
+        chunks = {
+            CHUNK_PREFIX + compute_chunk_hash(e.produced.header): encode(e.produced)
+            for e in turn
+            if isinstance(e, fx.SaveChunk)
+        }
+        records = [e.record for e in turn if isinstance(e, fx.Persist)]
+        if chunks:
+            self._chain.tree.store.kv.write(chunks, sync=True)
+        data = encode_records(records) if records else b""
+        delay_ms, world = 0, self.node.world
+        if data:
+            self._log.begin_append(data)
+            if world.setup.disk_ms[1]:
+                delay_ms = world.luck.randint(*world.setup.disk_ms)
+        self._is_writing = True
+        if delay_ms:
+            world.after(
+                delay_ms, self.node, self.node.guard, self._end_turn, turn, data
+            )
+        else:
+            self._end_turn(turn, data)
+
+    def _end_turn(self, turn: list[Outgoing], data: bytes) -> None:
+        if data:
+            self._log.finish_append()
+            assert self._log.data is not None
+            if len(self._log.data) > self.node.world.setup.compact_bytes:
+                self._replace_log(self.desk.get_retained_records())
+        self._is_writing = False
+        for effect in turn:
+            if isinstance(effect, fx.Send | fx.Broadcast):
+                self.say(effect.message)
+        self._empty_outbox()
+
+    def say(self, message: Message) -> None:
+        """Send to everybody: nodes are not known by their validators' keys."""
+        node = self.node
+        world = node.world
+        world.judge.on_chunk_message(node, message)
+        world.note(node, encode_message(message))
+        for other in world.nodes.values():
+            if other is node:
+                continue
+            node.count_send()
+            world.network.send_chunk(node, other, message)
+
+    # Bodies
+
+    def _keep(self, produced: ProducedChunk) -> None:
+        self._chain.keep_body(produced)
+
+    def _load_saved(self) -> dict[bytes, ProducedChunk]:
+        return {
+            key[len(CHUNK_PREFIX) :]: decode(ProducedChunk, data, MAX_PRODUCED_BYTES)
+            for key, data in self._chain.tree.store.kv.iterate(CHUNK_PREFIX)
+        }
+
+    def _forget_saved(self, view: int) -> None:
+        """Delete chunks that no block can hold any more."""
+        over = [
+            chunk_hash
+            for chunk_hash, produced in self._saved.items()
+            if produced.header.epoch < self._epoch
+            or produced.header.created_view + INCLUSION_VIEWS < view
+        ]
+        if over:
+            keys = [CHUNK_PREFIX + chunk_hash for chunk_hash in over]
+            self._chain.tree.store.kv.write(dict.fromkeys(keys), sync=False)
+            for chunk_hash in over:
+                del self._saved[chunk_hash]

@@ -1,0 +1,249 @@
+"""
+Scenarios about layer shards: what becomes of chunks, packets and layouts.
+
+All of them run on the real chain.  As with the others, each is one story, and first of
+all a place in which a weakened rule shows.
+"""
+
+from collections.abc import Callable
+
+from p2pchain.sim.disk import Fuse
+from p2pchain.sim.errors import InvariantBroken
+from p2pchain.sim.logfile import draw_junk
+from p2pchain.sim.network import Weather
+from p2pchain.sim.progress import assert_progress
+from p2pchain.sim.schedule import PEACE_MS, calm
+from p2pchain.sim.shardprogress import assert_shard_progress
+from p2pchain.sim.signatures import KeyRing
+from p2pchain.sim.treechain import TreeChain
+from p2pchain.sim.villains.cast import CHUNK_CAST
+from p2pchain.sim.villains.chunk_withholder import StaleKeeper
+from p2pchain.sim.world import Setup, World
+from shards.messages import Certified, Endorsement, Message, ProducedChunk
+
+Scenario = Callable[[int, str, KeyRing | None], World]
+
+WARM_UP_MS = 5000
+
+
+def run_calm(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """Nothing goes wrong: most blocks hold a chunk of each shard."""
+    world = _start(seed, Setup(chain="tree", epoch_blocks=6), keys)
+    world.run(25_000)
+    shards = world.judge.shards
+    _require(shards.included >= world.judge.height, f"{shards.included} chunks")
+    _require(not world.judge.blamed, f"blamed: {world.judge.blamed}")
+    return finish(world)
+
+
+def run_slow_work(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """Chunks take as long to make and to judge as a view, and come late or not."""
+    setup = Setup(chain="tree", epoch_blocks=8, work_ms=(50, 900), disk_ms=(1, 60))
+    world = _start(seed, setup, keys)
+    world.network.chunk_filter = lambda sender, receiver, message: (
+        world.luck.random() > 0.25
+    )
+    world.run(25_000)
+    _require(world.judge.shards.included > 5, "no chunk at all")
+    return finish(world)
+
+
+def run_packets_apart(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """Packets are under way while the net falls apart, and while chunks do not pass."""
+    world = _start(seed, Setup(chain="tree", epoch_blocks=7), keys)
+    world.run(WARM_UP_MS)
+    for groups in (("ab", "cd"), ("a", "bcd"), ("abc", "d")):
+        world.network.cut_apart(*groups)
+        world.run_for(world.luck.randint(2000, 7000))
+        world.network.cut = set()
+        world.network.chunk_filter = lambda sender, receiver, message: sender < receiver
+        world.run_for(world.luck.randint(1000, 4000))
+        world.network.chunk_filter = None
+    return finish(world)
+
+
+def run_desk_crashes(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """Somebody is always about to lose power in a write, or between two messages."""
+    setup = Setup(chain="tree", epoch_blocks=8, disk_ms=(0, 120), compact_bytes=3000)
+    world = _start(seed, setup, keys)
+    world.run(2000)
+    for _ in range(24):
+        node = world.luck.choice(world.honest)
+        if not node.is_up:
+            node.start()
+        elif world.luck.random() < 0.3:
+            node.sends_left = world.luck.randrange(9)
+        else:
+            share = world.luck.choice((0.0, 1.0, world.luck.random()))
+            node.disk.fuse = Fuse(world.luck.randrange(4), share, draw_junk(world.luck))
+        world.run_for(world.luck.randint(200, 1500))
+    return finish(world)
+
+
+def run_lost_chunk_log(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """A validator loses what it signed about chunks, perhaps with its database."""
+    setup = Setup(chain="tree", epoch_blocks=6, frail=frozenset("d"))
+    world = _start(seed, setup, keys)
+    world.network.weather = Weather((1, 400), duplication=0.3, spikes=0.1)
+    world.run(WARM_UP_MS + world.luck.randrange(12_000))
+    node = world.nodes["d"]
+    node.crash()
+    node.lose_chunk_log()
+    if seed % 2:
+        node.wipe_database()
+    node.start()
+    assert node.desk is not None
+    _require(not node.desk.is_signing, "it signs at once")
+    world.run_for(20_000)
+    _require(node.desk.is_signing, "it never signs again")
+    return finish(world)
+
+
+def run_epoch_change(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """Epochs of three blocks, with new validators, and chunks that come late."""
+    setup = Setup(
+        chain="tree",
+        size=5,
+        listeners=1,
+        epoch_blocks=3,
+        is_moving=True,
+        work_ms=(1, 500),
+        is_relaying=seed % 2 == 0,
+    )
+    world = _start(seed, setup, keys)
+    world.network.weather = Weather((1, 300), duplication=0.2, spikes=0.05)
+    world.run(30_000)
+    return finish(world)
+
+
+def run_resharding(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """Shards are split, models come and go, while everybody pays everybody."""
+    setup = Setup(chain="tree", epoch_blocks=3, is_resharding=True)
+    world = _start(seed, setup, keys)
+    layouts = set()
+    for _ in range(45):
+        world.run_for(1000)
+        chain_ = world.nodes["a"].chain
+        assert isinstance(chain_, TreeChain)
+        layouts.add(chain_.tree.layout.shard_ids)
+    _require(len(layouts) > 1, "the layout never changed")
+    return finish(world)
+
+
+def run_resharding_apart(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """The same, while nodes crash and the net falls apart."""
+    setup = Setup(chain="tree", epoch_blocks=3, is_resharding=True, disk_ms=(0, 60))
+    world = _start(seed, setup, keys)
+    for _ in range(9):
+        world.run_for(world.luck.randint(1000, 5000))
+        node = world.luck.choice(world.honest)
+        kind = world.luck.randrange(3)
+        if kind == 0:
+            node.crash()
+            world.run_for(world.luck.randint(100, 2000))
+            node.start()
+        elif kind == 1:
+            world.network.cut_apart("ab", "cd")
+            world.run_for(world.luck.randint(500, 3000))
+            world.network.cut = set()
+        else:
+            world.network.weather = Weather((1, 400), loss=0.1, spikes=0.05)
+    return finish(world)
+
+
+def run_no_hosts(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """Nobody hosts the shards, and two of seven validators are away: custodians do."""
+    world = _start(seed, Setup(chain="tree", size=7, epoch_blocks=6), keys)
+    world.run(2000)
+    for name in world.luck.sample("abcdefg", 2):
+        world.nodes[name].crash()
+    before = world.judge.shards.included
+    world.run_for(40_000)
+    _require(world.judge.shards.included > before + 5, "the shards stand still")
+    return finish(world)
+
+
+def run_stale_certificate(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """One keeps certificates for more than K views, in which nobody else makes any."""
+    setup = Setup(chain="tree", epoch_blocks=60, villains=frozenset("d"))
+    world = World(seed, setup, keys)
+    world.corrupt("d", StaleKeeper)
+
+    def is_passed(sender: str, receiver: str, message: Message) -> bool:
+        match message:
+            case ProducedChunk():
+                return sender == "d"
+            case Endorsement():
+                return receiver == "d"
+            case Certified():
+                return sender == "d"
+        return True
+
+    world.network.chunk_filter = is_passed
+    world.start()
+    world.run(24_000)
+    world.network.chunk_filter = None
+    world.run_for(4000)
+    return finish(world)
+
+
+def run_cast(*kinds: str) -> Scenario:
+    """Return the scenario with villains of some kinds: one of four, or two of seven."""
+
+    def run(seed: int, chain: str, keys: KeyRing | None) -> World:
+        is_small = len(kinds) == 1 and seed % 2 == 0
+        names = "d" if is_small else "fg"
+        setup = Setup(
+            chain="tree",
+            size=4 if is_small else 7,
+            epoch_blocks=6,
+            villains=frozenset(names),
+            is_relaying=seed % 3 == 0,
+        )
+        world = World(seed, setup, keys)
+        for number, name in enumerate(names):
+            world.corrupt(name, CHUNK_CAST[kinds[number % len(kinds)]])
+        world.start()
+        world.run(20_000)
+        return finish(world)
+
+    return run
+
+
+SHARD_SCENARIOS: dict[str, Scenario] = {
+    "shards-calm": run_calm,
+    "shards-slow-work": run_slow_work,
+    "shards-packets-apart": run_packets_apart,
+    "shards-desk-crashes": run_desk_crashes,
+    "shards-lost-chunk-log": run_lost_chunk_log,
+    "shards-epoch-change": run_epoch_change,
+    "shards-resharding": run_resharding,
+    "shards-resharding-apart": run_resharding_apart,
+    "shards-no-hosts": run_no_hosts,
+    "shards-stale-certificate": run_stale_certificate,
+    "shards-lying-pair": run_cast("lying producer", "credulous endorser"),
+    "shards-double-pair": run_cast("double producer", "credulous endorser"),
+    **{f"shards-{kind.replace(' ', '-')}": run_cast(kind) for kind in CHUNK_CAST},
+}
+"""All of them."""
+
+
+def finish(world: World) -> World:
+    """Mend everything, see chain and shards go on, and close the books."""
+    calm(world)
+    assert_progress(world)
+    assert_shard_progress(world)
+    world.run_for(PEACE_MS)
+    world.judge.on_end()
+    return world
+
+
+def _start(seed: int, setup: Setup, keys: KeyRing | None) -> World:
+    world = World(seed, setup, keys)
+    world.start()
+    return world
+
+
+def _require(condition: bool, detail: str) -> None:
+    if not condition:
+        raise InvariantBroken("shards", detail)
