@@ -68,8 +68,8 @@ from p2pchain.node.state_sync import StateSync
 from p2pchain.node.treasury import Treasury
 from p2pchain.node.work_feed import WorkFeed
 from p2pchain.version import VERSION
-from shards.layout import ROOT_SHARD
 from primitives.types import ShardId
+from shards.layout import ROOT_SHARD
 from wallet import errors as wallet_errors
 from wallet.transactions import estimate_fee, estimate_transfer_fee
 
@@ -332,8 +332,8 @@ class NodeBackend:
         open_one = self.queries.find_channel(self.treasury.address, payee, shard)
         if open_one is not None:
             raise TransactionRejected(
-                f"channel 0x{open_one.channel_id.hex()} to this provider is open; close "
-                "it first, or pay through it",
+                f"channel 0x{open_one.channel_id.hex()} to this provider is open: "
+                "close it first, or pay through it",
                 reason="channel_exists",
             )
 
