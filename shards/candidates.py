@@ -45,6 +45,8 @@ class Candidate:
     """Whether body and witness are on disk already."""
     pool: EndorsementPool = field(default_factory=EndorsementPool)
     certificate: ChunkCertificate | None = None
+    spoilers: set[bytes | None] = field(default_factory=set)
+    """Who brought copies whose witness was no good; each is heard once."""
 
     @property
     def body_bytes(self) -> int:

@@ -29,6 +29,7 @@ class Reason(Enum):
     UNKNOWN_CHUNK = "about a chunk that is not known here"
     SURPLUS = "more than is kept"
     BAD_CHUNK = "re-executing the chunk gives something else"
+    BAD_WITNESS = "the witness is not what the chunk touches under its pre_root"
     # The sender's fault: a correct node checks before it sends.
     UNKNOWN_SHARD = "of a shard without certified chunks"
     NOT_PRODUCER = "by somebody who may not produce in the slot"
@@ -36,7 +37,6 @@ class Reason(Enum):
     BAD_SIGNATURE = "the signature does not verify"
     BAD_CERTIFICATE = "the certificate does not verify"
     BAD_BODY = "transactions or packets are not those of the header"
-    BAD_WITNESS = "the witness is not what the chunk touches under its pre_root"
 
     @property
     def is_fault(self) -> bool:
@@ -52,7 +52,6 @@ _FAULTS = frozenset(
         Reason.BAD_SIGNATURE,
         Reason.BAD_CERTIFICATE,
         Reason.BAD_BODY,
-        Reason.BAD_WITNESS,
     }
 )
 

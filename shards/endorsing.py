@@ -13,7 +13,8 @@ counts.  What is not includable on the parent that we hold may be so on a better
 waits; who produced it is not to blame for what we lack.
 
 A header does not bind a witness, so anybody could spoil a chunk on its way.  Then the
-copy counts for nothing, whoever brought it pays, and the next copy is taken.
+copy counts for nothing, and one from somebody else is taken.  Whoever brought it need
+not have spoilt it: who is not in the committee passes on what it cannot judge.
 """
 
 from shards.candidates import Candidate, SlotState, Status, is_about
@@ -116,6 +117,7 @@ class Endorsing:
             case Judgement.SPOILT:
                 candidate.status = Status.SPOILT
                 candidate.produced = None
+                candidate.spoilers.add(candidate.sender)
                 state.refuse(candidate.sender, Reason.BAD_WITNESS, event.detail)
             case Judgement.BAD:
                 candidate.status = Status.BAD
@@ -174,6 +176,9 @@ class Endorsing:
         """Another copy of a chunk whose first one had a witness of no use."""
         state = self._state
         assert candidate.signature is not None
+        if sender in candidate.spoilers:
+            state.refuse(sender, Reason.DUPLICATE)
+            return
         try:
             validate_body(produced)
         except InvalidChunk as error:

@@ -68,6 +68,7 @@ from p2pchain.node.state_sync import StateSync
 from p2pchain.node.treasury import Treasury
 from p2pchain.node.work_feed import WorkFeed
 from p2pchain.version import VERSION
+from primitives.types import ShardId
 from shards.layout import ROOT_SHARD
 from wallet import errors as wallet_errors
 from wallet.transactions import estimate_fee, estimate_transfer_fee
@@ -306,6 +307,7 @@ class NodeBackend:
         registration = self.queries.get_registration(payee)
         if registration is None or registration.status is not RegistrationStatus.ACTIVE:
             raise NotFound("no active provider has this address", param="payee")
+        self._require_no_channel(payee, registration.home)
         opening = self.pool.build_opening(registration, deposit, unit_price)
         payload = OpenChannels((opening,))
         with _explain_refusals():
@@ -324,6 +326,16 @@ class NodeBackend:
         return OpenResult(
             channel_id=channel_id, shard=registration.home, tx_ids=(done.tx_id,)
         )
+
+    def _require_no_channel(self, payee: bytes, shard: ShardId) -> None:
+        """Find out before funds are moved for it and a fee is paid."""
+        open_one = self.queries.find_channel(self.treasury.address, payee, shard)
+        if open_one is not None:
+            raise TransactionRejected(
+                f"channel 0x{open_one.channel_id.hex()} to this provider is open: "
+                "close it first, or pay through it",
+                reason="channel_exists",
+            )
 
     async def close_channel(self, channel_id: bytes) -> SendResult:
         """Close as payee; as payer request the close, or withdraw once it is due."""

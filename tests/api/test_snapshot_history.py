@@ -122,3 +122,16 @@ def test_the_chain_goes_on(server, node):
     epoch = node.tree.epoch.epoch
     for number in range(epoch - 1, epoch + 2):
         get(server, f"/epochs/{number}")
+
+
+def test_chunks_are_shown_as_far_as_they_are_known(server, node):
+    for shard in (0, 1, 2):
+        shown = server.request(f"/api/v1/shard/{shard}")
+        assert shown.status == 200
+        listed = server.request(f"/api/v1/shard/{shard}/chunks").json["chunks"]
+        for chunk in listed:
+            path = f"/api/v1/shard/{shard}/chunk/{chunk['seq']}"
+            is_here = int(chunk["height"]) > BEGIN
+            assert server.request(path).status == (200 if is_here else 404)
+            if not is_here:
+                assert chunk["certificate"] is None

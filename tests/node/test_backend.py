@@ -186,9 +186,13 @@ def test_channels_by_hand() -> None:
             (own,) = backend.list_own_channels()
             assert own.channel.channel_id == opened.channel_id
             assert (own.role, own.promised, own.blocked) == ("payer", 0, "")
+            before = backend.queries.list_accounts(backend.treasury.address)
             with pytest.raises(TransactionRejected) as error:
                 await backend.open_channel(payee, COIN, 5)
             assert error.value.reason == "channel_exists"
+            # Found out here: no funds were moved for it, and no fee paid.
+            after = backend.queries.list_accounts(backend.treasury.address)
+            assert after == before
             with pytest.raises(NotFound):
                 await backend.open_channel(FRIEND, COIN, None)
             with pytest.raises(InsufficientFunds):

@@ -315,10 +315,16 @@ def test_a_spoilt_copy_makes_room_for_a_good_one():
     """A header does not bind the witness, so whoever passes a chunk on may spoil it."""
     bench = Bench(MEMBER)
     produced = bench.make(FIRST)
-    bench.receive(replace(produced, witness=b"spoilt"), b"liar")
+    spoilt = replace(produced, witness=b"spoilt")
+    bench.receive(spoilt, b"somebody")
     bench.execute(ev.Judgement.SPOILT)
-    assert bench.get(fx.Refuse) == [fx.Refuse(b"liar", Reason.BAD_WITNESS)]
+    # Who is in no committee passes chunks on and cannot see what they are worth.
+    assert bench.get(fx.Refuse) == [fx.Refuse(b"somebody", Reason.BAD_WITNESS)]
+    assert not Reason.BAD_WITNESS.is_fault
     assert bench.desk.body_bytes == 0
+    bench.receive(replace(produced, witness=b"spoilt again"), b"somebody")
+    assert bench.get(fx.Refuse) == [fx.Refuse(b"somebody", Reason.DUPLICATE)]
+    assert not bench.get(fx.Execute)
     check_refused(bench, replace(produced, transactions=()), Reason.BAD_BODY)
     forged = replace(produced, signature=bytes(96))
     check_refused(bench, forged, Reason.BAD_SIGNATURE)

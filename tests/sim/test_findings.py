@@ -45,3 +45,9 @@ def test_a_leader_without_its_log_is_waited_for_like_a_villain():
     assert compute_limit_ms(world) > before_ms
     outcome = run_job(Job(6977, "storm", "list", False))
     assert not outcome.failure
+
+
+def test_who_passes_on_a_spoilt_witness_is_not_to_blame():
+    """Spoiler 3: members blamed those who are in no committee and cannot judge it."""
+    outcome = run_job(Job(3, "shards-spoiler", "tree", False))
+    assert not outcome.failure

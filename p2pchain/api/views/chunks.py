@@ -1,7 +1,10 @@
 """Chunks: who made them, who stands for them, and what they did."""
 
+from functools import lru_cache
 from typing import Any
 
+from chain.errors import HistoryAbsent
+from chain.queries import Queries
 from chain.shard_queries import FoundHeader, list_signers
 from chain.transaction import compute_tx_id
 from p2pchain.api.backend import Backend
@@ -9,6 +12,7 @@ from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex
 from p2pchain.api.views.committees import build_committee
 from p2pchain.api.views.stamp import (
+    CACHED_EPOCHS,
     build_stamp,
     find_block,
     get_name,
@@ -99,8 +103,8 @@ def _build_certificate(backend: Backend, header: ChunkHeader) -> Json | None:
     names = get_validator_names(backend, header.epoch)
     signers = list_signers(certificate, len(validators))
     powers = [validator.power for validator in validators.validators]
-    epoch = queries.stakes.get_epoch(header.epoch)
-    committee = epoch and queries.shards.compute_committee(header, epoch.seed)
+    seed = _find_seed(queries, header.epoch)
+    committee = seed and queries.shards.compute_committee(header, seed)
     return {
         "endorsers": [
             {
@@ -117,6 +121,16 @@ def _build_certificate(backend: Backend, header: ChunkHeader) -> Json | None:
         "bitmap": to_hex(certificate.bitmap),
         "signature": to_hex(certificate.signature),
     }
+
+
+@lru_cache(maxsize=CACHED_EPOCHS)
+def _find_seed(queries: Queries, number: int) -> bytes | None:
+    """Return the seed of an epoch that has begun; None: from before our history."""
+    try:
+        epoch = queries.stakes.get_epoch(number)
+    except HistoryAbsent:
+        return None
+    return None if epoch is None else epoch.seed
 
 
 def _count_packets(backend: Backend, header: ChunkHeader) -> Json:
