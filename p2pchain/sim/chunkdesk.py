@@ -19,7 +19,6 @@ from chain.building import CertifiedBody
 from chain.errors import InvalidWitness, UnfinalParent, UnknownBlock
 from consensus.leader import compute_leader
 from consensus.wal import encode_header, encode_records, scan_wal
-from p2pchain.node.chunk_lead import FIRST_LEAD_S
 from p2pchain.node.chunk_outbox import CHUNK_PREFIX
 from primitives.codec import decode, encode
 from shards import effects as fx
