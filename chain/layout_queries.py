@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from chain.blocktree import BlockTree
 from chain.docket import compute_approval, list_proposals
 from chain.epochs import compute_last_height
+from chain.halts import get_halts
 from chain.layouts import list_models
 from chain.ledger import ShardLedger
 from chain.phase import Phase, compute_phase, compute_sweep_epoch
@@ -61,10 +62,11 @@ class LayoutQueries:
 
     def list_open_shards(self) -> tuple[ShardId, ...]:
         """Return the shards in which accounts can still do something."""
+        halted = {halt.shard for halt in get_halts(self._open_ledger())}
         return tuple(
             shard
             for shard in self.layout.shard_ids
-            if self.get_phase(shard) != Phase.SWEEPING
+            if self.get_phase(shard) != Phase.SWEEPING and shard not in halted
         )
 
     def list_model_names(self) -> dict[bytes, str]:

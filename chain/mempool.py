@@ -53,6 +53,7 @@ from chain.verified import VerifiedCache
 from primitives.codec import decode
 from primitives.types import Height, Nonce, ShardId
 from shards.chunk import get_count
+from shards.layout import ROOT_SHARD
 
 MAX_TRANSACTIONS = 16_384
 """A quarter of a minute of full blocks; what is refused can be sent again."""
@@ -168,9 +169,13 @@ class Mempool:
         Most of them are in the block; the store knows which.
         """
         dropped = []
+        halted = build_context(self._spec, final, ROOT_SHARD).halted
         for place, queue in list(self._queues.items()):
             account = _read_account(final, *place)
-            for waiting in self._find_impossible(queue, account, final.height):
+            impossible = self._find_impossible(queue, account, final.height)
+            if place[0] in halted:
+                impossible = list(queue.waiting.values())
+            for waiting in impossible:
                 self._remove(place, waiting)
                 dropped.append(waiting.tx_id)
         return dropped

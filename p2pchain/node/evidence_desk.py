@@ -142,7 +142,7 @@ class EvidenceDesk:
         gone = []
         for evidence_id, data in list(self._tree.store.iterate_evidence()):
             try:
-                self.pool.add(data, self._read)
+                self.pool.add(data, self._read, self._tree.open_final_court())
             except (InvalidEvidence, MissingError) as error:
                 log.info("evidence %s waits no more: %s", evidence_id.hex()[:16], error)
                 gone.append(evidence_id)

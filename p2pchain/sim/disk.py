@@ -15,8 +15,8 @@ A torn append leaves a prefix, perhaps followed by what the file system put into
 rest: zeros, or somebody's old data.  Batches of the database that nobody asked to be
 synced may be lost, the newest ones first.
 
-`is_syncing = False` makes a disk that lies: what it called durable since the last
-quiet moment is lost in the crash.  Only a mutant turns it on.
+A log with `is_syncing = False` is on a disk that lies: what it called durable last is
+lost in the crash.  Only a mutant turns it on.
 """
 
 import random
@@ -59,7 +59,6 @@ class Disk:
         self.database: Database | None = None
         """What the chain keeps; made by the chain."""
         self.fuse: Fuse | None = None
-        self.is_syncing = True
         self._luck = luck
 
     def before_batch(self) -> bool:

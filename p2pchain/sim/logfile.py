@@ -21,6 +21,8 @@ class LogFile:
     def __init__(self, disk: "Disk") -> None:
         self.data: bytes | None = None
         """Its bytes; None when there is no such file."""
+        self.is_syncing = True
+        """Whether appends are durable when they are said to be; see disk.py."""
         self._disk = disk
         self._flying = b""
         self._safe_length = 0
@@ -41,7 +43,7 @@ class LogFile:
         if torn is not None:
             self.data += torn
             raise PowerCut
-        if not self._disk.is_syncing:
+        if not self.is_syncing:
             self._safe_length = len(self.data)
         self.data += data
 
@@ -63,7 +65,7 @@ class LogFile:
         flying, self._flying = self._flying, b""
         if self.data is None:
             return
-        if not self._disk.is_syncing and self._safe_length:
+        if not self.is_syncing and self._safe_length:
             self.data = self.data[: self._safe_length]
         if flying:
             length = luck.randint(0, len(flying))

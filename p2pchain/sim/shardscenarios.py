@@ -181,7 +181,7 @@ def run_stale_certificate(seed: int, chain: str, keys: KeyRing | None) -> World:
 
     world.network.chunk_filter = is_passed
     world.start()
-    world.run(24_000)
+    world.run(30_000)
     world.network.chunk_filter = None
     world.run_for(4000)
     return finish(world)

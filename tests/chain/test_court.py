@@ -15,7 +15,9 @@ from chain.errors import (
     UnjudgedFraud,
 )
 from chain.mempool import Mempool
+from chain.queries import Queries
 from chain.stake import StakeStatus
+from chain.transaction import compute_tx_id
 from p2pchain.sim.committee import hand_bodies
 from primitives.codec import encode
 from primitives.errors import P2PChainError
@@ -336,3 +338,20 @@ def test_a_damaged_proof_convicts_nobody_else(place, bit):
     original = decode_fraud(PROOF)
     assert fraud.header == original.header
     assert fraud.certificate == original.certificate
+
+
+def test_what_waits_for_a_halted_shard_leaves_the_pool(world):
+    fraud = world.make_fraud(world.produce(world.pay(SHARD, nonce=0)))
+    world.nonces[PAYER.address, SHARD] = 0
+    pool = Mempool(world.spec, world.tree.verified)
+    inside, there, elsewhere = world.pay(SHARD), world.pay(0, SHARD), world.pay(0, 2)
+    for signed in (inside, there, elsewhere):
+        pool.add(encode(signed), world.tree.final)
+    world.step(evidence=(world.show(fraud),))
+    (dropped,) = pool.revalidate(world.tree.final)
+    assert dropped == compute_tx_id(encode(inside))
+    # Nobody plans with what is in there.
+    assert Queries(world.tree).layouts.list_open_shards() == (0, 2)
+    late = world.pay(0, SHARD)
+    with pytest.raises(ShardHalted):
+        pool.add(encode(late), world.tree.final)

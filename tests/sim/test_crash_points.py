@@ -4,7 +4,7 @@ import pytest
 
 from p2pchain.sim.disk import Fuse
 from p2pchain.sim.progress import assert_progress
-from p2pchain.sim.scenarios import calm
+from p2pchain.sim.schedule import calm
 from p2pchain.sim.world import Setup, World
 
 

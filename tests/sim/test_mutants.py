@@ -83,7 +83,7 @@ def send_before_the_log_is_synced(monkeypatch):
 
     def init(self, luck):
         honest(self, luck)
-        self.is_syncing = False
+        self.votes.is_syncing = False
 
     monkeypatch.setattr(Disk, "__init__", init)
 

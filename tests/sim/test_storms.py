@@ -7,6 +7,7 @@ import pytest
 
 from p2pchain.sim.runner import Job, run_job
 from p2pchain.sim.scenarios import SCENARIOS
+from p2pchain.sim.shardscenarios import SHARD_SCENARIOS
 from p2pchain.sim.twins import list_schedules, run_schedule
 
 STORMS = 200
@@ -14,7 +15,7 @@ TWINS_EVERY = 100
 """Of all schedules over two views; the others are for `p2pchain sim --twins`."""
 
 
-@pytest.mark.parametrize("name", sorted(SCENARIOS))
+@pytest.mark.parametrize("name", sorted(SCENARIOS.keys() - SHARD_SCENARIOS.keys()))
 def test_scenario(name):
     for seed in range(2):
         outcome = run_job(Job(seed, name, "list", False))
@@ -50,11 +51,12 @@ def test_many_storms_with_real_signatures(seed):
     assert not outcome.failure, f"{outcome.failure}\n{outcome.job.command}"
 
 
-def test_same_seed_same_trace_in_any_process():
+@pytest.mark.parametrize("job", ["5, 'storm', 'list'", "3, 'shards-spoiler', 'tree'"])
+def test_same_seed_same_trace_in_any_process(job):
     """Also where the interpreter hashes strings in another way."""
     code = (
         "from p2pchain.sim.runner import Job, run_job;"
-        "print(run_job(Job(5, 'storm', 'list', False)).trace)"
+        f"print(run_job(Job({job}, False)).trace)"
     )
     traces = {
         subprocess.run(

@@ -1,7 +1,16 @@
 """Those who keep chunks or certificates back, for a while or for ever."""
 
+from typing import TYPE_CHECKING
+
+from p2pchain.sim.shardinvariants import WINDOW
 from p2pchain.sim.villains.desk_villain import DeskVillain, VillainDesk
+from shards.certificate import CertifiedChunk
+from shards.chunk import compute_chunk_hash
 from shards.messages import Certified, Message, ProducedChunk
+
+if TYPE_CHECKING:
+    from p2pchain.sim.node import Node
+    from p2pchain.sim.treechain import TreeChain
 
 HOLD_MS = (1_500, 14_000)
 """From a view and a half to more than K views."""
@@ -29,9 +38,28 @@ class CertificateWithholder(DeskVillain):
 
 
 class StaleDesk(WithholdingDesk):
-    """Certificates come when they are over."""
+    """Certificates come when they are over, and in blocks of its own if it can."""
 
     hold_ms = (9_500, 11_500)
+
+    def __init__(self, node: "Node", chain: "TreeChain") -> None:
+        super().__init__(node, chain)
+        self._kept: dict[bytes, CertifiedChunk] = {}
+
+    def offer(self, parent_hash: bytes, view: int) -> tuple[CertifiedChunk, ...]:
+        """Offer what is older than K views, and nothing else."""
+        return tuple(
+            certified
+            for certified in self._kept.values()
+            if certified.header.created_view + WINDOW < view
+        )
+
+    def say(self, message: Message) -> None:
+        """Remember every certificate."""
+        if isinstance(message, Certified):
+            chunk_hash = compute_chunk_hash(message.chunk.header)
+            self._kept[chunk_hash] = message.chunk
+        super().say(message)
 
 
 class StaleKeeper(DeskVillain):

@@ -71,6 +71,14 @@ class LyingDesk(VillainDesk):
             case "another body" | "cut body" | "spoilt witness" | "witness with more":
                 for node in self.others:
                     self.tell(node, self._spoil(message))
+            case "old tip":
+                # Signed by hand: our own desk would not.
+                header = msgspec.structs.replace(
+                    message.header, prev_chunk=compute_chunk_hash(message.header)
+                )
+                other = self.sign_chunk(msgspec.structs.replace(message, header=header))
+                for node in self.others:
+                    self.tell(node, other)
             case "withheld":
                 for node in self.others:
                     if self.luck.random() > SHARE_WITHHELD:
@@ -91,8 +99,6 @@ class LyingDesk(VillainDesk):
             case "old anchor":
                 anchor = self._find_old_anchor(header, effect)
                 return header if anchor is None else replace(anchor=anchor)
-            case "old tip":
-                return replace(prev_chunk=compute_chunk_hash(header))
         return header
 
     def _find_old_anchor(self, header: ChunkHeader, effect: fx.Build) -> bytes | None:
