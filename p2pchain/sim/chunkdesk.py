@@ -141,7 +141,7 @@ class ChunkDesk:
             self._is_lost = False
             self._replace_log([self.desk.begin_signing()])
 
-    def offer(self, parent_hash: bytes, view: int) -> list[CertifiedChunk]:
+    def offer(self, parent_hash: bytes, view: int) -> tuple[CertifiedChunk, ...]:
         """Return certified chunks that a block of ours may hold."""
         base = self._chain.tree.build_inclusion_base(parent_hash, view)
         picked = self.desk.pick(base)
