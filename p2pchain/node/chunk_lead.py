@@ -8,9 +8,9 @@ Theory of operation
 
 Too late, and a chunk misses its block, which costs a second; too early, and
 transactions that come meanwhile wait for the next chunk.  How long certifying takes
-depends on the machines, on what they do besides and on how full chunks are; so it is
-measured, by everybody for itself.  Longer ones count at once and shorter ones by and
-by, as being late costs more.
+depends on the machines, on what they do besides and on how full chunks are; so a
+producer measures it, of its own chunks.  Longer ones count at once and shorter ones by
+and by, as being late costs more.
 
 Nodes need not agree: a chunk that comes from somebody who began earlier is looked at
 at once, so the producer's lead is what counts.
@@ -25,6 +25,8 @@ MOST_LEAD_S = 0.6
 
 MARGIN = 1.5
 """Of the measured time; a full chunk takes longer than the one before it did."""
+MARGIN_S = 0.05
+"""And for the certificate's way to the leader."""
 RISE = 0.5
 FALL = 0.1
 """Weights of a sample that is longer or shorter than what was expected."""
@@ -34,14 +36,15 @@ class ChunkLead:
     """What certifying took, and the lead that follows; seconds on any one clock."""
 
     def __init__(self) -> None:
-        self._expected_s = FIRST_LEAD_S / MARGIN
+        self._expected_s = (FIRST_LEAD_S - MARGIN_S) / MARGIN
         self._view = -1
         self._begun_s = 0.0
 
     @property
     def lead_s(self) -> float:
         """Begin so long before the leader's turn."""
-        return min(max(LEAST_LEAD_S, MARGIN * self._expected_s), MOST_LEAD_S)
+        wanted_s = MARGIN * self._expected_s + MARGIN_S
+        return min(max(LEAST_LEAD_S, wanted_s), MOST_LEAD_S)
 
     def begin(self, view: int, now_s: float) -> None:
         """The chunks of a view are begun; again, if it is a better parent's turn."""
@@ -49,7 +52,7 @@ class ChunkLead:
             self._view, self._begun_s = view, now_s
 
     def on_certified(self, view: int, now_s: float) -> None:
-        """A chunk that was made in `view` has its certificate."""
+        """A chunk of ours that was made in `view` has its certificate."""
         if view != self._view:
             # Of an earlier view; what came of it is known, when it began is not.
             return

@@ -29,6 +29,7 @@ from chain.errors import InvalidWitness, UnfinalParent, UnknownBlock
 from chain.held import HeldBlock
 from consensus.leader import compute_leader
 from consensus.params import ConsensusParams
+from consensus.participant import LOST_LOG_WAIT_MS
 from consensus.scheme import SignatureScheme, Signer
 from network.faults import Fault
 from network.network import Network
@@ -102,6 +103,7 @@ class ChunkService:
         self._network = network
         self._params = params
         self._now_ms = now_ms
+        self._started_ms = now_ms()
         self._wal: WalFile | None = None
         if signer is not None:
             assert wal_path is not None, "a signer needs a log"
@@ -323,13 +325,22 @@ class ChunkService:
         self._forget_saved(place.view)
 
     def _on_final(self, held: HeldBlock) -> None:
-        if held.child_epoch.epoch == self._epoch:
-            return
-        self._epoch = held.child_epoch.epoch
-        self._handle(ev.EpochBegun(held.child_epoch.roles))
+        if held.child_epoch.epoch != self._epoch:
+            self._epoch = held.child_epoch.epoch
+            self._handle(ev.EpochBegun(held.child_epoch.roles))
         if self._wal is not None and self._wal.is_lost:
-            # What we may have signed and forgotten was of slots that are over.
-            self._wal.begin([self._desk.begin_signing()])
+            self._replace_lost(self._wal)
+
+    def _replace_lost(self, wal: WalFile) -> None:
+        """Begin a new log in an epoch that began after the old one was lost.
+
+        All that we may have signed and forgotten is of slots that are over then.  An
+        epoch that is only new to us will not do: with the log we may have lost the
+        chain, and with it the memory of epochs in which we signed.
+        """
+        first_ms = self._chain.tree.epoch_first_time_ms
+        if first_ms is not None and first_ms > self._started_ms + LOST_LOG_WAIT_MS:
+            wal.begin([self._desk.begin_signing()])
 
     async def _check(self, peer_id: bytes, payload: bytes) -> Verdict:
         """Take a message; pass on what is checked, and that only."""

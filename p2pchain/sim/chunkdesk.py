@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from chain.blocktree import BlockTree
 from chain.errors import InvalidWitness, UnfinalParent, UnknownBlock
 from consensus.leader import compute_leader
+from consensus.participant import LOST_LOG_WAIT_MS
 from consensus.wal import encode_header, encode_records, scan_wal
 from p2pchain.node.chunk_outbox import CHUNK_PREFIX
 from primitives.codec import decode, encode
@@ -73,6 +74,8 @@ class ChunkDesk:
         self._log = node.disk.chunks
         records = self._read_log()
         self._is_lost = node.signer is not None and records is None
+        self._earliest_ms = node.get_clock_ms() + LOST_LOG_WAIT_MS
+        """Of the first block of an epoch in which a lost log may be begun anew."""
         self._saved = self._load_saved()
         self._roles = chain.tree.final.child_epoch.roles
         self._epoch = self._roles.epoch
@@ -132,11 +135,11 @@ class ChunkDesk:
     def on_final(self) -> None:
         """Blocks became final, durably."""
         following = self._chain.tree.final.child_epoch
-        if following.epoch == self._epoch:
-            return
-        self._epoch, self._roles = following.epoch, following.roles
-        self._handle(ev.EpochBegun(following.roles))
-        if self._is_lost:
+        if following.epoch != self._epoch:
+            self._epoch, self._roles = following.epoch, following.roles
+            self._handle(ev.EpochBegun(following.roles))
+        first_ms = self._chain.epoch_first_time_ms
+        if self._is_lost and first_ms is not None and first_ms > self._earliest_ms:
             # What we may have signed and forgotten was of slots that are over.
             self._is_lost = False
             self._replace_log([self.desk.begin_signing()])

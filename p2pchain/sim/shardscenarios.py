@@ -18,6 +18,7 @@ from p2pchain.sim.signatures import KeyRing
 from p2pchain.sim.treechain import TreeChain
 from p2pchain.sim.villains.cast import CHUNK_CAST
 from p2pchain.sim.villains.chunk_withholder import StaleKeeper
+from p2pchain.sim.villains.trapper import Trapper
 from p2pchain.sim.world import Setup, World
 from shards.messages import Certified, Endorsement, Message, ProducedChunk
 
@@ -94,8 +95,47 @@ def run_lost_chunk_log(seed: int, chain: str, keys: KeyRing | None) -> World:
     node.start()
     assert node.desk is not None
     _require(not node.desk.is_signing, "it signs at once")
-    world.run_for(20_000)
+    world.run_for(25_000)
     _require(node.desk.is_signing, "it never signs again")
+    return finish(world)
+
+
+def run_trap(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """Somebody endorses a chunk, loses all it ever wrote, and is shown another one."""
+    setup = Setup(
+        chain="tree",
+        size=5,
+        epoch_blocks=9,
+        villains=frozenset("d"),
+        frail=frozenset("e"),
+    )
+    world = World(seed, setup, keys)
+    world.corrupt("d", Trapper)
+    victim = world.nodes["e"]
+    trapped: list[Endorsement] = []
+
+    def is_passed(sender: str, receiver: str, message: Message) -> bool:
+        is_late = world.now_ms > 11_000 + 500 * (seed % 8)
+        if is_late and sender == "e" and isinstance(message, Endorsement):
+            villain = world.nodes["d"].desk
+            assert villain is not None
+            bait = world.judge.produced[message.chunk_hash]
+            if bait.header.producer == villain.desk.index:
+                trapped.append(message)
+        return not trapped or sender == "d" or receiver == "e"
+
+    world.network.chunk_filter = is_passed
+    world.start()
+    world.run(30_000, lambda: bool(trapped))
+    victim.crash()
+    victim.lose_chunk_log()
+    victim.wipe_database()
+    victim.start()
+    world.run_for(9000)
+    world.network.chunk_filter = None
+    world.run_for(25_000)
+    assert victim.desk is not None
+    _require(victim.desk.is_signing, "it never signs again")
     return finish(world)
 
 
@@ -216,6 +256,7 @@ SHARD_SCENARIOS: dict[str, Scenario] = {
     "shards-packets-apart": run_packets_apart,
     "shards-desk-crashes": run_desk_crashes,
     "shards-lost-chunk-log": run_lost_chunk_log,
+    "shards-trap": run_trap,
     "shards-epoch-change": run_epoch_change,
     "shards-resharding": run_resharding,
     "shards-resharding-apart": run_resharding_apart,

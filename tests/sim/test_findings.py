@@ -51,3 +51,9 @@ def test_who_passes_on_a_spoilt_witness_is_not_to_blame():
     """Spoiler 3: members blamed those who are in no committee and cannot judge it."""
     outcome = run_job(Job(3, "shards-spoiler", "tree", False))
     assert not outcome.failure
+
+
+def test_who_lost_log_and_chain_signs_nothing_in_epochs_that_it_forgot():
+    """Trap 0: it was shown a second chunk of a slot in which it had endorsed one."""
+    outcome = run_job(Job(0, "shards-trap", "tree", False))
+    assert not outcome.failure
