@@ -211,7 +211,12 @@ def _close_books(books: dict[ShardId, ShardBooks], gone: Iterable[ShardId]) -> N
     Their state is empty, and what they ever minted and burned is counted there now.
     """
     for shard in gone:
-        root, left = books[ROOT_SHARD], books[shard]
+        root, left = books[ROOT_SHARD], books.get(shard)
+        if left is None:
+            # Not followed: what the root shard inherits is what it then lacks.
+            away = root.away + root.created - root.held
+            books[ROOT_SHARD] = msgspec.structs.replace(root, away=away)
+            continue
         inherited = msgspec.structs.replace(root, away=root.away + left.away)
         books[ROOT_SHARD] = inherited
         books[shard] = msgspec.structs.replace(left, away=0)

@@ -124,9 +124,8 @@ class Branch:
                 break
             packets.append(stored.proof)
         for held in self.pending:
-            packets += [
-                proof
-                for proof in held.emitted.get((src, dst), ())
-                if first <= proof.packet.seq < last
-            ]
+            for proof in held.emitted.get((src, dst), ()):
+                # Of a shard that is not followed they come late, or not at all.
+                if first + len(packets) == proof.packet.seq < last:
+                    packets.append(proof)
         return packets

@@ -2,8 +2,9 @@
 Conservation: nothing was ever made or lost but by the rules.
 
 `get_conservation` sums up the books that came with a block, for any final height and
-at once.  `compute_conservation` believes no books and counts the whole final state: for
-`db verify` and for tests.
+at once; a node that follows some shards sums up theirs, and `packets` is then what is
+away from them.  `compute_conservation` believes no books and counts the whole final
+state: for `db verify` and for tests.
 """
 
 from collections.abc import Mapping
@@ -80,7 +81,7 @@ def get_conservation(tree: BlockTree, height: Height | None = None) -> Conservat
     height = tree.final_height if height is None else height
     total = Conservation(height=height)
     known = 0
-    for shard in tree.state.shards:
+    for shard in tree.state.followed:
         books = get_books(tree.state, shard, height)
         if books is not None:
             known += 1
@@ -100,9 +101,15 @@ def compute_conservation(tree: BlockTree) -> Conservation:
         StoreError: A packet that should be in the database is not.
     """
     total = Conservation(height=tree.final_height)
-    for shard in tree.state.shards:
+    followed = tree.state.followed
+    for shard in followed:
         buckets = tree.state.iterate_buckets(shard)
-        away = count_packets(tree.store, tree.final.heads, shard)
+        if len(followed) == len(tree.state.shards):
+            away = count_packets(tree.store, tree.final.heads, shard)
+        else:
+            # What others consumed of it is only in the books.
+            books = get_books(tree.state, shard, tree.final_height)
+            away = 0 if books is None else books.away
         _add(total, count_books((decode_bucket(data) for _, data, _ in buckets), away))
     return total
 

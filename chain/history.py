@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from chain.bucket_writes import NewBucket
-from chain.errors import PrunedState, StoreError, UnknownShard
+from chain.errors import PrunedState, ShardNotFollowed, StoreError, UnknownShard
 from chain.state import FinalState, StateView
 from chain.store import build_key
 from primitives.buckets import CorruptBucket, compute_bucket_hash, decode_bucket
@@ -168,6 +168,7 @@ class History:
         Raises:
             PrunedState: Older than those that are kept, or not final.
             UnknownShard: There was none of that number.
+            ShardNotFollowed: Only its roots are here.
             StoreError: The database is damaged.
         """
         self._validate(height, final_height)
@@ -189,7 +190,7 @@ class History:
             get_final_height: Returns the height of the last final block.
 
         Raises:
-            PrunedState, UnknownShard, StoreError: As `get_view`.
+            PrunedState, UnknownShard, ShardNotFollowed, StoreError: As `get_view`.
         """
         wanted = (height, shard)
         while wanted not in self._views:
@@ -217,6 +218,8 @@ class History:
         root = self.get_roots(height, last).get(shard)
         if root is None:
             raise UnknownShard(shard, height)
+        if shard in self._state.shards and shard not in self._state.followed:
+            raise ShardNotFollowed(shard)
         view = self._state.build_past(shard)
         before: dict[int, bytes] = {}
         # The oldest first, as they may be dropped meanwhile; it is what counts, too.

@@ -61,12 +61,16 @@ class LayoutQueries:
         return compute_last_height(sweep_epoch - 1, params.epoch_blocks)
 
     def list_open_shards(self) -> tuple[ShardId, ...]:
-        """Return the shards in which accounts can still do something."""
+        """Return the shards in which accounts can still do something, as seen here:
+        of one that we do not follow we do not know what is in it.
+        """
         halted = {halt.shard for halt in get_halts(self._open_ledger())}
         return tuple(
             shard
             for shard in self.layout.shard_ids
-            if self.get_phase(shard) != Phase.SWEEPING and shard not in halted
+            if shard in self._tree.followed
+            and self.get_phase(shard) != Phase.SWEEPING
+            and shard not in halted
         )
 
     def list_model_names(self) -> dict[bytes, str]:

@@ -131,6 +131,8 @@ class Mempool:
     def add(self, signed_bytes: bytes, final: HeldBlock) -> bytes:
         """Judge a transaction, keep it, and return its id.
 
+        One of a shard that is not followed is judged by itself alone and not kept.
+
         Args:
             signed_bytes: Untrusted.
             final: The last final block.
@@ -144,6 +146,12 @@ class Mempool:
         signed = decode_transaction(signed_bytes)
         transaction = signed.transaction
         context = self._validate_static(signed, len(signed_bytes), final)
+        if transaction.shard not in final.followed:
+            # Others know the account; what can be seen of it here is right.
+            if tx_id in self._verified:
+                raise AlreadyKnown(f"transaction {tx_id.hex()} was passed on already")
+            verify_once(self._verified, tx_id, signed)
+            return tx_id
         ledger = ShardLedger(lambda key: final.view.get(transaction.shard, key))
         rule = RULES[type(transaction.payload)]
         fee = compute_fee(context.params, transaction.payload, len(signed_bytes))
@@ -171,10 +179,11 @@ class Mempool:
         dropped = []
         halted = build_context(self._spec, final, ROOT_SHARD).halted
         for place, queue in list(self._queues.items()):
-            account = _read_account(final, *place)
-            impossible = self._find_impossible(queue, account, final.height)
-            if place[0] in halted:
+            if place[0] in halted or place[0] not in final.followed:
                 impossible = list(queue.waiting.values())
+            else:
+                account = _read_account(final, *place)
+                impossible = self._find_impossible(queue, account, final.height)
             for waiting in impossible:
                 self._remove(place, waiting)
                 dropped.append(waiting.tx_id)

@@ -114,7 +114,8 @@ class FoundShard:
     """Height of the block that holds it."""
     backlog: tuple[tuple[ShardId, int], ...]
     """Packets that wait for this shard, by source."""
-    totals: Totals
+    totals: Totals | None
+    """None: we do not follow it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,14 @@ class Queries:
     def layout(self) -> Layout:
         """The shards as of the last final block."""
         return self._tree.layout
+
+    @property
+    def followed(self) -> tuple[ShardId, ...]:
+        """Those of them whose state is here, ascending; of others it has the roots.
+
+        A question about what is in another one raises `ShardNotFollowed`.
+        """
+        return tuple(sorted(self._tree.followed))
 
     @property
     def height(self) -> Height:
@@ -259,13 +268,11 @@ class Queries:
         )
 
     def list_accounts(self, address: bytes) -> tuple[FoundAccount, ...]:
-        """Return the account in every shard, the root shard first."""
-        return tuple(
-            self.get_account(shard, address) for shard in self.layout.shard_ids
-        )
+        """Return the account in every shard that we follow, the root shard first."""
+        return tuple(self.get_account(shard, address) for shard in self.followed)
 
     def get_balance_total(self, address: bytes) -> int:
-        """Return the atoms that can be spent, over all shards."""
+        """Return the atoms that can be spent, over all shards that we follow."""
         return sum(account.balance for account in self.list_accounts(address))
 
     # -------------------------------------------------------------- provider
@@ -274,7 +281,7 @@ class Queries:
         self, account: bytes, shard: ShardId | None = None
     ) -> Registration | None:
         """Return an account's registration, in `shard` or in the first that has one."""
-        shards = self.layout.shard_ids if shard is None else (shard,)
+        shards = self.followed if shard is None else (shard,)
         for home in shards:
             data = self._tree.final.view.get(home, build_registration_key(account))
             if data is not None:
@@ -331,7 +338,7 @@ class Queries:
             shard: Where; None: the first shard that has one.
         """
         view = self._tree.final.view
-        shards = self.layout.shard_ids if shard is None else (shard,)
+        shards = self.followed if shard is None else (shard,)
         for place in shards:
             pair = view.get(place, build_pair_key(payer, payee))
             if pair is not None:
@@ -582,14 +589,22 @@ class Queries:
             (src, get_count(other.out_count, shard) - get_count(head.in_cursor, src))
             for src, other in heads.items()
         )
-        data = self._tree.final.view.get(shard, TOTALS_KEY)
+        is_followed = shard in self._tree.followed
+        view = self._tree.final.view
+        data = view.get(shard, TOTALS_KEY) if is_followed else None
         return FoundShard(
             shard_id=shard,
             spec=self.layout.get_spec(shard),
             head=head,
             head_height=height,
             backlog=tuple((src, count) for src, count in waiting if count),
-            totals=Totals(0, 0, 0) if data is None else decode(Totals, data),
+            totals=(
+                None
+                if not is_followed
+                else Totals(0, 0, 0)
+                if data is None
+                else decode(Totals, data)
+            ),
         )
 
     def _find_work(self, key: bytes) -> FoundWork | None:

@@ -62,6 +62,8 @@ def build_manifest(
     header = block.header
     validators = store.get_validators(header.epoch) or spec.first_validators
     shards = store.get_layout().shard_ids
+    if store.get_followed() != frozenset(shards):
+        raise SnapshotUnavailable("this node does not follow all shards")
     heads = {shard: store.get_last_chunk(shard) for shard in shards}
     packets = list_packets(store, heads)
     heights = sorted({proof.source_height for proof in packets})

@@ -85,7 +85,7 @@ def verify_database(
     try:
         report(f"blocks down from {tip.height:,}")
         blocks.check(tip)
-        for shard in state.shards:
+        for shard in state.followed:
             report(f"buckets of shard {shard}")
             states.check_buckets(shard)
         if tip.height in blocks.headers:
@@ -124,5 +124,6 @@ def _check_meta(spec: ChainSpec, store: ChainStore, findings: Findings) -> Tip |
 
 
 def _open_state(spec: ChainSpec, store: ChainStore) -> FinalState:
-    shards = store.get_layout().shard_ids
-    return FinalState(store.kv, shards, spec.params.bucket_levels)
+    shards, followed = store.get_layout().shard_ids, store.get_followed()
+    told = {s: store.get_last_chunk(s).post_root for s in shards if s not in followed}
+    return FinalState(store.kv, shards, spec.params.bucket_levels, told)

@@ -39,7 +39,7 @@ class BooksSearch:
         state = self._state
         heads = {shard: self._store.get_last_chunk(shard) for shard in state.shards}
         away = under_way = 0
-        for shard in state.shards:
+        for shard in state.followed:
             self._check_old_books(shard)
             try:
                 under_way += count_packets(self._store, heads, shard)

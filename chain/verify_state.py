@@ -57,7 +57,8 @@ class StateSearch:
 
     def check_roots(self, header: Header) -> None:
         """Compare the trees with the last final header."""
-        roots = {shard: table.root for shard, table in self._tables.items()}
+        roots = {shard: self._state.get_root(shard) for shard in self._state.shards}
+        roots.update({shard: table.root for shard, table in self._tables.items()})
         if compute_roots_root(roots) == header.roots_root:
             return
         # The header binds all roots together; the newest chunks say which ones differ.
@@ -157,7 +158,8 @@ class StateSearch:
                     height=height,
                 )
                 return
-            for shard in roots.keys() - self._tables.keys():
+            told = set(state.shards) - set(state.followed)
+            for shard in roots.keys() - self._tables.keys() - told:
                 # It retired in this block, empty.
                 self._tables[shard] = TreeTable(self._levels)
             for shard in sorted(self._tables.keys() - self._damaged):

@@ -13,6 +13,7 @@ Errors of the api.
        |- MethodNotFound         404  no such method
        |- BodyTooLarge           413  more bytes than we read
        |- TransactionRejected    422  the chain's rules refuse it
+       |- NotFollowed            421  about a shard that this node does not follow
        |- EvidenceRefused        422  genuine or not, it would convict nobody now
        |- Timeout                504  it may still happen, after the caller's wait
        |- UnknownModel           404  no such model
@@ -128,6 +129,14 @@ class TransactionRejected(RequestRefused):
         """Name of the rule, for programs: "nonce_too_low", ..."""
 
 
+class NotFollowed(RequestRefused):
+    """This node does not follow the shard; one that does can answer."""
+
+    status = 421
+    rpc_code = -32006
+    word = "shard_not_followed"
+
+
 class EvidenceRefused(RequestRefused):
     """Too old, too early, or against nobody who is not convicted already."""
 
@@ -226,6 +235,11 @@ def explain(error: BaseException) -> RequestRefused:
             return InsufficientFunds(str(error))
         case wallet.errors.UnknownChannel():
             return NotFound(str(error))
+        case chain.errors.ShardNotFollowed():
+            return NotFollowed(
+                f"{error}; ask a node that follows it, or start this one with "
+                f"--follow-shards all"
+            )
         case wallet.errors.WalletError() | RemoteError():
             return InvalidParams(str(error))
         case (

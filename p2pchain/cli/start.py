@@ -47,6 +47,11 @@ def add_parser(commands: "Commands") -> None:
         help="from far behind: take a state from peers, or execute every block",
     )
     parser.add_argument(
+        "--follow-shards",
+        metavar="all|1,2",
+        help="layer shards to hold and execute; of others this node knows the roots",
+    )
+    parser.add_argument(
         "--checkpoint",
         metavar="EPOCH:ROOT",
         help="a validator set to trust, from somebody you know",

@@ -10,13 +10,14 @@ come in through `submit`, from our own interfaces, and through gossip from peers
 import logging
 import time
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import trio
 
 from chain.block import Attendance, decode_block
 from chain.blocktree import BlockTree, open_tree
 from chain.epochs import compute_last_height
+from chain.following import FOLLOW_ALL, Follow
 from chain.header import build_proposal, compute_block_hash
 from chain.held import HeldBlock
 from chain.mempool import Mempool
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 REPEAT_BLOCKS = 10
 """Our own transactions are told again while they wait: a peer may have joined since, or
 have lost its pool in a restart."""
+PASSED_ON_BLOCKS = 30
+"""How long we tell transactions again of which we cannot see what became."""
 MAX_REPEATED = 256
 """Of them at a time: one sender's window in a shard, and far below a peer's budget."""
 
@@ -53,7 +56,13 @@ def _offer_nothing(parent_hash: bytes, view: View) -> Sequence[CertifiedChunk]:
 class ChainService:
     """Blocks, transactions and news of them; implements consensus' Application."""
 
-    def __init__(self, spec: ChainSpec, kv: KeyValueStore, network: Network) -> None:
+    def __init__(
+        self,
+        spec: ChainSpec,
+        kv: KeyValueStore,
+        network: Network,
+        follow: Follow = FOLLOW_ALL,
+    ) -> None:
         """Open the chain's database.
 
         Raises:
@@ -61,7 +70,7 @@ class ChainService:
         """
         self.spec = spec
         self.chain_id = spec.chain_id
-        self.tree: BlockTree = open_tree(spec, kv, bls)
+        self.tree: BlockTree = open_tree(spec, kv, bls, follow)
         self.mempool = Mempool(spec, self.tree.verified)
         self.queries = Queries(self.tree)
         self.evidence = EvidenceDesk(self.tree, network)
@@ -72,6 +81,8 @@ class ChainService:
         """What waits to be included in a block of a view on a parent."""
         self._own: dict[bytes, bytes] = {}
         """Transactions that we brought in, while they wait."""
+        self._passed_on: dict[bytes, tuple[bytes, Height]] = {}
+        """Those of shards that we do not follow, and until when we tell them."""
 
     # What consensus asks for
 
@@ -244,14 +255,24 @@ class ChainService:
         """
         tx_id = self.mempool.add(data, self.tree.final)
         self.gossip.tell(data)
-        self._own[tx_id] = data
+        if tx_id in self.mempool:
+            self._own[tx_id] = data
+        else:
+            # Of a shard that we do not follow: whether it is in, we shall not see.
+            self._passed_on[tx_id] = (data, self.height + PASSED_ON_BLOCKS)
         return tx_id
 
     def _repeat_own(self) -> None:
         """Tell our waiting transactions again, every few blocks, the oldest first."""
         self._own = {t: data for t, data in self._own.items() if t in self.mempool}
         if self.height % REPEAT_BLOCKS == 0:
-            for data in islice(self._own.values(), MAX_REPEATED):
+            self._passed_on = {
+                tx_id: (data, last)
+                for tx_id, (data, last) in self._passed_on.items()
+                if last >= self.height
+            }
+            passed_on = (data for data, _ in self._passed_on.values())
+            for data in islice(chain(self._own.values(), passed_on), MAX_REPEATED):
                 self.gossip.tell(data)
 
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from chain.following import Follow
 from p2pchain.errors import ConfigError, HomeError
 from primitives.keys import SecretKey
 
@@ -35,6 +36,7 @@ DEFAULT_HOME = Path("~/.p2pchain")
 MAX_LAYERS = 2**16 - 1
 """What a registration can say."""
 MAX_LAYERS_TEXT = 32
+MAX_FOLLOW_TEXT = 400
 """Room for both numbers with zeros before them."""
 
 
@@ -76,6 +78,10 @@ class Config:
     executes every block and so has all history."""
     snapshot_after_epochs: int = 16
     """How far is far; on a devnet that is a quarter of an hour."""
+    follow_shards: str = "all"
+    """Which layer shards to hold, execute and answer for: `all`, or numbers as in
+    `1,2`; the root shard is always among them.  One that was left out comes back only
+    with a new state: `p2pchain db repair` and a start."""
     checkpoint: str = ""
     """EPOCH:ROOT of a validator set that somebody told us whom we believe; where trust
     begins for who was away for longer than stake is bound."""
@@ -89,9 +95,28 @@ class Config:
         return parse_checkpoint(self.checkpoint) if self.checkpoint else None
 
     @property
+    def follow(self) -> Follow:
+        """The shards to follow."""
+        return parse_follow(self.follow_shards)
+
+    @property
     def layer_range(self) -> tuple[int, int] | None:
         """The half-open range [start, end) of hosted layers, or None."""
         return parse_layers(self.layers) if self.layers else None
+
+
+def parse_follow(text: str) -> Follow:
+    """Return the shards that `all` or a list of numbers names.
+
+    Raises:
+        ConfigError: Neither.
+    """
+    if text == "all":
+        return Follow()
+    words = [word.strip() for word in text[:MAX_FOLLOW_TEXT].split(",")]
+    if not all(w.isascii() and w.isdecimal() and int(w) < 2**16 for w in words):
+        raise ConfigError(f"follow_shards {text[:40]!r}: expected all, or as in 1,2")
+    return Follow(frozenset(map(int, words)))
 
 
 def parse_checkpoint(text: str) -> tuple[int, bytes]:

@@ -49,6 +49,7 @@ from p2pchain.node.channel_pool import ChannelPool
 from p2pchain.node.chunk_service import ChunkService
 from p2pchain.node.chunk_workers import ChunkWorkers, compute_default_workers
 from p2pchain.node.consensus_driver import ConsensusDriver
+from p2pchain.node.foreign_packets import PacketExchange
 from p2pchain.node.gateway import Gateway
 from p2pchain.node.home import Config, Home, write_atomically
 from p2pchain.node.initialise import get_model_name, resolve_model_dir
@@ -107,10 +108,11 @@ class Node:
         """Those that it listens at, once it does."""
         spec = build_chain_spec(genesis)
         self._network = Network(node_key=keys.node, chain_id=spec.chain_id)
-        self._chain = ChainService(spec, kv, self._network)
+        self._chain = ChainService(spec, kv, self._network, config.follow)
         self._workers = _build_workers(config)
         self._chain.tree.executor = self._workers
         self._bodies = BodyExchange(self._network, self._chain.tree)
+        self._packets = PacketExchange(self._network, self._chain)
         self._chunks = ChunkService(
             chain=self._chain,
             bodies=self._bodies,
@@ -191,6 +193,7 @@ class Node:
             services.start_soon(self._driver.run)
             services.start_soon(self._chain.gossip.run)
             services.start_soon(self._chunks.run)
+            services.start_soon(self._packets.run)
             services.start_soon(self._state_sync.run)
             services.start_soon(_forward, self._state_sync.ready, stop)
             services.start_soon(self._pool.run)

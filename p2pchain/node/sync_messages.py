@@ -6,6 +6,7 @@ What nodes ask each other about the chain: requests on direct streams.
     consensus/certificates  CertificatesRequest -> CertificatesAnswer
     consensus/final         FinalRequest -> FinalRange
     chunks/body             chunk hash -> encoded body
+    chunks/packets          PacketsRequest -> PacketsAnswer
 """
 
 from typing import Annotated
@@ -15,13 +16,15 @@ from msgspec import Meta
 from chain.bodies import MAX_BODY_BYTES
 from consensus.messages import Certificate
 from primitives.codec import Record
-from primitives.types import Epoch, Hash32, Height, ShardId, View
+from primitives.types import U63, Epoch, Hash32, Height, ShardId, View
+from shards.packet import PacketProof
 
 STATUS = "consensus/status"
 BLOCK = "consensus/block"
 CERTIFICATES = "consensus/certificates"
 FINAL = "consensus/final"
 BODY = "chunks/body"
+PACKETS = "chunks/packets"
 
 MAX_RANGE_BLOCKS = 256
 """Blocks in one answer; small blocks travel in large lots."""
@@ -33,6 +36,9 @@ together, and a certificate."""
 MAX_SHARDS = 64
 """More than a layout can have."""
 MAX_RANGE_BODIES = MAX_RANGE_BLOCKS * MAX_SHARDS
+MAX_PACKETS = 256
+"""In one answer: at 1.5 KiB at most 400 KiB; the rest is asked for next."""
+MAX_PACKETS_BYTES = 512 * 1024
 MAX_SMALL_BYTES = 4096
 """A request, a status or a view's certificates."""
 
@@ -65,6 +71,21 @@ class FinalRequest(Record):
     height: Height
     shards: Annotated[tuple[ShardId, ...], Meta(max_length=MAX_SHARDS)]
     """Layer shards of which the asker wants the chunks' bodies too."""
+
+
+class PacketsRequest(Record):
+    """Give me packets of a chunk."""
+
+    chunk_hash: Hash32
+    dst: ShardId
+    first: U63
+    """Number of the first one; those after it follow, as many as fit."""
+
+
+class PacketsAnswer(Record):
+    """In ascending order; of one chunk."""
+
+    packets: Annotated[tuple[PacketProof, ...], Meta(max_length=MAX_PACKETS)]
 
 
 class NamedBody(Record):

@@ -8,6 +8,8 @@ from chain_world import ALICE, BLS_KEYS, BOB, COIN, GENESIS, SPEC
 
 from chain.conservation import compute_conservation
 from chain.contracts.transfer import Transfer
+from chain.errors import ShardNotFollowed
+from chain.following import FOLLOW_ALL, Follow
 from chain.transaction import Transaction, sign_transaction
 from consensus.params import ConsensusParams
 from consensus.participant import ParticipantConfig
@@ -16,6 +18,7 @@ from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.chunk_service import ChunkService
 from p2pchain.node.consensus_driver import ConsensusDriver
+from p2pchain.node.foreign_packets import PacketExchange
 from p2pchain.node.wal_file import create_wal
 from primitives import bls
 from primitives.codec import encode
@@ -31,16 +34,17 @@ LIMIT_S = 60
 class Member:
     """A validator with all that agrees on blocks."""
 
-    def __init__(self, number, folder, *, is_producing=True):
+    def __init__(self, number, folder, *, is_producing=True, follow=FOLLOW_ALL):
         self.node_key = SecretKey(bytes([number + 1]) * 32)
         self.network = Network(node_key=self.node_key, chain_id=SPEC.chain_id)
-        self.chain = ChainService(SPEC, MemoryStore(), self.network)
+        self.chain = ChainService(SPEC, MemoryStore(), self.network, follow)
         key = BLS_KEYS[number]
         votes, chunks = folder / f"votes{number}", folder / f"chunks{number}"
         create_wal(votes, key.public_key, SPEC.chain_id)
         if is_producing:
             create_wal(chunks, key.public_key, SPEC.chain_id)
         self.bodies = BodyExchange(self.network, self.chain.tree)
+        self.packets = PacketExchange(self.network, self.chain)
         self.chunks = ChunkService(
             chain=self.chain,
             bodies=self.bodies,
@@ -70,6 +74,7 @@ class Member:
             endpoints.append(endpoint)
             self.endpoint = endpoint
             nursery.start_soon(self.chunks.run)
+            nursery.start_soon(self.packets.run)
             await nursery.start(self.driver.run)
             try:
                 yield self
@@ -97,10 +102,10 @@ class Member:
 
 
 @asynccontextmanager
-async def open_town(folder, silent=()):
+async def open_town(folder, silent=(), follows=(FOLLOW_ALL,) * SIZE):
     members = [
-        Member(number, folder, is_producing=number not in silent)
-        for number in range(SIZE)
+        Member(number, folder, is_producing=number not in silent, follow=follow)
+        for number, follow in enumerate(follows)
     ]
     endpoints = []
     async with AsyncExitStack() as stack:
@@ -136,4 +141,47 @@ def test_layer_shards_go_on_by_certified_chunks(tmp_path, silent):
                     assert not member.chain.mempool.list_waiting(1)
 
     assert GENESIS.params is not None
+    trio.run(scenario)
+
+
+ONE, TWO = Follow(frozenset({1})), Follow(frozenset({2}))
+
+
+@pytest.mark.parametrize("follows", [(ONE, ONE, TWO, TWO), (ONE, TWO, FOLLOW_ALL, ONE)])
+def test_validators_that_follow_different_shards(tmp_path, follows):
+    """All judge all blocks; packets find their way to who fills the next chunk."""
+
+    async def scenario():
+        with trio.fail_after(LIMIT_S):
+            async with open_town(tmp_path, follows=follows) as members:
+                by_shard = {
+                    shard: [m for m in members if shard in m.chain.tree.followed]
+                    for shard in (1, 2)
+                }
+                first, second = by_shard[1][0], by_shard[2][0]
+                while any(len(m.network.peers()) < SIZE - 1 for m in members):
+                    await trio.sleep(0.05)
+                # Signed at a node that cannot know the account: passed on.
+                members[-1].pay(0, 1, Transfer(BOB.public_key, 1, COIN))
+                members[0].pay(0, 2, Transfer(BOB.public_key, 2, COIN))
+                away = first.pay(1, 1, Transfer(BOB.public_key, 2, COIN))
+                back = second.pay(1, 2, Transfer(BOB.public_key, 0, COIN))
+                assert (await first.chain.wait_outcome(away, LIMIT_S)).ok
+                assert (await second.chain.wait_outcome(back, LIMIT_S)).ok
+                for shard, expected in ((1, 101), (2, 102), (0, 101)):
+                    for member in by_shard.get(shard, members):
+                        get = member.chain.queries.get_account
+                        while get(shard, BOB.public_key).balance < expected * COIN:
+                            await member.chain.wait_height(member.chain.height + 1)
+                height = max(member.chain.height for member in members)
+                for member in members:
+                    await member.chain.wait_height(height)
+                    tree = member.chain.tree
+                    assert compute_conservation(tree).is_conserved
+                    for shard in {1, 2} - tree.followed:
+                        with pytest.raises(ShardNotFollowed):
+                            member.chain.queries.get_account(shard, BOB.public_key)
+                    shown = member.chain.queries.list_accounts(BOB.public_key)
+                    assert {account.shard for account in shown} == tree.followed
+
     trio.run(scenario)

@@ -36,7 +36,8 @@ async def get_health(backend: Backend) -> Json:
 async def get_status(backend: Backend) -> Json:
     """Return where the node stands."""
     return render_status(backend.get_status()) | {
-        "shards": list(backend.queries.layout.shard_ids)
+        "shards": list(backend.queries.layout.shard_ids),
+        "followed": list(backend.queries.followed),
     }
 
 

@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 
 def build_account(backend: Backend, address: bytes, prove: bool = False) -> Json:
-    """Return what an address holds in every shard, and its stake.
+    """Return what an address holds in the shards that we follow, and its stake.
 
     `total` is what lies in accounts: neither a stake nor deposits count.  With `prove`
     there is a proof of every shard's account, or of its absence.
@@ -38,6 +38,12 @@ def build_account(backend: Backend, address: bytes, prove: bool = False) -> Json
                 "nonce": str(account.nonce),
             }
             for account in accounts
+        ],
+        # What lies there is not in `total`; nodes that follow these shards know.
+        "not_followed": [
+            shard
+            for shard in backend.queries.layout.shard_ids
+            if shard not in backend.queries.followed
         ],
         "stake": stake and render_stake(backend, stake),
     }

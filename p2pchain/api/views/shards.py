@@ -67,7 +67,9 @@ def _render_shard(
         "state_root": to_hex(shard.head.post_root),
         "chunk": render_chunk(backend, FoundHeader(shard.head_height, shard.head)),
         "chunk_height": str(shard.head_height),
-        "totals": {
+        "followed": totals is not None,
+        "totals": totals
+        and {
             "genesis": str(totals.genesis),
             "minted": str(totals.minted),
             "burned": str(totals.burned),
