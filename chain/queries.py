@@ -114,7 +114,8 @@ class FoundShard:
     """Height of the block that holds it."""
     backlog: tuple[tuple[ShardId, int], ...]
     """Packets that wait for this shard, by source."""
-    totals: Totals
+    totals: Totals | None
+    """None where its state is not here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,12 @@ class Queries:
     def layout(self) -> Layout:
         """The shards as of the last final block."""
         return self._tree.layout
+
+    @property
+    def followed(self) -> tuple[ShardId, ...]:
+        """The shards whose state is here, the root shard first."""
+        here = self._tree.followed
+        return tuple(shard for shard in self.layout.shard_ids if shard in here)
 
     @property
     def height(self) -> Height:
@@ -259,13 +266,11 @@ class Queries:
         )
 
     def list_accounts(self, address: bytes) -> tuple[FoundAccount, ...]:
-        """Return the account in every shard, the root shard first."""
-        return tuple(
-            self.get_account(shard, address) for shard in self.layout.shard_ids
-        )
+        """Return the account in every shard that is followed, the root shard first."""
+        return tuple(self.get_account(shard, address) for shard in self.followed)
 
     def get_balance_total(self, address: bytes) -> int:
-        """Return the atoms that can be spent, over all shards."""
+        """Return the atoms that can be spent, over all shards that are followed."""
         return sum(account.balance for account in self.list_accounts(address))
 
     # -------------------------------------------------------------- provider
@@ -273,8 +278,11 @@ class Queries:
     def get_registration(
         self, account: bytes, shard: ShardId | None = None
     ) -> Registration | None:
-        """Return an account's registration, in `shard` or in the first that has one."""
-        shards = self.layout.shard_ids if shard is None else (shard,)
+        """Return an account's registration, in `shard` or in the first that has one.
+
+        Without a shard, those that are followed are looked through.
+        """
+        shards = self.followed if shard is None else (shard,)
         for home in shards:
             data = self._tree.final.view.get(home, build_registration_key(account))
             if data is not None:
@@ -328,10 +336,10 @@ class Queries:
         Args:
             payer: Who pays.
             payee: Who is paid.
-            shard: Where; None: the first shard that has one.
+            shard: Where; None: the first followed shard that has one.
         """
         view = self._tree.final.view
-        shards = self.layout.shard_ids if shard is None else (shard,)
+        shards = self.followed if shard is None else (shard,)
         for place in shards:
             pair = view.get(place, build_pair_key(payer, payee))
             if pair is not None:
@@ -582,15 +590,20 @@ class Queries:
             (src, get_count(other.out_count, shard) - get_count(head.in_cursor, src))
             for src, other in heads.items()
         )
-        data = self._tree.final.view.get(shard, TOTALS_KEY)
         return FoundShard(
             shard_id=shard,
             spec=self.layout.get_spec(shard),
             head=head,
             head_height=height,
             backlog=tuple((src, count) for src, count in waiting if count),
-            totals=Totals(0, 0, 0) if data is None else decode(Totals, data),
+            totals=self._get_totals(shard),
         )
+
+    def _get_totals(self, shard: ShardId) -> Totals | None:
+        if shard not in self._tree.followed:
+            return None
+        data = self._tree.final.view.get(shard, TOTALS_KEY)
+        return Totals(0, 0, 0) if data is None else decode(Totals, data)
 
     def _find_work(self, key: bytes) -> FoundWork | None:
         place = key[-14:]

@@ -231,6 +231,7 @@ def explain(error: BaseException) -> RequestRefused:
         case (
             chain.errors.HistoryAbsent()
             | chain.errors.PrunedState()
+            | chain.errors.ShardNotFollowed()
             | chain.errors.UnknownShard()
         ):
             return NotFound(str(error))
