@@ -45,6 +45,7 @@ from consensus.validators import ValidatorSet
 from shards.chunk import ChunkHeader, compute_chunk_hash
 from shards.committee import Committee
 from shards.errors import InvalidShardEvidence
+from shards.evidence import Endorsed, validate_endorsed
 from shards.fraud import (
     FraudNotice,
     Reexecution,
@@ -121,6 +122,16 @@ class BranchCourt:
             raise MissingFraudProof(notice.proof_hash)
         validate_notice(notice, proof, validators)
         header = proof.header
+        if notice.proof_hash not in self._judged:
+            # First of all, so that who holds no validator's key cannot send proofs that
+            # are merely of no use here.
+            validate_endorsed(
+                Endorsed(notice.chunk_hash, proof.certificate),
+                notice.slot,
+                validators,
+                self._spec.chain_id,
+                self._scheme,
+            )
         self._validate_history(header)
         anchor = self._find_anchor(header)
         committee = self._find_committee(header)

@@ -115,7 +115,7 @@ class FoundShard:
     backlog: tuple[tuple[ShardId, int], ...]
     """Packets that wait for this shard, by source."""
     totals: Totals | None
-    """None: we do not follow it."""
+    """None where its state is not here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +173,9 @@ class Queries:
 
     @property
     def followed(self) -> tuple[ShardId, ...]:
-        """Those of them whose state is here, ascending; of others it has the roots.
-
-        A question about what is in another one raises `ShardNotFollowed`.
-        """
-        return tuple(sorted(self._tree.followed))
+        """The shards whose state is here, the root shard first."""
+        here = self._tree.followed
+        return tuple(shard for shard in self.layout.shard_ids if shard in here)
 
     @property
     def height(self) -> Height:
@@ -268,11 +266,11 @@ class Queries:
         )
 
     def list_accounts(self, address: bytes) -> tuple[FoundAccount, ...]:
-        """Return the account in every shard that we follow, the root shard first."""
+        """Return the account in every shard that is followed, the root shard first."""
         return tuple(self.get_account(shard, address) for shard in self.followed)
 
     def get_balance_total(self, address: bytes) -> int:
-        """Return the atoms that can be spent, over all shards that we follow."""
+        """Return the atoms that can be spent, over all shards that are followed."""
         return sum(account.balance for account in self.list_accounts(address))
 
     # -------------------------------------------------------------- provider
@@ -280,7 +278,10 @@ class Queries:
     def get_registration(
         self, account: bytes, shard: ShardId | None = None
     ) -> Registration | None:
-        """Return an account's registration, in `shard` or in the first that has one."""
+        """Return an account's registration, in `shard` or in the first that has one.
+
+        Without a shard, those that are followed are looked through.
+        """
         shards = self.followed if shard is None else (shard,)
         for home in shards:
             data = self._tree.final.view.get(home, build_registration_key(account))
@@ -335,7 +336,7 @@ class Queries:
         Args:
             payer: Who pays.
             payee: Who is paid.
-            shard: Where; None: the first shard that has one.
+            shard: Where; None: the first followed shard that has one.
         """
         view = self._tree.final.view
         shards = self.followed if shard is None else (shard,)
@@ -589,23 +590,20 @@ class Queries:
             (src, get_count(other.out_count, shard) - get_count(head.in_cursor, src))
             for src, other in heads.items()
         )
-        is_followed = shard in self._tree.followed
-        view = self._tree.final.view
-        data = view.get(shard, TOTALS_KEY) if is_followed else None
         return FoundShard(
             shard_id=shard,
             spec=self.layout.get_spec(shard),
             head=head,
             head_height=height,
             backlog=tuple((src, count) for src, count in waiting if count),
-            totals=(
-                None
-                if not is_followed
-                else Totals(0, 0, 0)
-                if data is None
-                else decode(Totals, data)
-            ),
+            totals=self._get_totals(shard),
         )
+
+    def _get_totals(self, shard: ShardId) -> Totals | None:
+        if shard not in self._tree.followed:
+            return None
+        data = self._tree.final.view.get(shard, TOTALS_KEY)
+        return Totals(0, 0, 0) if data is None else decode(Totals, data)
 
     def _find_work(self, key: bytes) -> FoundWork | None:
         place = key[-14:]

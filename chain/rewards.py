@@ -39,21 +39,37 @@ def compute_reward(
     return epoch_reward * power * seen // (total_power * blocks)
 
 
-def find_absent(seen: Sequence[int | None], blocks: int, active: int) -> list[int]:
+def find_absent(
+    seen: Sequence[int | None],
+    blocks: int,
+    bonded: Sequence[int],
+    active: Sequence[int],
+) -> list[int]:
     """Return who leaves for missing more than half of an epoch, the worst first.
+
+    Leaving stops before those who stay are too few, or one of them could stop the
+    chain alone: a third of what is left is a veto.
 
     Args:
         seen: By index in the set: blocks that recorded the vote; None: does not count,
             because it left already.
         blocks: Blocks that recorded votes.
-        active: Stakes that could be in the next sets; leaving stops at four of them.
+        bonded: Their stakes, in atoms.
+        active: All stakes that could be in the next sets, in atoms, those included.
     """
     absent = [
         (count, index)
         for index, count in enumerate(seen)
         if count is not None and 2 * count < blocks
     ]
-    return [index for _, index in sorted(absent)[: max(0, active - MIN_VALIDATORS)]]
+    leaving: list[int] = []
+    staying = list(active)
+    for _, index in sorted(absent):
+        staying.remove(bonded[index])
+        if len(staying) < MIN_VALIDATORS or 3 * max(staying) >= sum(staying):
+            break
+        leaving.append(index)
+    return leaving
 
 
 def pay_rewards(
@@ -88,8 +104,9 @@ def suspend_absent(
         count if is_eligible(stake, context) else None
         for stake, count in zip(stakes, seen, strict=True)
     ]
-    active = sum(is_eligible(stake, context) for stake in list_stakes(ledger))
-    for index in find_absent(counts, context.params.epoch_blocks - 1, active):
+    bonded = [0 if stake is None else stake.bonded for stake in stakes]
+    active = [s.bonded for s in list_stakes(ledger) if is_eligible(s, context)]
+    for index in find_absent(counts, context.params.epoch_blocks - 1, bonded, active):
         stake = stakes[index]
         assert stake is not None
         put_stake(ledger, msgspec.structs.replace(stake, status=StakeStatus.DOWN))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from chain.block import Block
 from chain.blocktree import BlockTree
-from chain.errors import HistoryAbsent
+from chain.errors import HistoryAbsent, ShardNotFollowed
 from chain.halts import read_halts
 from chain.paging import PAGE, Page, build_page, iterate_keys
 from chain.state import build_bucket_key, unpack_bucket
@@ -176,7 +176,12 @@ class ShardQueries:
         """Return how many keys a shard's state has, or about how many.
 
         Keys are spread over the buckets by their hashes, so the first ones tell of all.
+
+        Raises:
+            ShardNotFollowed: Its state is not here.
         """
+        if shard not in self._tree.followed:
+            raise ShardNotFollowed(shard)
         keys = 0
         prefix = build_bucket_key(shard, 0)[:3]
         stored_buckets = self._tree.store.kv.iterate(prefix)

@@ -62,7 +62,7 @@ from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
 from shards.layout import ROOT_SHARD, Layout
 from shards.packet import PacketProof
 
-FORMAT = b"5"
+FORMAT = b"6"
 """Raised when keys or values change; another format is refused, never guessed."""
 
 CHAIN_ID_KEY = b"Mchain_id"

@@ -13,7 +13,7 @@ Errors of the api.
        |- MethodNotFound         404  no such method
        |- BodyTooLarge           413  more bytes than we read
        |- TransactionRejected    422  the chain's rules refuse it
-       |- NotFollowed            421  about a shard that this node does not follow
+       |- NotFollowed            404  about a shard that this node does not follow
        |- EvidenceRefused        422  genuine or not, it would convict nobody now
        |- Timeout                504  it may still happen, after the caller's wait
        |- UnknownModel           404  no such model
@@ -132,7 +132,7 @@ class TransactionRejected(RequestRefused):
 class NotFollowed(RequestRefused):
     """This node does not follow the shard; one that does can answer."""
 
-    status = 421
+    status = 404
     rpc_code = -32006
     word = "shard_not_followed"
 

@@ -13,7 +13,9 @@ def describe_shards(shards: list[Json]) -> str:
         "shard", "layers", "phase", "chunk", "block", "producer", "endorsed by",
         "waiting", "hosts",
     )  # fmt: skip
-    return format_table(header, map(_build_row, shards))
+    here = [str(shard["shard"]) for shard in shards if shard["followed"]]
+    follows = "" if len(here) == len(shards) else f"\nfollowed: {', '.join(here)}"
+    return format_table(header, map(_build_row, shards)) + follows
 
 
 def describe_duties(shards: list[Json]) -> str:

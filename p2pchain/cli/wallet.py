@@ -178,8 +178,16 @@ def run_balance(args: Namespace, output: Output) -> None:
             else ""
         )
         + format_table(("shard", "balance", "maturing", "nonce"), rows)
+        + _describe_unknown(account["unknown_shards"])
     )
     output.show(account, text)
+
+
+def _describe_unknown(shards: list[int]) -> str:
+    if not shards:
+        return ""
+    listed = ", ".join(map(str, shards))
+    return f"\nthe node does not follow shards {listed}; ask one that does (--rpc URL)"
 
 
 def run_send(args: Namespace, output: Output) -> None:

@@ -19,16 +19,16 @@ at once, so the producer's lead is what counts.
 FIRST_LEAD_S = 0.3
 """While nothing is measured: two messages, an execution and two syncs take 50 ms on a
 quiet machine and four times that on a busy one."""
-LEAST_LEAD_S = 0.1
+LEAST_LEAD_S = 0.08
 MOST_LEAD_S = 0.6
 """With a leader's turn each second; covers a producer that is silent for a Delta."""
 
-MARGIN = 1.5
+MARGIN = 1.3
 """Of the measured time; a full chunk takes longer than the one before it did."""
-MARGIN_S = 0.05
+MARGIN_S = 0.03
 """And for the certificate's way to the leader."""
 RISE = 0.5
-FALL = 0.1
+FALL = 0.25
 """Weights of a sample that is longer or shorter than what was expected."""
 
 

@@ -232,7 +232,13 @@ class ChunkService:
             case fx.Conflict():
                 self._chain.evidence.accuse(effect.evidence)
             case fx.CertificateReady():
+                self._note_lead(effect.certified.header)
                 self._denounce(effect.certified)
+
+    def _note_lead(self, header: ChunkHeader) -> None:
+        """A chunk is certified; of our own we know how long that took."""
+        if header.producer == self._desk.index:
+            self._lead.on_certified(header.created_view, trio.current_time())
 
     def _build(self, effect: fx.Build) -> None:
         try:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from chain.errors import ShardNotFollowed
 from chain.outcome import Outcome
 from chain.transaction import Payload
 from p2pchain.errors import NotReady, TransactionFailed
@@ -53,13 +54,14 @@ class Treasury:
         return self._key.public_key
 
     def get_balances(self) -> dict[ShardId, int]:
-        """Return what the account holds in each open shard of the final state.
+        """Return what the account holds in each open shard that is followed.
 
         What is in a shard that empties itself comes to the root shard without us.
         """
         return {
             shard: self._chain.queries.get_account(shard, self.address).balance
             for shard in self._chain.queries.layouts.list_open_shards()
+            if shard in self._chain.queries.followed
         }
 
     async def execute(
@@ -98,11 +100,17 @@ class Treasury:
             requests: What to run.
             on_funded: Called before anything of it is signed; from then on a failure
                 does not mean that it will not happen.
+
+        Raises:
+            ShardNotFollowed: What our account has there is not known here.
         """
         params = self._chain.spec.params
         needs: dict[ShardId, int] = {}
         for shard, payload, amount in requests:
             needs[shard] = needs.get(shard, 0) + amount + estimate_fee(params, payload)
+        for shard in needs:
+            if shard not in self._chain.queries.followed:
+                raise ShardNotFollowed(shard)
         async with self._hold_plan():
             await self._fund(needs)
             on_funded()

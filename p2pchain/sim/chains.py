@@ -15,6 +15,7 @@ from p2pchain.node.application import Application
 from p2pchain.sim.evidence import EvidenceDesk
 from p2pchain.sim.listchain import ListChains
 from p2pchain.sim.treechain import TreeChains
+from shards.chunk import ChunkHeader
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -51,6 +52,18 @@ class Chain(Application, Protocol):
 
     def get_root(self, height: int) -> bytes:
         """Return the state's root after a final block."""
+
+    def get_body(self, chunk_hash: bytes) -> bytes | None:
+        """Return the body of a chunk, if it is here."""
+
+    def offer_body(self, header: ChunkHeader, data: bytes) -> bool:
+        """Keep a body that was asked for; False: it is not the chunk's."""
+
+    def collect_bodies(self, block_bytes: bytes) -> tuple[bytes, ...]:
+        """Return those bodies of a block's chunks that are here."""
+
+    def take_bodies(self, block_bytes: bytes, bodies: tuple[bytes, ...]) -> None:
+        """Keep bodies that came with a block; raises InvalidBlock for others."""
 
     def get_proof(self, proof_hash: bytes) -> bytes | None:
         """Return a fraud proof that is held."""

@@ -41,6 +41,7 @@ from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.hashing import compute_hash
 from primitives.types import U16, BlsSignature, Epoch, Hash32, Height, TimeMs, View
+from shards.chunk import ChunkHeader
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -315,6 +316,20 @@ class ListChain:
     def read_proposal(self, block_bytes: bytes) -> Proposal:
         """Return the proposal that a block gives."""
         return _build_proposal(_decode(block_bytes), hash_block(block_bytes))
+
+    def get_body(self, chunk_hash: bytes) -> None:
+        """Return None: there are no chunks."""
+
+    def offer_body(self, header: ChunkHeader, data: bytes) -> bool:
+        """Return False: there are no chunks."""
+        return False
+
+    def collect_bodies(self, block_bytes: bytes) -> tuple[bytes, ...]:
+        """Return nothing: there are no chunks."""
+        return ()
+
+    def take_bodies(self, block_bytes: bytes, bodies: tuple[bytes, ...]) -> None:
+        """Do nothing: there are no chunks."""
 
     def get_proof(self, proof_hash: bytes) -> None:
         """Return None: nobody executes anything that could be wrong."""

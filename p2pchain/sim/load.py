@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from chain.account import Account
 from chain.building import ReadState
+from chain.contracts.registration import Register
 from chain.contracts.resharding import Reshard, ReshardVote
 from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
@@ -27,7 +28,7 @@ from chain.transaction import (
 from p2pchain.sim.signatures import make_real_key
 from p2pchain.sim.simgenesis import COIN, PEOPLE, STAKE, build_model, get_account
 from primitives.codec import decode, encode
-from shards.layout import ROOT_SHARD
+from shards.layout import ROOT_SHARD, ShardSpec
 
 if TYPE_CHECKING:
     from chain.blocktree import BlockTree
@@ -111,9 +112,31 @@ class RandomPicker:
                     amount=luck.choice((0, COIN, 20 * COIN, STAKE)),
                 )
             return Unbond(luck.choice((COIN, 20 * COIN)))
+        if shard != ROOT_SHARD and len(name) == 1 and setup.is_hosting:
+            spec = self._tree.layout.get_spec(shard)
+            if spec is not None and luck.random() < 0.25:
+                return self._draw_offer(name, spec)
         recipient = get_account(f"p{luck.randrange(PEOPLE)}").public_key
         amount = luck.choice((0, 1, COIN, 30 * COIN, 10**12))
         return Transfer(recipient, luck.choice(self._shards), amount)
+
+    def _draw_offer(self, name: str, spec: ShardSpec) -> Payload:
+        """Return the offer to host layers, perhaps over several shards."""
+        luck = self._luck
+        start = luck.randrange(spec.start, spec.end)
+        return Register(
+            model_id=spec.model_id,
+            profile=bytes(32),
+            start=start,
+            end=luck.randint(start + 1, spec.end + luck.choice((0, 2))),
+            input_price=10,
+            output_price=20,
+            measured_us=1000,
+            collateral=COIN,
+            payout=get_account(name).public_key,
+            node_key=get_account(name).public_key,
+            addresses=("p2p://00@127.0.0.1:9000",),
+        )
 
     def _draw_resharding(self, name: str, read: ReadState) -> Payload | None:
         """Return a validator's proposal or vote; None for all others."""

@@ -20,6 +20,7 @@ from chain.block import Attendance
 from chain.errors import (
     BodyMismatch,
     InvalidBlock,
+    MissingBodies,
     MissingFraudProof,
     MissingParent,
     TooManyPending,
@@ -287,6 +288,10 @@ class Node:
         self._check_children(proposal)
         self.guard(self._handle_events)
 
+    def check_again(self, proposal: Proposal, block: bytes, sender: str | None) -> None:
+        """Judge a block for which something was missing."""
+        self.guard(self._check_and_handle, proposal, block, sender)
+
     def _check_and_handle(
         self, proposal: Proposal, block: bytes, sender: str | None
     ) -> None:
@@ -439,6 +444,8 @@ class Node:
             self.chain.add_block(judged, block)
         except MissingParent:
             self.requests.park(judged, block, sender)
+        except MissingBodies as error:
+            self.requests.park_bodiless(proposal, block, sender, error.headers)
         except MissingFraudProof as error:
             again = partial(self._check_and_handle, proposal, block, sender)
             self.requests.fetch_proof(error.proof_hash, again)

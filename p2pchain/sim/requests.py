@@ -5,13 +5,21 @@ The same questions as p2pchain.node.sync_messages, asked in the same way: one pe
 the other, each for as long as a timeout, and nothing is asked twice at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from chain.errors import BodyMismatch, InvalidBlock, MissingParent, TooManyPending
+from chain.errors import (
+    BodyMismatch,
+    InvalidBlock,
+    MissingBodies,
+    MissingParent,
+    TooManyPending,
+)
 from consensus.certificates import verify_certificate
 from consensus.messages import Certificate, Proposal
+from shards.chunk import ChunkHeader, compute_chunk_hash
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -22,6 +30,9 @@ MAX_GAP = 1
 """Blocks behind a peer that the normal course closes by itself."""
 MAX_WAITING = 64
 """Blocks that wait for their parent."""
+BODY_ATTEMPTS = 4
+BODY_RETRY_MS = 1000
+"""Between two rounds of asking for a body."""
 STATUS_MS = 5000
 """How often nodes tell each other where they are."""
 
@@ -38,6 +49,13 @@ class AskBlock:
     """Give me this block."""
 
     block_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AskBody:
+    """Give me the body of this chunk."""
+
+    chunk_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +85,12 @@ class Range:
     """Final blocks in order, and what made the last of them final."""
 
     blocks: tuple[bytes, ...]
+    bodies: tuple[tuple[bytes, ...], ...]
+    """Of each block's chunks."""
     certificate: Certificate
 
 
-Question = AskStatus | AskBlock | AskProof | AskCertificates | AskRange
+Question = AskStatus | AskBlock | AskBody | AskProof | AskCertificates | AskRange
 Answer = int | bytes | tuple[Certificate, ...] | Range
 
 
@@ -82,6 +102,8 @@ def answer(node: "Node", question: Question, asker: str) -> Answer | None:
             return node.chain.final_height
         case AskBlock():
             return node.chain.get_block_bytes(question.block_hash)
+        case AskBody():
+            return node.chain.get_body(question.chunk_hash)
         case AskProof():
             return node.chain.get_proof(question.proof_hash)
         case AskCertificates():
@@ -101,7 +123,8 @@ def _collect_range(node: "Node", height: int) -> Range | None:
             break
         blocks.append(found[0])
         last = found[1]
-    return None if last is None else Range(tuple(blocks), last)
+    bodies = tuple(node.chain.collect_bodies(block) for block in blocks)
+    return None if last is None else Range(tuple(blocks), bodies, last)
 
 
 class Requests:
@@ -112,6 +135,7 @@ class Requests:
         self._running: set[object] = set()
         self._heights: dict[str, int] = {}
         self._waiting: dict[bytes, tuple[Proposal, bytes, str | None]] = {}
+        self._bodiless: dict[bytes, tuple[Proposal, bytes, str | None]] = {}
         self._tried: set[str] = set()
         self._asked_at = 0
         self.is_catching_up = False
@@ -151,6 +175,55 @@ class Requests:
             for block_hash, entry in self._waiting.items()
             if entry[0].height > height
         }
+        self._bodiless = {
+            block_hash: entry
+            for block_hash, entry in self._bodiless.items()
+            if entry[0].height > height
+        }
+
+    def park_bodiless(
+        self,
+        proposal: Proposal,
+        block: bytes,
+        sender: str | None,
+        headers: Sequence[ChunkHeader],
+    ) -> None:
+        """Keep a block until the bodies of its chunks are here, and fetch them."""
+        if len(self._bodiless) < MAX_WAITING:
+            self._bodiless[proposal.block_hash] = proposal, block, sender
+            for header in headers:
+                self._fetch_body(header, BODY_ATTEMPTS)
+
+    def _fetch_body(self, header: ChunkHeader, attempts: int) -> None:
+        """Ask everybody, and once more a little later: it may be on its way to them."""
+        node, chunk_hash = self._node, compute_chunk_hash(header)
+
+        def take(found: Answer | None, sender: str) -> bool:
+            if not isinstance(found, bytes):
+                return False
+            if not node.chain.offer_body(header, found):
+                node.blame(sender, "another body")
+                return False
+            self._running.discard(AskBody(chunk_hash))
+            self._check_bodiless()
+            return True
+
+        def ask() -> None:
+            if node.chain.get_body(chunk_hash) is not None:
+                self._check_bodiless()
+            elif self._bodiless:
+                self._start(AskBody(chunk_hash), take)
+                if attempts > 1:
+                    again = partial(self._fetch_body, header, attempts - 1)
+                    node.world.after(BODY_RETRY_MS, node, again)
+
+        ask()
+
+    def _check_bodiless(self) -> None:
+        waiting, self._bodiless = self._bodiless, {}
+        for entry in waiting.values():
+            if self._node.is_up:
+                self._node.check_again(*entry)
 
     # Single blocks and certificates
 
@@ -311,6 +384,8 @@ class Requests:
             )
         ):
             raise InvalidBlock("a finalization that does not verify")
+        if len(found.bodies) != len(found.blocks):
+            raise InvalidBlock("not the bodies of each block")
         height, parent_hash = chain.final_height, chain.final_hash
         proposals = []
         for block in found.blocks:
@@ -326,11 +401,16 @@ class Requests:
             if height < target.height:
                 return
             raise InvalidBlock("the range does not lead to its certificate")
-        for proposal, block in zip(proposals, found.blocks, strict=True):
+        given = zip(proposals, found.blocks, found.bodies, strict=True)
+        for proposal, block, bodies in given:
+            chain.take_bodies(block, bodies)
             try:
                 chain.add_block(proposal, block, is_decided=True)
             except BodyMismatch:
                 raise
+            except MissingBodies as error:
+                self.park_bodiless(proposal, block, sender, error.headers)
+                return
             except TooManyPending:
                 return
             node.on_block(proposal)

@@ -193,7 +193,9 @@ def run_resharding_apart(seed: int, chain: str, keys: KeyRing | None) -> World:
 
 def run_no_hosts(seed: int, chain: str, keys: KeyRing | None) -> World:
     """Nobody hosts the shards, and two of seven validators are away: custodians do."""
-    world = _start(seed, Setup(chain="tree", size=7, epoch_blocks=6), keys)
+    world = _start(
+        seed, Setup(chain="tree", size=7, epoch_blocks=6, is_hosting=False), keys
+    )
     world.run(2000)
     for name in world.luck.sample("abcdefg", 2):
         world.nodes[name].crash()

@@ -17,7 +17,7 @@ from chain.blocktree import BlockTree, open_tree
 from chain.chunk_execution import ChunkBody
 from chain.conservation import compute_conservation
 from chain.epochs import compute_last_height
-from chain.errors import MissingBodies
+from chain.errors import InvalidBlock, InvalidBody
 from chain.evidence_pool import EvidencePool
 from chain.header import Header, build_proposal, compute_block_hash
 from chain.held import HeldBlock
@@ -43,7 +43,7 @@ from p2pchain.sim.simstore import SimStore
 from primitives.codec import encode
 from primitives.kv import MemoryStore
 from shards.certificate import ChunkCertificate
-from shards.chunk import compute_chunk_hash
+from shards.chunk import ChunkHeader, compute_chunk_hash
 from shards.errors import InvalidShardEvidence
 from shards.fraud import build_fraud, build_notice, compute_proof_hash
 from shards.layout import ROOT_SHARD
@@ -67,8 +67,6 @@ class TreeChains:
         self.chain_id = self.spec.chain_id
         tree = open_tree(self.spec, MemoryStore(), world.keys.scheme)
         self.genesis_hash = tree.final_hash
-        self.bodies: dict[bytes, ChunkBody] = {}
-        """Of all chunks by hash; their committees, who always answer."""
         self.light_chain = LightChain(
             chain_id=self.spec.chain_id,
             epoch_blocks=self.spec.params.epoch_blocks,
@@ -248,9 +246,8 @@ class TreeChain:
         return held.block_hash, held.block_bytes, held.height
 
     def keep_body(self, produced: ProducedChunk) -> None:
-        """Hold a body that came, and have it at hand for those who miss it."""
+        """Hold a body that came with its chunk."""
         body = ChunkBody(produced.packets, produced.transactions)
-        self._chains.bodies[compute_chunk_hash(produced.header)] = body
         self.tree.keep_body(produced.header, body)
 
     def build_picker(self) -> RandomPicker:
@@ -296,13 +293,41 @@ class TreeChain:
     ) -> None:
         """Judge and hold a block."""
         now_ms = self._node.get_clock_ms()
+        self.tree.add(block_bytes, now_ms, proposal, is_decided=is_decided)
+
+    def get_body(self, chunk_hash: bytes) -> bytes | None:
+        """Return the body of a chunk, if it is here."""
+        return self.tree.get_body_bytes(chunk_hash)
+
+    def offer_body(self, header: ChunkHeader, data: bytes) -> bool:
+        """Keep a body that was asked for; False: it is not the chunk's."""
         try:
-            self.tree.add(block_bytes, now_ms, proposal, is_decided=is_decided)
-        except MissingBodies as error:
-            for header in error.headers:
-                body = self._chains.bodies[compute_chunk_hash(header)]
-                self.tree.keep_body(header, body)
-            self.tree.add(block_bytes, now_ms, proposal, is_decided=is_decided)
+            self.tree.add_body(header, data)
+        except InvalidBody:
+            return False
+        return True
+
+    def collect_bodies(self, block_bytes: bytes) -> tuple[bytes, ...]:
+        """Return those bodies of a block's chunks that are here."""
+        chunks = decode_block(block_bytes).body.chunks
+        names = [compute_chunk_hash(chunk.header) for chunk in chunks]
+        found = [self.tree.get_body_bytes(name) for name in names]
+        return tuple(data for data in found if data is not None)
+
+    def take_bodies(self, block_bytes: bytes, bodies: tuple[bytes, ...]) -> None:
+        """Keep bodies that came with a block.
+
+        Raises:
+            InvalidBlock: They are not those of its chunks.
+        """
+        if not bodies:
+            return
+        chunks = decode_block(block_bytes).body.chunks
+        if len(chunks) != len(bodies):
+            return
+        for chunk, data in zip(chunks, bodies, strict=True):
+            if not self.offer_body(chunk.header, data):
+                raise InvalidBlock("bodies of other chunks")
 
     def save_pending(self, block_hash: bytes) -> None:
         """Make a block and its ancestors durable."""

@@ -58,6 +58,8 @@ class Setup:
     """Length of an epoch in blocks."""
     is_moving: bool = False
     """Whether validator sets change from epoch to epoch."""
+    is_hosting: bool = True
+    """Whether validators of a tree chain offer to host layers."""
     is_resharding: bool = False
     """Whether validators change the layout of a tree chain."""
     villains: frozenset[str] = frozenset()

@@ -217,7 +217,7 @@ def test_forged_endorsements_convict_nobody(world):
     fraud = world.make_fraud(produced)
     other = world.make_fraud(produced, post_root=b"\2" * 32)
     forged = replace(fraud, certificate=other.certificate)
-    refuse(world, "of no endorsed chunk", world.show(forged))
+    refuse(world, "endorsements whose signature", world.show(forged))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_all_rewards_together_are_at_most_the_epochs(epoch_reward, powers, data)
     ],
 )
 def test_who_leaves(seen, active, leaving):
-    assert find_absent(seen, 10, active) == leaving
+    assert find_absent(seen, 10, [5] * len(seen), [5] * active) == leaving
 
 
 counts = st.lists(st.none() | st.integers(0, 11), max_size=20)
@@ -60,7 +60,7 @@ counts = st.lists(st.none() | st.integers(0, 11), max_size=20)
 @given(counts, st.integers(0, 20))
 def test_leave_has_a_floor(seen, others):
     active = sum(count is not None for count in seen) + others
-    leaving = find_absent(seen, 11, active)
+    leaving = find_absent(seen, 11, [5] * len(seen), [5] * active)
     assert len(set(leaving)) == len(leaving)
     assert all(seen[index] is not None for index in leaving)
     assert all(2 * seen[index] < 11 for index in leaving)
@@ -75,3 +75,21 @@ def test_leave_has_a_floor(seen, others):
     ]
     if leaving and active - len(leaving) > MIN_VALIDATORS:
         assert all(2 * count >= 11 for count in stayed)
+
+
+def test_nobody_who_stays_comes_to_hold_a_third():
+    # A newcomer makes five heads of four, but not four voters of equal weight.
+    bonded = [10, 9, 10, 10, 1]
+    assert find_absent([9, 9, 0, 9, 9], 10, bonded, bonded) == []
+    assert find_absent([9, 9, 0, 9, 9], 10, [10] * 5, [10] * 5) == [2]
+    assert find_absent([9, 9, 9, 9, 0], 10, [10] * 4 + [1], [10] * 4 + [1]) == [4]
+
+
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(1, 50)), min_size=1))
+def test_a_third_is_never_made(stakes):
+    bonded = [bond for _, bond in stakes]
+    leaving = find_absent([count for count, _ in stakes], 11, bonded, bonded)
+    left = [bond for index, bond in enumerate(bonded) if index not in leaving]
+    if leaving:
+        assert len(left) >= MIN_VALIDATORS
+        assert 3 * max(left) < sum(left)

@@ -3,7 +3,7 @@
 import pytest
 import trio
 import trio.testing
-from fraud_world import FraudWorld
+from fraud_world import FraudWorld, replace
 from node_world import Net, build_key
 
 from chain.errors import MissingFraudProof, UselessEvidence
@@ -110,6 +110,21 @@ def test_a_false_fraud_costs_who_told_it():
         assert bench.wire.faults == [(PEER, Fault.BAD_MESSAGE)]
         assert not bench.told
         assert len(bench.desk.pool) == 0
+
+    play(scenario)
+
+
+def test_junk_that_could_only_be_of_no_use_costs_who_sent_it():
+    """Without a validator's key nobody makes others fetch for nothing."""
+
+    async def scenario(bench):
+        fraud = bench.world.make_fraud()
+        for changes in ({"anchor": b"?" * 32}, {"seq": 99}):
+            junk = replace(fraud, header=replace(fraud.header, **changes))
+            bench.wire.answers = {PEER: encode(junk)}
+            await bench.hear(junk)
+        assert bench.wire.faults == [(PEER, Fault.BAD_MESSAGE)] * 2
+        assert not bench.desk._early
 
     play(scenario)
 

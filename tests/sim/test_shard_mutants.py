@@ -187,10 +187,10 @@ KILLS = [
     Kill(
         endorse_without_executing,
         "shards-lying-producer",
-        range(3),
+        range(6),
         "chunks as executed",
     ),
-    Kill(follow_any_chunk, "shards-lying-producer", range(6), "shard chains"),
+    Kill(follow_any_chunk, "shards-stray-producer", range(4), "shard chains"),
     Kill(stand_on_any_anchor, "shards-backdater", range(6), "shard chains"),
     Kill(include_at_any_age, "shards-stale-certificate", range(4), "shard chains"),
     Kill(draw_from_hosts_only, "shards-calm", range(1), "committees of all"),

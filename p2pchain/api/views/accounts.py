@@ -19,13 +19,14 @@ Json = dict[str, Any]
 
 
 def build_account(backend: Backend, address: bytes, prove: bool = False) -> Json:
-    """Return what an address holds in the shards that we follow, and its stake.
+    """Return what an address holds in every shard that is followed, and its stake.
 
     `total` is what lies in accounts: neither a stake nor deposits count.  With `prove`
     there is a proof of every shard's account, or of its absence.
     """
-    accounts = backend.queries.list_accounts(address)
-    stake = backend.queries.stakes.get_stake(address)
+    queries = backend.queries
+    accounts = queries.list_accounts(address)
+    stake = queries.stakes.get_stake(address)
     answer = build_stamp(backend) | {
         "address": encode_address(address),
         "name": get_account_name(backend, address),
@@ -39,11 +40,9 @@ def build_account(backend: Backend, address: bytes, prove: bool = False) -> Json
             }
             for account in accounts
         ],
-        # What lies there is not in `total`; nodes that follow these shards know.
-        "not_followed": [
-            shard
-            for shard in backend.queries.layout.shard_ids
-            if shard not in backend.queries.followed
+        # What it has there this node cannot say.
+        "unknown_shards": [
+            shard for shard in queries.layout.shard_ids if shard not in queries.followed
         ],
         "stake": stake and render_stake(backend, stake),
     }

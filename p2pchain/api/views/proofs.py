@@ -38,9 +38,9 @@ async def build_state_proof(
 
 
 def prove_account(backend: Backend, address: bytes) -> list[Json]:
-    """Return the proofs of an account in every shard, the root shard first."""
+    """Return the proofs of an account in every followed shard, the root shard first."""
     key = build_account_key(address)
-    shards = backend.queries.layout.shard_ids
+    shards = backend.queries.followed
     return [prove(backend, shard, key) for shard in shards]
 
 
@@ -48,15 +48,21 @@ def prove_channel(backend: Backend, shard: int, channel_id: bytes) -> Json | Non
     """Return the proof of an open channel, or that there is none any more.
 
     Returns:
-        None where the shard is gone.
+        None where the shard is gone, or is not followed.
     """
-    if shard not in backend.queries.layout.shard_ids:
+    if shard not in backend.queries.followed:
         return None
     return prove(backend, shard, build_channel_key(channel_id))
 
 
-def prove_registration(backend: Backend, registration: Registration) -> Json:
-    """Return the proof of a registration in its home."""
+def prove_registration(backend: Backend, registration: Registration) -> Json | None:
+    """Return the proof of a registration in its home.
+
+    Returns:
+        None where the home is not followed.
+    """
+    if registration.home not in backend.queries.followed:
+        return None
     key = build_registration_key(registration.account)
     return prove(backend, registration.home, key)
 

@@ -61,13 +61,13 @@ def _render_shard(
         "layers": spec and [spec.start, spec.end],
         "changed_epoch": spec.changed_epoch if spec else 0,
         "phase": "halted" if halt else phase,
+        "followed": shard.shard_id in queries.followed,
         "halt": halt and render(halt),
         "hosts": _list_hosts(backend, spec, registrations),
         "duty": build_duty(backend, shard.shard_id),
         "state_root": to_hex(shard.head.post_root),
         "chunk": render_chunk(backend, FoundHeader(shard.head_height, shard.head)),
         "chunk_height": str(shard.head_height),
-        "followed": totals is not None,
         "totals": totals
         and {
             "genesis": str(totals.genesis),
@@ -116,8 +116,10 @@ def _build_link(shard: FoundShard, other: FoundShard) -> Json:
     }
 
 
-def _measure(backend: Backend, shard_id: int) -> Json:
-    """Return the size of a shard's state tree."""
+def _measure(backend: Backend, shard_id: int) -> Json | None:
+    """Return the size of a shard's state tree; None if the state is not here."""
+    if shard_id not in backend.queries.followed:
+        return None
     levels = backend.queries.spec.params.bucket_levels
     count = backend.queries.shards.count_keys(shard_id)
     return {

@@ -16,7 +16,12 @@ from p2pchain.sim.villains.jumper import Jumper
 from p2pchain.sim.villains.late_equivocator import LateEquivocator
 from p2pchain.sim.villains.liar import Liar
 from p2pchain.sim.villains.lying_endorser import CredulousEndorser, LyingEndorser
-from p2pchain.sim.villains.lying_producer import Backdater, LyingProducer, Spoiler
+from p2pchain.sim.villains.lying_producer import (
+    Backdater,
+    LyingProducer,
+    Spoiler,
+    StrayProducer,
+)
 from p2pchain.sim.villains.nullify_only import NullifyOnly
 from p2pchain.sim.villains.outdated_voter import OutdatedVoter
 from p2pchain.sim.villains.silent_leader import Mute, SilentLeader
@@ -58,5 +63,6 @@ CHUNK_CAST: dict[str, type[Villain]] = {
     "lying producer": LyingProducer,
     "silent producer": SilentProducer,
     "spoiler": Spoiler,
+    "stray producer": StrayProducer,
 }
 """Those who cheat about chunks, where there are any."""

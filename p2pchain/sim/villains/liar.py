@@ -3,7 +3,9 @@
 from p2pchain.sim.requests import (
     Answer,
     AskBlock,
+    AskBody,
     AskCertificates,
+    AskProof,
     AskRange,
     AskStatus,
     Question,
@@ -28,6 +30,8 @@ class Liar(Villain):
                 return HIGH
             case AskBlock() if isinstance(true, bytes):
                 return self.luck.choice((true[:-1], true + b"\0", b""))
+            case AskBody() | AskProof() if isinstance(true, bytes):
+                return self.luck.choice((true[:-1], true + b"\0", b""))
             case AskCertificates() if isinstance(true, tuple):
                 return true[::-1] + true
             case AskRange() if isinstance(true, Range):
@@ -35,5 +39,9 @@ class Liar(Villain):
                 spoilt = self.luck.choice(
                     (blocks[:-1], blocks[::-1], blocks[1:], (b"junk", *blocks[1:]))
                 )
-                return Range(spoilt or blocks, true.certificate)
+                if self.luck.random() < 0.3:
+                    lies = tuple((*each[1:], b"junk") for each in true.bodies)
+                    return Range(blocks, lies, true.certificate)
+                bodies = true.bodies[: len(spoilt)]
+                return Range(spoilt or blocks, bodies, true.certificate)
         return None

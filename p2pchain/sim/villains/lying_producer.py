@@ -152,3 +152,15 @@ class Spoiler(DeskVillain):
     """Makes others judge what cannot be judged."""
 
     desk_kind = SpoilingDesk
+
+
+class StrayDesk(LyingDesk):
+    """Chunks that follow none of the shard's."""
+
+    lies = ("old tip",)
+
+
+class StrayProducer(DeskVillain):
+    """Builds beside the shard's chain."""
+
+    desk_kind = StrayDesk

@@ -174,6 +174,8 @@ async function showAddress(address) {
     facts([["address", el("code", {}, account.address)], ["name", account.name], ["total", amount(account.total)]]),
     account.stake ? stakeFacts(account.stake) : "",
     el("h2", {}, "By shard"),
+    account.unknown_shards.length ? el("p", {},
+      `This node does not follow shards ${account.unknown_shards.join(", ")}, and cannot say what is there.`) : "",
     table(["shard", "balance", "maturing", "nonce"], account.shards.map((s) => [
       el("a", { href: "#/shard/" + s.shard }, s.shard), amount(s.balance), amount(s.maturing), s.nonce])),
     el("h2", {}, "Channels"),
@@ -346,8 +348,8 @@ async function showShard(id) {
         link("#/chunk/" + shard.halt.chunk_hash, shard.halt.chunk_hash), ", so its state is nobody's and nothing goes on"]],
       ["since epoch", shard.changed_epoch ? linkEpoch(shard.changed_epoch) : null],
       ["state root", el("code", {}, shard.state_root)],
-      ["state", `${tree.keys_exact ? "" : "about "}${tree.keys} keys, ${tree.levels} levels over ${tree.buckets} buckets`],
-      ["fees burned", amount(shard.totals.burned)]]),
+      ["state", !tree ? "not here: this node does not follow the shard" : `${tree.keys_exact ? "" : "about "}${tree.keys} keys, ${tree.levels} levels over ${tree.buckets} buckets`],
+      ["fees burned", shard.totals && amount(shard.totals.burned)]]),
     duty ? [el("h2", {}, "Hosts"),
       table(["name", "layers", "status", "registered in shard", "account"], shard.hosts.map((h) => [
         h.name, `[${h.layers[0]}, ${h.layers[1]})`, h.status, linkShard(h.home), linkAddress(h.account)])),

@@ -1,0 +1,84 @@
+"""/api/v1 and RPC of a node that follows one layer shard of two."""
+
+import pytest
+from chain_backend import ChainNode
+from chain_world import ALICE, COIN, DAVE
+from serving import TOKEN, serve
+
+from chain.blocktree import open_tree
+from chain.contracts.transfer import Transfer
+from chain.following import Follow
+from chain.mempool import Mempool
+from chain.queries import Queries
+from p2pchain.cli.main import main
+from primitives import bls
+from primitives.address import encode_address
+
+ALICE_, DAVE_ = encode_address(ALICE.public_key), encode_address(DAVE.public_key)
+
+
+@pytest.fixture(scope="module")
+def node():
+    """Money went from shard 1 to shard 2, whose state is not here any more."""
+    node = ChainNode()
+    world = node.world
+    world.advance(world.sign(ALICE, Transfer(DAVE.public_key, 2, COIN), 1), blocks=3)
+    follow = Follow(frozenset({1}))
+    node.tree = world.tree = open_tree(world.spec, world.store, bls, follow=follow)
+    node.queries = Queries(node.tree)
+    node.mempool = Mempool(node.tree.spec, node.tree.verified)
+    return node
+
+
+@pytest.fixture(scope="module")
+def server(node):
+    with serve(node) as running:
+        yield running
+
+
+def get(server, path, status=200):
+    answer = server.request("/api/v1" + path)
+    assert answer.status == status, (path, answer.body)
+    return answer.json
+
+
+def test_headers_and_certificates_are_here_of_all_shards(server):
+    shards = get(server, "/shards")["shards"]
+    assert [shard["followed"] for shard in shards] == [True, True, False]
+    assert [shard["totals"] is None for shard in shards] == [False, False, True]
+    assert get(server, "/shard/2")["tree"] is None
+    assert get(server, "/shard/1")["tree"]["keys_exact"] is True
+    chunk = get(server, "/shard/2/chunk/1")
+    assert chunk["certificate"]["endorsers"]
+    assert chunk["consumed"] == [{"src": 1, "first": "0", "count": 1}]
+    assert get(server, f"/chunk/{chunk['chunk_hash']}") == chunk
+    assert get(server, "/packets/1/2/0")["state"] == "consumed"
+
+
+@pytest.mark.parametrize(
+    "path", ["/blocks", "/block/1", "/block/2", "/block/1/txs", "/supply", "/providers"]
+)
+def test_pages_are_there(server, path):
+    get(server, path)
+
+
+def test_an_account_says_where_nothing_is_known_of_it(server):
+    account = get(server, f"/address/{DAVE_}?prove=true")
+    assert [each["shard"] for each in account["shards"]] == [0, 1]
+    assert [each["shard"] for each in account["proofs"]] == [0, 1]
+    assert account["unknown_shards"] == [2]
+
+
+def test_its_state_is_not_found_and_the_answer_says_why(server):
+    error = get(server, "/shard/2/state/0x61", 404)["error"]
+    assert error["code"] == "shard_not_followed"
+    assert "does not follow shard 2" in error["message"]
+
+
+def test_commands_say_it_too(server, capsys, tmp_path):
+    (tmp_path / "api_token").write_text(TOKEN + "\n")
+    options = ["--home", str(tmp_path), "--rpc", server.url]
+    assert main([*options, "status"]) == 0
+    assert "followed: 0, 1" in capsys.readouterr().out
+    assert main([*options, "wallet", "balance", DAVE_]) == 0
+    assert "does not follow shards 2" in capsys.readouterr().out
