@@ -131,7 +131,7 @@ class Load:
         count = turn = 0
         while not self._stop.is_set():
             due = (time.monotonic() - begun) * self.rate / len(self.urls)
-            batch = []
+            batch: list[Sender] = []
             while count < due and len(batch) < MAX_BATCH:
                 batch.append(own[turn % len(own)])
                 turn += 1
