@@ -1,0 +1,50 @@
+"""A validator of a devnet that follows one layer shard of two."""
+
+import signal
+from os import kill
+from pathlib import Path
+
+import pytest
+from devnet_process import start_devnet, wait_until
+
+from p2pchain.client import RpcError
+
+
+@pytest.fixture(scope="module")
+def devnet(tmp_path_factory):
+    running = start_devnet(tmp_path_factory.mktemp("follow") / "net")
+    yield running
+    running.stop()
+
+
+def test_a_validator_that_follows_one_shard_votes_on(devnet) -> None:
+    name = devnet.validators[-1]["name"]
+    node = devnet.get_node(name)
+    config = Path(node["home"]) / "config.toml"
+    text = config.read_text()
+    assert 'follow_shards = "all"' in text
+    kill(node["pid"], signal.SIGTERM)
+    wait_until(
+        lambda: not (Path(node["home"]) / "node.json").exists(), f"{name} to stop"
+    )
+    config.write_text(text.replace('follow_shards = "all"', 'follow_shards = "1"'))
+    devnet.restart(name)
+    devnet.wait_height(devnet.height() + 3, name)
+    status = devnet.rpc(name).call("status")
+    assert status["followed"] == [0, 1]
+    assert status["shards"] == [0, 1, 2]
+    shards = devnet.rpc(name).call("shard_list")["shards"]
+    assert [shard["followed"] for shard in shards] == [True, True, False]
+    address = devnet.rpc().call("status")["address"]
+    account = devnet.rpc(name).call("account", address=address)
+    assert [each["shard"] for each in account["shards"]] == [0, 1]
+    with pytest.raises(RpcError) as error:
+        devnet.rpc(name).call("state_proof", shard=2, key="0x61")
+    assert error.value.code == -32006
+    # The chain goes on where it votes, and its roots are those of everybody.
+    height = devnet.height(name)
+    devnet.wait_height(height)
+    ours = devnet.rpc(name).call("block", height=height)
+    assert ours == devnet.rpc().call("block", height=height) | {
+        "chunks": ours["chunks"]
+    }
