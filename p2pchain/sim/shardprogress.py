@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from p2pchain.sim.errors import InvariantBroken
 from p2pchain.sim.progress import compute_limit_ms, describe
 from p2pchain.sim.treechain import TreeChain
+from shards.chunk import get_count
 from shards.layout import ROOT_SHARD
 
 if TYPE_CHECKING:
@@ -51,9 +52,22 @@ def assert_shard_progress(world: "World") -> None:
 
 
 def list_live_shards(world: "World") -> list[int]:
-    """Return the layer shards of the newest layout that do not retire."""
+    """Return the layer shards of the newest layout that have something to do.
+
+    Where layouts change that is where packets wait: nobody may have funds in a shard
+    that is new.  Otherwise everybody has funds everywhere.
+    """
     chains = [node.chain for node in world.honest if isinstance(node.chain, TreeChain)]
-    newest = max(chains, key=lambda chain: chain.final_height)
-    specs = newest.tree.layout.shards
-    ids = [spec.shard_id for spec in specs if not spec.is_retiring]
-    return [shard for shard in ids if shard != ROOT_SHARD]
+    newest = max(chains, key=lambda chain: chain.final_height).tree
+    ids = [shard for shard in newest.layout.shard_ids if shard != ROOT_SHARD]
+    if not world.setup.is_resharding:
+        return ids
+    heads = newest.final.heads
+    return [
+        shard
+        for shard in ids
+        if any(
+            get_count(head.out_count, shard) > get_count(heads[shard].in_cursor, src)
+            for src, head in heads.items()
+        )
+    ]

@@ -10,7 +10,7 @@ from p2pchain.sim.scenarios import SCENARIOS
 from p2pchain.sim.shardscenarios import SHARD_SCENARIOS
 from p2pchain.sim.twins import list_schedules, run_schedule
 
-STORMS = 200
+STORMS = 150
 TWINS_EVERY = 100
 """Of all schedules over two views; the others are for `p2pchain sim --twins`."""
 
