@@ -112,7 +112,10 @@ class RandomPicker:
                     amount=luck.choice((0, COIN, 20 * COIN, STAKE)),
                 )
             return Unbond(luck.choice((COIN, 20 * COIN)))
-        if shard != ROOT_SHARD and len(name) == 1 and setup.is_hosting:
+        is_host = setup.is_hosting and name in (
+            setup.hosts or self._chains.world.signers
+        )
+        if shard != ROOT_SHARD and is_host:
             spec = self._tree.layout.get_spec(shard)
             if spec is not None and luck.random() < 0.25:
                 return self._draw_offer(name, spec)

@@ -17,7 +17,7 @@ from p2pchain.sim.shardprogress import assert_shard_progress
 from p2pchain.sim.signatures import KeyRing
 from p2pchain.sim.treechain import TreeChain
 from p2pchain.sim.villains.cast import CHUNK_CAST
-from p2pchain.sim.villains.chunk_withholder import StaleKeeper
+from p2pchain.sim.villains.chunk_withholder import SilentProducer, StaleKeeper
 from p2pchain.sim.villains.trapper import Trapper
 from p2pchain.sim.world import Setup, World
 from shards.messages import Certified, Endorsement, Message, ProducedChunk
@@ -205,6 +205,18 @@ def run_no_hosts(seed: int, chain: str, keys: KeyRing | None) -> World:
     return finish(world)
 
 
+def run_silent_hosts(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """The only hosts of the shards never produce anything: custodians have to."""
+    names = frozenset("fg")
+    setup = Setup(chain="tree", size=7, epoch_blocks=4, villains=names, hosts=names)
+    world = World(seed, setup, keys)
+    for name in sorted(names):
+        world.corrupt(name, SilentProducer)
+    world.start()
+    world.run(30_000)
+    return finish(world)
+
+
 def run_stale_certificate(seed: int, chain: str, keys: KeyRing | None) -> World:
     """One keeps certificates for more than K views, in which nobody else makes any."""
     setup = Setup(chain="tree", epoch_blocks=60, villains=frozenset("d"))
@@ -241,6 +253,8 @@ def run_cast(*kinds: str) -> Scenario:
             epoch_blocks=6,
             villains=frozenset(names),
             is_relaying=seed % 3 == 0,
+            # Hosts that do not produce are a story of their own: run_silent_hosts.
+            is_hosting=not {"silent producer", "late producer"} & set(kinds),
         )
         world = World(seed, setup, keys)
         for number, name in enumerate(names):

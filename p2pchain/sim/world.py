@@ -60,6 +60,8 @@ class Setup:
     """Whether validator sets change from epoch to epoch."""
     is_hosting: bool = True
     """Whether validators of a tree chain offer to host layers."""
+    hosts: frozenset[str] = frozenset()
+    """Which of them; all when empty."""
     is_resharding: bool = False
     """Whether validators change the layout of a tree chain."""
     villains: frozenset[str] = frozenset()
