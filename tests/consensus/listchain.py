@@ -121,7 +121,7 @@ class ListChain:
         self.blocks[hash_block(data)] = data
         return hash_block(data), data, height
 
-    def add_block(self, proposal, block_bytes):
+    def add_block(self, proposal, block_bytes, *, is_decided=False):
         read = self.read_proposal(block_bytes)
         if read.block_hash != proposal.block_hash:
             raise BodyMismatch("other bytes")
