@@ -120,7 +120,7 @@ def test_from_an_empty_folder_to_a_validator_and_out_again(net, newcomer) -> Non
     assert (seat["index"], seat["from_epoch"], seat["stake"]) == (None, None, None)
     refused = run_cli("--home", str(newcomer.home), "wallet", "stake", str(STAKE))
     assert refused.returncode == 1
-    assert "atoms are needed" in refused.stderr
+    assert "needed: 8000.0" in refused.stderr
 
     net.rpc(token=True).call(
         "wallet_send", recipient=account, amount=str(9000 * COIN), wait=True
