@@ -18,16 +18,16 @@ the tree's pool, for the block that will name it and for whoever asks.
 
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import trio
 
 from chain.chunk_execution import ChunkBody
-from chain.errors import InvalidWitness, UnfinalParent, UnknownBlock
+from chain.chunk_judge import ChunkJudge
+from chain.errors import UnfinalParent, UnknownBlock
 from chain.held import HeldBlock
-from consensus.leader import compute_leader
 from consensus.params import ConsensusParams
 from consensus.participant import LOST_LOG_WAIT_MS
 from consensus.scheme import SignatureScheme, Signer
@@ -50,9 +50,7 @@ from shards.certificate import CertifiedChunk
 from shards.chunk import ChunkHeader, compute_chunk_hash
 from shards.desk import Desk
 from shards.desk_state import DeskConfig, DeskRecord
-from shards.errors import InvalidChunk, MissingAnchor
 from shards.inclusion import INCLUSION_VIEWS
-from shards.layout import ROOT_SHARD
 from shards.messages import (
     MAX_PRODUCED_BYTES,
     Endorsement,
@@ -61,9 +59,6 @@ from shards.messages import (
 )
 
 log = logging.getLogger(__name__)
-
-MAX_SUSPECTS = 4
-"""Wrong chunks kept, each below 4 MiB; a certificate follows within a view or two."""
 
 VIEW = "view"
 """Name of the timer that waits for the desk's turn."""
@@ -127,8 +122,7 @@ class ChunkService:
         self._exchange = bodies
         self._fetching: set[bytes] = set()
         self._nursery: trio.Nursery | None = None
-        self._suspects: OrderedDict[bytes, ProducedChunk] = OrderedDict()
-        self._parent = b""
+        self._judge = ChunkJudge(chain.tree)
         self._events: deque[ev.Event] = deque()
         self._refusals: list[fx.Refuse] = []
         self._is_handling = False
@@ -219,7 +213,7 @@ class ChunkService:
             case fx.Build():
                 self._build(effect)
             case fx.Execute():
-                self._execute(effect.produced)
+                self._events.append(self._judge.judge(effect.produced))
             case fx.SaveChunk():
                 self._keep(effect.produced)
                 chunk_hash = compute_chunk_hash(effect.produced.header)
@@ -258,29 +252,10 @@ class ChunkService:
         else:
             self._events.append(ev.ChunkBuilt(produced))
 
-    def _execute(self, produced: ProducedChunk) -> None:
-        judgement, detail = ev.Judgement.GOOD, ""
-        try:
-            self._chain.tree.judge_chunk(produced, self._parent)
-        except (MissingAnchor, UnknownBlock, UnfinalParent) as error:
-            judgement, detail = ev.Judgement.UNKNOWN, str(error)
-        except InvalidWitness as error:
-            judgement, detail = ev.Judgement.SPOILT, str(error)
-        except InvalidChunk as error:
-            judgement, detail = ev.Judgement.BAD, str(error)
-            self._suspect(produced)
-        self._events.append(ev.Executed(produced.header, judgement, detail))
-
-    def _suspect(self, produced: ProducedChunk) -> None:
-        """Keep a wrong chunk: if it is endorsed all the same, that is a fraud."""
-        self._suspects[compute_chunk_hash(produced.header)] = produced
-        if len(self._suspects) > MAX_SUSPECTS:
-            self._suspects.popitem(last=False)
-
     def _denounce(self, certified: CertifiedChunk) -> None:
-        chunk_hash = compute_chunk_hash(certified.header)
-        produced = self._suspects.pop(chunk_hash, None)
+        produced = self._judge.take_suspect(certified.header)
         if produced is not None:
+            chunk_hash = compute_chunk_hash(certified.header)
             log.error("a wrong chunk is certified: %s", chunk_hash.hex()[:16])
             self._chain.evidence.denounce(produced, certified.certificate)
 
@@ -306,28 +281,11 @@ class ChunkService:
         self._coming = None
         if place.epoch != self._epoch or not tree.has(place.parent_hash):
             return
-        try:
-            base = tree.build_inclusion_base(place.parent_hash, place.view)
-        except UnknownBlock:
-            # Final meanwhile, and another one after it: a newer place is on its way.
+        entered = self._judge.enter(place.view, place.parent_hash)
+        if entered is None:
             return
-        epoch = tree.epoch
         self._lead.begin(place.view, trio.current_time())
-        self._parent = place.parent_hash
-        self._blame(
-            self._handle(
-                ev.ViewEntered(
-                    base=base,
-                    parent=place.parent_hash,
-                    leaders=tuple(
-                        compute_leader(epoch.seed, view, epoch.validators)
-                        for view in (place.view, place.view + 1)
-                    ),
-                    producible=tree.followed
-                    & base.heads.keys() - {ROOT_SHARD} - base.halted,
-                )
-            )
-        )
+        self._blame(self._handle(entered))
         self._forget_saved(place.view)
 
     def _on_final(self, held: HeldBlock) -> None:

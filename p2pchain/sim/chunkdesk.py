@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chain.blocktree import BlockTree
-from chain.errors import InvalidWitness, UnfinalParent, UnknownBlock
-from consensus.leader import compute_leader
+from chain.chunk_judge import ChunkJudge
+from chain.errors import UnfinalParent, UnknownBlock
 from consensus.participant import LOST_LOG_WAIT_MS
 from consensus.wal import encode_header, encode_records, scan_wal
 from p2pchain.node.chunk_outbox import CHUNK_PREFIX
@@ -27,9 +27,7 @@ from shards.certificate import CertifiedChunk
 from shards.chunk import compute_chunk_hash
 from shards.desk import Desk
 from shards.desk_state import DeskConfig, DeskRecord
-from shards.errors import InvalidChunk, MissingAnchor
 from shards.inclusion import INCLUSION_VIEWS
-from shards.layout import ROOT_SHARD
 from shards.messages import (
     MAX_PRODUCED_BYTES,
     Endorsement,
@@ -45,8 +43,6 @@ if TYPE_CHECKING:
 
 LEAD_MS = 300
 """Before a leader's turn: two messages of at most a hundred in good weather."""
-MAX_SUSPECTS = 4
-"""Wrong chunks kept until it is known whether somebody certifies them."""
 
 Outgoing = fx.SaveChunk | fx.Persist | fx.Send | fx.Broadcast
 
@@ -91,10 +87,8 @@ class ChunkDesk:
             self._saved,
             is_muted=self._is_lost,
         )
-        self.parent = b""
-        """The block that the next one follows, as far as the desk was told."""
+        self._judge = ChunkJudge(chain.tree)
         self._place: Place | None = None
-        self._suspects: dict[bytes, ProducedChunk] = {}
         self._events: deque[ev.Event] = deque()
         self._refusals: list[fx.Refuse] = []
         self._is_handling = False
@@ -251,22 +245,10 @@ class ChunkDesk:
 
     def execute(self, produced: ProducedChunk) -> None:
         """Judge somebody's chunk by its witness."""
-        judgement, detail = ev.Judgement.GOOD, ""
-        try:
-            self._chain.tree.judge_chunk(produced, self.parent)
-        except (MissingAnchor, UnknownBlock, UnfinalParent) as error:
-            judgement, detail = ev.Judgement.UNKNOWN, str(error)
-        except InvalidWitness as error:
-            judgement, detail = ev.Judgement.SPOILT, str(error)
-        except InvalidChunk as error:
-            judgement, detail = ev.Judgement.BAD, str(error)
-            self._suspects[compute_chunk_hash(produced.header)] = produced
-            if len(self._suspects) > MAX_SUSPECTS:
-                del self._suspects[next(iter(self._suspects))]
-        self._events.append(ev.Executed(produced.header, judgement, detail))
+        self._events.append(self._judge.judge(produced))
 
     def _denounce(self, certified: CertifiedChunk) -> None:
-        produced = self._suspects.pop(compute_chunk_hash(certified.header), None)
+        produced = self._judge.take_suspect(certified.header)
         if produced is not None:
             self._chain.denounce(produced, certified.certificate)
 
@@ -298,24 +280,15 @@ class ChunkDesk:
         tree = self._chain.tree
         if place.epoch != self._epoch or not tree.has(place.parent_hash):
             return
-        try:
-            base = tree.build_inclusion_base(place.parent_hash, place.view)
-        except UnknownBlock:
-            # Final meanwhile, and another one after it: a newer place is on its way.
-            return
-        epoch = tree.epoch
-        self.parent = place.parent_hash
-        event = ev.ViewEntered(
-            base=base,
-            parent=place.parent_hash,
-            leaders=tuple(
-                compute_leader(epoch.seed, view, epoch.validators)
-                for view in (place.view, place.view + 1)
-            ),
-            producible=frozenset(base.heads) - {ROOT_SHARD} - base.halted,
-        )
-        self._blame(self._handle(event))
-        self._forget_saved(place.view)
+        entered = self._judge.enter(place.view, place.parent_hash)
+        if entered is not None:
+            self._blame(self._handle(entered))
+            self._forget_saved(place.view)
+
+    @property
+    def parent(self) -> bytes:
+        """The block that the next one follows, as far as the desk was told."""
+        return self._judge.parent
 
     # The disk
 
