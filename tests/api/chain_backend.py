@@ -1,7 +1,7 @@
 """The toy node on a real chain: every wait for a height makes the next block."""
 
 import trio
-from chain_world import ALICE, GENESIS, World
+from chain_world import ALICE, COIN, GENESIS, MODEL, World
 from toy_backend import ToyNode
 
 from chain.contracts.channel import (
@@ -11,6 +11,7 @@ from chain.contracts.channel import (
     RequestClose,
     compute_channel_id,
 )
+from chain.contracts.registration import Register
 from chain.contracts.resharding import Reshard, ReshardVote
 from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
@@ -18,12 +19,14 @@ from chain.evidence import Verdict
 from chain.evidence_pool import EvidencePool, PooledEvidence
 from chain.mempool import Mempool
 from chain.queries import Queries
+from chain.transaction import SignedTransaction
 from genesis.genesis import Genesis
 from genesis.state import build_chain_spec
 from p2pchain.api.backend import MempoolInfo, OpenResult, OwnChannel, SendResult
 from p2pchain.api.errors import InsufficientFunds, NotFound, TransactionRejected
 from primitives.bls import BlsSecretKey
 from primitives.codec import encode
+from primitives.keys import SecretKey
 
 FEE = 10**9
 KEY = BlsSecretKey(bytes([77]).rjust(32, b"\0"))
@@ -45,6 +48,46 @@ class ChainNode(ToyNode):
         )
         self.stalled = False
         """No blocks any more, as when a third of the power is gone."""
+        self.channel_id = b""
+        """Of the channel that was opened last by `add_channel`."""
+
+    def add_provider(self, owner: SecretKey) -> None:
+        """Register a provider of four layers, and let its collateral arrive."""
+        register = Register(
+            model_id=MODEL.model_id,
+            profile=bytes([7]) * 32,
+            start=2,
+            end=6,
+            input_price=40,
+            output_price=160,
+            measured_us=1500,
+            collateral=2 * COIN,
+            payout=owner.public_key,
+            node_key=bytes([8]) * 32,
+            addresses=("p2p://" + "08" * 32 + "@127.0.0.1:9",),
+        )
+        self.world.advance(self.world.sign(owner, register, 1), blocks=3)
+
+    def add_channel(
+        self, payer: SecretKey, payee: SecretKey, signer: SecretKey
+    ) -> SignedTransaction:
+        """Open a channel of one coin in shard 1 and return what opened it."""
+        payee_key, signer_key = payee.public_key, signer.public_key
+        opening = Opening(payee_key, signer_key, COIN, 1000)
+        opened = self.world.sign(payer, OpenChannels((opening,)), 1)
+        self.world.advance(opened)
+        self.channel_id = self._compute_channel_id(payee_key, signer_key, opened)
+        return opened
+
+    def _compute_channel_id(
+        self, payee: bytes, signer: bytes, opened: SignedTransaction
+    ) -> bytes:
+        """Return the id of the first channel that a transaction opens."""
+        tx = opened.transaction
+        chain_id = self.tree.spec.chain_id
+        return compute_channel_id(
+            chain_id, tx.shard, tx.sender, payee, signer, tx.nonce, 0
+        )
 
     def make_block(self) -> None:
         evidence = self.evidence.pick(self._read)
@@ -131,15 +174,7 @@ class ChainNode(ToyNode):
     async def open_channel(self, payee, deposit, unit_price) -> OpenResult:
         opening = Opening(payee, ALICE.public_key, deposit, unit_price or 1000)
         signed, tx_id = self._submit(OpenChannels((opening,)), 1)
-        channel_id = compute_channel_id(
-            self.tree.spec.chain_id,
-            1,
-            ALICE.public_key,
-            payee,
-            ALICE.public_key,
-            signed.transaction.nonce,
-            0,
-        )
+        channel_id = self._compute_channel_id(payee, ALICE.public_key, signed)
         return OpenResult(channel_id=channel_id, shard=1, tx_ids=(tx_id,))
 
     async def close_channel(self, channel_id: bytes) -> SendResult:

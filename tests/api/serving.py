@@ -79,6 +79,13 @@ class Server:
         return answer["error"]
 
 
+def get(server: Server, path: str, status: int = 200, **options: Any) -> Any:
+    """Return what the explorer's API says under a path; None where it says nothing."""
+    answer = server.request("/api/v1" + path, **options)
+    assert answer.status == status, (path, answer.body)
+    return answer.json if answer.body else None
+
+
 @contextmanager
 def serve(backend: Any) -> Iterator[Server]:
     """Run the whole application over `backend` while the context lasts."""

@@ -4,15 +4,11 @@ import pytest
 from chain_backend import ChainNode
 from chain_world import ALICE, BOB, CAROL, COIN, DAVE, MODEL, SIGNER
 from channel_helpers import build_claim, build_work
-from serving import serve
+from serving import get, serve
 
 from chain.contracts.channel import (
-    OpenChannels,
-    Opening,
     Settle,
-    compute_channel_id,
 )
-from chain.contracts.registration import Register
 from chain.contracts.transfer import Transfer
 from chain.transaction import compute_tx_id
 from primitives.address import encode_address
@@ -28,32 +24,8 @@ def node():
     """Twelve blocks: 60 transfers, a registration, a channel that was settled."""
     node = ChainNode()
     world = node.world
-    register = Register(
-        model_id=MODEL.model_id,
-        profile=bytes([7]) * 32,
-        start=2,
-        end=6,
-        input_price=40,
-        output_price=160,
-        measured_us=1500,
-        collateral=2 * COIN,
-        payout=CAROL.public_key,
-        node_key=bytes([8]) * 32,
-        addresses=("p2p://" + "08" * 32 + "@127.0.0.1:9",),
-    )
-    world.advance(world.sign(CAROL, register, 1), blocks=3)
-    opening = Opening(CAROL.public_key, SIGNER.public_key, COIN, 1000)
-    opened = world.sign(BOB, OpenChannels((opening,)), 1)
-    world.advance(opened)
-    node.channel_id = compute_channel_id(
-        world.spec.chain_id,
-        1,
-        BOB.public_key,
-        CAROL.public_key,
-        SIGNER.public_key,
-        opened.transaction.nonce,
-        0,
-    )
+    node.add_provider(CAROL)
+    opened = node.add_channel(BOB, CAROL, SIGNER)
     settle = Settle(node.channel_id, build_claim(node.channel_id), build_work())
     world.advance(world.sign(CAROL, settle, 1))
     node.many = world.advance(
@@ -72,12 +44,6 @@ def node():
 def server(node):
     with serve(node) as running:
         yield running
-
-
-def get(server, path, status=200, **options):
-    answer = server.request("/api/v1" + path, **options)
-    assert answer.status == status, answer.body
-    return answer.json if answer.body else None
 
 
 def walk(server, path, name):

@@ -20,7 +20,6 @@ from chain_world import (
     CAROL,
     COIN,
     DAVE,
-    MODEL,
     SIGNER,
     STAKERS,
     START_MS,
@@ -29,9 +28,8 @@ from chain_world import (
 from channel_helpers import build_claim, build_work
 from serving import serve
 
-from chain.contracts.channel import OpenChannels, Opening, Settle, compute_channel_id
+from chain.contracts.channel import Settle
 from chain.contracts.proof import Receipt
-from chain.contracts.registration import Register
 from chain.contracts.resharding import Reshard
 from chain.contracts.staking import Unbond
 from chain.contracts.transfer import Transfer
@@ -85,28 +83,9 @@ def node():
     """Three epochs: a provider, a channel, packets, an unbonding, a conviction."""
     node = BusyNode(build_genesis(epoch_blocks=L, epoch_reward=4 * COIN))
     world = node.world
-    register = Register(
-        model_id=MODEL.model_id,
-        profile=bytes([7]) * 32,
-        start=2,
-        end=6,
-        input_price=40,
-        output_price=160,
-        measured_us=1500,
-        collateral=2 * COIN,
-        payout=CAROL.public_key,
-        node_key=bytes([8]) * 32,
-        addresses=("p2p://" + "08" * 32 + "@127.0.0.1:9",),
-    )
-    world.advance(world.sign(CAROL, register, 1), blocks=3)
-    opening = Opening(CAROL.public_key, SIGNER.public_key, COIN, 1000)
-    opened = world.sign(BOB, OpenChannels((opening,)), 1)
-    world.advance(opened)
-    nonce = opened.transaction.nonce
-    payer, payee, signer = BOB.public_key, CAROL.public_key, SIGNER.public_key
-    chain_id = world.spec.chain_id
-    node.channel_id = compute_channel_id(chain_id, 1, payer, payee, signer, nonce, 0)
-    claim = build_claim(node.channel_id, chain_id=chain_id)
+    node.add_provider(CAROL)
+    opened = node.add_channel(BOB, CAROL, SIGNER)
+    claim = build_claim(node.channel_id, chain_id=world.spec.chain_id)
     world.advance(world.sign(CAROL, Settle(node.channel_id, claim, build_work()), 1))
     node.many = world.advance(
         *(world.sign(ALICE, Transfer(DAVE.public_key, 0, 1)) for _ in range(30))

@@ -2,10 +2,9 @@
 
 import pytest
 from chain_backend import ChainNode
-from chain_world import ALICE, CAROL, COIN, DAVE, MODEL
-from serving import serve
+from chain_world import ALICE, CAROL, COIN, DAVE
+from serving import get, serve
 
-from chain.contracts.registration import Register
 from chain.contracts.transfer import Transfer
 from chain.keys import build_account_key, build_registration_key
 from chain.proofs import StateProof, verify_membership, verify_state_proof
@@ -30,20 +29,7 @@ def node():
     """A provider over two shards, and money from one to another."""
     node = ChainNode()
     world = node.world
-    register = Register(
-        model_id=MODEL.model_id,
-        profile=bytes([7]) * 32,
-        start=2,
-        end=6,
-        input_price=40,
-        output_price=160,
-        measured_us=1500,
-        collateral=2 * COIN,
-        payout=CAROL.public_key,
-        node_key=bytes([8]) * 32,
-        addresses=("p2p://" + "08" * 32 + "@127.0.0.1:9",),
-    )
-    world.advance(world.sign(CAROL, register, 1), blocks=3)
+    node.add_provider(CAROL)
     world.advance(world.sign(ALICE, Transfer(DAVE.public_key, 2, COIN), 1))
     world.advance(world.sign(ALICE, Transfer(DAVE.public_key, 1, 5), 1))
     return node
@@ -53,12 +39,6 @@ def node():
 def server(node):
     with serve(node) as running:
         yield running
-
-
-def get(server, path, status=200):
-    answer = server.request("/api/v1" + path)
-    assert answer.status == status, answer.body
-    return answer.json
 
 
 def test_a_chunk_says_who_made_it_and_who_stands_for_it(server, node):

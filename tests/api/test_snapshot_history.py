@@ -2,12 +2,10 @@
 
 import pytest
 from chain_backend import ChainNode
-from chain_world import ALICE, BOB, COIN, MODEL, World, build_genesis
-from serving import serve
+from chain_world import ALICE, BOB, COIN, SIGNER, World, build_genesis
+from serving import get, serve
 from snapshot_world import install
 
-from chain.contracts.channel import OpenChannels, Opening, compute_channel_id
-from chain.contracts.registration import Register
 from chain.contracts.transfer import Transfer
 from chain.mempool import Mempool
 from chain.queries import Queries
@@ -24,27 +22,8 @@ def node() -> ChainNode:
     node = ChainNode(build_genesis(epoch_blocks=EPOCH))
     world = node.world
     world.blocks = EPOCH
-    register = Register(
-        model_id=MODEL.model_id,
-        profile=bytes([7]) * 32,
-        start=2,
-        end=6,
-        input_price=40,
-        output_price=160,
-        measured_us=1500,
-        collateral=2 * COIN,
-        payout=BOB.public_key,
-        node_key=bytes([8]) * 32,
-        addresses=("p2p://" + "08" * 32 + "@127.0.0.1:9",),
-    )
-    opening = Opening(BOB.public_key, bytes([9]) * 32, COIN, 1000)
-    opened = world.sign(ALICE, OpenChannels((opening,)), 1)
-    world.advance(world.sign(BOB, register, 1), blocks=3)
-    world.advance(opened)
-    node.channel_id = compute_channel_id(
-        world.spec.chain_id, 1, ALICE.public_key, BOB.public_key,
-        bytes([9]) * 32, opened.transaction.nonce, 0,
-    )  # fmt: skip
+    node.add_provider(BOB)
+    node.add_channel(ALICE, BOB, SIGNER)
     while world.tree.final_height < BEGIN - 1:
         world.advance()
     world.advance(world.sign(ALICE, Transfer(BOB.public_key, 2, COIN)))
@@ -63,12 +42,6 @@ def node() -> ChainNode:
 def server(node):
     with serve(node) as running:
         yield running
-
-
-def get(server, path, status=200):
-    answer = server.request("/api/v1" + path)
-    assert answer.status == status, (path, answer.body)
-    return answer.json if answer.body else None
 
 
 def test_every_page_is_there(server, node):

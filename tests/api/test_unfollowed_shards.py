@@ -3,7 +3,7 @@
 import pytest
 from chain_backend import ChainNode
 from chain_world import ALICE, COIN, DAVE
-from serving import TOKEN, serve
+from serving import TOKEN, get, serve
 
 from chain.blocktree import open_tree
 from chain.contracts.transfer import Transfer
@@ -34,12 +34,6 @@ def node():
 def server(node):
     with serve(node) as running:
         yield running
-
-
-def get(server, path, status=200):
-    answer = server.request("/api/v1" + path)
-    assert answer.status == status, (path, answer.body)
-    return answer.json
 
 
 def test_headers_and_certificates_are_here_of_all_shards(server):
