@@ -51,8 +51,8 @@ _decode_account = msgspec.msgpack.Decoder(Account).decode
 # Nine changes in ten are accounts, and these bytes are our own: no second look.
 
 
-class ShardBooks(Record):
-    """Atoms of one shard after a block, by where they are."""
+class Books(Record):
+    """Atoms of one shard or of several after a block, by where they are."""
 
     balances: Amount = 0
     maturing: Amount = 0
@@ -63,7 +63,8 @@ class ShardBooks(Record):
     channels: Amount = 0
     """Deposits that are neither settled nor refunded."""
     away: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 0
-    """In packets to other shards, less those that came from them."""
+    """In packets to other shards, less those that came from them; for all shards
+    together, in packets that are under way."""
     burned: Amount = 0
     genesis: Amount = 0
     minted: Amount = 0
@@ -84,7 +85,7 @@ class ShardBooks(Record):
 
     @property
     def created(self) -> int:
-        """Everything that ever came into being here."""
+        """Everything that ever came into being."""
         return self.genesis + self.minted
 
     @property
@@ -106,7 +107,7 @@ def build_books_key(shard: ShardId, height: Height) -> bytes:
     return build_key(b"J", (shard, 2), (height, 8))
 
 
-def get_books(state: FinalState, shard: ShardId, height: Height) -> ShardBooks | None:
+def get_books(state: FinalState, shard: ShardId, height: Height) -> Books | None:
     """Return a shard's books after a final block; None: from before our history.
 
     Raises:
@@ -115,24 +116,30 @@ def get_books(state: FinalState, shard: ShardId, height: Height) -> ShardBooks |
     prefix, key = build_key(b"J", (shard, 2)), build_books_key(shard, height)
     for _, data in state.store.iterate(prefix, start=key, reverse=True):
         try:
-            return decode(ShardBooks, data)
+            return decode(Books, data)
         except DecodeError as error:
             raise StoreError(f"damaged books of shard {shard}: {error}") from error
     return None
 
 
-def count_books(buckets: Iterable[Bucket], away: int) -> ShardBooks:
+def add_books(left: Books, right: Books) -> Books:
+    """Return the books of both together."""
+    names = Books.__struct_fields__
+    return Books(**{n: getattr(left, n) + getattr(right, n) for n in names})
+
+
+def count_books(buckets: Iterable[Bucket], away: int) -> Books:
     """Return a shard's books by counting all of its state.
 
     Args:
         buckets: All of them.
         away: Which its state does not tell.
     """
-    amounts = msgspec.structs.asdict(ShardBooks(away=away))
+    amounts = msgspec.structs.asdict(Books(away=away))
     for bucket in buckets:
         for key, value in bucket.items():
             _add(amounts, key, value, 1)
-    return ShardBooks(**amounts)
+    return Books(**amounts)
 
 
 def compute_books_changes(
@@ -144,13 +151,13 @@ def compute_books_changes(
         state: After the last final block.
         chain: Its descendants that become final now, oldest first.
     """
-    books: dict[ShardId, ShardBooks] = {}
+    books: dict[ShardId, Books] = {}
     changes: dict[bytes, bytes | None] = {}
     for held in chain:
         places: dict[ShardId, list[Place]] = {}
         for place in held.view.buckets:
             places.setdefault(place[0], []).append(place)
-        touched: dict[ShardId, ShardBooks] = {}
+        touched: dict[ShardId, Books] = {}
         for shard, changed in places.items():
             before = books.get(shard) or _load_books(state, shard, held.height - 1)
             touched[shard] = _compute_after(before, held, shard, changed)
@@ -176,7 +183,7 @@ def compute_genesis_books(
     }
 
 
-def _load_books(state: FinalState, shard: ShardId, height: Height) -> ShardBooks:
+def _load_books(state: FinalState, shard: ShardId, height: Height) -> Books:
     """Return a shard's books after the final block, counting where there are none.
 
     That is so after a snapshot.  It does not tell what is away, but the validators'
@@ -191,8 +198,8 @@ def _load_books(state: FinalState, shard: ShardId, height: Height) -> ShardBooks
 
 
 def _compute_after(
-    before: ShardBooks, held: Counted, shard: ShardId, places: Iterable[Place]
-) -> ShardBooks:
+    before: Books, held: Counted, shard: ShardId, places: Iterable[Place]
+) -> Books:
     amounts = msgspec.structs.asdict(before)
     view = held.view
     for place in places:
@@ -202,10 +209,10 @@ def _compute_after(
     if result is not None:
         amounts["away"] += sum(packet.amount for packet in result.emitted)
         amounts["away"] -= sum(proof.packet.amount for proof in result.consumed)
-    return ShardBooks(**amounts)
+    return Books(**amounts)
 
 
-def _close_books(books: dict[ShardId, ShardBooks], gone: Iterable[ShardId]) -> None:
+def _close_books(books: dict[ShardId, Books], gone: Iterable[ShardId]) -> None:
     """Let the root shard inherit what shards that are gone sent away.
 
     Their state is empty, and what they ever minted and burned is counted there now.

@@ -13,8 +13,8 @@ from functools import lru_cache
 from chain.account import NO_ACCOUNT, Account, compute_ripe
 from chain.block import Block, compute_root_path
 from chain.blocktree import BlockTree
+from chain.books import Books
 from chain.conservation import (
-    Conservation,
     compute_conservation,
     get_conservation,
 )
@@ -496,7 +496,7 @@ class Queries:
             descendants=() if block is None else block.headers[1:],
         )
 
-    def get_conservation(self, height: Height | None = None) -> Conservation:
+    def get_conservation(self, height: Height | None = None) -> Books:
         """Return where all atoms were after a final block; None: the last one.
 
         Raises:
@@ -504,7 +504,7 @@ class Queries:
         """
         return get_conservation(self._tree, height)
 
-    def compute_conservation(self) -> Conservation:
+    def compute_conservation(self) -> Books:
         """Return where all atoms are; counts the whole state."""
         return compute_conservation(self._tree)
 

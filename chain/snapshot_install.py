@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from chain.block import compute_roots_root
-from chain.books import ShardBooks, build_books_key, count_books
+from chain.books import Books, add_books, build_books_key, count_books
 from chain.errors import StoreError
 from chain.index import Changes, index_objects
 from chain.layouts import get_layout
@@ -92,11 +92,11 @@ def install_snapshot(
     for letter in CHAIN_LETTERS:
         delete_prefix(kv, bytes([letter]))
     places = snapshot.list_places()
-    books = dict.fromkeys(snapshot.roots, ShardBooks())
+    books = dict.fromkeys(snapshot.roots, Books())
     for done, place in enumerate(places):
         yield done, len(places)
         counted = _write_part(kv, place, read(place))
-        books[place.shard] = _add_books(books[place.shard], counted)
+        books[place.shard] = add_books(books[place.shard], counted)
     changes = _compute_last_changes(spec, kv, snapshot)
     for shard, counted in books.items():
         changes[build_books_key(shard, snapshot.height)] = encode(_balance(counted))
@@ -117,7 +117,7 @@ def delete_chain(kv: KeyValueStore) -> None:
     kv.write({key: None for key, _ in kv.iterate(INSTALL_KEY[:1])}, sync=True)
 
 
-def _write_part(kv: KeyValueStore, place: PartPlace, data: bytes) -> ShardBooks:
+def _write_part(kv: KeyValueStore, place: PartPlace, data: bytes) -> Books:
     """Write a part and what is listed of it; return what it has in its books."""
     changes: Changes = {}
     buckets = []
@@ -132,12 +132,7 @@ def _write_part(kv: KeyValueStore, place: PartPlace, data: bytes) -> ShardBooks:
     return count_books(buckets, 0)
 
 
-def _add_books(left: ShardBooks, right: ShardBooks) -> ShardBooks:
-    names = ShardBooks.__struct_fields__
-    return ShardBooks(**{n: getattr(left, n) + getattr(right, n) for n in names})
-
-
-def _balance(books: ShardBooks) -> ShardBooks:
+def _balance(books: Books) -> Books:
     """Return the books with what is away, which the state does not tell.
 
     That they were balanced, the validators' signatures say.

@@ -20,7 +20,7 @@ Spec: docs/protocol/03-blocks-and-state.md
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from chain.books import ShardBooks
+from chain.books import Books
 from chain.errors import StoreError
 from chain.findings import Finding, Findings, TooManyFindings
 from chain.spec import ChainSpec
@@ -49,7 +49,7 @@ class Verdict:
     keys: int = 0
     states: int = 0
     """Of past blocks, recomputed from their undo."""
-    books: Mapping[ShardId, ShardBooks] = field(default_factory=dict)
+    books: Mapping[ShardId, Books] = field(default_factory=dict)
     """By counting."""
 
     @property

@@ -4,7 +4,7 @@ Verifying the books of a database by counting every atom; see chain/verify.py.
 
 import msgspec
 
-from chain.books import ShardBooks, count_books, get_books
+from chain.books import Books, count_books, get_books
 from chain.conservation import count_packets
 from chain.errors import StoreError
 from chain.findings import Findings
@@ -31,7 +31,7 @@ class BooksSearch:
         self._store = store
         self._state = state
         self._findings = findings
-        self.books: dict[ShardId, ShardBooks] = {}
+        self.books: dict[ShardId, Books] = {}
         """By counting."""
 
     def check(self, last: Height) -> None:
@@ -70,7 +70,7 @@ class BooksSearch:
                 height=last,
             )
 
-    def _count(self, state: FinalState, shard: ShardId) -> ShardBooks:
+    def _count(self, state: FinalState, shard: ShardId) -> Books:
         """Count a shard that can be read."""
         buckets = (decode_bucket(data) for _, data, _ in state.iterate_buckets(shard))
         try:
@@ -83,7 +83,7 @@ class BooksSearch:
         for key, data in self._state.store.iterate(build_key(b"J", (shard, 2))):
             height = int.from_bytes(key[3:], "big")
             try:
-                books = decode(ShardBooks, data)
+                books = decode(Books, data)
             except DecodeError as error:
                 self._findings.add(
                     "books",
@@ -95,9 +95,7 @@ class BooksSearch:
             if not books.is_conserved:
                 self._add_unbalanced(shard, books, height)
 
-    def _add_unbalanced(
-        self, shard: ShardId, books: ShardBooks, height: Height
-    ) -> None:
+    def _add_unbalanced(self, shard: ShardId, books: Books, height: Height) -> None:
         self._findings.add(
             "books",
             f"shard {shard} holds {books.held} atoms after block {height}, and "
@@ -107,5 +105,5 @@ class BooksSearch:
         )
 
 
-def _with_away(books: ShardBooks, away: int) -> ShardBooks:
+def _with_away(books: Books, away: int) -> Books:
     return msgspec.structs.replace(books, away=away)

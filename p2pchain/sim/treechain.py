@@ -179,7 +179,7 @@ class TreeChain:
     def find_imbalance(self) -> str:
         """Return what is wrong with the books; empty when nothing is."""
         books = compute_conservation(self.tree)
-        return "" if books.is_conserved else repr(books.to_dict())
+        return "" if books.is_conserved else repr(books)
 
     def follow_lightly(self) -> bytes | None:
         """Return the newest block's hash as a light client finds it from genesis."""

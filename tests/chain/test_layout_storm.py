@@ -192,7 +192,7 @@ def test_a_storm(seed):
     # Everything that was anywhere is in the root shard now.
     total = sum(world.balance(person) for person in (*PEOPLE, *STAKERS))
     books = world.queries.compute_conservation()
-    assert books.packets == books.collateral == 0
+    assert books.away == books.collateral == 0
     assert total + books.stake + books.channels + books.burned == books.created
     assert dict(storm.judge.store.iterate(b"S")) == dict(world.store.iterate(b"S"))
 

@@ -212,7 +212,7 @@ def test_backlog_is_seen_while_packets_wait():
     queries = Queries(world.tree)
     assert queries.get_shard(2).backlog == ((0, 1),)
     assert queries.get_packet(0, 2, 0).consumed_height is None
-    assert queries.compute_conservation().packets == COIN
+    assert queries.compute_conservation().away == COIN
     assert queries.compute_conservation().is_conserved
 
 
@@ -228,7 +228,6 @@ def test_conservation(queries):
     assert books.channels == COIN
     assert books.burned > 0
     assert books.created == books.genesis == 4900 * COIN
-    assert books.to_dict()["height"] == 10
 
 
 @pytest.mark.parametrize("cursor", ["x", "zz", "", "00"])

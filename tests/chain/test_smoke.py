@@ -28,7 +28,7 @@ def test_transfers_travel_from_mempool_to_queries(tmp_path):
     assert (found.height, found.block_hash) == (1, block.block_hash)
     assert queries.get_account(0, BOB.public_key).balance == 105 * COIN
     assert queries.get_account(2, DAVE.public_key).balance == 0
-    assert compute_conservation(world.tree).packets == 7 * COIN
+    assert compute_conservation(world.tree).away == 7 * COIN
     world.advance()
     assert queries.get_account(2, DAVE.public_key).balance == 7 * COIN
     assert compute_conservation(world.tree).is_conserved

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from chain_world import ALICE, BOB, COIN, DAVE, SPEC, World
 
-from chain.books import ShardBooks, build_books_key
+from chain.books import Books, build_books_key
 from chain.contracts.transfer import Transfer
 from chain.findings import MAX_FINDINGS
 from chain.history import Undo, build_roots_key, build_undo_key, get_undo
@@ -181,10 +181,10 @@ def test_damaged_undo_is_named(store):
 
 def test_damaged_books_are_named(store):
     key = build_books_key(2, BLOCKS)
-    books = decode(ShardBooks, BUILT[key])
+    books = decode(Books, BUILT[key])
     # Balanced, and yet not what is there; and not even that.
     fake = msgspec.structs.replace(books, burned=books.burned + 5, minted=5)
-    for wrong in (fake, ShardBooks(balances=books.balances)):
+    for wrong in (fake, Books(balances=books.balances)):
         store.write({key: encode(wrong)})
         assert ("books", 2, None, BLOCKS) in get_places(verify(store))
     store.write({key: BUILT[key], build_books_key(1, 2): b"\xff"})

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from msgspec.structs import asdict
+
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex
@@ -90,7 +92,8 @@ def build_supply(backend: Backend, height: int | None = None) -> Json:
     """
     block = find_block(backend, height)
     books = backend.queries.get_conservation(block.height)
-    numbers = {name: str(value) for name, value in books.to_dict().items()}
+    numbers = {name: str(value) for name, value in asdict(books).items()}
+    numbers["packets"] = numbers.pop("away")
     return (
         build_block_stamp(block)
         | numbers
