@@ -22,7 +22,21 @@ Spec: docs/protocol/06-shards.md
 from dataclasses import dataclass
 
 from primitives.types import ShardId
-from shards.layout import ROOT_SHARD
+from shards.layout import ROOT_SHARD, Layout, ShardSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Layers [start, end) of a model."""
+
+    model_id: bytes
+    start: int
+    end: int
+
+    def meets(self, spec: ShardSpec) -> bool:
+        """Tell whether a shard holds any of them."""
+        is_apart = spec.end <= self.start or self.end <= spec.start
+        return spec.model_id == self.model_id and not is_apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +45,22 @@ class Follow:
 
     shards: frozenset[ShardId] | None = None
     """Layer shards; None: all, also those that are still to come."""
+    layers: tuple[Layers, ...] = ()
+    """Those that the node works with: their shards are wanted whatever their ids,
+    which a split changes."""
 
-    def wants(self, shard: ShardId) -> bool:
-        """Tell whether a shard should be followed."""
-        return shard == ROOT_SHARD or self.shards is None or shard in self.shards
+    def wants(self, spec: ShardSpec) -> bool:
+        """Tell whether a layer shard should be followed."""
+        return (
+            self.shards is None
+            or spec.shard_id in self.shards
+            or any(layers.meets(spec) for layers in self.layers)
+        )
+
+    def choose(self, layout: Layout) -> frozenset[ShardId]:
+        """Return the wanted shards of a layout; the root shard is always one."""
+        wanted = (spec.shard_id for spec in layout.shards if self.wants(spec))
+        return frozenset((ROOT_SHARD, *wanted))
 
 
 FOLLOW_ALL = Follow()

@@ -74,10 +74,11 @@ def drop_unfollowed(store: ChainStore, follow: Follow) -> frozenset[ShardId]:
     state.
     """
     stored = store.get_followed()
-    followed = frozenset(shard for shard in stored if follow.wants(shard))
+    layout = store.get_layout()
+    followed = stored & follow.choose(layout)
     if followed != stored:
         store.kv.write({FOLLOW_KEY: encode(tuple(sorted(followed)))}, sync=True)
-    for shard in store.get_layout().shard_ids:
+    for shard in layout.shard_ids:
         if shard not in followed:
             delete_prefix(store.kv, build_key(b"S", (shard, 2)))
     return followed

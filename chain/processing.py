@@ -145,12 +145,13 @@ def combine_chunks(
         heads[ROOT_SHARD] = chunk.header
     followed = parent.followed - strayed.keys()
     ending = parent.child_epoch.layout.shard_ids
-    shards = base.system.child_epoch.layout.shard_ids
+    layout = base.system.child_epoch.layout
+    shards = layout.shard_ids
     if shards != ending:
         gone = (set(ending) - set(shards)) & followed
         view = view.compute_child_without(gone, shards)
         begun = set(shards) - set(ending)
-        wanted = {shard for shard in begun if base.follow.wants(shard)}
+        wanted = begun & base.follow.choose(layout)
         followed = frozenset(followed & set(shards) | wanted)
         view = view.compute_child_with(
             {}, {s: view.get_root(s) for s in begun - wanted}

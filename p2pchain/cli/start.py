@@ -48,8 +48,8 @@ def add_parser(commands: "Commands") -> None:
     )
     parser.add_argument(
         "--follow-shards",
-        metavar="all|1,2",
-        help="layer shards to hold and execute; of others this node knows the roots",
+        metavar="all|hosted|1,2",
+        help="layer shards to hold and execute, besides those of hosted layers",
     )
     parser.add_argument(
         "--checkpoint",

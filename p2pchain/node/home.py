@@ -28,9 +28,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-from chain.following import Follow
 from p2pchain.errors import ConfigError, HomeError
 from primitives.keys import SecretKey
+from primitives.types import ShardId
 
 DEFAULT_HOME = Path("~/.p2pchain")
 MAX_LAYERS = 2**16 - 1
@@ -79,9 +79,10 @@ class Config:
     snapshot_after_epochs: int = 16
     """How far is far; on a devnet that is a quarter of an hour."""
     follow_shards: str = "all"
-    """Which layer shards to hold, execute and answer for: `all`, or numbers as in
-    `1,2`; the root shard is always among them.  One that was left out comes back only
-    with a new state: `p2pchain db repair` and a start."""
+    """Which layer shards to hold, execute and answer for: `all`, `hosted`, or numbers
+    as in `1,2`; besides, always the root shard and those of the layers that this node
+    hosts or, as a gateway, buys.  One that was left out comes back only with a new
+    state: `p2pchain db repair` and a start."""
     checkpoint: str = ""
     """EPOCH:ROOT of a validator set that somebody told us whom we believe; where trust
     begins for who was away for longer than stake is bound."""
@@ -95,9 +96,9 @@ class Config:
         return parse_checkpoint(self.checkpoint) if self.checkpoint else None
 
     @property
-    def follow(self) -> Follow:
-        """The shards to follow."""
-        return parse_follow(self.follow_shards)
+    def followed_shards(self) -> frozenset[ShardId] | None:
+        """The layer shards that are named; None: all there are."""
+        return parse_shards(self.follow_shards)
 
     @property
     def layer_range(self) -> tuple[int, int] | None:
@@ -105,18 +106,22 @@ class Config:
         return parse_layers(self.layers) if self.layers else None
 
 
-def parse_follow(text: str) -> Follow:
-    """Return the shards that `all` or a list of numbers names.
+def parse_shards(text: str) -> frozenset[ShardId] | None:
+    """Return the shards of a list of numbers; none for `hosted`, None for `all`.
 
     Raises:
-        ConfigError: Neither.
+        ConfigError: None of these.
     """
     if text == "all":
-        return Follow()
+        return None
+    if text == "hosted":
+        return frozenset()
     words = [word.strip() for word in text[:MAX_FOLLOW_TEXT].split(",")]
     if not all(w.isascii() and w.isdecimal() and int(w) < 2**16 for w in words):
-        raise ConfigError(f"follow_shards {text[:40]!r}: expected all, or as in 1,2")
-    return Follow(frozenset(map(int, words)))
+        raise ConfigError(
+            f"follow_shards {text[:40]!r}: expected all, hosted, or as in 1,2"
+        )
+    return frozenset(map(int, words))
 
 
 def parse_checkpoint(text: str) -> tuple[int, bytes]:

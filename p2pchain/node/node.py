@@ -28,6 +28,7 @@ import trio
 from msgspec.structs import replace
 
 from chain.contracts.registration import MAX_ADDRESSES
+from chain.following import Follow, Layers
 from chain.queries import Queries
 from consensus.participant import ParticipantConfig
 from genesis.genesis import Genesis
@@ -108,7 +109,11 @@ class Node:
         """Those that it listens at, once it does."""
         spec = build_chain_spec(genesis)
         self._network = Network(node_key=keys.node, chain_id=spec.chain_id)
-        self._chain = ChainService(spec, kv, self._network, config.follow)
+        model = self._load_model()
+        follow = _build_follow(config, model)
+        self._chain = ChainService(spec, kv, self._network, follow)
+        if model is not None:
+            model = self._find_name(model)
         self._workers = _build_workers(config)
         self._chain.tree.executor = self._workers
         self._bodies = BodyExchange(self._network, self._chain.tree)
@@ -158,7 +163,6 @@ class Node:
             self._chain, self._treasury, self._payer_book, session_key
         )
         self._advertised = _parse_advertised(config, keys.node.public_key)
-        model = self._load_model()
         self._addresses = AddressBook(
             self._chain.queries,
             self._network,
@@ -285,11 +289,18 @@ class Node:
         return state_sync
 
     def _load_model(self) -> Model | None:
-        """Return the model that a worker of ours needs, checked against the chain."""
+        """Return the model that a worker of ours needs."""
         if not self._config.layers and not self._config.gateway:
             return None
         directory = resolve_model_dir(self._config.model)
-        model = load_model(directory, get_model_name(self._config.model))
+        return load_model(directory, get_model_name(self._config.model))
+
+    def _find_name(self, model: Model) -> Model:
+        """Return a model under the name that the chain has for it.
+
+        Raises:
+            ConfigError: The chain has no such model.
+        """
         roots = (model.info.weights_root, model.info.tokenizer_hash)
         models = self._chain.queries.list_models()
         for record in models:
@@ -297,7 +308,7 @@ class Node:
                 # The folder may be called anything; the chain has a name for it.
                 return Model(replace(model.info, name=record.name), model.manifest)
         raise ConfigError(
-            f"the model in {directory} is none of this network's "
+            f"the model {self._config.model} is none of this network's "
             f"({', '.join(record.name for record in models) or 'it has none'}): its "
             "weights or its tokenizer differ"
         )
@@ -408,6 +419,20 @@ def _parse_advertised(config: Config, node_key: bytes) -> tuple[Endpoint, ...]:
             )
         endpoints.append(endpoint)
     return tuple(endpoints)
+
+
+def _build_follow(config: Config, model: Model | None) -> Follow:
+    """Return what to follow: what is asked for, and the shards that we work with."""
+    if model is None:
+        ranges = []
+    elif config.gateway:
+        ranges = [(0, model.info.layers)]
+    else:
+        ranges = [config.layer_range]
+    return Follow(
+        config.followed_shards,
+        tuple(Layers(model.info.model_id, *each) for each in ranges),
+    )
 
 
 async def _forward(first: trio.Event, second: trio.Event) -> None:

@@ -18,6 +18,7 @@ import trio
 from chain.contracts.model import compute_model_id
 from chain.contracts.proof import Receipt
 from chain.contracts.registration import Register, Registration, RegistrationStatus
+from chain.errors import ShardNotFollowed
 from inference.activations import DTYPE_OF_NAME, compute_size
 from inference.errors import WorkerFailed
 from inference.hop_ports import HopOffer, HopPorts
@@ -34,6 +35,7 @@ from p2pchain.node.provider_book import ProviderBook
 from p2pchain.node.treasury import Treasury
 from primitives.errors import P2PChainError
 from primitives.keys import SecretKey
+from primitives.types import ShardId
 from shards.errors import UnknownLayers
 
 log = logging.getLogger(__name__)
@@ -209,6 +211,10 @@ class Provider:
         while True:
             try:
                 current = self._get_registration()
+            except ShardNotFollowed as error:
+                log.warning("not registered yet: %s", error)
+                await self._wait_followed(self._get_home())
+                continue
             except UnknownLayers as error:
                 log.warning("not registered: the chain has let the model go: %s", error)
                 return
@@ -229,6 +235,10 @@ class Provider:
                 await self._treasury.execute(self._get_home(), offer, amount)
             except P2PChainError as error:
                 log.warning("not registered yet: %s", error)
+
+    async def _wait_followed(self, shard: ShardId) -> None:
+        while shard not in self._chain.queries.followed:
+            await self._chain.wait_height(self._chain.height + 1)
 
     def _get_registration(self) -> Registration | None:
         """Return ours in the shard of our first layer; other shards keep old ones."""

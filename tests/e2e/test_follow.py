@@ -17,19 +17,28 @@ def devnet(tmp_path_factory):
     running.stop()
 
 
-def test_a_validator_that_follows_one_shard_votes_on(devnet) -> None:
-    name = devnet.validators[-1]["name"]
+def follow(devnet, name: str, shards: str) -> None:
+    """Let a validator start again with other shards, and wait until it is at work."""
     node = devnet.get_node(name)
     config = Path(node["home"]) / "config.toml"
-    text = config.read_text()
-    assert 'follow_shards = "all"' in text
     kill(node["pid"], signal.SIGTERM)
     wait_until(
         lambda: not (Path(node["home"]) / "node.json").exists(), f"{name} to stop"
     )
-    config.write_text(text.replace('follow_shards = "all"', 'follow_shards = "1"'))
+    text = config.read_text()
+    assert 'follow_shards = "all"' in text
+    config.write_text(
+        text.replace('follow_shards = "all"', f'follow_shards = "{shards}"')
+    )
     devnet.restart(name)
+    status = devnet.rpc(name).call
+    wait_until(lambda: status("status")["ready"], f"{name} to be ready")
     devnet.wait_height(devnet.height() + 3, name)
+
+
+def test_a_validator_that_follows_one_shard_votes_on(devnet) -> None:
+    name = devnet.validators[0]["name"]
+    follow(devnet, name, "hosted")
     status = devnet.rpc(name).call("status")
     assert status["followed"] == [0, 1]
     assert status["shards"] == [0, 1, 2]
@@ -48,3 +57,9 @@ def test_a_validator_that_follows_one_shard_votes_on(devnet) -> None:
     assert ours == devnet.rpc().call("block", height=height) | {
         "chunks": ours["chunks"]
     }
+
+
+def test_a_validator_follows_what_it_hosts_whatever_it_is_told(devnet) -> None:
+    name = devnet.validators[-1]["name"]
+    follow(devnet, name, "1")
+    assert devnet.rpc(name).call("status")["followed"] == [0, 1, 2]

@@ -223,3 +223,17 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert path.read_text() == "new\n"
     assert get_mode(path) == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("all", None), ("hosted", set()), ("1,2", {1, 2}), (" 3 ", {3})],
+)
+def test_followed_shards(text: str, expected: set[int] | None) -> None:
+    assert replace(Config(name="x"), follow_shards=text).followed_shards == expected
+
+
+@pytest.mark.parametrize("text", ["", "none", "1,,2", "-1", "65536", "1;2", "٣"])
+def test_what_are_no_shards(text: str) -> None:
+    with pytest.raises(ConfigError, match="follow_shards"):
+        _ = replace(Config(name="x"), follow_shards=text).followed_shards
