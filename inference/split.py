@@ -162,7 +162,7 @@ class Part:
 
     def _run(self, **kwargs: Any) -> torch.Tensor:
         try:
-            self.decoder(use_cache=True, **kwargs)
+            self.decoder(**({"use_cache": True} | kwargs))
         except _Stop:
             pass
         finally:
