@@ -26,7 +26,9 @@ Spec: docs/protocol/03-blocks-and-state.md
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from chain.adoption import Adoption
 from chain.block import (
     Attendance,
     Block,
@@ -60,16 +62,24 @@ from chain.header import compute_block_hash
 from chain.held import HeldBlock
 from chain.history import History
 from chain.inclusion import InclusionJudge, build_inclusion_base
+from chain.index import Changes
 from chain.ledger import ShardLedger
 from chain.limits import compute_layer_limits, compute_share
 from chain.opening import check_database, create_chain, drop_unfollowed, load_final
+from chain.past_chunks import FinalChunk, find_next_chunk
 from chain.pending import PendingBlocks, build_held
 from chain.processing import BlockBase, Processed, process_body
 from chain.producing import ChunkPlace, produce_chunk
 from chain.roster import get_validators
 from chain.spec import ChainSpec
-from chain.state import FinalState
-from chain.store import ChainStore, build_key
+from chain.state import FinalState, StateView
+from chain.store import (
+    FOLLOW_KEY,
+    AdoptedAt,
+    ChainStore,
+    build_adopted_key,
+    build_key,
+)
 from chain.system import SystemInput, run_system
 from chain.validity import validate_body, validate_header, validate_proposal
 from chain.verified import VerifiedCache
@@ -550,6 +560,69 @@ class BlockTree:
         self._final = fold_final(self._state, chain, kept)
         self._pending.retain(kept)
         return chain
+
+    # ------------------------------------------------------------ following shards
+
+    def find_next_chunk(self, adoption: Adoption) -> FinalChunk | None:
+        """Return the next chunk of an adoption; None: it is where the chain is.
+
+        Raises:
+            PastChunk: It can be executed no more.
+        """
+        shard, height = adoption.shard, adoption.height
+        branch = self._build_branch(self._final)
+        chunk = find_next_chunk(self.spec, branch, shard, height)
+        if chunk is None:
+            adoption.skip(self.final_height)
+        return chunk
+
+    def adopt(self, adoption: Adoption) -> None:
+        """Follow a shard from now on.
+
+        Args:
+            adoption: Its state after the last final block, in the database.
+
+        Raises:
+            MissingBodies: Pending blocks have chunks of it whose bodies are not here;
+                nothing has changed.
+        """
+        assert adoption.height == self.final_height
+        shard = adoption.shard
+        bodies = self._pending.collect_bodies(shard, self.get_body)
+        self._write_followed(
+            self.followed | {shard},
+            {
+                build_adopted_key(shard): encode(
+                    AdoptedAt(adoption.base.height, self.final_height)
+                ),
+                **bodies,
+            },
+        )
+        self._state.adopt(shard, adoption.table)
+        self._hold_again(self.followed | {shard})
+
+    def drop(self, shard: ShardId) -> None:
+        """Follow a shard no more; its buckets are left for the caller to delete."""
+        self._write_followed(self.followed - {shard}, {build_adopted_key(shard): None})
+        self._state.drop(shard)
+        self.history.forget(shard)
+        self._hold_again(self.followed - {shard})
+
+    def _write_followed(self, followed: frozenset[ShardId], changes: Changes) -> None:
+        changes[FOLLOW_KEY] = encode(tuple(sorted(followed)))
+        self.store.kv.write(changes, sync=True)
+
+    def _hold_again(self, followed: frozenset[ShardId]) -> None:
+        """Execute pending blocks anew, as other shards' chunks are executed now."""
+        view = StateView.from_final(self._state)
+        self._final = replace(self._final, followed=followed, view=view)
+        for held in self.pending:
+            parent = self.get(held.parent_hash)
+            # It was judged before it was held.
+            processed = self._process(parent, held.block, is_believed=True)
+            self._pending.replace(
+                build_held(held.block, held.block_bytes, processed, self._executed)
+            )
 
     # ------------------------------------------------------------------- inside
 

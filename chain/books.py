@@ -142,6 +142,14 @@ def count_books(buckets: Iterable[Bucket], away: int) -> Books:
     return Books(**amounts)
 
 
+def balance_books(books: Books) -> Books:
+    """Return books with what is away, which the state does not tell.
+
+    That they were balanced, the validators' signatures say.
+    """
+    return msgspec.structs.replace(books, away=books.created - books.held)
+
+
 def compute_books_changes(
     state: FinalState, chain: Sequence[Counted]
 ) -> dict[bytes, bytes | None]:
@@ -193,8 +201,7 @@ def _load_books(state: FinalState, shard: ShardId, height: Height) -> Books:
     if found is not None:
         return found
     buckets = (decode_bucket(data) for _, data, _ in state.iterate_buckets(shard))
-    counted = count_books(buckets, 0)
-    return msgspec.structs.replace(counted, away=counted.created - counted.held)
+    return balance_books(count_books(buckets, 0))
 
 
 def _compute_after(

@@ -8,6 +8,7 @@ What can be wrong with a block, a transaction or the store.
     MissingBodies       bodies of chunks are not held; fetch them first (MissingError)
     InvalidBody         not the body that a chunk's header binds (RemoteError)
     ShardNotFollowed    a state that this node does not have (MissingError)
+    PastChunk           a final chunk that can no longer be executed (MissingError)
     UnknownBlock        a block that is not held (MissingError)
     UnknownModel        a model that no shard serves (MissingError)
     UselessEvidence     evidence too late, too early or told before (MissingError)
@@ -95,14 +96,23 @@ class ShardNotFollowed(MissingError):
 
     Args:
         shard: Which.
+        is_coming: Whether its state is on its way here.
     """
 
-    def __init__(self, shard: int) -> None:
+    def __init__(self, shard: int, *, is_coming: bool = False) -> None:
+        rest = "takes the rest from peers now" if is_coming else "not what is in it"
         super().__init__(
             f"this node does not follow shard {shard}; it has the root of its state "
-            "and not what is in it"
+            f"and {rest}"
         )
         self.shard = shard
+
+
+class PastChunk(MissingError):
+    """A chunk of a final block whose epoch the state has forgotten."""
+
+    def __init__(self, shard: int, epoch: int) -> None:
+        super().__init__(f"shard {shard}: chunks of epoch {epoch} are too old now")
 
 
 class UnknownBlock(MissingError):

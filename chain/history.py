@@ -25,7 +25,7 @@ from typing import Protocol, TypeVar
 from chain.bucket_writes import NewBucket
 from chain.errors import PrunedState, ShardNotFollowed, StoreError, UnknownShard
 from chain.state import FinalState, StateView
-from chain.store import build_key
+from chain.store import ChainReader, build_key
 from primitives.buckets import CorruptBucket, compute_bucket_hash, decode_bucket
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError, P2PChainError
@@ -209,6 +209,13 @@ class History:
                 # Who asked for that one finds out in its own turn.
             yield
 
+    def forget(self, shard: ShardId) -> None:
+        """Keep no view of a shard, as it is not followed any more."""
+        for place in [place for place in self._views if place[1] == shard]:
+            del self._views[place]
+        if self._work is not None and self._work[0][1] == shard:
+            self._work = None
+
     def _build(
         self, place: Place, get_final_height: Callable[[], Height]
     ) -> Iterator[None]:
@@ -219,7 +226,10 @@ class History:
         if root is None:
             raise UnknownShard(shard, height)
         if shard in self._state.shards and shard not in self._state.followed:
-            raise ShardNotFollowed(shard)
+            raise ShardNotFollowed(shard, is_coming=shard == self._state.coming)
+        adopted = ChainReader(self._state.store).get_adopted(shard)
+        if adopted is not None and height < adopted.joined:
+            raise PrunedState(height, adopted.joined, last)
         view = self._state.build_past(shard)
         before: dict[int, bytes] = {}
         # The oldest first, as they may be dropped meanwhile; it is what counts, too.

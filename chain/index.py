@@ -5,7 +5,7 @@ Pure: a block goes in, database changes come out, and the caller writes them in 
 batch that makes the block final.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from chain.contracts.channel import Channel
 from chain.contracts.proof import WorkEntry
@@ -16,6 +16,7 @@ from chain.store import Place, build_body_key, build_key
 from primitives.codec import decode, encode
 from primitives.types import Height, ShardId
 from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
+from shards.packet import PacketProof
 
 Changes = dict[bytes, bytes | None]
 
@@ -45,17 +46,29 @@ def compute_index_changes(held: HeldBlock) -> Changes:
     for header in held.block.body.headers:
         _index_header(changes, height, header)
     for chunk in held.chunks:
-        shard = chunk.header.shard
-        result = held.results[shard]
-        _index_consumed(changes, height, chunk)
-        _index_transactions(changes, height, shard, result)
-        index_objects(changes, shard, result.writes)
-        _index_archive(changes, height, shard, result)
-    for (src, dst), proofs in held.emitted.items():
-        for proof in proofs:
-            place = ((src, 2), (dst, 2), (proof.packet.seq, 8))
-            changes[build_key(b"P", *place)] = encode(proof)
+        index_chunk(changes, height, chunk, held.results[chunk.header.shard])
+    for proofs in held.emitted.values():
+        index_emitted(changes, proofs)
     return changes
+
+
+def index_chunk(
+    changes: Changes, height: Height, chunk: Chunk, result: ChunkResult
+) -> None:
+    """Add what executing a chunk leaves for lookups, but for the packets it sent."""
+    shard = chunk.header.shard
+    _index_consumed(changes, height, chunk)
+    _index_transactions(changes, height, shard, result)
+    index_objects(changes, shard, result.writes)
+    _index_archive(changes, height, shard, result)
+
+
+def index_emitted(changes: Changes, proofs: Iterable[PacketProof]) -> None:
+    """Add packets that a final block's chunks sent."""
+    for proof in proofs:
+        packet = proof.packet
+        place = ((packet.src, 2), (packet.dst, 2), (packet.seq, 8))
+        changes[build_key(b"P", *place)] = encode(proof)
 
 
 def compute_body_changes(held: HeldBlock) -> Changes:

@@ -21,8 +21,8 @@ from chain.store import (
     TIP_KEY,
     ChainStore,
     build_key,
-    delete_prefix,
     encode_tip,
+    forget_shard,
 )
 from primitives.codec import encode
 from primitives.types import ShardId
@@ -80,7 +80,7 @@ def drop_unfollowed(store: ChainStore, follow: Follow) -> frozenset[ShardId]:
         store.kv.write({FOLLOW_KEY: encode(tuple(sorted(followed)))}, sync=True)
     for shard in layout.shard_ids:
         if shard not in followed:
-            delete_prefix(store.kv, build_key(b"S", (shard, 2)))
+            forget_shard(store.kv, shard)
     return followed
 
 

@@ -12,16 +12,18 @@ is never evicted before its children, so every pending block has a way down to t
 final one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from chain.block import Block
 from chain.chunk_execution import ChunkBody, ExecutedChunk
-from chain.errors import TooManyPending, UnknownBlock
+from chain.errors import MissingBodies, TooManyPending, UnknownBlock
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
 from chain.index import Changes, compute_body_changes
 from chain.processing import Processed, compute_emitted
 from chain.store import ChainStore, build_body_key, build_key
+from primitives.codec import encode
+from primitives.types import ShardId
 from shards.chunk import compute_chunk_hash
 
 MAX_UNSAVED = 320
@@ -115,6 +117,39 @@ class PendingBlocks:
             if body is not None:
                 return body
         return None
+
+    def replace(self, held: HeldBlock) -> None:
+        """Hold a block with other consequences than before."""
+        assert held.block_hash in self._blocks
+        self._blocks[held.block_hash] = held
+
+    def collect_bodies(
+        self, shard: ShardId, find: Callable[[bytes], ChunkBody | None]
+    ) -> Changes:
+        """Return what keeps the bodies of a shard's chunks in saved blocks.
+
+        Args:
+            shard: Whose blocks were held without them.
+            find: Returns a body by its chunk's hash, if it is here.
+
+        Raises:
+            MissingBodies: Some are not here, of all pending blocks.
+        """
+        changes: Changes = {}
+        missing = []
+        for held in self.list_blocks():
+            header = held.block.body.find_header(shard)
+            if header is None:
+                continue
+            chunk_hash = compute_chunk_hash(header)
+            body = find(chunk_hash)
+            if body is None:
+                missing.append(header)
+            elif held.block_hash in self._saved:
+                changes[build_body_key(chunk_hash)] = encode(body)
+        if missing:
+            raise MissingBodies(missing)
+        return changes
 
     def compute_forgotten(self, kept: Mapping[bytes, HeldBlock]) -> Changes:
         """Return what leaves the disk when only `kept` stay pending.

@@ -39,6 +39,7 @@ from primitives.codec import encode
 from primitives.kv import KeyValueReader
 from primitives.types import ShardId
 from shards.chunk import ChunkHeader
+from shards.layout import ROOT_SHARD
 from shards.packet import PacketProof
 
 
@@ -93,6 +94,29 @@ def build_manifest(
     if len(encode(manifest)) > MAX_MANIFEST_BYTES:
         raise SnapshotUnavailable("the manifest is too long")
     return manifest
+
+
+def build_frontier(
+    spec: ChainSpec, store: ChainReader, shard: ShardId
+) -> Generator[None, None, SnapshotShard]:
+    """Return one shard's part of the manifest; yield between slices.
+
+    Args:
+        spec: The chain.
+        store: As for `build_manifest`; it may follow other shards or not.
+        shard: A layer shard.
+
+    Raises:
+        SnapshotUnavailable: It does not follow the shard, or no parts can be made.
+        StoreError: The database is damaged.
+    """
+    if shard == ROOT_SHARD or shard not in store.get_followed():
+        raise SnapshotUnavailable(f"shard {shard} is not followed here")
+    levels, head = spec.params.bucket_levels, store.get_last_chunk(shard)
+    parts = yield from cut_tree(store.kv, shard, levels)
+    if compute_frontier_root(levels, parts) != head.post_root:
+        raise StoreError(f"the stored state of shard {shard} is not its newest chunk's")
+    return SnapshotShard(shard, levels, head, parts)
 
 
 def cut_tree(

@@ -17,12 +17,17 @@ What is not the chain's stays: vouchers and receipts, and evidence that waits.
 Spec: docs/protocol/14-state-sync.md
 """
 
-from collections.abc import Callable, Iterator
-
-import msgspec
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from chain.block import compute_roots_root
-from chain.books import Books, add_books, build_books_key, count_books
+from chain.books import (
+    Books,
+    add_books,
+    balance_books,
+    build_books_key,
+    count_books,
+)
 from chain.errors import StoreError
 from chain.index import Changes, index_objects
 from chain.layouts import get_layout
@@ -59,10 +64,10 @@ from primitives.types import Height, ShardId
 from shards.chunk import compute_chunk_hash
 from shards.layout import ROOT_SHARD
 
-CHAIN_LETTERS = b"SBHFKChcOTAEIJPQRGZYWVXUN"
+CHAIN_LETTERS = b"SBHFKChcOTAEIJPQRGZYWVXUNa"
 """What belongs to one history of the chain; not L, sets that stay true, nor D and M."""
 
-ReadPart = Callable[[PartPlace], bytes]
+PartReader = Callable[[PartPlace], bytes]
 
 
 def get_unfinished(kv: KeyValueStore) -> Manifest | None:
@@ -76,7 +81,7 @@ def get_unfinished(kv: KeyValueStore) -> Manifest | None:
 
 
 def install_snapshot(
-    spec: ChainSpec, kv: KeyValueStore, manifest: Manifest, read: ReadPart
+    spec: ChainSpec, kv: KeyValueStore, manifest: Manifest, read: PartReader
 ) -> Iterator[tuple[int, int]]:
     """Replace the chain in a database by a snapshot; yield (parts done, all parts).
 
@@ -95,11 +100,14 @@ def install_snapshot(
     books = dict.fromkeys(snapshot.roots, Books())
     for done, place in enumerate(places):
         yield done, len(places)
-        counted = _write_part(kv, place, read(place))
-        books[place.shard] = add_books(books[place.shard], counted)
+        part = read_part_changes(place, read(place))
+        kv.write(part.changes, sync=False)
+        books[place.shard] = add_books(books[place.shard], part.books)
     changes = _compute_last_changes(spec, kv, snapshot)
     for shard, counted in books.items():
-        changes[build_books_key(shard, snapshot.height)] = encode(_balance(counted))
+        changes[build_books_key(shard, snapshot.height)] = encode(
+            balance_books(counted)
+        )
     kv.write(changes, sync=True)
     yield len(places), len(places)
 
@@ -117,27 +125,35 @@ def delete_chain(kv: KeyValueStore) -> None:
     kv.write({key: None for key, _ in kv.iterate(INSTALL_KEY[:1])}, sync=True)
 
 
-def _write_part(kv: KeyValueStore, place: PartPlace, data: bytes) -> Books:
-    """Write a part and what is listed of it; return what it has in its books."""
+@dataclass(frozen=True, slots=True)
+class ReadPart:
+    """What a good part brings."""
+
+    changes: Changes
+    """Buckets, and what is listed of them."""
+    books: Books
+    """Of its buckets alone."""
+    digests: Mapping[int, bytes]
+    """Hashes of its buckets, by number."""
+
+
+def read_part_changes(place: PartPlace, data: bytes) -> ReadPart:
+    """Return what writes a part into a database.
+
+    Raises:
+        InvalidSnapshot: It is not the part of that place.
+    """
     changes: Changes = {}
     buckets = []
+    digests = {}
     for bucket in validate_part(place, data).buckets:
-        digest = compute_bucket_hash(bucket.data)
+        digest = digests[bucket.index] = compute_bucket_hash(bucket.data)
         key = build_bucket_key(place.shard, bucket.index)
         changes[key] = pack_bucket(bucket.data, digest)
         pairs = decode_bucket(bucket.data)
         buckets.append(pairs)
         index_objects(changes, place.shard, pairs)
-    kv.write(changes, sync=False)
-    return count_books(buckets, 0)
-
-
-def _balance(books: Books) -> Books:
-    """Return the books with what is away, which the state does not tell.
-
-    That they were balanced, the validators' signatures say.
-    """
-    return msgspec.structs.replace(books, away=books.created - books.held)
+    return ReadPart(changes, count_books(buckets, 0), digests)
 
 
 def _compute_last_changes(

@@ -118,6 +118,8 @@ class FinalState:
         self.shards = shards
         self.store = store
         self._told = dict(told)
+        self.coming: ShardId | None = None
+        """The shard that is told and on its way here, if one is."""
         self._tables = {s: TreeTable(levels) for s in shards if s not in told}
         self._no_table = TreeTable(levels)
         self._cache = BucketCache()
@@ -165,7 +167,7 @@ class FinalState:
             DamagedBucket: The database does not have the tree's.
         """
         if shard in self._told:
-            raise ShardNotFollowed(shard)
+            raise ShardNotFollowed(shard, is_coming=shard == self.coming)
         place = (shard, index)
         data = self._cache.get(place)
         if data is None:
@@ -232,8 +234,18 @@ class FinalState:
             ShardNotFollowed: Only its root is here.
         """
         if shard in self._told:
-            raise ShardNotFollowed(shard)
+            raise ShardNotFollowed(shard, is_coming=shard == self.coming)
         return self._tables.get(shard, self._no_table)
+
+    def adopt(self, shard: ShardId, table: TreeTable) -> None:
+        """Take over the tree of a shard that was told, whose buckets are stored now."""
+        assert table.root == self._told.pop(shard)
+        self._tables[shard] = table
+
+    def drop(self, shard: ShardId) -> None:
+        """Keep no more of a shard than its root."""
+        self._told[shard] = self._tables.pop(shard).root
+        self._cache.clear()
 
     def _take_shards(self, shards: tuple[ShardId, ...]) -> None:
         """Forget the trees of shards that went, begin those of shards that came."""

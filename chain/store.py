@@ -27,6 +27,7 @@ The database: what is stored under which key, and typed reads of it.
     J shard height             books of a shard after a block (chain/books.py)
     d chunk_hash               chunk that we vouched for, while a block may hold it
     N height                   header of a block from before a snapshot
+    a shard                    since when a shard is followed that was not always
     c chunk_hash               body of a layer shard's chunk, pending or final
     U block_hash               pending block that must survive a crash
     D evidence_id              evidence that waits for a block
@@ -62,7 +63,7 @@ from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
 from shards.layout import ROOT_SHARD, Layout
 from shards.packet import PacketProof
 
-FORMAT = b"6"
+FORMAT = b"7"
 """Raised when keys or values change; another format is refused, never guessed."""
 
 CHAIN_ID_KEY = b"Mchain_id"
@@ -73,6 +74,9 @@ FIRST_KEY = b"Mfirst"
 LAYOUT_KEY = b"Mlayout"
 FOLLOW_KEY = b"Mfollow"
 INSTALL_KEY = b"Minstall"
+
+SHARD_LETTERS = (b"S", b"R", b"G", b"J", b"a")
+"""Of what is known of a shard while it is followed, by shard."""
 
 DELETE_BATCH = 4096
 """Keys deleted at once."""
@@ -95,6 +99,15 @@ class Place(Record):
     index: U32
 
 
+class AdoptedAt(Record):
+    """Since when a shard is followed that was not followed from its beginning."""
+
+    first: Height
+    """The block with whose state it began: what was done later is in the index."""
+    joined: Height
+    """The last final block then: states from here on can be had."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredPacket:
     """A final packet and what became of it."""
@@ -115,6 +128,11 @@ def build_key(letter: bytes, *parts: bytes | tuple[int, int]) -> bytes:
 def build_body_key(chunk_hash: bytes) -> bytes:
     """Return the key of a chunk's body."""
     return b"c" + chunk_hash
+
+
+def build_adopted_key(shard: ShardId) -> bytes:
+    """Return the key under which it stands since when a shard is followed."""
+    return build_key(b"a", (shard, 2))
 
 
 class _BlockHead(msgspec.Struct, frozen=True, array_like=True):
@@ -196,6 +214,12 @@ class ChainReader:
         if data is None:
             raise StoreError("the database does not say which shards it follows")
         return frozenset(self._decode(tuple[ShardId, ...], data))
+
+    def get_adopted(self, shard: ShardId) -> AdoptedAt | None:
+        """Return since when a shard is followed; None: for as long as it and our
+        history are there.
+        """
+        return self._get(build_adopted_key(shard), AdoptedAt)
 
     def get_header(self, height: Height) -> Header | None:
         """Return the header of the final block at `height`, of which no more may be
@@ -376,6 +400,15 @@ class ChainStore(ChainReader):
 def encode_tip(height: Height, block_hash: bytes) -> bytes:
     """Return the value under the tip's key."""
     return encode(Tip(height, block_hash))
+
+
+def forget_shard(kv: KeyValueStore, shard: ShardId) -> None:
+    """Delete the state of a shard that is not followed, and lists of what is in it.
+
+    What it once did stays in the index, for that was so.
+    """
+    for letter in SHARD_LETTERS:
+        delete_prefix(kv, build_key(letter, (shard, 2)))
 
 
 def delete_prefix(kv: KeyValueStore, prefix: bytes) -> None:

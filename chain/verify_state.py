@@ -163,6 +163,9 @@ class StateSearch:
                 # It retired in this block, empty.
                 self._tables[shard] = TreeTable(self._levels)
             for shard in sorted(self._tables.keys() - self._damaged):
+                adopted = self._store.get_adopted(shard)
+                if adopted is not None and height <= adopted.joined:
+                    continue  # Of before it was followed nothing is kept.
                 self._take_back(state, height, shard, roots.get(shard))
             self.states += 1
 
