@@ -23,7 +23,7 @@ from collections import OrderedDict
 
 from chain.branch import Branch
 from chain.chunk_context import Moment, build_context_of
-from chain.chunk_execution import ChunkBody
+from chain.chunk_execution import ChunkBody, ExecutedChunk
 from chain.context import Context
 from chain.epochs import compute_first_height
 from chain.errors import (
@@ -149,6 +149,20 @@ class BranchCourt:
         self._judged.add(notice.proof_hash)
         self._proofs.keep(proof)
 
+    def execute(self, produced: ProducedChunk) -> ExecutedChunk:
+        """Execute a final chunk of this branch from its witness.
+
+        Args:
+            produced: Its header is that of a chunk in a block, its body the header's.
+
+        Raises:
+            InvalidWitness: The witness is not the chunk's.
+            InvalidChunk: It is not what its header says.
+            UselessEvidence: It stands on what the state has forgotten.
+        """
+        anchor = self._find_anchor(produced.header)
+        return self._run(produced, self._build_context(produced.header, anchor))
+
     def _compute_root_height(self, header: ChunkHeader) -> int:
         blocks = self._spec.params.epoch_blocks
         return compute_first_height(header.epoch, blocks) - 1
@@ -210,6 +224,10 @@ class BranchCourt:
 
     def _execute(self, produced: ProducedChunk, context: Context) -> Reexecution:
         """Execute a chunk as its endorsers should have."""
+        self._run(produced, context)
+        return Reexecution(produced.header)
+
+    def _run(self, produced: ProducedChunk, context: Context) -> ExecutedChunk:
         validate_sources(produced.packets, self._branch)
         header = produced.header
         task = JudgeTask(
@@ -219,5 +237,4 @@ class BranchCourt:
             produced.witness,
             build_claim(self._spec.params, header),
         )
-        self._executor.judge(task, self._verified)
-        return Reexecution(header)
+        return self._executor.judge(task, self._verified)

@@ -60,18 +60,21 @@ class LayoutQueries:
         sweep_epoch = compute_sweep_epoch(spec, params)
         return compute_last_height(sweep_epoch - 1, params.epoch_blocks)
 
-    def list_open_shards(self) -> tuple[ShardId, ...]:
-        """Return the shards in which accounts can still do something, as seen here:
-        of one that we do not follow we do not know what is in it.
-        """
+    def list_running_shards(self) -> tuple[ShardId, ...]:
+        """Return the shards that take transactions, followed or not."""
         halted = {halt.shard for halt in get_halts(self._open_ledger())}
         return tuple(
             shard
             for shard in self.layout.shard_ids
-            if shard in self._tree.followed
-            and self.get_phase(shard) != Phase.SWEEPING
-            and shard not in halted
+            if self.get_phase(shard) != Phase.SWEEPING and shard not in halted
         )
+
+    def list_open_shards(self) -> tuple[ShardId, ...]:
+        """Return the shards in which accounts can still do something, as seen here:
+        of one that we do not follow we do not know what is in it.
+        """
+        followed = self._tree.followed
+        return tuple(s for s in self.list_running_shards() if s in followed)
 
     def list_model_names(self) -> dict[bytes, str]:
         """Return the names of the models of this epoch and the next one, by id."""

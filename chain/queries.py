@@ -29,6 +29,7 @@ from chain.errors import (
     UnknownModel,
 )
 from chain.evidence_queries import EvidenceQueries
+from chain.foreign_state import ForeignValue
 from chain.header import Header, compute_block_hash
 from chain.keys import (
     TOTALS_KEY,
@@ -99,6 +100,8 @@ class FoundAccount:
     maturing: int
     """Atoms from settlements that cannot be spent yet."""
     nonce: int
+    height: Height
+    """Of the final block after which it is so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,25 @@ class FoundWork:
     tx_id: bytes
     """The settlement."""
     entry: WorkEntry
+
+
+def read_account(
+    shard: ShardId, address: bytes, data: bytes | None, height: Height
+) -> FoundAccount:
+    """Return the account that a shard's state holds after a block.
+
+    Args:
+        shard: Which.
+        address: Whose.
+        data: What is under the account's key; None: it was never used.
+        height: Of the block.
+    """
+    account = NO_ACCOUNT if data is None else decode(Account, data)
+    account = compute_ripe(account, height)
+    maturing = account.maturing_amount
+    return FoundAccount(
+        shard, address, account.balance, maturing, account.nonce, height
+    )
 
 
 class Queries:
@@ -259,11 +281,7 @@ class Queries:
     def get_account(self, shard: ShardId, address: bytes) -> FoundAccount:
         """Return an account; one that was never used is empty."""
         data = self._tree.final.view.get(shard, build_account_key(address))
-        account = NO_ACCOUNT if data is None else decode(Account, data)
-        account = compute_ripe(account, self.height)
-        return FoundAccount(
-            shard, address, account.balance, account.maturing_amount, account.nonce
-        )
+        return read_account(shard, address, data, self.height)
 
     def list_accounts(self, address: bytes) -> tuple[FoundAccount, ...]:
         """Return the account in every shard that is followed, the root shard first."""
@@ -475,7 +493,25 @@ class Queries:
         tree, last = self._tree, self.height
         height = last if height is None else height
         view = tree.history.get_view(height, shard, last)
-        roots = tree.history.get_roots(height, last)
+        value, bucket = view.get(shard, key), view.build_proof(shard, key)
+        return self.build_foreign_proof(shard, key, ForeignValue(value, height, bucket))
+
+    def build_foreign_proof(
+        self, shard: ShardId, key: bytes, found: ForeignValue
+    ) -> StateProof:
+        """Return the proof of a value that somebody showed.
+
+        Args:
+            shard: Of the layout.
+            key: In the shard's state.
+            found: What it holds, proven under a root of ours.
+
+        Raises:
+            PrunedState: The block is too long ago by now.
+            UnknownShard: There was none of that number.
+        """
+        height = found.height
+        roots = self._tree.history.get_roots(height, self.height)
         index, path = compute_root_path(roots, shard)
         header = self._store.get_header(height)
         if header is None:
@@ -484,8 +520,8 @@ class Queries:
         return StateProof(
             shard=shard,
             key=key,
-            value=view.get(shard, key),
-            bucket=view.build_proof(shard, key),
+            value=found.value,
+            bucket=found.proof,
             levels=self.spec.params.bucket_levels,
             shard_root=roots[shard],
             index=index,

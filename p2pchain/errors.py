@@ -14,8 +14,10 @@ Errors of the program around the rules.
     |  |- StakeRefused         this node cannot stake, or has nothing to take out
     |- MissingError
        |- NotReady             the node cannot do this yet; try again
+       |- UnknownFunds         too little, but for shards of which nobody tells
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from primitives.errors import LocalError, MissingError, P2PChainError, RemoteError
@@ -59,6 +61,23 @@ class BadAnswer(RemoteError):
 
 class NotReady(MissingError):
     """The node cannot do this yet; try again in a moment."""
+
+
+class UnknownFunds(MissingError):
+    """The known shards hold too little; of others nothing could be found out.
+
+    Args:
+        reason: How much is needed, and how much there is.
+        shards: Those that this node does not follow and nobody showed.
+    """
+
+    def __init__(self, reason: str, shards: Sequence[int]) -> None:
+        listed = ", ".join(map(str, shards))
+        super().__init__(
+            f"{reason}; not counting shards {listed}, which this node does not follow "
+            "and no peer shows just now"
+        )
+        self.shards = tuple(shards)
 
 
 class TransactionFailed(RemoteError):

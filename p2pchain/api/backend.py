@@ -10,7 +10,7 @@ Refusals are the errors of p2pchain/api/errors.py (marked "Raises" below), or an
 `primitives.errors.RemoteError` of chain and wallet, whose text the caller is shown.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chain.contracts.proof import Receipt
     from chain.evidence import Verdict
     from chain.evidence_pool import PooledEvidence
+    from chain.foreign_state import ForeignValue
     from chain.proposal import Change
     from chain.queries import Queries
     from chain.stake import Stake
@@ -215,6 +216,17 @@ class MempoolInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SettledTransaction:
+    """A final transaction of the wallet, in whichever shard."""
+
+    tx_id: bytes
+    shard: int
+    height: int
+    ok: bool | None
+    """None: it is in a shard that is not followed, and nobody showed what it did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SendResult:
     """Transactions that a wallet operation submitted, in order."""
 
@@ -222,6 +234,8 @@ class SendResult:
     """The last one does what was asked; earlier ones move funds between shards."""
     fee_limit: int
     """Most that all of them together can cost in fees."""
+    settled: tuple[SettledTransaction, ...] = ()
+    """What became of them, where it is known already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,6 +401,20 @@ class Backend(Protocol):
 
     async def wait_height(self, height: int) -> None:
         """Return once the final height is at least `height`."""
+
+    async def read_foreign(
+        self, key: bytes, shards: Collection[int], oldest: int = 0
+    ) -> "Mapping[int, ForeignValue]":
+        """Return what a key holds in shards that are not followed, from peers.
+
+        Every value is proven under a root of ours.  Shards of which no peer shows
+        anything within some seconds are left out.
+
+        Args:
+            key: The same in all of them.
+            shards: Of the layout.
+            oldest: No older states than the one after this block.
+        """
 
     def submit_transaction(self, data: bytes) -> bytes:
         """Check and take a signed transaction, gossip it, return its id.

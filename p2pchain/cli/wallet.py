@@ -21,7 +21,6 @@ from p2pchain.cli.output import Output, format_amount, format_table
 from p2pchain.cli.session import get_home_path, open_client, read_passphrase
 from p2pchain.cli.staking import describe_seat, describe_stake
 from p2pchain.cli.words import load_words, wrap_words
-from p2pchain.client import RpcClient
 from p2pchain.errors import HomeError
 from p2pchain.node.home import Home
 from primitives.address import encode_address
@@ -187,7 +186,10 @@ def _describe_unknown(shards: list[int]) -> str:
     if not shards:
         return ""
     listed = ", ".join(map(str, shards))
-    return f"\nthe node does not follow shards {listed}; ask one that does (--rpc URL)"
+    return (
+        f"\nthe node does not follow shards {listed}, and nobody shows it what is there"
+        " just now; try again, or ask one that does (--rpc URL)"
+    )
 
 
 def run_send(args: Namespace, output: Output) -> None:
@@ -206,14 +208,17 @@ def run_send(args: Namespace, output: Output) -> None:
     final = result["final"]
     text = "\n".join(f"transaction  {tx_id}" for tx_id in result["tx_ids"])
     text += f"\nfinal in block {result['height']}" if final else "\nnot final yet"
-    if final and _is_under_way(client, result["tx_ids"], args.shard):
+    sent = result.get("transactions", [])
+    if any(each["shard"] != args.shard for each in sent):
+        # As a packet.
         text += f", arrives in shard {args.shard} with one of its next chunks"
+    if unclear := [each for each in sent if each["ok"] is None]:
+        listed = ", ".join(str(each["shard"]) for each in unclear)
+        text += (
+            f"\nthe node does not follow shards {listed}: nobody showed it whether what"
+            " is final there was paid, or refused for a fee"
+        )
     output.show(result, text)
-
-
-def _is_under_way(client: RpcClient, tx_ids: list[str], shard: int) -> bool:
-    """Tell whether something was sent out of another shard, as a packet."""
-    return any(client.call("tx", hash=tx_id)["shard"] != shard for tx_id in tx_ids)
 
 
 def run_stake(args: Namespace, output: Output) -> None:

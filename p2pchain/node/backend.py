@@ -1,7 +1,7 @@
 """The node as its HTTP interfaces see it: the `Backend` of p2pchain/api/backend.py."""
 
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from chain.contracts.resharding import Reshard, ReshardVote
 from chain.epochs import compute_first_height, compute_last_height
 from chain.evidence import Verdict
 from chain.evidence_pool import PooledEvidence
+from chain.foreign_state import ForeignValue
 from chain.outcome import Outcome
 from chain.proposal import Change
 from chain.queries import Queries
@@ -42,6 +43,7 @@ from p2pchain.api.backend import (
     SeenReceipt,
     SendResult,
     ServedModel,
+    SettledTransaction,
     StageState,
     StageStatus,
     StateSyncStatus,
@@ -59,6 +61,7 @@ from p2pchain.errors import StakeRefused, TransactionFailed
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool
 from p2pchain.node.consensus_driver import ConsensusDriver
+from p2pchain.node.foreign_state import StateExchange
 from p2pchain.node.gateway import Gateway
 from p2pchain.node.home import Config
 from p2pchain.node.provider import Provider
@@ -68,7 +71,7 @@ from p2pchain.node.state_sync import StateSync
 from p2pchain.node.treasury import Treasury
 from p2pchain.node.work_feed import WorkFeed
 from p2pchain.version import VERSION
-from primitives.types import ShardId
+from primitives.types import Height, ShardId
 from shards.layout import ROOT_SHARD
 from wallet import errors as wallet_errors
 from wallet.transactions import estimate_fee, estimate_transfer_fee
@@ -99,6 +102,7 @@ class NodeBackend:
     gateway: Gateway | None
     staking: Staking
     state_sync: StateSync
+    foreign_state: StateExchange
 
     # The node
 
@@ -261,6 +265,12 @@ class NodeBackend:
         """Return once the final height is at least `height`."""
         await self.chain.wait_height(height)
 
+    async def read_foreign(
+        self, key: bytes, shards: Collection[ShardId], oldest: Height = 0
+    ) -> Mapping[ShardId, ForeignValue]:
+        """Return what a key holds in shards that are not followed, from peers."""
+        return await self.foreign_state.read(key, shards, oldest)
+
     def submit_evidence(self, data: bytes) -> Verdict:
         """Check, keep and gossip evidence; return what it proves."""
         return self.chain.evidence.submit(data)
@@ -296,9 +306,21 @@ class NodeBackend:
     async def send(self, recipient: bytes, amount: int, shard: int) -> SendResult:
         """Pay from this wallet, gathering funds from other shards."""
         with _explain_refusals():
-            tx_ids = await self.treasury.send(recipient, amount, shard)
+            sent = await self.treasury.send(recipient, amount, shard)
         fee = estimate_transfer_fee(self.chain.spec.params)
-        return SendResult(tx_ids=tuple(tx_ids), fee_limit=fee * len(tx_ids))
+        return SendResult(
+            tx_ids=tuple(each.tx_id for each in sent),
+            fee_limit=fee * len(sent),
+            settled=tuple(
+                SettledTransaction(
+                    tx_id=each.tx_id,
+                    shard=each.shard,
+                    height=each.height,
+                    ok=each.is_ok,
+                )
+                for each in sent
+            ),
+        )
 
     async def open_channel(
         self, payee: bytes, deposit: int, unit_price: int | None

@@ -173,6 +173,10 @@ class ChunkService:
         self._fetch_bodies([certified.header for certified in offered])
         return offered
 
+    def find_produced(self, chunk_hash: bytes) -> ProducedChunk | None:
+        """Return a chunk that we vouched for, with its witness, while it is kept."""
+        return self._saved.get(chunk_hash)
+
     def _fetch_bodies(self, headers: Sequence[ChunkHeader]) -> None:
         tree = self._chain.tree
         for header in headers:

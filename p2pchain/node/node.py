@@ -50,7 +50,9 @@ from p2pchain.node.channel_pool import ChannelPool
 from p2pchain.node.chunk_service import ChunkService
 from p2pchain.node.chunk_workers import ChunkWorkers, compute_default_workers
 from p2pchain.node.consensus_driver import ConsensusDriver
+from p2pchain.node.foreign_accounts import ForeignAccounts
 from p2pchain.node.foreign_packets import PacketExchange
+from p2pchain.node.foreign_state import StateExchange
 from p2pchain.node.gateway import Gateway
 from p2pchain.node.home import Config, Home, write_atomically
 from p2pchain.node.initialise import get_model_name, resolve_model_dir
@@ -118,6 +120,7 @@ class Node:
         self._chain.tree.executor = self._workers
         self._bodies = BodyExchange(self._network, self._chain.tree)
         self._packets = PacketExchange(self._network, self._chain)
+        self._foreign_state = StateExchange(self._network, self._chain.tree)
         self._chunks = ChunkService(
             chain=self._chain,
             bodies=self._bodies,
@@ -142,7 +145,14 @@ class Node:
         )
         self._snapshots = StateSyncServer(self._network, self._chain, kv)
         self._state_sync = self._build_state_sync()
-        self._treasury = Treasury(keys.account, self._chain)
+        foreign = ForeignAccounts(
+            self._network,
+            self._chain,
+            self._bodies,
+            self._foreign_state,
+            self._chunks.find_produced,
+        )
+        self._treasury = Treasury(keys.account, self._chain, foreign)
         self._staking = Staking(
             config.name, keys.validator, self._treasury, self._chain
         )
@@ -271,6 +281,7 @@ class Node:
             gateway=self._gateway,
             staking=self._staking,
             state_sync=self._state_sync,
+            foreign_state=self._foreign_state,
         )
 
     def _build_state_sync(self) -> StateSync:

@@ -1,18 +1,44 @@
 """/api/v1 and RPC of a node that follows one layer shard of two."""
 
 import pytest
+import trio
 from chain_backend import ChainNode
 from chain_world import ALICE, COIN, DAVE
 from serving import TOKEN, get, serve
 
+from chain.account import Account
 from chain.blocktree import open_tree
 from chain.contracts.transfer import Transfer
 from chain.following import Follow
+from chain.foreign_state import ForeignValue, Question, show_values
+from chain.keys import build_account_key
 from chain.mempool import Mempool
+from chain.proofs import StateProof, verify_state_proof
 from chain.queries import Queries
 from p2pchain.cli.main import main
 from primitives import bls
 from primitives.address import encode_address
+from primitives.codec import decode
+from primitives.kv import MemoryStore
+
+
+class PartialNode(ChainNode):
+    """Its one peer follows everything, and answers if a test says so."""
+
+    peer = None
+    shows = False
+
+    async def read_foreign(self, key, shards, oldest=0):
+        await trio.lowlevel.checkpoint()
+        height = self.tree.final_height
+        question = Question(key, tuple(shards), height, oldest)
+        if not self.shows:
+            return {}
+        return {
+            shown.shard: ForeignValue(shown.value, height, shown.proof)
+            for shown in show_values(self.peer, question, height)
+        }
+
 
 ALICE_, DAVE_ = encode_address(ALICE.public_key), encode_address(DAVE.public_key)
 
@@ -20,9 +46,12 @@ ALICE_, DAVE_ = encode_address(ALICE.public_key), encode_address(DAVE.public_key
 @pytest.fixture(scope="module")
 def node():
     """Money went from shard 1 to shard 2, whose state is not here any more."""
-    node = ChainNode()
+    node = PartialNode()
     world = node.world
     world.advance(world.sign(ALICE, Transfer(DAVE.public_key, 2, COIN), 1), blocks=3)
+    kept = MemoryStore()
+    kept.write(dict(world.store._values))
+    node.peer = open_tree(world.spec, kept, bls)
     follow = Follow(frozenset({1}))
     node.tree = world.tree = open_tree(world.spec, world.store, bls, follow=follow)
     node.queries = Queries(node.tree)
@@ -67,6 +96,30 @@ def test_its_state_is_not_found_and_the_answer_says_why(server):
     error = get(server, "/shard/2/state/0x61", 404)["error"]
     assert error["code"] == "shard_not_followed"
     assert "does not follow shard 2" in error["message"]
+
+
+def test_peers_show_what_is_not_followed(server, node):
+    node.shows = True
+    account = get(server, f"/address/{DAVE_}?prove=true")
+    assert [each["shard"] for each in account["shards"]] == [0, 1, 2]
+    assert [each["followed"] for each in account["shards"]] == [True, True, False]
+    assert account["shards"][2]["balance"] == account["total"] == str(COIN)
+    assert account["unknown_shards"] == []
+    key = build_account_key(DAVE.public_key)
+    assert [each["shard"] for each in account["proofs"]] == [0, 1, 2]
+    shown = get(server, f"/shard/2/state/0x{key.hex()}")
+    for answer in (account["proofs"][2], shown):
+        proof = decode(StateProof, bytes.fromhex(answer["proof"][2:]))
+        assert decode(Account, proof.value).balance == COIN
+        world = node.world
+        assert verify_state_proof(
+            proof,
+            world.spec.chain_id,
+            world.spec.params.bucket_levels,
+            world.tree.epoch.validators,
+            bls,
+        )
+    node.shows = False
 
 
 def test_commands_say_it_too(server, capsys, tmp_path):

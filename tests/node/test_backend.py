@@ -20,6 +20,7 @@ from p2pchain.api.rpc.node_methods import render_status
 from p2pchain.errors import TransactionFailed
 from p2pchain.node.backend import NodeBackend
 from p2pchain.node.consensus_driver import ConsensusStatus
+from p2pchain.node.foreign_state import StateExchange
 from p2pchain.node.home import Config
 from p2pchain.node.staking import Staking
 from p2pchain.node.state_sync_board import Progress
@@ -67,6 +68,7 @@ def build_backend(net, node, *, provider=None, gateway=None, key=None) -> NodeBa
         gateway=gateway,
         staking=Staking("node0", key, node.treasury, net.chain),
         state_sync=SimpleNamespace(progress=None),
+        foreign_state=StateExchange(node.net, net.chain.tree),
     )
 
 

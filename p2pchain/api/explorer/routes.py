@@ -85,7 +85,7 @@ async def get_tx_status(backend: Backend, tx_id: bytes) -> Any:
 
 async def get_address(backend: Backend, address: bytes, prove: bool) -> Any:
     """Return what an address holds in every shard."""
-    return accounts.build_account(backend, address, prove)
+    return await accounts.build_account(backend, address, prove)
 
 
 async def list_address_txs(

@@ -56,7 +56,7 @@ async def get_transaction(backend: Backend, hash: bytes) -> Json:
 
 async def get_account(backend: Backend, address: bytes, prove: bool) -> Json:
     """Return what an address holds in every shard."""
-    return accounts.build_account(backend, address, prove)
+    return await accounts.build_account(backend, address, prove)
 
 
 async def list_account_transactions(

@@ -42,7 +42,8 @@ async def get_balance(backend: Backend) -> Json:
         for own in backend.list_own_channels()
         if own.role == "payer" and own.channel.status.name != "CLOSED"
     )
-    return build_account(backend, address) | {"in_channels": str(in_channels)}
+    answer = await build_account(backend, address)
+    return answer | {"in_channels": str(in_channels)}
 
 
 async def get_history(backend: Backend, limit: int, after: str | None) -> Json:
@@ -55,8 +56,22 @@ async def send(
 ) -> Json:
     """Pay from this wallet."""
     result = await backend.send(recipient, amount, shard)
-    return await finish(backend, result.tx_ids, wait) | {
-        "fee_limit": str(result.fee_limit)
+    answer = {"fee_limit": str(result.fee_limit)}
+    if not result.settled:
+        return await finish(backend, result.tx_ids, wait) | answer
+    return answer | {
+        "tx_ids": [to_hex(tx_id) for tx_id in result.tx_ids],
+        "final": True,
+        "height": str(max(each.height for each in result.settled)),
+        "transactions": [
+            {
+                "tx_id": to_hex(each.tx_id),
+                "shard": each.shard,
+                "height": str(each.height),
+                "ok": each.ok,
+            }
+            for each in result.settled
+        ],
     }
 
 

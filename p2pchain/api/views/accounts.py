@@ -4,6 +4,8 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from chain.keys import build_account_key
+from chain.queries import read_account
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex
@@ -20,16 +22,29 @@ from primitives.address import encode_address
 Json = dict[str, Any]
 
 
-def build_account(backend: Backend, address: bytes, prove: bool = False) -> Json:
-    """Return what an address holds in every shard that is followed, and its stake.
+async def build_account(backend: Backend, address: bytes, prove: bool = False) -> Json:
+    """Return what an address holds in every shard, and its stake.
 
-    `total` is what lies in accounts: neither a stake nor deposits count.  With `prove`
-    there is a proof of every shard's account, or of its absence.
+    Shards that are not followed are shown by peers, with proofs under our own roots;
+    those that nobody shows are in `unknown_shards`.  `total` is what lies in accounts:
+    neither a stake nor deposits count.  With `prove` there is a proof of every shard's
+    account, or of its absence.
     """
     queries = backend.queries
-    accounts = queries.list_accounts(address)
+    followed = queries.followed
+    answer = build_stamp(backend)
+    accounts = list(queries.list_accounts(address))
     stake = queries.stakes.get_stake(address)
-    answer = build_stamp(backend) | {
+    shown_proofs = proofs.prove_account(backend, address) if prove else []
+    elsewhere = [s for s in queries.layout.shard_ids if s not in followed]
+    key = build_account_key(address)
+    shown = await backend.read_foreign(key, elsewhere) if elsewhere else {}
+    for shard, value in shown.items():
+        accounts.append(read_account(shard, address, value.value, value.height))
+        if prove:
+            shown_proofs.append(proofs.render_foreign(backend, shard, key, value))
+    accounts.sort(key=lambda account: account.shard)
+    answer |= {
         "address": encode_address(address),
         "name": get_account_name(backend, address),
         "total": str(sum(a.balance + a.maturing for a in accounts)),
@@ -39,17 +54,18 @@ def build_account(backend: Backend, address: bytes, prove: bool = False) -> Json
                 "balance": str(account.balance),
                 "maturing": str(account.maturing),
                 "nonce": str(account.nonce),
+                # Of the block after which it is so: peers may be a few behind us.
+                "height": str(account.height),
+                "followed": account.shard in followed,
             }
             for account in accounts
         ],
-        # What it has there this node cannot say.
-        "unknown_shards": [
-            shard for shard in queries.layout.shard_ids if shard not in queries.followed
-        ],
+        # What it has there this node cannot find out now.
+        "unknown_shards": [shard for shard in elsewhere if shard not in shown],
         "stake": stake and render_stake(backend, stake),
     }
     if prove:
-        answer["proofs"] = proofs.prove_account(backend, address)
+        answer["proofs"] = sorted(shown_proofs, key=lambda proof: proof["shard"])
     return answer
 
 

@@ -5,11 +5,14 @@ from typing import Any
 import trio
 
 from chain.contracts.registration import Registration
+from chain.errors import ShardNotFollowed
+from chain.foreign_state import ForeignValue
 from chain.keys import (
     build_account_key,
     build_channel_key,
     build_registration_key,
 )
+from chain.proofs import StateProof
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import to_hex
@@ -26,15 +29,31 @@ async def build_state_proof(
 
     Going back to an older state takes long, so everybody else has turns meanwhile.
 
+    Of a shard that is not followed peers show the newest state.
+
     Raises:
         NotFound: The layout has no such shard.
         PrunedState: The state after `height` is not kept; says which are.
+        ShardNotFollowed: Nobody shows the shard's newest state, or another one is
+            asked for.
     """
     if shard not in backend.queries.layout.shard_ids:
         raise NotFound(f"no shard {shard}")
+    if shard not in backend.queries.followed and height is None:
+        found = await _read_newest(backend, shard, key)
+        return build_stamp(backend) | render_foreign(backend, shard, key, found)
     for _ in backend.queries.prepare_state(shard, height):
         await trio.lowlevel.checkpoint()
     return build_stamp(backend) | prove(backend, shard, key, height)
+
+
+async def _read_newest(backend: Backend, shard: int, key: bytes) -> ForeignValue:
+    """Return what peers show after our last final block, or shortly before it."""
+    for oldest in (backend.queries.height, 0):
+        found = await backend.read_foreign(key, [shard], oldest)
+        if shard in found:
+            return found[shard]
+    raise ShardNotFollowed(shard)
 
 
 def prove_account(backend: Backend, address: bytes) -> list[Json]:
@@ -74,10 +93,20 @@ def prove(backend: Backend, shard: int, key: bytes, height: int | None = None) -
         PrunedState: The state after `height` is not kept; says which are.
         UnknownShard: There was no such shard then.
     """
-    proof = backend.queries.build_state_proof(shard, key, height)
+    return _render(backend.queries.build_state_proof(shard, key, height))
+
+
+def render_foreign(
+    backend: Backend, shard: int, key: bytes, found: ForeignValue
+) -> Json:
+    """Return what a peer showed of a shard that is not followed, with its proof."""
+    return _render(backend.queries.build_foreign_proof(shard, key, found))
+
+
+def _render(proof: StateProof) -> Json:
     return {
-        "shard": shard,
-        "key": to_hex(key),
+        "shard": proof.shard,
+        "key": to_hex(proof.key),
         "value": None if proof.value is None else to_hex(proof.value),
         "state_height": str(proof.header.height),
         "shard_root": to_hex(proof.shard_root),

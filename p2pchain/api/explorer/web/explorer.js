@@ -175,7 +175,7 @@ async function showAddress(address) {
     account.stake ? stakeFacts(account.stake) : "",
     el("h2", {}, "By shard"),
     account.unknown_shards.length ? el("p", {},
-      `This node does not follow shards ${account.unknown_shards.join(", ")}, and cannot say what is there.`) : "",
+      `This node does not follow shards ${account.unknown_shards.join(", ")}, and no peer shows just now what is there.`) : "",
     table(["shard", "balance", "maturing", "nonce"], account.shards.map((s) => [
       el("a", { href: "#/shard/" + s.shard }, s.shard), amount(s.balance), amount(s.maturing), s.nonce])),
     el("h2", {}, "Channels"),

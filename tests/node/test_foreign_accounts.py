@@ -1,0 +1,102 @@
+"""A wallet on a node that follows one layer shard of two: validators on loopback."""
+
+import trio
+from chain_world import ALICE, BOB, COIN
+from test_chunk_service import LIMIT_S, ONE, SIZE, TWO, open_town
+
+from chain.contracts.channel import RequestClose
+from chain.contracts.transfer import Transfer
+from chain.keys import build_account_key
+from p2pchain.node.foreign_accounts import ForeignAccounts
+from p2pchain.node.foreign_state import StateExchange
+from p2pchain.node.treasury import Treasury
+
+
+def open_wallet(member, *, is_giving=True) -> Treasury:
+    """Return Alice's wallet at a member; with what every member serves."""
+    state = StateExchange(member.network, member.chain.tree)
+    foreign = ForeignAccounts(
+        member.network,
+        member.chain,
+        member.bodies,
+        state,
+        member.chunks.find_produced if is_giving else lambda chunk_hash: None,
+    )
+    return Treasury(ALICE, member.chain, foreign)
+
+
+def play(folder, scenario, *, is_giving=True):
+    async def main():
+        with trio.fail_after(LIMIT_S):
+            async with open_town(folder, follows=(ONE, ONE, TWO, TWO)) as members:
+                wallets = [open_wallet(m, is_giving=is_giving) for m in members]
+                while any(len(m.network.peers()) < SIZE - 1 for m in members):
+                    await trio.sleep(0.02)
+                await members[0].chain.wait_height(1)
+                await scenario(members, wallets[0])
+
+    trio.run(main)
+
+
+async def read_balance(member, shard, address):
+    """Return a balance as a member that follows the shard has it."""
+    await trio.lowlevel.checkpoint()
+    return member.chain.queries.get_account(shard, address).balance
+
+
+def test_one_balance_pays_out_of_all_shards(tmp_path):
+    async def scenario(members, treasury):
+        near, far = members[0], members[2]
+        purse = await treasury.open_purse()
+        assert purse.balances == {0: 100 * COIN, 1: 100 * COIN, 2: 100 * COIN}
+        assert not purse.unknown
+        # More than the followed ones hold: out of all three, and each outcome is known.
+        sent = await treasury.send(BOB.public_key, 250 * COIN, 1)
+        assert sorted(each.shard for each in sent) == [0, 1, 2]
+        assert all(each.is_ok for each in sent)
+        (away,) = [each for each in sent if each.shard == 2]
+        place = far.chain.tree.store.get_place(away.tx_id)
+        assert (place.height, place.shard) == (away.height, 2)
+        told = far.chain.tree.store.get_outcomes(place.height, 2)[place.index]
+        assert away.outcome == told
+        while await read_balance(near, 1, BOB.public_key) < 350 * COIN:
+            await near.chain.wait_height(near.chain.height + 1)
+        # The next plan is made from what is left there.
+        left = (await treasury.open_purse()).balances
+        fees = sum(each.outcome.fee for each in sent)
+        assert sum(left.values()) == 50 * COIN - fees
+        assert max(left, key=left.get) == 2
+        # Inside of the shard that is not followed, and what the rules refuse there.
+        (paid,) = await treasury.send(BOB.public_key, COIN, 2)
+        assert (paid.is_ok, paid.shard) == (True, 2)
+        (refused,) = await treasury.run_all([(2, RequestClose(bytes(32)), 0)])
+        assert refused.code == "unknown_channel"
+        # Funds come from there to where they are needed.
+        left = (await treasury.open_purse()).balances
+        need = left[1] + 20 * COIN
+        (done,) = await treasury.run_all([(1, Transfer(BOB.public_key, 1, need), need)])
+        assert done.ok
+
+    play(tmp_path, scenario)
+
+
+def test_without_a_witness_the_body_tells_that_it_is_final(tmp_path):
+    async def scenario(members, treasury):
+        (sent,) = await treasury.send(BOB.public_key, COIN, 2)
+        assert sent.shard == 2
+        assert sent.is_ok is None
+        tree = members[2].chain.tree
+        assert tree.store.get_place(sent.tx_id).height == sent.height
+
+    play(tmp_path, scenario, is_giving=False)
+
+
+def test_a_key_that_is_nowhere_is_shown_to_be_nowhere(tmp_path):
+    async def scenario(members, treasury):
+        state = treasury._foreign._state
+        key = build_account_key(b"\7" * 32)
+        found = await state.read(key, [2], members[0].chain.height)
+        assert found[2].value is None
+        assert found[2].height >= members[0].chain.height - 1
+
+    play(tmp_path, scenario)
