@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from chain.books import compute_books_changes
+from chain.gaps import compute_gap_changes
 from chain.held import HeldBlock
 from chain.history import compute_undo_changes
 from chain.index import Changes, compute_index_changes
@@ -18,6 +19,7 @@ from chain.store import (
     LAYOUT_KEY,
     SEEN_KEY,
     TIP_KEY,
+    ChainReader,
     build_key,
     encode_tip,
 )
@@ -38,6 +40,7 @@ def compute_final_changes(
     target = chain[-1]
     changes: Changes = compute_undo_changes(state, chain)
     changes.update(compute_books_changes(state, chain))
+    changes.update(compute_gap_changes(ChainReader(state.store), chain))
     for held in chain:
         changes.update(compute_index_changes(held))
         changes.update(state.compute_changes(held.view))

@@ -30,6 +30,7 @@ from chain.errors import (
 )
 from chain.evidence_queries import EvidenceQueries
 from chain.foreign_state import ForeignValue
+from chain.gaps import Gap, read_gaps, update_gaps
 from chain.header import Header, compute_block_hash
 from chain.keys import (
     TOTALS_KEY,
@@ -275,6 +276,29 @@ class Queries:
             ),
             limit,
         )
+
+    def list_gaps(self) -> tuple[Gap, ...]:
+        """Return the blocks of which lists do not tell what a shard did, by beginning.
+
+        What is from before `first_height` is not among them.
+        """
+        first, height = self.first_height, self.height
+        missing = frozenset(self.layout.shard_ids) - self._tree.followed
+        # The stored ones are as of the last block; a shard may have been taken on or
+        # dropped since.
+        gaps = update_gaps(
+            read_gaps(self._store), height + 1, missing, self._get_begun()
+        )
+        return tuple(
+            Gap(gap.shard, max(gap.first, first), gap.last)
+            for gap in gaps
+            if gap.last is None or gap.last > first
+        )
+
+    def _get_begun(self) -> dict[ShardId, Height]:
+        """Return since when shards are followed that were taken on."""
+        found = {shard: self._store.get_adopted(shard) for shard in self.followed}
+        return {shard: each.first for shard, each in found.items() if each is not None}
 
     # -------------------------------------------------------------- accounts
 

@@ -33,6 +33,22 @@ def describe_history(transactions: list[Json], address: str) -> str:
     return format_table(header, rows)
 
 
+def describe_missing(missing: list[Json], first_height: str) -> str:
+    """Return a line for each part of the history that the node does not have.
+
+    Args:
+        missing: Shards, and the blocks in which the node did not follow them.
+        first_height: Where the node's whole history begins.
+    """
+    lines = []
+    if int(first_height):
+        lines.append(f"missing: everything before block {first_height}")
+    for gap in missing:
+        until = "" if gap["until"] is None else f" until block {gap['until']}"
+        lines.append(f"missing: shard {gap['shard']} since block {gap['since']}{until}")
+    return "".join(f"\n{line}" for line in lines)
+
+
 def describe_content(tx: Json, address: str) -> str:
     """Return what a transaction means to an address; nothing for kinds without money.
 

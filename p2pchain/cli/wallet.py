@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from p2pchain.cli.history import describe_history
+from p2pchain.cli.history import describe_history, describe_missing
 from p2pchain.cli.light_staking import run_light_stake, run_light_unstake
 from p2pchain.cli.light_wallet import (
     add_light,
@@ -261,6 +261,7 @@ def run_history(args: Namespace, output: Output) -> None:
         params["after"] = args.after
     history = client.call("account_txs", **params)
     text = describe_history(history["transactions"], address)
+    text += describe_missing(history["missing"], history["first_height"])
     if history["next"]:
         text += f"\nmore: --after {history['next']}"
     output.show(history, text)

@@ -122,6 +122,13 @@ def test_peers_show_what_is_not_followed(server, node):
     node.shows = False
 
 
+def test_a_history_says_what_is_missing(server):
+    history = get(server, f"/address/{DAVE_}/txs")
+    # What the node saw while it followed everything is still there.
+    assert [tx["shard"] for tx in history["transactions"]] == [1]
+    assert history["missing"] == [{"shard": 2, "since": "4", "until": None}]
+
+
 def test_commands_say_it_too(server, capsys, tmp_path):
     (tmp_path / "api_token").write_text(TOKEN + "\n")
     options = ["--home", str(tmp_path), "--rpc", server.url]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from p2pchain.cli.history import describe_content, describe_history
+from p2pchain.cli.history import describe_content, describe_history, describe_missing
 from p2pchain.cli.output import format_amount, parse_amount
 
 ME, YOU = "p2p1qme" + "0" * 50, "p2p1qyou" + "1" * 50
@@ -47,6 +47,18 @@ def test_channels_and_others_say_their_amount():
     assert describe_content(settled, ME) == "9 atoms"
     settled["outcome"]["events"] = []
     assert describe_content(settled, ME) == "-"
+
+
+def test_what_is_missing_has_a_line():
+    gaps = [
+        {"shard": 2, "since": "7", "until": None},
+        {"shard": 1, "since": "3", "until": "9"},
+    ]
+    assert describe_missing(gaps, "0").splitlines()[1:] == [
+        "missing: shard 2 since block 7",
+        "missing: shard 1 since block 3 until block 9",
+    ]
+    assert describe_missing([], "40") == "\nmissing: everything before block 40"
 
 
 def test_only_who_sent_pays_the_fee():

@@ -70,11 +70,23 @@ def build_block_transactions(
 def build_history(
     backend: Backend, address: bytes, limit: int, after: str | None
 ) -> Json:
-    """Return the transactions that concern an address, newest first."""
+    """Return the transactions that concern an address, newest first.
+
+    `missing` says in which shards and blocks there may be others.
+    """
     page = backend.queries.list_address_transactions(address, after, limit)
     return build_stamp(backend) | {
         "transactions": [render_found(found) for found in page.items],
         "next": page.next,
+        "first_height": str(backend.queries.first_height),
+        "missing": [
+            {
+                "shard": gap.shard,
+                "since": str(gap.first),
+                "until": None if gap.last is None else str(gap.last),
+            }
+            for gap in backend.queries.list_gaps()
+        ],
     }
 
 

@@ -1,0 +1,88 @@
+"""
+Gaps: blocks in which a shard was not followed, so that no list tells what it did.
+
+Kept in the batch that makes blocks final: a gap opens with the first block after which
+a shard is not followed, and closes with the first after which it is again.  Who takes
+a shard on executes what it did since some boundary, and that much of the gap is gone.
+
+Spec: docs/protocol/10-interfaces.md
+"""
+
+from collections.abc import Mapping, Sequence, Set
+
+from chain.held import HeldBlock
+from chain.store import ChainReader
+from primitives.codec import Record, encode
+from primitives.types import Height, ShardId
+
+GAPS_KEY = b"Mgaps"
+MAX_GAPS = 256
+"""Kept; the oldest go: each took somebody's command, a fraud or a change of layout."""
+
+
+class Gap(Record):
+    """Blocks of which it is not known here what a shard did."""
+
+    shard: ShardId
+    first: Height
+    last: Height | None
+    """None: it is not followed now."""
+
+
+def read_gaps(store: ChainReader) -> tuple[Gap, ...]:
+    """Return the gaps in our history, oldest first."""
+    found = store.read(GAPS_KEY, GapList)
+    return () if found is None else found.gaps
+
+
+class GapList(Record):
+    """As it is stored."""
+
+    gaps: tuple[Gap, ...]
+
+
+def compute_gap_changes(
+    store: ChainReader, chain: Sequence[HeldBlock]
+) -> dict[bytes, bytes | None]:
+    """Return what keeps the gaps right when blocks become final; mostly nothing.
+
+    Args:
+        store: Before them.
+        chain: They, oldest first.
+    """
+    before = gaps = read_gaps(store)
+    for held in chain:
+        missing = held.heads.keys() - held.followed
+        begun = {
+            shard: adopted.first
+            for shard in held.followed
+            if (adopted := store.get_adopted(shard)) is not None
+        }
+        gaps = update_gaps(gaps, held.height, missing, begun)
+    return {} if gaps == before else {GAPS_KEY: encode(GapList(gaps))}
+
+
+def update_gaps(
+    gaps: tuple[Gap, ...],
+    height: Height,
+    missing: Set[ShardId],
+    begun: Mapping[ShardId, Height],
+) -> tuple[Gap, ...]:
+    """Return the gaps after one more final block.
+
+    Args:
+        gaps: Before it.
+        height: Its height.
+        missing: Shards that are not followed after it.
+        begun: Of those that were taken on, the block after which all is known.
+    """
+    updated = []
+    for gap in gaps:
+        last = gap.last
+        if last is None and gap.shard not in missing:
+            last = begun.get(gap.shard, height - 1)
+        if last is None or last >= gap.first:
+            updated.append(Gap(gap.shard, gap.first, last))
+    still_open = {gap.shard for gap in updated if gap.last is None}
+    updated += [Gap(shard, height, None) for shard in sorted(missing - still_open)]
+    return tuple(updated[-MAX_GAPS:])

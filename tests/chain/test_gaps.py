@@ -1,0 +1,52 @@
+"""Which blocks of which shards are missing in a history."""
+
+from chain_world import ALICE, BOB, COIN, World
+
+from chain.blocktree import open_tree
+from chain.contracts.transfer import Transfer
+from chain.following import Follow
+from chain.gaps import MAX_GAPS, Gap, read_gaps, update_gaps
+from chain.queries import Queries
+from p2pchain.sim.committee import hand_bodies
+from primitives import bls
+from primitives.kv import MemoryStore
+
+
+def test_a_gap_opens_goes_on_and_closes():
+    gaps = update_gaps((), 5, {1, 2}, {})
+    assert gaps == (Gap(1, 5, None), Gap(2, 5, None))
+    assert update_gaps(gaps, 6, {1, 2}, {}) == gaps
+    # One is taken on, with what it did since block 4; the other since block 7.
+    gaps = update_gaps(gaps, 9, set(), {1: 4, 2: 7})
+    assert gaps == (Gap(2, 5, 7),)
+    # Gone from the layout, or followed without being taken on.
+    gaps = update_gaps(update_gaps(gaps, 10, {2}, {}), 12, set(), {})
+    assert gaps == (Gap(2, 5, 7), Gap(2, 10, 11))
+
+
+def test_they_are_bounded():
+    gaps = ()
+    for height in range(1, 4 * MAX_GAPS, 2):
+        gaps = update_gaps(gaps, height, {1}, {})
+        gaps = update_gaps(gaps, height + 1, set(), {})
+    assert len(gaps) == MAX_GAPS
+    assert gaps[-1].last == 4 * MAX_GAPS - 1
+
+
+def test_a_node_that_stops_following_knows_since_when():
+    world = World()
+    world.advance(world.sign(ALICE, Transfer(BOB.public_key, 2, COIN), 2), blocks=2)
+    store = MemoryStore()
+    store.write(dict(world.store._values))
+    tree = open_tree(world.spec, store, bls, follow=Follow(frozenset({1})))
+    queries = Queries(tree)
+    assert read_gaps(tree.store) == ()
+    assert queries.list_gaps() == (Gap(2, 3, None),)
+    for _ in range(2):
+        held = world.build(world.sign(ALICE, Transfer(BOB.public_key, 2, COIN), 2))
+        hand_bodies(held, tree)
+        tree.add(held.block_bytes, held.header.time_ms)
+        world.finalize(held)
+        tree.finalize(world.certify(held))
+        assert queries.list_gaps() == read_gaps(tree.store) == (Gap(2, 3, None),)
+    assert Queries(world.tree).list_gaps() == ()
