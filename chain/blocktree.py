@@ -599,13 +599,13 @@ class BlockTree:
             },
         )
         self._state.adopt(shard, adoption.table)
+        self.history.forget(shard)
         self._hold_again(self.followed | {shard})
 
     def drop(self, shard: ShardId) -> None:
         """Follow a shard no more; its buckets are left for the caller to delete."""
         self._write_followed(self.followed - {shard}, {build_adopted_key(shard): None})
         self._state.drop(shard)
-        self.history.forget(shard)
         self._hold_again(self.followed - {shard})
 
     def _write_followed(self, followed: frozenset[ShardId], changes: Changes) -> None:

@@ -6,6 +6,9 @@ shard needs those that wait for it.  Whether a block is valid never depends on t
 they are fetched, for production alone, once the block that holds their chunk is final:
 then it is certain under which `out_root` they stand, and at which height.
 
+A shard whose state is on its way here has sent packets before the boundary with which
+it begins; those that still wait somewhere are fetched in the same way.
+
 Spec: docs/protocol/06-shards.md
 """
 
@@ -42,9 +45,10 @@ class MissingPackets:
 
 def find_missing_packets(tree: BlockTree) -> Iterator[MissingPackets]:
     """Yield what has to be fetched, per source and destination the oldest chunk's."""
-    heads = tree.final.heads
+    heads, coming = tree.final.heads, tree.state.coming
     for src in sorted(heads.keys() - tree.followed):
-        for dst in sorted(tree.followed):
+        wanted = heads.keys() if src == coming else {*tree.followed, coming}
+        for dst in sorted(heads.keys() & wanted):
             first = get_count(heads[dst].in_cursor, src)
             end = get_count(heads[src].out_count, dst)
             while first < end and tree.store.get_packet(src, dst, first) is not None:
@@ -52,6 +56,18 @@ def find_missing_packets(tree: BlockTree) -> Iterator[MissingPackets]:
             found = _find_sender(tree, src, dst, first) if first < end else None
             if found is not None:
                 yield found
+
+
+def has_sent_packets(tree: BlockTree, src: ShardId) -> bool:
+    """Tell whether all packets of a shard that are under way are here."""
+    heads = tree.final.heads
+    return all(
+        tree.store.get_packet(src, dst, seq) is not None
+        for dst, head in heads.items()
+        for seq in range(
+            get_count(head.in_cursor, src), get_count(heads[src].out_count, dst)
+        )
+    )
 
 
 def take_packets(

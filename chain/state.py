@@ -241,11 +241,12 @@ class FinalState:
         """Take over the tree of a shard that was told, whose buckets are stored now."""
         assert table.root == self._told.pop(shard)
         self._tables[shard] = table
+        # There may be some of it from when it was followed before.
+        self._cache.clear()
 
     def drop(self, shard: ShardId) -> None:
         """Keep no more of a shard than its root."""
         self._told[shard] = self._tables.pop(shard).root
-        self._cache.clear()
 
     def _take_shards(self, shards: tuple[ShardId, ...]) -> None:
         """Forget the trees of shards that went, begin those of shards that came."""

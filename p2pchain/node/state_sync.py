@@ -27,71 +27,50 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import trio
 
-from chain.errors import InvalidSnapshot, LightError
+from chain.errors import InvalidSnapshot
 from chain.light import EpochProof, LightBlock, LightChain, LightState
 from chain.light_sync import AskBlock, AskProofs, LightSync
 from chain.snapshot import (
     MAX_MANIFEST_BYTES,
-    MAX_PART_BYTES,
     Manifest,
-    PartPlace,
     Snapshot,
     decode_manifest,
     read_snapshot,
 )
-from chain.snapshot_part import validate_part
-from network.errors import NetworkError, RequestTimeout, TooManyStreams
-from network.faults import Fault
 from network.network import Network
-from network.topics import Priority
 from p2pchain.node.chain_service import ChainService
-from p2pchain.node.state_sync_board import PER_PEER, PartBoard, Progress
+from p2pchain.node.part_fetcher import PartFetcher
+from p2pchain.node.state_sync_ask import ASK_S, Blame, ask, collect_offers, request
+from p2pchain.node.state_sync_board import PartBoard, Progress
 from p2pchain.node.state_sync_files import PartFiles
 from p2pchain.node.state_sync_messages import (
     BLOCK,
     EPOCHS,
     MANIFEST,
     MAX_BLOCK_BYTES,
-    MAX_OFFERS_BYTES,
     MAX_PROOFS_BYTES,
-    OFFERS,
-    PART,
     LightRequest,
-    Offers,
-    PartRequest,
     ProofsAnswer,
     ProofsRequest,
     SnapshotName,
 )
 from primitives import bls
-from primitives.codec import Record, decode, encode
-from primitives.errors import DecodeError, MissingError, RemoteError
+from primitives.codec import encode
+from primitives.errors import MissingError
 from primitives.types import Epoch, Hash32
 
 HEAR_S = 1.0
 """After the start nobody has told a height yet, and no range is taken in that time."""
-HEAR_S = 1.0
-"""After the start nobody has told a height yet, and no range is taken in that time."""
 LOOK_S = 0.5
 """How often a node looks whether it is far behind; peers tell heights every 5 s."""
-ASK_S = 5.0
-"""What a peer gets for a small answer."""
 MANIFEST_S = 90.0
 """What a peer gets for a manifest, which it may have to make first."""
-PART_S = 20.0
-"""What a peer gets for a part: 8 MiB at 4 Mbit/s."""
-STALL_S = 30.0
-"""Without a part for so long, another snapshot is tried."""
 PAUSE_S = 30.0
 """Before asking again after a round without a snapshot, twice as long each time."""
 MAX_PAUSE_S = 1800.0
-REPORT_S = 5.0
-
-R = TypeVar("R", bound=Record)
 
 log = logging.getLogger(__name__)
 
@@ -136,11 +115,10 @@ class StateSync:
         self._after_epochs = after_epochs
         self._get_best_height = get_best_height
         self._checkpoint = checkpoint
+        self._parts = PartFetcher(network, files)
         self._board: PartBoard | None = None
         self._is_giving_way = False
         """Whether ranges go on although we are far behind."""
-        self._heard_at = 0.0
-        """When peers will have told how far they are."""
         self._heard_at = 0.0
         """When peers will have told how far they are."""
         self.ready = trio.Event()
@@ -199,13 +177,12 @@ class StateSync:
         Raises:
             NoSnapshot: There is none, or it saves too little.
         """
-        offers = await self._collect_offers()
+        offers = await collect_offers(self._network)
         least = self._chain.height + self._chain.spec.params.epoch_blocks
         saved = self._files.load_manifest()
-        for height, block_hash in sorted(offers, reverse=True):
-            name = SnapshotName(height, block_hash)
-            for peer_id in offers[height, block_hash]:
-                if height <= least:
+        for name in sorted(offers, key=_rank, reverse=True):
+            for peer_id in offers[name]:
+                if name.height <= least:
                     continue
                 manifest = saved if saved and _is_of(saved, name, self._chain) else None
                 snapshot = await self._try_manifest(peer_id, name, manifest)
@@ -213,34 +190,21 @@ class StateSync:
                     return snapshot
         raise NoSnapshot("far behind, and no peer has a snapshot of use")
 
-    async def _collect_offers(self) -> dict[tuple[int, bytes], list[bytes]]:
-        """Return who offers what, by height and block hash."""
-        found: dict[tuple[int, bytes], list[bytes]] = {}
-
-        async def ask(peer_id: bytes) -> None:
-            with _Blame(self._network, peer_id):
-                answer = await self._ask(
-                    peer_id, OFFERS, b"", Offers, ASK_S, MAX_OFFERS_BYTES
-                )
-                for offer in answer.snapshots:
-                    place = (offer.height, offer.block_hash)
-                    found.setdefault(place, []).append(peer_id)
-
-        async with trio.open_nursery() as nursery:
-            for peer in self._network.peers():
-                nursery.start_soon(ask, peer.peer_id)
-        return found
-
     async def _try_manifest(
         self, peer_id: bytes, name: SnapshotName, saved: Manifest | None
     ) -> Snapshot | None:
         """Return a peer's snapshot if its manifest is right and its block final."""
         spec = self._chain.spec
-        with _Blame(self._network, peer_id):
+        with Blame(self._network, peer_id):
             manifest = saved
             if manifest is None:
-                data = await self._request(
-                    peer_id, MANIFEST, encode(name), MANIFEST_S, MAX_MANIFEST_BYTES
+                data = await request(
+                    self._network,
+                    peer_id,
+                    MANIFEST,
+                    encode(name),
+                    MANIFEST_S,
+                    MAX_MANIFEST_BYTES,
                 )
                 manifest = decode_manifest(data)
             snapshot = read_snapshot(manifest, spec.chain_id, spec.params.epoch_blocks)
@@ -302,17 +266,23 @@ class StateSync:
         return LightState.from_set(chain, point.epoch, block.validators)
 
     async def _ask_block(self, peer_id: bytes, height: int) -> LightBlock:
-        request = encode(LightRequest(height))
-        return await self._ask(
-            peer_id, BLOCK, request, LightBlock, ASK_S, MAX_BLOCK_BYTES
+        question = encode(LightRequest(height))
+        return await ask(
+            self._network, peer_id, BLOCK, question, LightBlock, ASK_S, MAX_BLOCK_BYTES
         )
 
     async def _ask_proofs(
         self, peer_id: bytes, epoch: int, count: int
     ) -> tuple[EpochProof, ...]:
-        request = encode(ProofsRequest(epoch, count))
-        answer = await self._ask(
-            peer_id, EPOCHS, request, ProofsAnswer, ASK_S, MAX_PROOFS_BYTES
+        question = encode(ProofsRequest(epoch, count))
+        answer = await ask(
+            self._network,
+            peer_id,
+            EPOCHS,
+            question,
+            ProofsAnswer,
+            ASK_S,
+            MAX_PROOFS_BYTES,
         )
         return answer.proofs
 
@@ -336,25 +306,10 @@ class StateSync:
         """Fetch every part; False when nobody serves the snapshot any more."""
         places = snapshot.list_places()
         self._files.begin(snapshot.manifest, places)
-        held = []
-        for place in places:
-            if self._files.is_held(place):
-                held.append(place)
-            await trio.sleep(0)
         name = SnapshotName(snapshot.height, snapshot.block_hash)
-        board = self._board = PartBoard(snapshot.height, places, held)
-        log.info(
-            "taking the state at block %d: %d parts, %d here already",
-            snapshot.height,
-            len(places),
-            len(held),
-        )
+        board = self._board = await self._parts.open_board(name, places)
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._report, board)
-                await self._run_workers(nursery, board, name)
-                nursery.cancel_scope.cancel()
-            if board.is_complete:
+            if await self._parts.fetch(name, board):
                 self._files.finish(snapshot.manifest)
                 log.info("the state at block %d is here", snapshot.height)
             return board.is_complete
@@ -362,131 +317,9 @@ class StateSync:
             if not board.is_complete:
                 self._board = None
 
-    async def _run_workers(
-        self, nursery: trio.Nursery, board: PartBoard, name: SnapshotName
-    ) -> None:
-        """Keep every peer busy until all is here or nothing comes any more."""
-        working: set[tuple[bytes, int]] = set()
-        board.changed_at = trio.current_time()
 
-        async def work(peer_id: bytes, number: int) -> None:
-            try:
-                await self._work(board, name, peer_id)
-            finally:
-                working.discard((peer_id, number))
-
-        while not board.is_complete:
-            for peer in self._network.peers():
-                for number in range(PER_PEER):
-                    if (peer.peer_id, number) not in working:
-                        working.add((peer.peer_id, number))
-                        nursery.start_soon(work, peer.peer_id, number)
-            if trio.current_time() > board.changed_at + STALL_S:
-                log.warning("no part of block %d comes any more", name.height)
-                return
-            await trio.sleep(0.05)
-
-    async def _work(self, board: PartBoard, name: SnapshotName, peer_id: bytes) -> None:
-        """Ask one peer for parts while there is one to ask for."""
-        while (place := board.take(peer_id, trio.current_time())) is not None:
-            request = PartRequest(
-                name, place.shard, place.levels, place.depth, place.first
-            )
-            try:
-                data = await self._request(
-                    peer_id, PART, encode(request), PART_S, MAX_PART_BYTES
-                )
-                validate_part(place, data)
-            except (NetworkError, TooManyStreams) as error:
-                log.info("no part from %s: %s", peer_id.hex()[:8], error)
-                board.on_failure(peer_id, place, trio.current_time())
-                if isinstance(error, RequestTimeout):
-                    self._network.penalize(peer_id, Fault.TIMEOUT)
-            except InvalidSnapshot as error:
-                log.warning("bad part from %s: %s", peer_id.hex()[:8], error)
-                board.on_lie(peer_id, place)
-                self._network.penalize(peer_id, Fault.BAD_MESSAGE)
-            else:
-                self._keep(board, peer_id, place, data)
-
-    def _keep(
-        self, board: PartBoard, peer_id: bytes, place: PartPlace, data: bytes
-    ) -> None:
-        # On disk before it counts: `finish` follows as soon as all of them do.
-        self._files.put(place, data)
-        board.on_part(peer_id, place, len(data), trio.current_time())
-
-    async def _report(self, board: PartBoard) -> None:
-        while True:
-            await trio.sleep(REPORT_S)
-            progress = board.get_progress(trio.current_time())
-            log.info(
-                "state of block %d: %d of %d parts, %.1f MB/s from %d peers",
-                progress.height,
-                progress.parts_done,
-                progress.parts,
-                progress.bytes_per_s / 1e6,
-                progress.peers,
-            )
-
-    # Asking
-
-    async def _ask(
-        self,
-        peer_id: bytes,
-        protocol: str,
-        payload: bytes,
-        kind: type[R],
-        timeout_s: float,
-        max_bytes: int,
-    ) -> R:
-        data = await self._request(peer_id, protocol, payload, timeout_s, max_bytes)
-        return decode(kind, data, max_bytes)
-
-    async def _request(
-        self,
-        peer_id: bytes,
-        protocol: str,
-        payload: bytes,
-        timeout_s: float,
-        max_bytes: int,
-    ) -> bytes:
-        return await self._network.request(
-            peer_id,
-            protocol,
-            payload,
-            timeout_s=timeout_s,
-            priority=Priority.BULK,
-            max_answer_bytes=max_bytes,
-        )
-
-
-class _Blame:
-    """Swallows what a peer's answers are worth, and charges it for lies."""
-
-    def __init__(self, network: Network, peer_id: bytes) -> None:
-        self._network = network
-        self._peer_id = peer_id
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: object, error: BaseException | None, trace: object
-    ) -> bool:
-        name = self._peer_id.hex()[:8]
-        match error:
-            case LightError() | InvalidSnapshot() | DecodeError():
-                log.warning("%s lies about a snapshot: %s", name, error)
-                self._network.penalize(self._peer_id, Fault.BAD_MESSAGE)
-            case RequestTimeout():
-                log.info("no answer from %s: %s", name, error)
-                self._network.penalize(self._peer_id, Fault.TIMEOUT)
-            case MissingError() | RemoteError() | TooManyStreams():
-                log.info("no snapshot from %s: %s", name, error)
-            case _:
-                return False
-        return True
+def _rank(name: SnapshotName) -> tuple[int, bytes]:
+    return name.height, name.block_hash
 
 
 def _is_of(manifest: Manifest, name: SnapshotName, chain: ChainService) -> bool:

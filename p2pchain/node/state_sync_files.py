@@ -38,13 +38,24 @@ class PartFiles:
         Raises:
             StoreError: The disk refuses.
         """
+        self.keep_only(places)
+        try:
+            self._write(MANIFEST, encode(manifest), sync=True)
+        except OSError as error:
+            raise StoreError(f"cannot keep a snapshot: {error}") from error
+
+    def keep_only(self, places: tuple[PartPlace, ...]) -> None:
+        """Make the folder, and drop whatever is in it but these parts.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
         wanted = {self._name(place) for place in places}
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in self._folder.iterdir():
                 if path.name not in wanted:
                     path.unlink()
-            self._write(MANIFEST, encode(manifest), sync=True)
         except OSError as error:
             raise StoreError(f"cannot keep a snapshot: {error}") from error
 

@@ -3,6 +3,7 @@ What nodes ask each other for a state instead of blocks: requests on direct stre
 
     sync/offers     nothing -> Offers
     sync/manifest   SnapshotName -> Manifest (chain/snapshot.py)
+    sync/frontier   FrontierRequest -> SnapshotShard: one shard's parts, of a manifest
     sync/part       PartRequest -> PartBody (chain/snapshot_part.py)
     sync/block      LightRequest -> LightBlock (chain/light.py)
     sync/epochs     ProofsRequest -> ProofsAnswer
@@ -22,6 +23,7 @@ from primitives.types import U8, U32, Epoch, Hash32, Height, ShardId
 
 OFFERS = "sync/offers"
 MANIFEST = "sync/manifest"
+FRONTIER = "sync/frontier"
 PART = "sync/part"
 BLOCK = "sync/block"
 EPOCHS = "sync/epochs"
@@ -29,6 +31,8 @@ EPOCHS = "sync/epochs"
 MAX_REQUEST_BYTES = 256
 MAX_OFFERS = 4
 MAX_OFFERS_BYTES = 512
+MAX_FRONTIER_BYTES = 4 * 1024 * 1024
+"""65,536 parts of 40 bytes, and a chunk header."""
 MAX_BLOCK_BYTES = 64 * 1024
 """64 headers of at most 700 bytes, 128 validators, a certificate."""
 MAX_PROOFS_BYTES = MAX_PROOFS * 16 * 1024
@@ -45,6 +49,13 @@ class Offers(Record):
     """The snapshots that a node serves, the newest first."""
 
     snapshots: Annotated[tuple[SnapshotName, ...], Meta(max_length=MAX_OFFERS)]
+
+
+class FrontierRequest(Record):
+    """Of which parts does a shard's state consist?"""
+
+    snapshot: SnapshotName
+    shard: ShardId
 
 
 class PartRequest(Record):

@@ -9,7 +9,8 @@ until something is replaced.  The newest two are kept, and older ones while some
 still takes parts of them, so that nobody who began in one epoch has to start again in
 the next.
 
-A manifest is made when the first peer asks for it, and kept.  A part is read when it
+A manifest is made when the first peer asks for it, and kept; so is the frontier of one
+shard, which a node also has that does not follow all of them.  A part is read when it
 is asked for.  Both happen in slices of a few milliseconds in the thread that also
 votes, and between slices everybody else has a turn.  Who asks gets at most
 `PEER_PARTS` at a time, everybody together `ALL_PARTS` and `BYTES_PER_S`, so memory and
@@ -23,14 +24,14 @@ import time
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import trio
 
 from chain.errors import SnapshotUnavailable
 from chain.held import HeldBlock
 from chain.light_queries import LightQueries
-from chain.snapshot import Manifest
-from chain.snapshot_build import build_manifest
+from chain.snapshot_build import build_frontier, build_manifest
 from chain.snapshot_part import read_part
 from chain.spec import ChainSpec
 from chain.store import ChainReader
@@ -41,11 +42,13 @@ from p2pchain.node.chain_service import ChainService
 from p2pchain.node.state_sync_messages import (
     BLOCK,
     EPOCHS,
+    FRONTIER,
     MANIFEST,
     MAX_OFFERS,
     MAX_REQUEST_BYTES,
     OFFERS,
     PART,
+    FrontierRequest,
     LightRequest,
     Offers,
     PartRequest,
@@ -57,6 +60,7 @@ from primitives.buckets import compute_bucket_count
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError, MissingError
 from primitives.kv import FrozenStore, KeyValueStore
+from primitives.types import ShardId
 
 KEPT = 2
 """Newest snapshots that are kept: one to serve, one to finish."""
@@ -77,6 +81,8 @@ SLICE_S = 0.002
 REST = 2.0
 """Turns that others have, in units of our own, while a manifest is made."""
 
+R = TypeVar("R")
+
 log = logging.getLogger(__name__)
 
 
@@ -90,7 +96,11 @@ class _Kept:
 
     name: SnapshotName
     store: FrozenStore
+    followed: frozenset[ShardId]
+    """The shards of which the state is in it."""
     manifest: bytes | None = None
+    frontiers: dict[ShardId, bytes] = field(default_factory=dict)
+    """Of the shards that somebody asked for."""
     used_at: float = field(default=float("-inf"))
 
 
@@ -120,6 +130,7 @@ class StateSyncServer:
         for protocol, handler in (
             (OFFERS, self._on_offers),
             (MANIFEST, self._on_manifest),
+            (FRONTIER, self._on_frontier),
             (BLOCK, self._on_block),
             (EPOCHS, self._on_epochs),
         ):
@@ -159,7 +170,8 @@ class StateSyncServer:
         if not final.height or not final.is_epoch_root:
             return
         name = SnapshotName(final.height, final.block_hash)
-        self._kept.append(_Kept(name, self._kv.freeze()))
+        followed = self._chain.tree.followed
+        self._kept.append(_Kept(name, self._kv.freeze(), followed))
         now = trio.current_time() if _is_in_trio() else float("-inf")
         for kept in self._kept[: -KEPT or None]:
             is_used = kept.used_at > now - IN_USE_S
@@ -198,9 +210,17 @@ class StateSyncServer:
         await self._budget.spend(len(kept.manifest))
         return kept.manifest
 
-    async def _make(
-        self, kept: _Kept, making: Generator[None, None, Manifest]
-    ) -> Manifest:
+    async def _on_frontier(self, peer_id: bytes, payload: bytes) -> bytes:
+        question = decode(FrontierRequest, payload, MAX_REQUEST_BYTES)
+        kept, shard = self._find(question.snapshot), question.shard
+        async with self._making:
+            if shard not in kept.frontiers:
+                making = build_frontier(self._spec, ChainReader(kept.store), shard)
+                kept.frontiers[shard] = encode(await self._make(kept, making))
+        await self._budget.spend(len(kept.frontiers[shard]))
+        return kept.frontiers[shard]
+
+    async def _make(self, kept: _Kept, making: Generator[None, None, R]) -> R:
         """Run a generator a slice at a time, for as long as its snapshot is kept."""
         while True:
             end = time.perf_counter() + SLICE_S
@@ -208,8 +228,8 @@ class StateSyncServer:
                 try:
                     next(making)
                 except StopIteration as stop:
-                    manifest: Manifest = stop.value
-                    return manifest
+                    made: R = stop.value
+                    return made
             await trio.sleep(REST * SLICE_S)
             if kept not in self._kept:
                 raise SnapshotUnavailable(f"block {kept.name.height} is too old now")
@@ -247,6 +267,9 @@ class StateSyncServer:
 
     async def _read(self, request: PartRequest, count: int) -> bytes:
         kept = self._find(request.snapshot)
+        if request.shard not in kept.followed:
+            # What is there of it may be half of a state, on its way here.
+            raise SnapshotUnavailable(f"shard {request.shard} is not followed here")
         reading = read_part(kept.store, request.shard, request.first, count)
         end = time.perf_counter() + SLICE_S
         for data in reading:

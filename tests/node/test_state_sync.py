@@ -16,7 +16,7 @@ from chain.snapshot import decode_manifest
 from chain.snapshot_part import PartBody, PlacedBucket
 from network.faults import Fault
 from network.network import Network
-from p2pchain.node import state_sync, state_sync_server
+from p2pchain.node import part_fetcher, state_sync, state_sync_server
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.state_sync import Checkpoint, StateSync
 from p2pchain.node.state_sync_files import PartFiles
@@ -265,7 +265,7 @@ def test_who_sends_bad_parts_is_scored_and_asked_no_more(world, tmp_path, lie):
 
 
 def test_a_part_that_is_too_long_is_not_read(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(state_sync, "MAX_PART_BYTES", 1000)
+    monkeypatch.setattr(part_fetcher, "MAX_PART_BYTES", 1000)
 
     class Villain(Liar):
         lie = staticmethod(lambda part: bytes(100_000))
