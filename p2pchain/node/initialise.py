@@ -9,6 +9,7 @@ Every home has a phrase of its own, from which all its keys follow.  Stake and f
 balances lie in the root shard; nodes move what they need to other shards themselves.
 """
 
+import random
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -65,6 +66,9 @@ MAX_VALIDATORS = 16
 DEFAULT_PORT_BASE = 26600
 """The gateway listens at base (peers) and base + 1 (RPC), node i at 10 (i + 1) more."""
 MAX_PORT = 65535
+FREE_PORTS = range(27_000, 32_768)
+"""Where a network looks for free ports: below those that systems lend to outgoing
+connections, so that a node which was down finds its port free."""
 
 STAKE = 100_000 * ATOMS_PER_COIN
 BALANCE = 10_000 * ATOMS_PER_COIN
@@ -357,9 +361,22 @@ def _validate_port_base(port_base: int, validators: int) -> None:
 
 
 def _find_free_ports(count: int) -> list[int]:
-    """Return ports that are free now; held until all are found, so they differ."""
+    """Return ports that are free now; held until all are found, so they differ.
+
+    Raises:
+        ConfigError: There are not so many.
+    """
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for port in random.sample(FREE_PORTS, len(FREE_PORTS)):
+            candidate = stack.enter_context(socket.socket())
+            try:
+                candidate.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise ConfigError(
+        f"no {count} free ports from {FREE_PORTS.start} to {FREE_PORTS[-1]}"
+    )
