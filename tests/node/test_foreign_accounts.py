@@ -1,5 +1,6 @@
 """A wallet on a node that follows one layer shard of two: validators on loopback."""
 
+import pytest
 import trio
 from chain_world import ALICE, BOB, COIN
 from test_chunk_service import LIMIT_S, ONE, SIZE, TWO, open_town
@@ -7,9 +8,12 @@ from test_chunk_service import LIMIT_S, ONE, SIZE, TWO, open_town
 from chain.contracts.channel import RequestClose
 from chain.contracts.transfer import Transfer
 from chain.keys import build_account_key
+from chain.transaction import Transaction, compute_tx_id, sign_transaction
+from p2pchain.errors import NotReady
 from p2pchain.node.foreign_accounts import ForeignAccounts
 from p2pchain.node.foreign_state import StateExchange
 from p2pchain.node.treasury import Treasury
+from primitives.codec import encode
 
 
 def open_wallet(member, *, is_giving=True) -> Treasury:
@@ -98,5 +102,46 @@ def test_a_key_that_is_nowhere_is_shown_to_be_nowhere(tmp_path):
         found = await state.read(key, [2], members[0].chain.height)
         assert found[2].value is None
         assert found[2].height >= members[0].chain.height - 1
+
+    play(tmp_path, scenario)
+
+
+def sign(member, nonce, last):
+    """Return a payment of Alice's in shard 2 that nobody hears of."""
+    transaction = Transaction(
+        version=1,
+        chain_id=member.chain.chain_id,
+        shard=2,
+        sender=ALICE.public_key,
+        nonce=nonce,
+        fee_limit=COIN,
+        valid_until_height=last,
+        payload=Transfer(BOB.public_key, 2, 7),
+    )
+    return encode(sign_transaction(transaction, ALICE)), transaction
+
+
+def test_what_will_never_be_final_is_told(tmp_path):
+    async def scenario(members, treasury):
+        near, foreign = members[0], treasury._foreign
+        await treasury.send(BOB.public_key, COIN, 2)
+        other = sign(near, nonce=0, last=1000)
+        with pytest.raises(NotReady, match="another one of the account"):
+            await foreign.wait_outcome(*other, 0, LIMIT_S)
+        late = sign(near, nonce=5, last=near.chain.height + 2)
+        with pytest.raises(NotReady, match="expired"):
+            await foreign.wait_outcome(*late, near.chain.height, LIMIT_S)
+        waiting = sign(near, nonce=5, last=10_000)
+        with pytest.raises(NotReady, match="not final after 1 s"):
+            await foreign.wait_outcome(*waiting, near.chain.height, 1)
+        # What was not heard of in time keeps its nonce until it expires.
+        unheard = near.chain.submit
+        near.chain.submit = lambda data: compute_tx_id(data)
+        with trio.move_on_after(0.5):
+            await treasury.send(BOB.public_key, COIN, 2)
+        near.chain.submit = unheard
+        purse = await treasury.open_purse()
+        assert purse.accounts[2].nonce == 1
+        assert treasury._get_next_nonce(2, purse) == 2
 
     play(tmp_path, scenario)
