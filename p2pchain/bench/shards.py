@@ -29,6 +29,7 @@ from chain.verified import VerifiedCache
 from chain.witness import build_witness, encode_witness
 from p2pchain.bench.lab import Lab
 from p2pchain.bench.report import Figure, format_number, summarise
+from p2pchain.bench.scaling import compute_point
 from p2pchain.bench.validators import Validators
 from p2pchain.node.chunk_workers import ChunkWorkers, compute_default_workers
 from p2pchain.sim.committee import hand_bodies
@@ -37,7 +38,6 @@ from primitives.codec import encode
 from primitives.keys import SecretKey
 from primitives.types import ATOMS_PER_COIN, ShardId
 from shards.certificate import validate_chunk_certificate
-from shards.committee import draw_committee
 from shards.slots import get_slot
 from wallet.transactions import ChainView, build_transactions
 
@@ -273,13 +273,13 @@ def _build_law(first: Run) -> list[Figure]:
     rate = TRANSFERS / median(first.judge_cpu)
     figures = []
     for count in VALIDATORS:
-        members = len(draw_committee(bytes(32), 1, 1, [1] * count).members)
-        gain = count / members
-        note = f"r {format_number(rate)}, n {count}, c {members}"
+        point = compute_point(rate, count)
+        gain = point.rate / rate
+        note = f"r {format_number(rate)}, n {count}, c {point.members}"
         figures.append(
             Figure(
                 f"law T = r n / c, {count} validators",
-                rate * gain,
+                point.rate,
                 "tx/s",
                 f"{note:32} {'#' * round(4 * gain)} {gain:.1f} r",
             )
