@@ -28,8 +28,6 @@ LEFT, TOP, RIGHT, BOTTOM = 70, 20, 20, 50
 """Room around the axes, in the picture's units."""
 COUNTS = (4, 8, 16, 32, 64, 128, 192, 193, 256, 400, 600, 1000)
 """Validators; the kind of committee changes between two of them."""
-MEASURED = 4
-"""The network whose machines are here to be measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +81,12 @@ def draw(points: Sequence[Point], rate: float) -> str:
             *_draw_grid(counts, rates, get_x, get_y),
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{one:.1f}" y2="{one:.1f}" '
             'stroke="gray" stroke-dasharray="4"/>',
-            f'<text x="{LEFT + 6}" y="{one - 6:.1f}" fill="gray">'
-            f"one validator checks everything: r = {format_number(rate)}</text>",
+            f'<text x="{LEFT + 6}" y="{one + 16:.1f}" fill="gray">'
+            f"r = {format_number(rate)}, measured: what one validator checks</text>",
             f'<polyline points="{path}" fill="none" stroke="black" stroke-width="2"/>',
             *(_draw_mark(p, get_x(p.validators), get_y(p.rate)) for p in points),
             f'<text x="{WIDTH // 2}" y="{HEIGHT - 8}" text-anchor="middle">validators '
-            "n (only the filled one was measured)</text>",
+            "n</text>",
             f'<text transform="translate(14 {HEIGHT // 2}) rotate(-90)" '
             'text-anchor="middle">transactions per second, T = r n / c</text>',
             "</svg>\n",
@@ -119,10 +117,9 @@ def _draw_grid(
 
 
 def _draw_mark(point: Point, x: float, y: float) -> str:
-    fill = "black" if point.validators == MEASURED else "white"
     title = f"n {point.validators}, c {point.members}: {format_number(point.rate)}/s"
     return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="black">'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="white" stroke="black">'
         f"<title>{title}</title></circle>"
     )
 
