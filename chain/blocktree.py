@@ -80,6 +80,7 @@ from chain.store import (
     build_adopted_key,
     build_key,
 )
+from chain.strays import NO_SIGNATURE, Strays
 from chain.system import SystemInput, run_system
 from chain.validity import validate_body, validate_header, validate_proposal
 from chain.verified import VerifiedCache
@@ -98,9 +99,6 @@ from shards.inclusion import InclusionBase
 from shards.layout import ROOT_SHARD, Layout
 from shards.messages import ProducedChunk
 from shards.slots import Slot
-
-NO_SIGNATURE = bytes(96)
-"""Stands in a chunk that its producer has not signed yet."""
 
 
 class BlockTree:
@@ -129,6 +127,8 @@ class BlockTree:
         """Runs the chunks of others' blocks; a node may put another one here."""
         self.frauds = FraudStore(store.kv)
         """Proofs that notices in blocks name."""
+        self.strays = Strays()
+        """Certified chunks that are wrong, for whoever denounces them."""
         self._judged = Judged()
         self._inclusion = InclusionJudge(spec.chain_id, scheme)
         self._executed = ExecutedChunks()
@@ -376,6 +376,7 @@ class BlockTree:
             self._inclusion,
             self._executed,
             self.verified,
+            self._note_strays,
         )
         block = build_block(
             self.spec,
@@ -696,12 +697,17 @@ class BlockTree:
             self.verified,
             self.executor,
         )
+        self._note_strays(processed)
         roots_root = compute_roots_root(processed.view.get_roots())
         if roots_root != header.roots_root:
             raise InvalidBlock("roots_root is not that of the shards' roots")
         if compute_heads_root(processed.heads) != header.heads_root:
             raise InvalidBlock("heads_root is not that of the shards' newest chunks")
         return processed
+
+    def _note_strays(self, processed: Processed) -> None:
+        if processed.strayed:
+            self.strays.note(self.spec, processed, self.get_body, self.verified)
 
     def _hold(
         self, block: Block, block_bytes: bytes, processed: Processed

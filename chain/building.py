@@ -82,6 +82,7 @@ def build_chunks(
     judge: InclusionJudge,
     known: Mapping[bytes, ExecutedChunk],
     verified: VerifiedCache,
+    on_stray: Callable[[Processed], None],
 ) -> Processed:
     """Choose the layer shards' chunks of a block and fill the root shard's.
 
@@ -98,6 +99,7 @@ def build_chunks(
         judge: Of certified chunks.
         known: Chunks that were executed before, by hash.
         verified: Signatures checked before.
+        on_stray: Told of chunks that are left out because they are wrong.
     """
     at_hand = []
     for each in offered:
@@ -121,8 +123,11 @@ def build_chunks(
     processed = combine_chunks(base, executed, chosen, refused)
     if processed.strayed:
         # Certified, and not what it says: nobody builds on that who knows.
+        on_stray(processed)
         good = [each for each in chosen if each.header.shard not in processed.strayed]
-        return build_chunks(spec, base, good, bodies, picker, judge, known, verified)
+        return build_chunks(
+            spec, base, good, bodies, picker, judge, known, verified, on_stray
+        )
     return processed
 
 

@@ -81,13 +81,14 @@ class ShardState(BucketReader):
 
     def __init__(self, view: StateView, shard: ShardId) -> None:
         super().__init__(view.get_levels(shard), partial(view.get_bucket, shard))
-        self._view = view
+        self.view = view
+        """The state after some block, or something over it."""
         self.shard = shard
 
     def get_bucket_bytes(self, index: int) -> bytes:
         """Return a bucket's canonical bytes."""
-        return self._view.get_bucket_bytes(self.shard, index)
+        return self.view.get_bucket_bytes(self.shard, index)
 
     def get_node(self, node: int) -> bytes:
         """Return the hash of a node of the shard's tree."""
-        return self._view.get_node(self.shard, node)
+        return self.view.get_node(self.shard, node)

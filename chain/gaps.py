@@ -9,6 +9,10 @@ Spec: docs/protocol/10-interfaces.md
 """
 
 from collections.abc import Mapping, Sequence, Set
+from types import MappingProxyType
+from typing import Annotated
+
+from msgspec import Meta
 
 from chain.held import HeldBlock
 from chain.store import ChainReader
@@ -16,6 +20,8 @@ from primitives.codec import Record, encode
 from primitives.types import Height, ShardId
 
 GAPS_KEY = b"Mgaps"
+MAX_REASON = 200
+"""Characters."""
 MAX_GAPS = 256
 """Kept; the oldest go: each took somebody's command, a fraud or a change of layout."""
 
@@ -27,6 +33,8 @@ class Gap(Record):
     first: Height
     last: Height | None
     """None: it is not followed now."""
+    reason: Annotated[str, Meta(max_length=MAX_REASON)] = ""
+    """Why, where it was not our choice: a certified chunk that executed differently."""
 
 
 def read_gaps(store: ChainReader) -> tuple[Gap, ...]:
@@ -58,7 +66,7 @@ def compute_gap_changes(
             for shard in held.followed
             if (adopted := store.get_adopted(shard)) is not None
         }
-        gaps = update_gaps(gaps, held.height, missing, begun)
+        gaps = update_gaps(gaps, held.height, missing, begun, held.strayed)
     return {} if gaps == before else {GAPS_KEY: encode(GapList(gaps))}
 
 
@@ -67,6 +75,7 @@ def update_gaps(
     height: Height,
     missing: Set[ShardId],
     begun: Mapping[ShardId, Height],
+    strayed: Mapping[ShardId, str] = MappingProxyType({}),
 ) -> tuple[Gap, ...]:
     """Return the gaps after one more final block.
 
@@ -75,6 +84,7 @@ def update_gaps(
         height: Its height.
         missing: Shards that are not followed after it.
         begun: Of those that were taken on, the block after which all is known.
+        strayed: Why shards are not followed any more.
     """
     updated = []
     for gap in gaps:
@@ -82,7 +92,10 @@ def update_gaps(
         if last is None and gap.shard not in missing:
             last = begun.get(gap.shard, height - 1)
         if last is None or last >= gap.first:
-            updated.append(Gap(gap.shard, gap.first, last))
+            updated.append(Gap(gap.shard, gap.first, last, gap.reason))
     still_open = {gap.shard for gap in updated if gap.last is None}
-    updated += [Gap(shard, height, None) for shard in sorted(missing - still_open)]
+    updated += [
+        Gap(shard, height, None, strayed.get(shard, "")[:MAX_REASON])
+        for shard in sorted(missing - still_open)
+    ]
     return tuple(updated[-MAX_GAPS:])

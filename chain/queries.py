@@ -184,6 +184,12 @@ class Queries:
         self.shards = ShardQueries(tree, self._get_body)
         """Chunks, their producers and endorsers."""
 
+    def forget(self) -> None:
+        """Look everything up anew: other shards are followed than before."""
+        self._cached_block.cache_clear()
+        self._cached_chunk.cache_clear()
+        self._cached_outcomes.cache_clear()
+
     @property
     def spec(self) -> ChainSpec:
         """The chain's constants."""
@@ -290,7 +296,7 @@ class Queries:
             read_gaps(self._store), height + 1, missing, self._get_begun()
         )
         return tuple(
-            Gap(gap.shard, max(gap.first, first), gap.last)
+            Gap(gap.shard, max(gap.first, first), gap.last, gap.reason)
             for gap in gaps
             if gap.last is None or gap.last > first
         )

@@ -74,6 +74,11 @@ def _describe(status: dict[str, Any]) -> str:
             f"process {stage['pid']}"
         )
     lines += ["", describe_shards(status["shards"])]
+    for stray in status["strayed"]:
+        lines.append(
+            f"shard {stray['shard']} is followed no more since block {stray['since']}: "
+            f"a certified chunk of it is wrong: {stray['reason']}"
+        )
     if duties := describe_duties(status["shards"]):
         lines += ["", duties]
     return "\n".join(lines)

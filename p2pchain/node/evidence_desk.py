@@ -4,6 +4,7 @@ Evidence in a node: from whoever notices to the next leader's block.
     consensus (Conflict) ---report--+
     chunks (Conflict) ------accuse--+
     chunks (bad, certified) -denounce-+
+    tree (strays) ----------denounce--+
     RPC, command line ------submit--+--> pool --pick--> our next block
     topic `evidence` ---------------+      +--> topic `evidence`
 
@@ -129,6 +130,8 @@ class EvidenceDesk:
         for data in list(self._early):
             del self._early[data]
             self._try(data)
+        for stray in self._tree.strays.take():
+            self.denounce(stray.produced, stray.certificate)
         self._tree.frauds.forget_before(max(0, self._tree.epoch.epoch - 1))
         if not len(self.pool):
             return

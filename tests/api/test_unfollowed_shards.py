@@ -126,7 +126,9 @@ def test_a_history_says_what_is_missing(server):
     history = get(server, f"/address/{DAVE_}/txs")
     # What the node saw while it followed everything is still there.
     assert [tx["shard"] for tx in history["transactions"]] == [1]
-    assert history["missing"] == [{"shard": 2, "since": "4", "until": None}]
+    assert history["missing"] == [
+        {"shard": 2, "since": "4", "until": None, "reason": ""}
+    ]
 
 
 def test_commands_say_it_too(server, capsys, tmp_path):

@@ -45,10 +45,17 @@ def test_a_validator_that_follows_one_shard_votes_on(devnet) -> None:
     shards = devnet.rpc(name).call("shard_list")["shards"]
     assert [shard["followed"] for shard in shards] == [True, True, False]
     address = devnet.rpc().call("status")["address"]
+    # Of the shard that it does not follow its peers show what is there, proven.
     account = devnet.rpc(name).call("account", address=address)
-    assert [each["shard"] for each in account["shards"]] == [0, 1]
+    assert [each["shard"] for each in account["shards"]] == [0, 1, 2]
+    assert account["unknown_shards"] == []
+    assert account["total"] == devnet.rpc().call("account", address=address)["total"]
+    proof = devnet.rpc(name).call("state_proof", shard=2, key="0x61")
+    assert proof["value"] is None
+    gaps = devnet.rpc(name).call("account_txs", address=address)["missing"]
+    assert [(gap["shard"], gap["until"]) for gap in gaps] == [(2, None)]
     with pytest.raises(RpcError) as error:
-        devnet.rpc(name).call("state_proof", shard=2, key="0x61")
+        devnet.rpc(name).call("state_proof", shard=2, key="0x61", height="1")
     assert error.value.code == -32006
     # The chain goes on where it votes, and its roots are those of everybody.
     height = devnet.height(name)

@@ -38,6 +38,11 @@ async def get_status(backend: Backend) -> Json:
     return render_status(backend.get_status()) | {
         "shards": list(backend.queries.layout.shard_ids),
         "followed": list(backend.queries.followed),
+        "strayed": [
+            {"shard": gap.shard, "since": str(gap.first), "reason": gap.reason}
+            for gap in backend.queries.list_gaps()
+            if gap.last is None and gap.reason
+        ],
     }
 
 

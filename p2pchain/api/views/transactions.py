@@ -84,6 +84,7 @@ def build_history(
                 "shard": gap.shard,
                 "since": str(gap.first),
                 "until": None if gap.last is None else str(gap.last),
+                "reason": gap.reason,
             }
             for gap in backend.queries.list_gaps()
         ],
