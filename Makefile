@@ -9,6 +9,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
 
+# Networks of real processes run in one worker, everything else beside them.
+WORKERS ?= -n 2 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: install demo test test-all sim check bench format clean
 
 install: $(STAMP)
@@ -28,10 +31,10 @@ demo: install
 	@$(BIN)/p2pchain demo $(ARGS)
 
 test: install check
-	@$(BIN)/python -m pytest -m "not slow" -q $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -q $(WORKERS) $(ARGS)
 
 test-all: install check
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q $(WORKERS) $(ARGS)
 
 # `make sim SEED=n` replays one seed; without it, the first hundred.
 sim: install

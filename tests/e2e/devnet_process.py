@@ -15,6 +15,18 @@ import pytest
 
 from p2pchain.client import RpcClient, RpcError
 
+EPOCH_BLOCKS = 4
+UNBONDING_EPOCHS = 6
+SHORT_EPOCHS = (
+    "--epoch-blocks", str(EPOCH_BLOCKS),
+    "--evidence-epochs", "1",
+    "--unbonding-epochs", str(UNBONDING_EPOCHS),
+    "--epoch-reward", "8",
+    "--interval-ms", "300",
+)  # fmt: skip
+"""Of a devnet whose epochs last a second or two."""
+EPOCHS_S = 180
+"""What a few of them get on a busy machine; a bound, not a measurement."""
 START_S = 180
 """What a devnet gets to become READY on a busy machine; a bound, not a measurement."""
 

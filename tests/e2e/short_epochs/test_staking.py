@@ -10,24 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devnet_process import RunningDevnet, run_cli, start_devnet, wait_until
+from devnet_process import (
+    EPOCHS_S,
+    UNBONDING_EPOCHS,
+    RunningDevnet,
+    run_cli,
+    wait_until,
+)
 
 from p2pchain.client import RpcClient
 from primitives.types import ATOMS_PER_COIN
 
 COIN = ATOMS_PER_COIN
-EPOCH_BLOCKS = 4
-UNBONDING_EPOCHS = 6
-SHORT_EPOCHS = (
-    "--epoch-blocks", str(EPOCH_BLOCKS),
-    "--evidence-epochs", "1",
-    "--unbonding-epochs", str(UNBONDING_EPOCHS),
-    "--epoch-reward", "8",
-    "--interval-ms", "300",
-)  # fmt: skip
 STAKE = 8000
-WAIT_S = 180
-"""For a few epochs on a busy machine; a bound, not a measurement."""
 
 
 @dataclass
@@ -48,14 +43,6 @@ class Newcomer:
     def rpc(self) -> RpcClient:
         runtime = json.loads((self.home / "node.json").read_text())
         return RpcClient(runtime["rpc"])
-
-
-@pytest.fixture(scope="module")
-def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDevnet]:
-    """Four validators and a gateway with epochs of a second or two."""
-    running = start_devnet(tmp_path_factory.mktemp("staking") / "net", *SHORT_EPOCHS)
-    yield running
-    assert running.stop() == 0
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +92,7 @@ def wait_epoch(net: RunningDevnet, epoch: int) -> None:
     def is_chosen() -> bool:
         return net.rpc("node0").call("epoch")["epoch"] >= epoch - 1
 
-    wait_until(is_chosen, f"the validators of epoch {epoch}", WAIT_S)
+    wait_until(is_chosen, f"the validators of epoch {epoch}", EPOCHS_S)
 
 
 def list_stakes(net: RunningDevnet, account: str) -> list[dict[str, Any]]:
@@ -138,7 +125,7 @@ def test_from_an_empty_folder_to_a_validator_and_out_again(net, newcomer) -> Non
         str(STAKE * COIN),
     )
 
-    wait_until(lambda: is_attending(net, account), "votes of the newcomer", WAIT_S)
+    wait_until(lambda: is_attending(net, account), "votes of the newcomer", EPOCHS_S)
     own = newcomer.run("status")["validator"]
     assert own["is_voting"] is True
     assert (own["power"], own["until_epoch"]) == (str(STAKE * COIN), None)
@@ -146,7 +133,7 @@ def test_from_an_empty_folder_to_a_validator_and_out_again(net, newcomer) -> Non
     def get_earned() -> int:
         return sum(int(stake["rewarded"]) for stake in list_stakes(net, account))
 
-    earned = wait_until(get_earned, "a reward", WAIT_S)
+    earned = wait_until(get_earned, "a reward", EPOCHS_S)
     balance = newcomer.run("wallet", "balance")
     assert int(balance["total"]) > (9000 - STAKE) * COIN + earned - COIN
     assert balance["stake"]["bonded"] == str(STAKE * COIN)
@@ -160,7 +147,7 @@ def test_from_an_empty_folder_to_a_validator_and_out_again(net, newcomer) -> Non
     assert find_seat(net, account, out["epoch"]) is not None
     assert find_seat(net, account, out["epoch"] + 2) is None
 
-    wait_until(lambda: not list_stakes(net, account), "the payout", WAIT_S)
+    wait_until(lambda: not list_stakes(net, account), "the payout", EPOCHS_S)
     status = newcomer.run("status")
     assert status["ready"] is True
     assert status["validator"]["is_voting"] is False
@@ -175,28 +162,7 @@ def validate_books(net: RunningDevnet, newcomer: Newcomer) -> None:
     def has_block() -> bool:
         return int(newcomer.rpc.call("status")["height"]) >= height
 
-    wait_until(has_block, f"block {height}", WAIT_S)
-    hashes = {
-        rpc.call("block", height=height)["block_hash"]
-        for rpc in (net.rpc("node0"), newcomer.rpc)
-    }
-    assert len(hashes) == 1
-    supply = newcomer.rpc.call("supply")
-    assert supply["conserved"] is True
-
-
-def show(newcomer: Newcomer, *args: str) -> str:
-    done = run_cli("--home", str(newcomer.home), *args)
-    assert done.returncode == 0, done.stderr
-    return str(done.stdout)
-
-
-def validate_supply(net: RunningDevnet, newcomer: Newcomer) -> None:
-    """Everybody has the same blocks, and every atom is somewhere."""
-    height = net.height("node0")
-    wait_until(
-        lambda: int(newcomer.rpc.call("status")["height"]) >= height, "the same height"
-    )
+    wait_until(has_block, f"block {height}", EPOCHS_S)
     hashes = {
         rpc.call("block", height=height)["block_hash"]
         for rpc in (net.rpc("node0"), net.rpc("node3"), newcomer.rpc)
@@ -207,6 +173,12 @@ def validate_supply(net: RunningDevnet, newcomer: Newcomer) -> None:
     assert int(supply["minted"]) > 0
 
 
+def show(newcomer: Newcomer, *args: str) -> str:
+    done = run_cli("--home", str(newcomer.home), *args)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
+
+
 def test_commands_that_show_the_set(net, newcomer) -> None:
     text = show(newcomer, "validators")
     assert text.startswith("epoch ")
@@ -215,11 +187,3 @@ def test_commands_that_show_the_set(net, newcomer) -> None:
     assert "node0" in show(newcomer, "validators", "0")
     assert "earned" in show(newcomer, "stakes")
     assert "epoch " in show(newcomer, "status")
-
-
-def test_the_demo_s_books_balance_over_ends_of_epochs() -> None:
-    done = run_cli("--json", "demo", "--once", *SHORT_EPOCHS, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    balances = json.loads(done.stdout)["balances"]
-    assert balances["gateway"]["rewards"] == "0"
-    assert sum(int(each["rewards"]) for each in balances.values()) > 0

@@ -1,11 +1,9 @@
 """A light client and its wallet beside real processes, over the ends of epochs."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from devnet_process import RunningDevnet, run_cli, start_devnet, wait_until
+from devnet_process import EPOCH_BLOCKS, run_cli, wait_until
 
 from primitives.address import encode_address
 from primitives.keys import SecretKey
@@ -16,38 +14,28 @@ STALE = "--accept-stale"
 STRANGER = encode_address(SecretKey(bytes([77]) * 32).public_key)
 
 
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDevnet]:
-    """Two validators and a gateway, whose epochs take a few seconds."""
-    running = start_devnet(
-        tmp_path_factory.mktemp("light") / "net",
-        "--validators", "2", "--epoch-blocks", "4", "--interval-ms", "500",
-    )  # fmt: skip
-    yield running
-    assert running.stop() == 0
-
-
 def ask(home: Path, *args: str, code: int = 0) -> dict:
     done = run_cli("--home", str(home), "--json", *args)
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout)
 
 
-def test_it_follows_a_network_that_it_does_not_trust(network, tmp_path) -> None:
+def test_it_follows_a_network_that_it_does_not_trust(net, tmp_path) -> None:
     """Only the chain id is known; the node's genesis is taken at its hash."""
-    url = network.validators[0]["rpc"]
-    chain_id = network.rpc().call("genesis")["chain_id"]
+    url = net.validators[0]["rpc"]
+    chain_id = net.rpc().call("genesis")["chain_id"]
     first = ask(tmp_path, "light", "sync", "--rpc", url, "--chain-id", chain_id, STALE)
     assert not (tmp_path / "api_token").exists()
     wait_until(
-        lambda: network.height() > 4 * (first["epoch"] + 2), "the epoch after next"
+        lambda: net.height() > EPOCH_BLOCKS * (first["epoch"] + 2),
+        "the epoch after next",
     )
     # From now on the file is enough, and any node will do.
-    other = network.validators[1]["rpc"]
+    other = net.validators[1]["rpc"]
     second = ask(tmp_path, "light", "sync", "--rpc", other, STALE)
     assert second["epoch"] > first["epoch"]
-    assert int(second["height"]) <= network.height()
-    found = network.rpc().call("header", height=second["height"])
+    assert int(second["height"]) <= net.height()
+    found = net.rpc().call("header", height=second["height"])
     assert found["header"]["epoch"] == second["epoch"]
     assert found["header"]["valset_root"] == second["validators_root"]
     # Somebody who trusts that set by its root alone is on the same chain.
@@ -59,13 +47,13 @@ def test_it_follows_a_network_that_it_does_not_trust(network, tmp_path) -> None:
     assert third["bridged"] == "fresh"
 
 
-def test_money_is_sent_and_proven(network, tmp_path) -> None:
-    home = Path(network.gateway["home"])
+def test_money_is_sent_and_proven(net, tmp_path) -> None:
+    home = Path(net.gateway["home"])
     sent = ask(
         home, "wallet", "send", STRANGER, "2.5", "--shard", "1", "--light", STALE
     )
     assert (sent["final"], sent["paid"]) == (True, True)
-    found = network.rpc().call("tx", hash=sent["tx_ids"][-1])
+    found = net.rpc().call("tx", hash=sent["tx_ids"][-1])
     assert found["outcome"]["ok"] is True
     amount = str(5 * ATOMS_PER_COIN // 2)
     wait_until(
@@ -74,12 +62,12 @@ def test_money_is_sent_and_proven(network, tmp_path) -> None:
     )
     own = ask(home, "wallet", "balance", "--light", STALE)
     assert own["proven"] is True
-    shown = network.rpc().call("account", address=own["address"])
+    shown = net.rpc().call("account", address=own["address"])
     assert own["total"] == shown["total"]
 
 
-def test_another_networks_root_is_refused(network) -> None:
-    home = Path(network.gateway["home"])
+def test_another_networks_root_is_refused(net) -> None:
+    home = Path(net.gateway["home"])
     root = "0:0x" + "11" * 32
     said = ask(home, "light", "sync", "--trust", root, code=1)["error"]
     assert said["type"] == "InvalidProof"

@@ -4,30 +4,10 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devnet_process import RunningDevnet, run_cli, start_devnet, wait_until
-
-EPOCH_BLOCKS = 4
-SHORT_EPOCHS = (
-    "--epoch-blocks", str(EPOCH_BLOCKS),
-    "--evidence-epochs", "1",
-    "--unbonding-epochs", "6",
-    "--epoch-reward", "8",
-    "--interval-ms", "300",
-)  # fmt: skip
-WAIT_S = 180
-"""For a few epochs on a busy machine; a bound, not a measurement."""
-
-
-@pytest.fixture(scope="module")
-def devnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDevnet]:
-    """Four validators and a gateway with epochs of a second or two."""
-    running = start_devnet(tmp_path_factory.mktemp("sync") / "net", *SHORT_EPOCHS)
-    yield running
-    running.stop()
+from devnet_process import EPOCH_BLOCKS, EPOCHS_S, run_cli, wait_until
 
 
 def change_setting(home: Path, name: str, value: object) -> None:
@@ -46,30 +26,30 @@ def wipe(home: Path) -> None:
     (home / "wal").mkdir()
 
 
-def test_a_wiped_validator_is_back_without_a_replay(devnet) -> None:
-    node = devnet.get_node("node1")
+def test_a_wiped_validator_is_back_without_a_replay(net) -> None:
+    node = net.get_node("node1")
     home = Path(node["home"])
     os.kill(node["pid"], signal.SIGKILL)
     wipe(home)
     change_setting(home, "snapshot_after_epochs", 1)
-    devnet.wait_height(devnet.height() + 4 * EPOCH_BLOCKS)
-    height = devnet.height()
+    net.wait_height(net.height() + 4 * EPOCH_BLOCKS)
+    height = net.height()
 
-    devnet.restart("node1")
-    wait_until(lambda: devnet.height("node1") >= height, "node1 to be back", WAIT_S)
-    status = devnet.rpc("node1").call("status")
+    net.restart("node1")
+    wait_until(lambda: net.height("node1") >= height, "node1 to be back", EPOCHS_S)
+    status = net.rpc("node1").call("status")
     first = int(status["first_height"])
     assert first > 0
     assert first % EPOCH_BLOCKS == 0
     assert first > height - 4 * EPOCH_BLOCKS
     # What it has is what the others have.
     for height in (first, int(status["height"])):
-        devnet.wait_height(height)
-        found = devnet.rpc("node1").call("block", height=height)["block_hash"]
-        assert found == devnet.rpc().call("block", height=height)["block_hash"]
+        net.wait_height(height)
+        found = net.rpc("node1").call("block", height=height)["block_hash"]
+        assert found == net.rpc().call("block", height=height)["block_hash"]
     # It has nothing of before, and says so.
     with pytest.raises(Exception, match=f"history begins at {first}"):
-        devnet.rpc("node1").call("block", height=first - 1)
+        net.rpc("node1").call("block", height=first - 1)
     shown = run_cli("--home", str(home), "status")
     assert f"from block {first}, with a snapshot" in shown.stdout
     log = (home / "node.log").read_text()
@@ -79,9 +59,9 @@ def test_a_wiped_validator_is_back_without_a_replay(devnet) -> None:
     # Its log is lost too: it says nothing until nobody waits for what it once said.
     assert status["validator"]["mute_reason"]
     wait_until(
-        lambda: not devnet.rpc("node1").call("status")["validator"]["mute_reason"],
+        lambda: not net.rpc("node1").call("status")["validator"]["mute_reason"],
         "node1 to vote again",
-        WAIT_S,
+        EPOCHS_S,
     )
-    target = devnet.height() + EPOCH_BLOCKS
-    devnet.wait_height(target, "node1")
+    target = net.height() + EPOCH_BLOCKS
+    net.wait_height(target, "node1")

@@ -1,0 +1,1 @@
+"""Tests that share a devnet which none of them breaks."""

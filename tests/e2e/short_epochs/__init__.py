@@ -1,0 +1,1 @@
+"""Tests that share a devnet whose epochs last a second or two."""

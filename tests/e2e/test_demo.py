@@ -1,0 +1,14 @@
+"""The demo, over the ends of epochs."""
+
+import json
+
+from devnet_process import EPOCHS_S, SHORT_EPOCHS, run_cli
+
+
+def test_the_books_balance_over_ends_of_epochs() -> None:
+    args = ("--validators", "2", *SHORT_EPOCHS)
+    done = run_cli("--json", "demo", "--once", *args, timeout=EPOCHS_S)
+    assert done.returncode == 0, done.stderr[-2000:]
+    balances = json.loads(done.stdout)["balances"]
+    assert balances["gateway"]["rewards"] == "0"
+    assert sum(int(each["rewards"]) for each in balances.values()) > 0
