@@ -54,6 +54,46 @@ TOKENIZER_FILES = (
 )
 """Files that decide which text becomes which tokens, in order of name."""
 
+ENCODER_TYPES = frozenset(
+    (
+        "albert",
+        "bert",
+        "camembert",
+        "convbert",
+        "data2vec-text",
+        "deberta",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "ernie",
+        "esm",
+        "eurobert",
+        "fnet",
+        "gte",
+        "ibert",
+        "jina_embeddings_v3",
+        "layoutlm",
+        "longformer",
+        "megatron-bert",
+        "mobilebert",
+        "modernbert",
+        "mpnet",
+        "nomic_bert",
+        "nystromformer",
+        "rembert",
+        "roberta",
+        "roberta-prelayernorm",
+        "roc_bert",
+        "roformer",
+        "squeezebert",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    )
+)
+"""Families of encoders, by config.json's `model_type`; some can be decoders as well."""
+_DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel", "Generation")
+
 _REFUSED_ARCHITECTURES = {
     "zamba": "its layers share one attention block",
     "zamba2": "its layers share one attention block",
@@ -185,6 +225,14 @@ def validate_config(config: dict[str, Any]) -> None:
         raise UnsupportedModel(f"{model_type} is multimodal; give its text model")
     if "quantization_config" in config:
         raise UnsupportedModel("quantised checkpoints are not supported yet")
+
+
+def is_encoder(config: dict[str, Any]) -> bool:
+    """Tell whether config.json describes an encoder: hidden states, not tokens."""
+    architecture = next(iter(config.get("architectures") or ()), "")
+    if str(architecture).endswith(_DECODER_SUFFIXES) or config.get("is_decoder"):
+        return False
+    return config.get("model_type") in ENCODER_TYPES
 
 
 def get_compute_dtype(config: dict[str, Any], weights: Weights) -> str:

@@ -1,5 +1,5 @@
 """
-A part of any decoder-only model: some of its layers, or everything but the layers.
+A part of any decoder-only or encoder-only model: some of its layers, or all the rest.
 
 Theory of operation
 -------------------
@@ -30,7 +30,11 @@ Masks, rotary embeddings and ALiBi are made by the library from the positions an
 ghost cache (ghost_cache.py), which knows the session's length though layer 0 may be
 elsewhere.  The result equals the undivided model bit for bit.
 
-What is not exact is refused here or by the stage's self-test, never served.
+An encoder runs the same way, in one pass and without a cache; its ends return the last
+hidden states instead of logits.
+
+What is not exact is refused here, by the split probe (probe.py) or by the stage's
+self-test, never served.
 """
 
 import inspect
@@ -45,11 +49,14 @@ import torch
 from blake3 import blake3
 from torch import nn
 from transformers import AutoConfig, DynamicCache, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
+)
 from transformers.utils import logging as hf_logging
 
 from inference.errors import BadWeights, UnsupportedModel
-from inference.model_info import get_compute_dtype, validate_config
+from inference.model_info import get_compute_dtype, is_encoder, validate_config
 from inference.safetensors_file import TensorEntry
 from inference.weights import CONFIG_FILE, open_weights, read_json
 from primitives.errors import P2PChainError
@@ -83,6 +90,10 @@ class Skip(nn.Module):
         for name, value in vars(layer).items():
             if isinstance(value, str | int | float | bool | None) and name[0] != "_":
                 setattr(self, name, value)
+        for name, child in layer.named_children():
+            if child._buffers:
+                # Some models set what their layers compute with when they begin.
+                self.add_module(name, _Buffers(child))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return (1, T, H) as it came, in the shape that the model's loop expects."""
@@ -92,6 +103,15 @@ class Skip(nn.Module):
         return (hidden,) + (None,) * (self.tuple_length - 1)
 
 
+class _Buffers(nn.Module):
+    """The buffers of a module that computes nothing here."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        for name, buffer in module.named_buffers(recurse=False):
+            self.register_buffer(name, buffer, persistent=False)
+
+
 class Blank(nn.Module):
     """Stands for a front module without weights; the inlet replaces what it returns."""
 
@@ -99,9 +119,13 @@ class Blank(nn.Module):
         super().__init__()
         self.is_embedding = isinstance(stands_for, nn.Embedding)
 
-    def forward(self, *args: Any, **_: Any) -> torch.Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return a zero for an embedding, else the input as it came."""
-        return torch.zeros(()) if self.is_embedding else args[0]
+        if self.is_embedding:
+            return torch.zeros(())
+        given = [item for item in (*args, *kwargs.values()) if torch.is_tensor(item)]
+        # Of token ids and embeddings the embeddings: masks are made by their shape.
+        return next((item for item in given if item.is_floating_point()), given[0])
 
 
 class _Stop(Exception):
@@ -114,13 +138,15 @@ class Part:
 
     model: PreTrainedModel
     decoder: nn.Module
-    """The module inside `model` whose forward runs the layers."""
+    """The module inside `model` that takes tokens or embeddings: all but a head."""
     layers: range
     """The layers that are real; empty for the ends."""
     bytes_read: int
     """Bytes of weights read from the files."""
     hashes: dict[str, bytes]
     """BLAKE3 of every tensor read, by its name in the files."""
+    is_encoder: bool = False
+    """One pass without a cache, hidden states instead of logits."""
     _inlet: torch.Tensor | None = None
     _outlet: torch.Tensor | None = None
     _stop_at_inlet: bool = False
@@ -136,13 +162,13 @@ class Part:
         return self.model.dtype
 
     def run_layers(self, hidden: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Run this stage's layers over (1, T, H) and return (1, T, H)."""
+        """Run this stage's layers over (B, T, H) and return (B, T, H)."""
         self._inlet = hidden
         # What the front gets is thrown away; some fronts write into their input.
         return self._run(inputs_embeds=torch.zeros_like(hidden), **kwargs)
 
     def run_front(self, token_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Embed (1, T) token ids: return what enters layer 0, (1, T, H)."""
+        """Embed (B, T) token ids: return what enters layer 0, (B, T, H)."""
         self._stop_at_inlet = True
         try:
             return self._run(input_ids=token_ids, **kwargs)
@@ -150,19 +176,33 @@ class Part:
             self._stop_at_inlet = False
 
     def run_back(self, hidden: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Turn what left the last layer, (1, T, H), into logits (1, T, V)."""
+        """Turn what left the last layer, (B, T, H), into logits (B, T, V).
+
+        Of an encoder: into what it ends with, (B, T, H).
+        """
         self._inlet = hidden
         try:
-            token_ids = torch.zeros(1, hidden.shape[1], dtype=torch.long)
-            output = self.model(input_ids=token_ids, use_cache=True, **kwargs)
-            logits: torch.Tensor = output.logits
-            return logits
+            token_ids = torch.zeros(hidden.shape[:2], dtype=torch.long)
+            output = self.model(input_ids=token_ids, **self._build_arguments(kwargs))
+            result: torch.Tensor = (
+                output.last_hidden_state if self.is_encoder else output.logits
+            )
+            return result
         finally:
             self._inlet = None
 
+    def _build_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a forward pass under this model's names for them."""
+        if self.is_encoder:
+            return kwargs
+        cache = kwargs.pop("past_key_values", None)
+        if cache is not None:
+            kwargs[get_cache_argument(self.decoder) or "past_key_values"] = cache
+        return {"use_cache": True} | kwargs
+
     def _run(self, **kwargs: Any) -> torch.Tensor:
         try:
-            self.decoder(**({"use_cache": True} | kwargs))
+            self.decoder(**self._build_arguments(kwargs))
         except _Stop:
             pass
         finally:
@@ -213,7 +253,11 @@ def load_stage(directory: Path, layers: range) -> Part:
 
 
 def load_ends(directory: Path) -> Part:
-    """Load everything but the layers: embedding, final norm and head."""
+    """Load everything but the layers: embedding, final norm and head.
+
+    Raises:
+        BadWeights, UnsupportedModel: As `load_stage`.
+    """
     return _load(directory, range(0))
 
 
@@ -221,7 +265,7 @@ def _load(directory: Path, own: range) -> Part:
     raw_config = read_json(directory / CONFIG_FILE)
     validate_config(raw_config)
     weights = open_weights(directory)
-    config, kind = _find_class(directory)
+    config, kind = find_class(directory)
     if own and not 0 <= own.start < own.stop <= config.num_hidden_layers:
         raise UnsupportedModel(
             f"layers {own.start}:{own.stop} of a model of {config.num_hidden_layers}"
@@ -230,11 +274,12 @@ def _load(directory: Path, own: range) -> Part:
     tensors = {
         name: _LazyTensor(entry, meter) for name, entry in weights.entries.items()
     }
-    with _quiet():
+    with quiet_library():
         try:
             build: Any = _build_pruned_class(kind, own).from_pretrained
             model, report = build(
                 None,
+                **get_build_arguments(kind),
                 config=config,
                 state_dict=tensors,
                 dtype=getattr(torch, get_compute_dtype(raw_config, weights)),
@@ -251,11 +296,17 @@ def _load(directory: Path, own: range) -> Part:
     _validate_complete(model)
     decoder, layer_list = _find_layers(model)
     part = Part(model, decoder, own, meter.bytes_read, meter.hashes)
+    part.is_encoder = is_encoder(raw_config)
     part.attach_hooks(layer_list)
     return part
 
 
-def _find_class(directory: Path) -> tuple[PreTrainedConfig, type[PreTrainedModel]]:
+def find_class(directory: Path) -> tuple[PreTrainedConfig, type[PreTrainedModel]]:
+    """Return a directory's configuration, and the class that computes the model.
+
+    Raises:
+        BadWeights, UnsupportedModel: No readable config.json; no class for it here.
+    """
     try:
         config = AutoConfig.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
@@ -263,10 +314,20 @@ def _find_class(directory: Path) -> tuple[PreTrainedConfig, type[PreTrainedModel
     except Exception as error:
         # Every configuration class checks itself in its own way.
         raise UnsupportedModel(f"{CONFIG_FILE}: {error}") from error
+    kind: Any
+    if is_encoder(read_json(directory / CONFIG_FILE)):
+        kind = MODEL_MAPPING[type(config)]
+        return config, kind
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModel(f"{config.model_type} is not a causal language model")
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return config, kind
+
+
+def get_build_arguments(kind: type[PreTrainedModel]) -> dict[str, Any]:
+    """Return what is built of `kind` and what is not: no pooler of an encoder."""
+    names = inspect.signature(kind.__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in names else {}
 
 
 def _build_pruned_class(
@@ -297,26 +358,32 @@ def _prune(model: PreTrainedModel, own: range) -> None:
 
 
 def _find_layers(model: PreTrainedModel) -> tuple[nn.Module, nn.ModuleList]:
-    """Return the decoder and its list of layers.
+    """Return the module that takes tokens or embeddings, and the list of layers.
 
     The list is the only nn.ModuleList outside the layers with as many members as
     the configuration has layers.
     """
     count = model.config.num_hidden_layers
     found = [
-        (model.get_submodule(path.rpartition(".")[0]), module)
-        for path, module in model.named_modules()
+        module
+        for module in model.modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
     # Lists inside a layer (experts) may have that length too; the outermost wins.
-    outer = found[:1]
-    inside = {id(m) for _, top in outer for m in top.modules()}
-    if not outer or any(id(module) not in inside for _, module in found):
+    inside = {id(m) for m in found[0].modules()} if found else set()
+    if not found or any(id(module) not in inside for module in found):
         raise UnsupportedModel("cannot tell which of its lists holds the layers")
-    return outer[0]
+    base: Any = model.base_model
+    return base, found[0]
 
 
-def _probe_output_form(decoder: nn.Module, layer_list: nn.ModuleList) -> int | None:
+def get_cache_argument(model: nn.Module) -> str | None:
+    """Return the name under which a model takes its cache; None if it takes none."""
+    names = inspect.signature(type(model).forward).parameters
+    return next((n for n in ("past_key_values", "cache_params") if n in names), None)
+
+
+def _probe_output_form(decoder: Any, layer_list: nn.ModuleList) -> int | None:
     """Return how many items a layer returns, None for a bare tensor.
 
     Layer 0 is run on the meta device, which computes shapes only.  Experts choose by
@@ -332,7 +399,10 @@ def _probe_output_form(decoder: nn.Module, layer_list: nn.ModuleList) -> int | N
     try:
         token_ids = torch.zeros(1, 2, dtype=torch.long, device="meta")
         # A cache, even an empty one, keeps the library from looking at values.
-        decoder(input_ids=token_ids, past_key_values=DynamicCache(), use_cache=True)
+        name = get_cache_argument(decoder)
+        cache = DynamicCache(config=decoder.config)
+        arguments = {} if name is None else {name: cache, "use_cache": True}
+        decoder(input_ids=token_ids, **arguments)
     except _Stop:
         return forms[0]
     except Exception as error:
@@ -375,7 +445,7 @@ def _validate_complete(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_library() -> Iterator[None]:
     """Silence progress bars and the report of tensors that other parts hold."""
     logging: Any = hf_logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -7,6 +7,8 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from inference.tiny_config import build_tiny_config
+
 VOCAB = 300
 LAYERS = 4
 HIDDEN = 32
@@ -75,6 +77,7 @@ FAMILIES = {
         vocab_size=VOCAB, d_model=HIDDEN, n_layers=LAYERS, n_heads=4
     ),
     "bert": lambda: hf.BertConfig(**_SIZES, intermediate_size=48, is_decoder=True),
+    "deepseek-v4": lambda: build_tiny_config(hf.DeepseekV4Config()),
     "mamba": lambda: hf.MambaConfig(
         vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=LAYERS, state_size=4
     ),
