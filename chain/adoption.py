@@ -22,12 +22,12 @@ are true.
 
 An adoption has a state of its own beside the chain's, with a tree that grows as parts
 come; `BlockTree.adopt` takes the tree over.  Its steps touch no part of the block tree
-and may run in a thread beside it; each one is as long as a part or a chunk.
+and may run in a thread beside it; most are as long as a part or a chunk.
 
 Spec: docs/protocol/14-state-sync.md
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from chain.books import (
@@ -65,9 +65,6 @@ from primitives.treetable import TreeTable, compute_group_update
 from primitives.types import Height, ShardId
 from shards.chunk import Chunk, ChunkHeader, compute_chunk_hash
 from shards.packet import build_packet_proofs
-
-SWEEP = 4096
-"""Channels looked at in one step: some ten milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +197,8 @@ class Adoption:
         buckets = [bucket.pairs for bucket in view.buckets.values()]
         self._books = count_books(buckets, 0)
 
-    def finish_parts(self) -> Iterator[None]:
-        """Check that the state is whole, and begin its books; in steps.
+    def finish_parts(self) -> None:
+        """Check that the state is whole, and begin its books.
 
         Raises:
             InvalidSnapshot: It is not the boundary's.
@@ -211,18 +208,16 @@ class Adoption:
         key = build_books_key(self.shard, self.height)
         books = encode(balance_books(self._books))
         self._store.kv.write({key: books}, sync=True)
-        yield from self._sweep_channels()
+        self._sweep_channels()
 
-    def _sweep_channels(self) -> Iterator[None]:
+    def _sweep_channels(self) -> None:
         """Forget channels that ended while the shard was not followed.
 
         They are listed as open since it was followed last; how they ended is not known.
         """
         over: Changes = {}
         channels = self._store.iterate(b"Z", Channel)
-        for number, (_, channel) in enumerate(channels):
-            if number % SWEEP == SWEEP - 1:
-                yield
+        for _, channel in channels:
             is_ours = channel.shard == self.shard
             if not is_ours or channel.status == ChannelStatus.CLOSED:
                 continue

@@ -9,6 +9,7 @@ and the next.  So what was done since the last boundary but one can be executed 
 Spec: docs/protocol/06-shards.md
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chain.branch import Branch
@@ -20,7 +21,7 @@ from chain.halts import find_halted, read_halts
 from chain.layouts import find_layout, list_models
 from chain.ledger import ShardLedger
 from chain.spec import ChainSpec
-from chain.store import build_key
+from chain.store import ChainReader, build_key
 from primitives.types import Epoch, Height, ShardId
 from shards.chunk import ChunkHeader
 from shards.layout import ROOT_SHARD
@@ -39,6 +40,18 @@ class FinalChunk:
     """Up to the last final block; of it only the database is still to be read."""
 
 
+def iterate_next_headers(
+    store: ChainReader, shard: ShardId, height: Height
+) -> Iterator[tuple[Height, ChunkHeader]]:
+    """Yield the headers of a shard's final chunks above a height, ascending."""
+    prefix, start = (shard, 2), (height + 1, 8)
+    headers = store.iterate(
+        build_key(b"K", prefix), ChunkHeader, start=build_key(b"K", prefix, start)
+    )
+    for key, header in headers:
+        yield int.from_bytes(key[3:], "big"), header
+
+
 def find_next_chunk(
     spec: ChainSpec, branch: Branch, shard: ShardId, height: Height
 ) -> FinalChunk | None:
@@ -53,13 +66,9 @@ def find_next_chunk(
     Raises:
         PastChunk: The state has forgotten its epoch.
     """
-    prefix, start = (shard, 2), (height + 1, 8)
-    headers = branch.store.iterate(
-        build_key(b"K", prefix), ChunkHeader, start=build_key(b"K", prefix, start)
-    )
-    for key, header in headers:
+    for at, header in iterate_next_headers(branch.store, shard, height):
         context = build_past_context(spec, branch, header)
-        return FinalChunk(int.from_bytes(key[3:], "big"), header, context, branch)
+        return FinalChunk(at, header, context, branch)
     return None
 
 

@@ -198,6 +198,11 @@ class ChainService:
         self._changed.set()
         self._changed = trio.Event()
 
+    def on_follow(self) -> None:
+        """The tree follows other shards than before."""
+        self.queries.forget()
+        self.mempool.revalidate(self.tree.final)
+
     # What everybody else asks for
 
     @property

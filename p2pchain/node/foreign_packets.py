@@ -69,9 +69,13 @@ class PacketExchange:
             await self._wake.wait()
             self._wake = trio.Event()
 
+    def look(self) -> None:
+        """Look now whether something is missing."""
+        self._wake.set()
+
     def _on_final(self, held: HeldBlock) -> None:
         if len(self._tree.followed) < len(held.heads):
-            self._wake.set()
+            self.look()
 
     async def _fetch(self, missing: MissingPackets) -> None:
         chunk_hash = compute_chunk_hash(missing.header)

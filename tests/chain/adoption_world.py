@@ -101,8 +101,7 @@ def begin(half: Half, shard: int, source: Source | None = None) -> Adoption:
     else:
         for place in source.places(base):
             adoption.put_part(place, source.read(place))
-    for _ in adoption.finish_parts():
-        pass
+    adoption.finish_parts()
     return adoption
 
 
