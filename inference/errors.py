@@ -7,6 +7,7 @@ Errors of this package, by whose fault they are.
     |  |- UnsupportedModel   a model that cannot be split exactly; says why
     |- WorkerError
        |- WorkerLost         the worker died or is not running; the call may be repeated
+       |- NoMemory           memory ran out in this session's step; it was closed
        |- WorkerFailed       the worker cannot start; says why
     RemoteError
     |- BadRequest            the caller asked for something that makes no sense
@@ -97,6 +98,12 @@ class Busy(MissingError):
     code: ClassVar[int] = 12
 
 
+class NoMemory(WorkerError):
+    """Memory ran out in a step of this session, which is closed by that."""
+
+    code: ClassVar[int] = 13
+
+
 type_of_code: dict[int, type[P2PChainError]] = {
     kind.code: kind
     for kind in (
@@ -112,6 +119,7 @@ type_of_code: dict[int, type[P2PChainError]] = {
         BadAnswer,
         BadPrompt,
         Busy,
+        NoMemory,
     )
 }
 """Which error a code on the worker's socket stands for."""

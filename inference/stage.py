@@ -1,58 +1,80 @@
 """
-The stage engine: forward passes through some layers, a key-value cache per session.
+The stage engine: sessions, requests and steps over the layers of one stage.
 
-One sequence per session, one step at a time.  A step names its first position: the
-next one continues the session, an earlier one first rolls it back, so a step that is
-repeated gives the same bytes again.  Memory is admitted by the formula of memory.py.
+It joins what decides and what computes: the scheduler (scheduler.py, integers only)
+says which tokens run in the next step, the executor (executor.py, tensors only) runs
+them.  Requests of many sessions are submitted as they come; `step` runs one pass and
+returns the answers that are ready.  A request names its first position: the next one
+continues the session, an earlier one first rolls it back.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from inference.errors import (
-    BadAnswer,
-    BadRequest,
-    Busy,
-    UnknownSession,
-    UnsupportedModel,
-    WrongPosition,
-)
-from inference.ghost_cache import GhostCache
-from inference.memory import DEFAULT_KV_BUDGET_BYTES, validate_room
+from inference.errors import BadAnswer, NoMemory, UnsupportedModel
+from inference.executor import TEST_PAGES, Executor, draw_hidden, test_executor
+from inference.ghost_executor import GhostExecutor
+from inference.memory import DEFAULT_KV_BUDGET_BYTES, MAX_SESSIONS, CacheCost
+from inference.ragged import TEST_TOKENS, build_ragged
+from inference.scheduler import Scheduler, Work
 from inference.split import Part, load_stage
 
-MAX_SESSIONS = 256
-"""One decoding session per millisecond of a fast step; more only wait."""
-MAX_SESSION_ID_BYTES = 32
-_TEST_TOKENS = 3
+_SELF_TEST_TOKENS = 4
+
+log = logging.getLogger(__name__)
+
+
+class StageAnswer(NamedTuple):
+    """What became of a request."""
+
+    call: int
+    output: torch.Tensor | Exception
+    """(1, T, H) on the way to the next stage, or why there is none."""
 
 
 @dataclass(slots=True)
-class _Session:
-    cache: GhostCache
-    max_positions: int
+class _Input:
+    hidden: torch.Tensor
+    """(1, T, H)"""
+    output: torch.Tensor | None = None
+    """Of the same shape; made when the request is computed in pieces."""
 
 
 class StageEngine:
     """The layers of one stage and the sessions that run through them."""
 
     def __init__(
-        self, part: Part, *, kv_budget_bytes: int = DEFAULT_KV_BUDGET_BYTES
+        self,
+        part: Part,
+        *,
+        kv_budget_bytes: int = DEFAULT_KV_BUDGET_BYTES,
+        max_positions: int | None = None,
     ) -> None:
-        """Take a loaded part and test it with a real forward pass.
+        """Take a loaded part, choose its engine and test it with real passes.
+
+        Args:
+            part: A loaded part.
+            kv_budget_bytes: For the caches of all sessions.
+            max_positions: Of the longest session; bounds the store of a tiny model.
 
         Raises:
             UnsupportedModel: The test did not give what it must.
         """
         self.part = part
         self.hidden_size: int = part.config.hidden_size
-        self.position_bytes = 0
-        """Bytes that one position of one session takes; measured by the self-test."""
-        self._kv_budget_bytes = kv_budget_bytes
-        self._sessions: dict[bytes, _Session] = {}
-        self.self_test()
+        self.executor = _choose_executor(part)
+        cost = self.executor.cost
+        if max_positions is not None:
+            most = MAX_SESSIONS * cost.compute_bytes(max_positions)
+            kv_budget_bytes = min(kv_budget_bytes, most)
+        self.executor.allocate(cost.count_budget_pages(kv_budget_bytes))
+        self.scheduler = Scheduler(cost, kv_budget_bytes, splits=self.executor.splits)
+        self._inputs: dict[int, _Input] = {}
+        self._next_call = -1
 
     @classmethod
     def load(
@@ -61,116 +83,174 @@ class StageEngine:
         layers: range,
         *,
         kv_budget_bytes: int = DEFAULT_KV_BUDGET_BYTES,
+        max_positions: int | None = None,
     ) -> "StageEngine":
         """Load `layers` from a model directory; reads only their weights.
 
         Raises:
             BadWeights, UnsupportedModel: Says why.
         """
-        return cls(load_stage(directory, layers), kv_budget_bytes=kv_budget_bytes)
+        return cls(
+            load_stage(directory, layers),
+            kv_budget_bytes=kv_budget_bytes,
+            max_positions=max_positions,
+        )
+
+    @property
+    def cost(self) -> CacheCost:
+        """What a session takes."""
+        return self.executor.cost
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return self.scheduler.has_work
 
     def open_session(self, session_id: bytes, max_positions: int) -> None:
         """Admit a session of at most `max_positions` tokens.
 
         Raises:
             BadRequest: The name is in use or not a name, or no positions.
-            Busy: No memory for it now.
+            Busy: No room for it now.
         """
-        if not 0 < len(session_id) <= MAX_SESSION_ID_BYTES:
-            raise BadRequest(f"a session's name has 1 to {MAX_SESSION_ID_BYTES} bytes")
-        if session_id in self._sessions:
-            raise BadRequest("a session of that name is open")
-        if max_positions < 1:
-            raise BadRequest("a session needs at least one position")
-        if len(self._sessions) >= MAX_SESSIONS:
-            raise Busy(f"{MAX_SESSIONS} sessions are open")
-        open_positions = sum(s.max_positions for s in self._sessions.values())
-        validate_room(
-            open_positions, max_positions, self.position_bytes, self._kv_budget_bytes
-        )
-        cache = GhostCache(self.part.config, self.part.layers)
-        self._sessions[session_id] = _Session(cache, max_positions)
+        self.scheduler.open_session(session_id, max_positions)
 
-    def close_session(self, session_id: bytes) -> None:
-        """Forget a session; closing one that is not open does nothing."""
-        self._sessions.pop(session_id, None)
+    def close_session(self, session_id: bytes) -> list[int]:
+        """Forget a session; return its calls that nobody will answer.
 
-    def forward(
-        self, session_id: bytes, position: int, hidden: torch.Tensor
-    ) -> torch.Tensor:
-        """Run (1, T, H) hidden states of T tokens from `position` on.
+        Closing one that is not open does nothing.
+        """
+        dropped = self.scheduler.close_session(session_id)
+        self._forget_inputs(dropped)
+        self.executor.forget(session_id)
+        return dropped
 
-        An earlier position than the session's next one rolls it back first.
+    def submit(
+        self, call: int, session_id: bytes, position: int, hidden: torch.Tensor
+    ) -> None:
+        """Take a request: (1, T, H) hidden states of T tokens from `position` on.
 
-        Returns:
-            (1, T, H), on the way to the next stage.
+        Args:
+            call: Names the request; not negative.
+            session_id: An open session.
+            position: An earlier one than the session's next rolls it back first.
+            hidden: In the model's dtype.
 
         Raises:
             UnknownSession, WrongPosition: The session cannot take this step.
             BadAnswer: The input is not (1, T, H) in the model's dtype.
+            Busy: Too many requests wait.
         """
-        session = self._sessions.get(session_id)
-        if session is None:
-            raise UnknownSession("no such session is open in this stage")
         tokens = hidden.shape[1] if hidden.ndim == 3 else 0
         if not tokens or hidden.shape != (1, tokens, self.hidden_size):
             raise BadAnswer(f"hidden states of shape {tuple(hidden.shape)}")
         if hidden.dtype != self.part.dtype:
             raise BadAnswer(f"hidden states in {hidden.dtype}")
-        if not 0 <= position <= session.cache.length:
-            raise WrongPosition(
-                f"position {position}; the next one is {session.cache.length}"
-            )
-        if position + tokens > session.max_positions:
-            raise WrongPosition(
-                f"{position + tokens} positions; opened for {session.max_positions}"
-            )
-        if position < session.cache.length:
-            session.cache.truncate(position)
-        return self._run(session.cache, hidden)
+        self.scheduler.submit(call, session_id, position, tokens)
+        self._inputs[call] = _Input(hidden)
 
-    def self_test(self) -> None:
-        """Run prefill, step and rollback on the real weights.
-
-        Raises:
-            UnsupportedModel: Not finite, of a wrong shape, or not repeatable.
-        """
-        generator = torch.Generator().manual_seed(0)
-        shape = (1, _TEST_TOKENS + 1, self.hidden_size)
-        hidden = torch.randn(shape, generator=generator).to(self.part.dtype)
-        cache = GhostCache(self.part.config, self.part.layers)
+    def step(self) -> list[StageAnswer]:
+        """Run one pass over what waits; return what is ready."""
+        works = self.scheduler.plan()
+        if not works:
+            return []
         try:
-            first = self._run(cache, hidden[:, :_TEST_TOKENS])
-            step = self._run(cache, hidden[:, _TEST_TOKENS:])
-            cache.truncate(_TEST_TOKENS)
-            again = self._run(cache, hidden[:, _TEST_TOKENS:])
+            outputs = self._run(works)
         except Exception as error:
-            # Whatever the model's own code raises, the stage is not fit to serve.
-            raise UnsupportedModel(f"the self-test failed: {error}") from error
-        for name, output, length in (
-            ("prefill", first, _TEST_TOKENS),
-            ("step", step, 1),
-        ):
-            if output.shape != (1, length, self.hidden_size):
-                raise UnsupportedModel(f"{name} gives shape {tuple(output.shape)}")
-            if not bool(torch.isfinite(output).all()):
-                raise UnsupportedModel(f"{name} gives NaN or infinity")
-        if not torch.equal(step, again):
-            raise UnsupportedModel("a repeated step gives another result")
-        self.position_bytes = cache.measure_position_bytes()
+            if len(works) == 1:
+                return self._fail(works[0], error)
+            # One of them broke the pass of all: each alone then shows which.
+            return [answer for work in works for answer in self._step_alone(work)]
+        return self._finish(works, outputs)
 
-    def _run(self, cache: GhostCache, hidden: torch.Tensor) -> torch.Tensor:
-        start = cache.length
-        tokens = hidden.shape[1]
-        position_ids = torch.arange(start, start + tokens).unsqueeze(0)
+    def forward(
+        self, session_id: bytes, position: int, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        """Submit one request and run steps until it is answered.
+
+        For whoever has one session at a time: tests, probes and benches.
+        """
+        call, self._next_call = self._next_call, self._next_call - 1
+        self.submit(call, session_id, position, hidden)
+        while True:
+            for answer in self.step():
+                if answer.call == call:
+                    if isinstance(answer.output, Exception):
+                        raise answer.output
+                    return answer.output
+
+    def _run(self, works: list[Work]) -> list[torch.Tensor]:
+        hidden = []
+        for work in works:
+            states = self._inputs[work.call].hidden
+            hidden.append(states[:, work.offset : work.offset + work.tokens])
+        return self.executor.run(works, hidden)
+
+    def _step_alone(self, work: Work) -> list[StageAnswer]:
         try:
-            with torch.inference_mode():
-                output = self.part.run_layers(
-                    hidden, position_ids=position_ids, past_key_values=cache
-                )
-        except BaseException:
-            # Some layers have taken the step and some have not: take it back.
-            cache.truncate(start)
-            raise
-        cache.advance(tokens)
-        return output
+            outputs = self._run([work])
+        except Exception as error:
+            return self._fail(work, error)
+        return self._finish([work], outputs)
+
+    def _finish(
+        self, works: list[Work], outputs: list[torch.Tensor]
+    ) -> list[StageAnswer]:
+        self.scheduler.finish(works)
+        answers = []
+        for work, output in zip(works, outputs, strict=True):
+            taken = self._inputs[work.call]
+            if work.offset or not work.is_last:
+                if taken.output is None:
+                    taken.output = torch.empty_like(taken.hidden)
+                end = work.offset + work.tokens
+                taken.output[:, work.offset : end] = output
+                output = taken.output
+            if work.is_last:
+                del self._inputs[work.call]
+                answers.append(StageAnswer(work.call, output))
+        return answers
+
+    def _fail(self, work: Work, error: Exception) -> list[StageAnswer]:
+        """Answer what a session has queued with an error; it stays as it was.
+
+        But where memory ran out it is closed: it will go on elsewhere, and those who
+        stay get what it had.
+        """
+        if _is_memory_error(error):
+            error = NoMemory(f"no memory for {work.tokens} tokens")
+            calls = self.close_session(work.session_id)
+        else:
+            calls = self.scheduler.fail(work.session_id)
+            self._forget_inputs(calls)
+        return [StageAnswer(call, error) for call in calls]
+
+    def _forget_inputs(self, calls: list[int]) -> None:
+        for call in calls:
+            del self._inputs[call]
+
+
+def _choose_executor(part: Part) -> Executor:
+    """Return the fast engine where it is as good as the general one, tested.
+
+    Raises:
+        UnsupportedModel: Neither is fit to serve.
+    """
+    device = next(part.model.parameters()).device
+    size = (part.config.hidden_size, part.dtype, device)
+    executor: Executor
+    try:
+        executor = build_ragged(part, draw_hidden(TEST_TOKENS, *size))
+    except UnsupportedModel as error:
+        log.info("the general engine serves these layers: %s", error)
+        executor = GhostExecutor(part)
+    executor.allocate(TEST_PAGES)
+    test_executor(executor, draw_hidden(_SELF_TEST_TOKENS, *size))
+    return executor
+
+
+def _is_memory_error(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # The allocator of the CPU raises nothing more special.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -37,11 +37,12 @@ import trio
 from inference.errors import (
     BadWeights,
     ModelError,
+    NoMemory,
     WorkerError,
     WorkerFailed,
     WorkerLost,
 )
-from inference.memory import DEFAULT_KV_BUDGET_BYTES
+from inference.memory import DEFAULT_KV_BUDGET_BYTES, CacheCost, Reservations
 from inference.model_info import Model, ModelInfo
 from inference.sampling import ChatMessage, SampledToken, SamplingParams
 from inference.worker import ENVIRONMENT
@@ -62,6 +63,7 @@ from inference.worker_wire import (
     Sampled,
     TokenIds,
 )
+from primitives.errors import P2PChainError
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0
@@ -98,6 +100,8 @@ class WorkerStatus:
     """Weights that the running process read from disk."""
     position_bytes: int
     """Bytes of cache per position of a session."""
+    used_bytes: int
+    """Of the cache's budget, promised to open sessions."""
 
 
 class SupervisedWorker:
@@ -149,7 +153,14 @@ class SupervisedWorker:
             layers=self.layers,
             bytes_read=0 if report is None else report.bytes_read,
             position_bytes=0 if report is None else report.position_bytes,
+            used_bytes=self._count_used_bytes(),
         )
+
+    def _count_used_bytes(self) -> int:
+        return 0
+
+    def _on_ready(self, report: Ready) -> None:
+        """Take what a process says when it is loaded; it knows of no session."""
 
     async def wait_ready(self) -> None:
         """Wait until the worker is READY.
@@ -206,6 +217,7 @@ class SupervisedWorker:
             self._report = await link.receive_ready()
             self._validate(self._report)
             self._link = link
+            self._on_ready(self._report)
             self._set_state(WorkerState.READY)
             await link.run()
         except OSError as error:
@@ -281,7 +293,11 @@ class SupervisedWorker:
 
 
 class StageWorker(SupervisedWorker):
-    """A worker that holds the layers [start, end)."""
+    """A worker that holds the layers [start, end).
+
+    It counts the memory of its sessions by the worker's own formula (memory.py), so
+    that it can say Busy at once, also while the worker computes.
+    """
 
     layers: tuple[int, int]
 
@@ -309,16 +325,37 @@ class StageWorker(SupervisedWorker):
         role += ["--kv-bytes", str(kv_budget_bytes), *(["--null"] if null else [])]
         super().__init__(directory, model, role=role, threads=threads)
         self.layers = layers
+        self._kv_budget_bytes = kv_budget_bytes
+        self._reservations = Reservations(CacheCost(0), kv_budget_bytes)
 
     async def open(self, session_id: bytes, max_positions: int) -> None:
         """Admit a session of at most `max_positions` tokens.
 
         Raises:
-            Busy: No memory for it now.
+            Busy: No memory for it now; said without asking the worker.
             BadRequest: The name is in use.
             WorkerLost, WorkerFailed: No worker now, or none ever.
         """
-        await self._call(Done, lambda n: OpenSession(n, session_id, max_positions))
+        reservations = self._reservations
+        if self._link is not None:
+            reservations.open(session_id, max_positions)
+        try:
+            await self._call(Done, lambda n: OpenSession(n, session_id, max_positions))
+        except P2PChainError:
+            reservations.close(session_id)
+            raise
+
+    async def close(self, session_id: bytes) -> None:
+        """Forget a session and give its memory back; harmless where it is not there."""
+        self._reservations.close(session_id)
+        await super().close(session_id)
+
+    def _count_used_bytes(self) -> int:
+        return self._reservations.used_bytes
+
+    def _on_ready(self, report: Ready) -> None:
+        cost = CacheCost(report.position_bytes, report.state_bytes)
+        self._reservations = Reservations(cost, self._kv_budget_bytes)
 
     async def forward(
         self,
@@ -340,11 +377,17 @@ class StageWorker(SupervisedWorker):
 
         Raises:
             UnknownSession, WrongPosition, BadAnswer: The step cannot be taken.
+            NoMemory: The machine has none left; the session is closed by it.
             Busy, WorkerLost, WorkerFailed: Not now; died during it; never.
         """
-        _, payload = await self._call(
-            HiddenStates, lambda n: Forward(n, session_id, position, tokens), hidden
-        )
+        try:
+            _, payload = await self._call(
+                HiddenStates, lambda n: Forward(n, session_id, position, tokens), hidden
+            )
+        except NoMemory:
+            # The worker has closed it.
+            self._reservations.close(session_id)
+            raise
         return payload
 
 

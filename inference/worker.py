@@ -1,8 +1,11 @@
 """
-A worker process: one engine, one socket to the node, one request at a time.
+A worker process: one engine, one socket to the node, one pass at a time.
 
     python -m inference.worker stage --model DIR --layers A:B --fd N
     python -m inference.worker requester --model DIR --fd N
+
+Between two passes it takes every request that has come, so that those of many sessions
+share the next one (scheduler.py).
 
 The node starts it with its end of a socket pair (worker_wire.py).  It is niced below
 the node, so that a vote never waits for a matrix product.  When the node's end closes,
@@ -22,14 +25,16 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from inference.errors import ModelError, WorkerError
+from inference.errors import ModelError
 from inference.memory import DEFAULT_KV_BUDGET_BYTES
 from inference.worker_service import (
     Buffer,
     NullService,
+    Reply,
     RequesterService,
     Service,
     StageService,
+    build_refusal,
 )
 from inference.worker_wire import (
     PREFIX_BYTES,
@@ -81,31 +86,29 @@ def _run(link: socket.socket, options: argparse.Namespace) -> int:
         code = getattr(error, "code", ModelError.code)
         _write_frame(link, Refused(0, code, str(error)), b"")
         return 1
-    while (frame := _read_frame(link)) is not None:
-        header, payload = frame
-        request = decode_request(header)
-        answer, body = _answer(service, request, payload)
-        _write_frame(link, answer, body)
-    return 0
+    data_waits = select.poll()
+    data_waits.register(link, select.POLLIN)
+    while True:
+        # With nothing to do, wait for the node; else only look what has come.
+        while not service.has_work or data_waits.poll(0):
+            frame = _read_frame(link)
+            if frame is None:
+                return 0
+            header, payload = frame
+            _send(link, _handle(service, decode_request(header), payload))
+        _send(link, service.step())
 
 
-def _answer(
-    service: Service, request: Request, payload: bytearray
-) -> tuple[Answer, Buffer]:
+def _handle(service: Service, request: Request, payload: bytearray) -> list[Reply]:
     try:
         return service.handle(request, payload)
     except Exception as error:
-        return _build_refusal(request.call, error), b""
+        return [(build_refusal(request.call, error), b"")]
 
 
-def _build_refusal(call: int, error: Exception) -> Refused:
-    code = getattr(error, "code", None)
-    if isinstance(code, int):
-        return Refused(call, code, str(error))
-    # Not of our tree: the model's own code, or memory.  The session pays, not the
-    # worker; the text goes to the log whole and to the caller short.
-    log.error("request failed", exc_info=error)
-    return Refused(call, WorkerError.code, f"{type(error).__name__}: {error}"[:500])
+def _send(link: socket.socket, replies: list[Reply]) -> None:
+    for answer, body in replies:
+        _write_frame(link, answer, body)
 
 
 def _build_service(options: argparse.Namespace) -> Service:

@@ -1,9 +1,13 @@
 """
 The node's end of the socket to one worker process.
 
-Calls from many tasks travel in order; each waits for the answer with its number.  A
-caller that is cancelled leaves its number behind and the late answer is dropped, so
-the stream stays in step.  When the worker goes, every waiting call gets WorkerLost.
+Calls from many tasks travel in order; each waits for the answer with its number, and
+answers come when they are ready.  A caller that is cancelled leaves its number behind
+and the late answer is dropped, so the stream stays in step.  When the worker goes,
+every waiting call gets WorkerLost.
+
+A frame leaves in the caller's own turn where the socket takes it, and an answer comes
+with one read: each detour over the event loop would cost as much as both.
 """
 
 import math
@@ -27,11 +31,11 @@ from inference.worker_wire import (
 from primitives.errors import DecodeError
 
 MAX_CALLS = 64
-"""Calls waiting for one worker.  It does one at a time; more would only wait longer
-than any step's deadline."""
+"""Calls waiting for one worker, as many as a provider has sessions.  They share passes,
+but more would only wait longer."""
 
-_JOIN_BYTES = 32 * 1024
-"""Below this one copy is cheaper than a second system call."""
+_READ_BYTES = 64 * 1024
+"""Asked for at once: a decode step's answer of any model, prefix and all."""
 SOCKET_BUFFER_BYTES = 1024 * 1024
 """A decode step of any model, and most prefill chunks, fit without a second turn."""
 
@@ -53,12 +57,16 @@ class WorkerLink:
     def __init__(self, end: socket.socket) -> None:
         """Take the node's end of the socket pair."""
         end.setblocking(False)
+        self._end = end
         self._socket = trio.socket.from_stdlib_socket(end)
+        self._received = bytearray()
         self._waiters: dict[int, _Waiter] = {}
         self._numbers = count(1)
         # Bounded by `call`, so that `post` always finds room.
-        frames = trio.open_memory_channel[tuple[bytes, bytes | memoryview]](math.inf)
+        frames = trio.open_memory_channel[list[bytes | memoryview]](math.inf)
         self._frame_sender, self._frame_receiver = frames
+        self._unsent = 0
+        """Frames that are not wholly in the socket."""
         self._is_open = True
 
     async def receive_ready(self) -> Ready:
@@ -103,9 +111,8 @@ class WorkerLink:
             WorkerLost: The worker went before it answered.
             The typed error with which the worker refuses.
         """
-        unsent = self._frame_sender.statistics().current_buffer_used
         # Cancelled calls wait for nothing, but are still to be sent.
-        if max(len(self._waiters), unsent) >= MAX_CALLS:
+        if max(len(self._waiters), self._unsent) >= MAX_CALLS:
             raise Busy(f"{MAX_CALLS} calls are waiting for this worker")
         number = self.post(build, payload)
         waiter = self._waiters[number] = _Waiter()
@@ -130,9 +137,28 @@ class WorkerLink:
         if not self._is_open:
             raise WorkerLost("the worker is not running")
         number = next(self._numbers) % 2**32
-        frame = encode_frame(build(number), len(payload))
-        self._frame_sender.send_nowait((frame, payload))
+        parts = [encode_frame(build(number), len(payload)), payload]
+        if not self._unsent:
+            parts = self._send_now(parts)
+        if parts:
+            self._unsent += 1
+            self._frame_sender.send_nowait(parts)
         return number
+
+    def _send_now(self, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
+        """Send what the socket takes without waiting; return what is left."""
+        try:
+            sent = self._end.sendmsg(parts)
+        except BlockingIOError:
+            return parts
+        except OSError as error:
+            raise WorkerLost("the worker closed its socket") from error
+        left: list[bytes | memoryview] = []
+        for part in parts:
+            if sent < len(part):
+                left.append(memoryview(part)[sent:])
+            sent = max(0, sent - len(part))
+        return left
 
     def close(self) -> None:
         """Close the socket, which also ends the worker."""
@@ -140,12 +166,10 @@ class WorkerLink:
         self._socket.close()
 
     async def _send_frames(self) -> None:
-        async for frame, payload in self._frame_receiver:
-            if len(payload) <= _JOIN_BYTES:
-                await self._send_all(frame + bytes(payload))
-            else:
-                await self._send_all(frame)
-                await self._send_all(payload)
+        async for parts in self._frame_receiver:
+            for part in parts:
+                await self._send_all(part)
+            self._unsent -= 1
 
     async def _send_all(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
@@ -168,27 +192,26 @@ class WorkerLink:
             prefix = await self._receive_exactly(PREFIX_BYTES)
             header_bytes, payload_bytes = decode_prefix(prefix)
             answer = decode_answer(await self._receive_exactly(header_bytes))
-            payload = b""
-            if payload_bytes:
-                payload = bytes(await self._receive_exactly(payload_bytes))
+            payload = await self._receive_exactly(payload_bytes)
         except DecodeError as error:
             # The worker is ours: out of step means broken, and it is started anew.
             raise WorkerLost(f"the worker's stream is broken: {error}") from error
         return answer, payload
 
-    async def _receive_exactly(self, length: int) -> bytearray:
-        buffer = bytearray(length)
-        view = memoryview(buffer)
-        done = 0
-        while done < length:
+    async def _receive_exactly(self, length: int) -> bytes:
+        received = self._received
+        while len(received) < length:
+            wanted = max(length - len(received), _READ_BYTES)
             try:
-                received = await self._socket.recv_into(view[done:])
+                part = await self._socket.recv(wanted)
             except OSError as error:
                 raise WorkerLost("the worker closed its socket") from error
-            if received == 0:
+            if not part:
                 raise WorkerLost("the worker closed its socket")
-            done += received
-        return buffer
+            received += part
+        taken = bytes(memoryview(received)[:length])
+        del received[:length]
+        return taken
 
 
 def open_pair() -> tuple[socket.socket, socket.socket]:

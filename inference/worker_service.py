@@ -1,20 +1,29 @@
 """
 What a worker does with a request: engines behind the wire, and the null stage.
 
-A service takes a request and its payload and returns an answer and its payload.  It
-raises typed errors only for what the caller did; the loop in worker.py turns every
-other exception into an answer as well, so that one session never ends the worker.
+A service takes a request with its payload, and answers at once or in a later step:
+what waits for the next pass is answered when that has run.  It raises typed errors only
+for what the caller did; the loop in worker.py turns every other exception into an
+answer as well, so that one session never ends the worker.
 
 Torch is imported when a service needs it, not with this file: it takes two seconds,
 and the null stage, and a model that is refused by its headers, do without.
 """
 
+import logging
 from pathlib import Path
 from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from inference.errors import BadAnswer, BadRequest, UnsupportedModel
+from inference.errors import (
+    BadAnswer,
+    BadRequest,
+    UnknownSession,
+    UnsupportedModel,
+    WorkerError,
+)
+from inference.memory import CacheCost
 from inference.model_info import (
     DTYPE_BYTES,
     ModelShape,
@@ -34,23 +43,35 @@ from inference.worker_wire import (
     OpenSession,
     ReadPiece,
     Ready,
+    Refused,
     Request,
     Sample,
     Sampled,
     TokenIds,
 )
 
+log = logging.getLogger("inference.worker")
+
 Buffer = bytes | bytearray | memoryview
+Reply = tuple[Answer, Buffer]
+"""An answer and its payload."""
 
 
 class Service(Protocol):
     """What worker.py needs of a service."""
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+
     def build_ready(self) -> Ready:
         """Return what the worker says when it is loaded and tested."""
 
-    def handle(self, request: Request, payload: bytearray) -> tuple[Answer, Buffer]:
-        """Return the answer to a request, and its payload."""
+    def handle(self, request: Request, payload: bytearray) -> list[Reply]:
+        """Take a request; return what can be answered now, not always this one."""
+
+    def step(self) -> list[Reply]:
+        """Do a share of what waits; return what can be answered now."""
 
 
 class NullService:
@@ -60,19 +81,25 @@ class NullService:
         """Read the model's sizes; loads no weights and no torch."""
         self._shape = read_model_shape(directory)
 
+    has_work = False
+
     def build_ready(self) -> Ready:
         """Return sizes; nothing was read."""
         return build_ready(self._shape)
 
-    def handle(self, request: Request, payload: bytearray) -> tuple[Answer, Buffer]:
+    def handle(self, request: Request, payload: bytearray) -> list[Reply]:
         """Echo hidden states; every session is fine."""
         match request:
             case OpenSession(call=call) | CloseSession(call=call):
-                return Done(call), b""
+                return [(Done(call), b"")]
             case Forward(call=call, tokens=tokens):
                 validate_length(payload, tokens, self._shape)
-                return HiddenStates(call, tokens), payload
+                return [(HiddenStates(call, tokens), payload)]
         raise BadRequest(f"a stage does not answer {type(request).__name__}")
+
+    def step(self) -> list[Reply]:
+        """Nothing ever waits."""
+        return []
 
 
 class StageService:
@@ -92,27 +119,48 @@ class StageService:
         from inference.stage import StageEngine
 
         self._engine = StageEngine.load(
-            directory, layers, kv_budget_bytes=kv_budget_bytes
+            directory,
+            layers,
+            kv_budget_bytes=kv_budget_bytes,
+            max_positions=self._shape.max_positions,
         )
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request waits for a pass."""
+        return self._engine.has_work
 
     def build_ready(self) -> Ready:
         """Return sizes and what was read."""
-        return build_ready(self._shape, self._engine.part, self._engine.position_bytes)
+        return build_ready(self._shape, self._engine.part, self._engine.cost)
 
-    def handle(self, request: Request, payload: bytearray) -> tuple[Answer, Buffer]:
-        """Open, run or close a session."""
+    def handle(self, request: Request, payload: bytearray) -> list[Reply]:
+        """Open or close a session, or let a step of one wait for the next pass."""
         match request:
             case Forward(call, session_id, position, tokens):
                 hidden = build_tensor(payload, tokens, self._shape)
-                output = self._engine.forward(session_id, position, hidden)
-                return HiddenStates(call, tokens), get_bytes(output)
+                self._engine.submit(call, session_id, position, hidden)
+                return []
             case OpenSession(call, session_id, max_positions):
                 self._engine.open_session(session_id, max_positions)
-                return Done(call), b""
+                return [(Done(call), b"")]
             case CloseSession(call, session_id):
-                self._engine.close_session(session_id)
-                return Done(call), b""
+                dropped = self._engine.close_session(session_id)
+                closed = UnknownSession("the session was closed before its turn")
+                refusals = [(build_refusal(each, closed), b"") for each in dropped]
+                return [*refusals, (Done(call), b"")]
         raise BadRequest(f"a stage does not answer {type(request).__name__}")
+
+    def step(self) -> list[Reply]:
+        """Run one pass over what waits."""
+        replies: list[Reply] = []
+        for call, output in self._engine.step():
+            if isinstance(output, Exception):
+                replies.append((build_refusal(call, output), b""))
+            else:
+                tokens = output.shape[1]
+                replies.append((HiddenStates(call, tokens), get_bytes(output)))
+        return replies
 
 
 class RequesterService:
@@ -126,12 +174,21 @@ class RequesterService:
 
         self._engine = RequesterEngine.load(directory, self._shape.max_positions)
 
+    has_work = False
+
     def build_ready(self) -> Ready:
         """Return sizes and what was read."""
         return build_ready(self._shape, self._engine.part)
 
-    def handle(self, request: Request, payload: bytearray) -> tuple[Answer, Buffer]:
+    def handle(self, request: Request, payload: bytearray) -> list[Reply]:
         """Encode, embed or sample."""
+        return [self._answer(request, payload)]
+
+    def step(self) -> list[Reply]:
+        """Nothing ever waits."""
+        return []
+
+    def _answer(self, request: Request, payload: bytearray) -> Reply:
         engine = self._engine
         match request:
             case Embed(call, session_id, position, token_ids):
@@ -169,7 +226,20 @@ def import_torch(threads: int) -> None:
     torch.set_num_interop_threads(1)
 
 
-def build_ready(shape: ModelShape, part: Any = None, position_bytes: int = 0) -> Ready:
+def build_refusal(call: int, error: Exception) -> Refused:
+    """Return what tells the caller of an error, of our tree or not."""
+    code = getattr(error, "code", None)
+    if isinstance(code, int):
+        return Refused(call, code, str(error))
+    # Not of our tree: the model's own code, or memory.  The session pays, not the
+    # worker; the text goes to the log whole and to the caller short.
+    log.error("request failed", exc_info=error)
+    return Refused(call, WorkerError.code, f"{type(error).__name__}: {error}"[:500])
+
+
+def build_ready(
+    shape: ModelShape, part: Any = None, cost: CacheCost | None = None
+) -> Ready:
     """Return the first frame of a worker that holds `part`."""
     hashes: dict[str, bytes] = {} if part is None else part.hashes
     return Ready(
@@ -178,7 +248,8 @@ def build_ready(shape: ModelShape, part: Any = None, position_bytes: int = 0) ->
         layers=shape.layers,
         dtype=shape.dtype,
         bytes_read=0 if part is None else part.bytes_read,
-        position_bytes=position_bytes,
+        position_bytes=0 if cost is None else cost.position_bytes,
+        state_bytes=0 if cost is None else cost.state_bytes,
         pieces=tuple(ReadPiece(*item) for item in sorted(hashes.items())),
     )
 

@@ -5,8 +5,9 @@ What the node and its worker processes say to each other over a socket pair.
 
 Lengths are big-endian.  The header is one record in canonical bytes; the payload is
 hidden states as they lie in memory, (tokens, hidden) in the model's dtype.  Every
-request carries a call number and gets exactly one answer with it, in order.  The
-first frame of a worker is `Ready`, or `Refused` with call 0 when it cannot start.
+request carries a call number and gets exactly one answer with it; those of one session
+in order, those of others when they are ready.  The first frame of a worker is `Ready`,
+or `Refused` with call 0 when it cannot start.
 
 No pickle, no torch; both sides bound what they accept, though both are ours, so that
 a bug ends in a typed error and not in memory.
@@ -119,6 +120,8 @@ class Ready(Record, tag=32):
     """Bytes of weights read from the files."""
     position_bytes: U63
     """Bytes of cache per position of a session; 0 for a requester."""
+    state_bytes: U63
+    """Bytes of cache per session, whatever its length."""
     pieces: tuple[ReadPiece, ...]
 
 

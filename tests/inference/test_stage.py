@@ -11,12 +11,14 @@ from inference.errors import (
     BadAnswer,
     BadRequest,
     Busy,
+    NoMemory,
     UnknownSession,
     UnsupportedModel,
     WrongPosition,
 )
+from inference.memory import MAX_SESSIONS, PAGE_TOKENS, CacheCost
 from inference.split import load_stage
-from inference.stage import MAX_SESSIONS, StageEngine
+from inference.stage import StageEngine
 
 POSITION_BYTES = 2 * 2 * 2 * 8 * 4
 """Two layers, keys and values, two heads of eight float32."""
@@ -29,7 +31,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def engine(directory: Path) -> StageEngine:
-    budget = 100 * POSITION_BYTES
+    budget = 7 * PAGE_TOKENS * POSITION_BYTES
     return StageEngine.load(directory, range(1, 3), kv_budget_bytes=budget)
 
 
@@ -124,11 +126,11 @@ def test_senseless_sessions_are_refused(
 
 
 def test_memory_is_admitted_by_the_measured_bytes(engine: StageEngine) -> None:
-    assert engine.position_bytes == POSITION_BYTES
+    assert engine.cost == CacheCost(POSITION_BYTES)
     engine.open_session(b"a", 60)
     with pytest.raises(Busy, match="bytes of cache"):
-        engine.open_session(b"b", 41)
-    engine.open_session(b"b", 40)
+        engine.open_session(b"b", 3 * PAGE_TOKENS + 1)
+    engine.open_session(b"b", 3 * PAGE_TOKENS)
     engine.close_session(b"a")
     engine.open_session(b"c", 60)
 
@@ -146,17 +148,64 @@ def test_a_step_that_breaks_half_way_leaves_no_trace(engine: StageEngine) -> Non
     engine.forward(b"s", 0, draw(3))
 
     def explode(*_: object) -> None:
-        raise MemoryError("of the second layer")
+        raise RuntimeError("of the second layer")
 
     second = engine.part.decoder.layers[2]
     handle = second.register_forward_pre_hook(explode)
-    with pytest.raises(MemoryError):
+    with pytest.raises(RuntimeError, match="second layer"):
         engine.forward(b"s", 3, draw(1, seed=1))
     handle.remove()
     after = engine.forward(b"s", 3, draw(1, seed=2))
     engine.open_session(b"t", 10)
     engine.forward(b"t", 0, draw(3))
     assert torch.equal(engine.forward(b"t", 3, draw(1, seed=2)), after)
+
+
+def test_a_session_for_which_memory_runs_out_is_closed_and_the_others_go_on(
+    engine: StageEngine,
+) -> None:
+    for name in (b"big", b"a", b"b"):
+        engine.open_session(name, 30)
+
+    def explode(_: object, args: tuple[torch.Tensor, ...]) -> None:
+        if args[0].shape[1] > 20:
+            raise MemoryError
+
+    handle = engine.part.decoder.layers[2].register_forward_pre_hook(explode)
+    engine.submit(1, b"a", 0, draw(1))
+    engine.submit(2, b"big", 0, draw(22))
+    engine.submit(3, b"b", 0, draw(1))
+    answers = dict(engine.step())
+    handle.remove()
+    assert isinstance(answers[2], NoMemory)
+    assert torch.allclose(answers[1], answers[3], atol=1e-5)
+    with pytest.raises(UnknownSession):
+        engine.forward(b"big", 0, draw(1))
+    # What was promised to it is free again.
+    engine.open_session(b"next", 30)
+    assert not engine.has_work
+
+
+def test_a_long_prompt_in_chunks_beside_others_equals_one_pass(
+    directory: Path,
+) -> None:
+    engine = StageEngine.load(directory, range(1, 3))
+    assert engine.executor.name == "ragged"
+    hidden = draw(90)
+    engine.open_session(b"alone", 90)
+    alone = engine.forward(b"alone", 0, hidden)
+    for name in (b"long", b"other"):
+        engine.open_session(name, 90)
+    engine.submit(1, b"long", 0, hidden)
+    passes, outputs = 0, {}
+    while 1 not in outputs:
+        engine.submit(2 + passes, b"other", passes, hidden[:, passes : passes + 1])
+        outputs |= dict(engine.step())
+        passes += 1
+    assert passes == 2
+    assert torch.allclose(outputs[1], alone, atol=1e-4)
+    for step in range(passes):
+        assert torch.allclose(outputs[2 + step], alone[:, step : step + 1], atol=1e-4)
 
 
 def fill_with_nan(decoder: torch.nn.Module) -> None:

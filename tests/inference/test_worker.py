@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from inference.errors import (
     WrongPosition,
     type_of_code,
 )
+from inference.memory import PAGE_TOKENS
 from inference.sampling import ChatMessage, SampledToken, SamplingParams
 from inference.worker_service import NullService
 from inference.worker_wire import (
@@ -110,7 +112,7 @@ def start_worker(directory: Path, *role: str) -> Iterator[RawWorker]:
 @pytest.fixture(scope="module")
 def stage(directory: Path) -> Iterator[RawWorker]:
     position_bytes = 2 * 2 * 8 * 4
-    budget = str(50 * position_bytes)
+    budget = str(3 * PAGE_TOKENS * position_bytes)
     role = ("stage", "--layers", "1:2", "--kv-bytes", budget)
     with start_worker(directory, *role) as worker:
         ready, _ = worker.receive()
@@ -163,14 +165,67 @@ def test_a_stage_refuses_and_lives(
     assert stage.ask(CloseSession(8, b"s")) == (Done(8), b"")
 
 
-def test_pipelined_requests_are_answered_in_order(stage: RawWorker) -> None:
+def test_pipelined_requests_of_a_session_are_answered_in_order(
+    stage: RawWorker,
+) -> None:
     stage.send(OpenSession(1, b"p", 10))
     for number in range(2, 9):
         stage.send(Forward(number, b"p", number - 2, 1), bytes(TOKEN_BYTES))
-    stage.send(CloseSession(9, b"p"))
-    answers = [stage.receive()[0] for _ in range(9)]
-    assert [answer.call for answer in answers] == list(range(1, 10))
+    answers = [stage.receive()[0] for _ in range(8)]
+    assert [answer.call for answer in answers] == list(range(1, 9))
     assert not any(isinstance(answer, Refused) for answer in answers)
+    assert stage.ask(CloseSession(9, b"p")) == (Done(9), b"")
+
+
+def test_every_call_of_a_session_that_is_closed_is_answered(stage: RawWorker) -> None:
+    assert stage.ask(OpenSession(1, b"p", 40)) == (Done(1), b"")
+    forward = encode_frame(Forward(2, b"p", 0, 20), 20 * TOKEN_BYTES)
+    frames = forward + bytes(20 * TOKEN_BYTES)
+    frames += encode_frame(Forward(3, b"p", 20, 1), TOKEN_BYTES) + bytes(TOKEN_BYTES)
+    stage.link.sendall(frames + encode_frame(CloseSession(4, b"p")))
+    answers = {answer.call: answer for answer, _ in (stage.receive() for _ in "123")}
+    assert answers[4] == Done(4)
+    for call in (2, 3):
+        match answers[call]:
+            case Refused(code=code):
+                assert type_of_code[code] is UnknownSession
+            case HiddenStates():
+                pass
+            case other:
+                raise AssertionError(other)
+
+
+def test_sessions_that_share_passes_get_their_own_answers(stage: RawWorker) -> None:
+    def ask_alone(name: bytes, hidden: bytes) -> bytes:
+        stage.ask(OpenSession(1, name, 10))
+        output = stage.ask(Forward(2, name, 0, len(hidden) // TOKEN_BYTES), hidden)[1]
+        stage.ask(CloseSession(3, name))
+        return output
+
+    generator = np.random.default_rng(0)
+    inputs = {
+        bytes([65 + number]): generator.standard_normal(
+            (1 + number, HIDDEN), np.float32
+        ).tobytes()
+        for number in range(3)
+    }
+    expected = {name: ask_alone(name, hidden) for name, hidden in inputs.items()}
+    calls = {10 + number: name for number, name in enumerate(inputs)}
+    for call, name in calls.items():
+        stage.ask(OpenSession(call, name, 10))
+    frames = b""
+    for call, name in calls.items():
+        tokens = len(inputs[name]) // TOKEN_BYTES
+        header = encode_frame(Forward(call, name, 0, tokens), len(inputs[name]))
+        frames += header + inputs[name]
+    stage.link.sendall(frames)
+    for _ in calls:
+        answer, output = stage.receive()
+        name = calls[answer.call]
+        ours, theirs = (np.frombuffer(x, np.float32) for x in (output, expected[name]))
+        assert np.allclose(ours, theirs, atol=1e-4)
+    for name in inputs:
+        stage.ask(CloseSession(9, name))
 
 
 def test_a_worker_is_niced_and_imports_nothing_it_does_not_need(
@@ -247,9 +302,9 @@ def test_errors_outside_the_tree_become_answers(
 
     service = NullService(directory)
     monkeypatch.setattr(service, "handle", explode)
-    answer, payload = worker._answer(service, Forward(9, b"s", 0, 1), bytearray())
-    assert answer == Refused(9, WorkerError.code, "MemoryError: no room for scores")
-    assert payload == b""
+    replies = worker._handle(service, Forward(9, b"s", 0, 1), bytearray())
+    refusal = Refused(9, WorkerError.code, "MemoryError: no room for scores")
+    assert replies == [(refusal, b"")]
 
 
 messages = [

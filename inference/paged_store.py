@@ -1,0 +1,58 @@
+"""
+Keys and values of all sessions of a stage, page by page, one store per layer.
+
+A store is (slots, heads, width): a position's keys of all heads lie together, so that
+a run of pages is a slice, and attention reads it as (heads, positions, width) without
+a copy.  The store is as large as the budget; memory that no token has touched is not
+taken from the system.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from inference.memory import PAGE_TOKENS
+
+Ranges = list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one layer keeps of a position."""
+
+    heads: int
+    key_width: int
+    value_width: int
+    """Differs from the keys' in latent attention."""
+    window: int | None
+    """Positions that a token attends to, itself included; None for all."""
+
+
+class PagedStore:
+    """One layer's keys and values."""
+
+    def __init__(
+        self, shape: LayerShape, pages: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Make room for `pages` pages; untouched memory costs nothing."""
+        slots = pages * PAGE_TOKENS
+        self.shape = shape
+        self.keys = torch.empty(
+            slots, shape.heads, shape.key_width, dtype=dtype, device=device
+        )
+        self.values = torch.empty(
+            slots, shape.heads, shape.value_width, dtype=dtype, device=device
+        )
+
+    def read(self, ranges: Ranges) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values of some slots, (1, heads, positions, width) each."""
+        return _read(self.keys, ranges), _read(self.values, ranges)
+
+
+def _read(store: torch.Tensor, ranges: Ranges) -> torch.Tensor:
+    if len(ranges) == 1:
+        first, last = ranges[0]
+        found = store[first:last]
+    else:
+        found = torch.cat([store[first:last] for first, last in ranges])
+    return found.transpose(0, 1).unsqueeze(0)
