@@ -8,6 +8,8 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?= 1
+# A network starts a dozen processes: what one compiled, the next only loads.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Networks of real processes run in one worker, everything else beside them.
 WORKERS ?= -n 2 --dist loadgroup --no-loadscope-reorder

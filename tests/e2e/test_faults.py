@@ -43,7 +43,9 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("name", ["node0", "node2"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("node0", marks=pytest.mark.slow), "node2"]
+)
 def test_the_chain_goes_on_without_one_validator(devnet, name) -> None:
     kill(devnet.get_node(name)["pid"])
     devnet.wait_height(devnet.height() + 5)
