@@ -105,6 +105,10 @@ class ChannelAccount:
             receipts=self.standing.receipts,
         )
 
+    def take_back(self, units: int) -> None:
+        """Note that a billed step did not arrive and is made again."""
+        self.bill(-units)
+
     def count_paid_steps(self, steps: int) -> None:
         """Note that `steps` more delivered steps are paid."""
         self.standing = Standing(

@@ -12,7 +12,7 @@ Theory of operation
         | Finish
         v
      FINISHED (memory freed; the last payment may still come) ---> ENDED
-     and from everywhere: Abort, a lost peer, a deadline -----------> ENDED
+     and from everywhere: Abort, a lost requester, a deadline ----> ENDED
 
 The interlock (window 1): step t is computed only when everything up to step t-1 is
 paid.  While the channel is young (`prepaid_steps`), step t itself must be paid.  So
@@ -22,6 +22,11 @@ standing is saved before the answer leaves, so a crash cannot forget what is owe
 There is never more than one step here: the requester cannot have step t+1 before the
 answer to step t went through us.  A second one while the first is held or computed is
 a duplicate or a lie, and is ignored or ends the session.
+
+A lost neighbour is the requester's affair.  We say so and wait: it may bring another
+one with Relink, which begins a new attempt.  What came before it is settled: the open
+range is signed for, and a step that was under way is taken back.  Should the same input
+come again, the answer that we have is sent again, at the price of one step in all.
 
 `handle` takes events and returns effects; the order of effects matters.
 
@@ -33,10 +38,10 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import assert_never
 
-from chain.contracts.proof import Receipt, compute_receipt_hash
-from inference.activations import compute_digest, is_finite
+from inference.activations import compute_digest, compute_size, is_finite
 from inference.channel_account import ChannelAccount
-from inference.hop_checks import Held, check_data, check_predecessor
+from inference.hop_books import MAX_US, HopBooks
+from inference.hop_checks import Held, check_data, check_predecessor, check_relink
 from inference.hop_events import (
     AbortArrived,
     Blame,
@@ -48,48 +53,52 @@ from inference.hop_events import (
     End,
     Event,
     Expired,
+    FetchArrived,
     FinishArrived,
     GivingUp,
     KeepReceipt,
+    LeavingSoon,
     Lost,
     PayArrived,
     PoolChanged,
     ProbeArrived,
+    Reach,
+    Reached,
     Release,
+    RelinkArrived,
     SaveStanding,
     Send,
     Side,
     Violated,
 )
 from inference.hop_ports import HopLimits
+from inference.kept_outputs import KeptOutputs, OutputBudget
 from inference.messages import (
     Abort,
     AbortCode,
     Activity,
     Data,
+    Fetch,
     Finish,
     HopTiming,
+    Kept,
+    Leaving,
+    Linked,
     Note,
     Progress,
+    Relink,
     SessionTerms,
-    SignedInput,
+    Unlinked,
     clip_text,
 )
-from inference.receipts import (
-    Range,
-    ReceiptTrail,
-    Sign,
-    compute_input_hash,
-    sign_receipt,
-)
-from inference.session_account import SessionAccount
+from inference.receipts import Sign
 from inference.session_errors import BadMessage, ReceiptMismatch
-from inference.steps import Prices, compute_step
-from inference.terms import get_contribution, get_prices
-from primitives.types import EMPTY_HASH
+from inference.steps import Step, compute_number, compute_step
 
-MAX_US = 2**32 - 1
-"""What a 32-bit field of microseconds can say: 71 minutes."""
+
+MAX_REPEATS = 16
+"""Steps of a session that are computed twice, with another input, at one price: a route
+that is mended so often is no accident, and somebody may be trying out inputs."""
 
 
 class Phase(Enum):
@@ -102,12 +111,22 @@ class Phase(Enum):
     ENDED = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    """The last step that left, in case that it has to leave again."""
+
+    step: Step
+    in_digest: bytes
+    body: bytes
+    compute_us: int
+
+
 @dataclass(slots=True, kw_only=True)
 class HopSession:
     """A session at this hop.
 
     Args:
-        terms: What both sides agreed on.
+        terms: What both sides agreed on; a change of the route replaces them.
         account: The channel's pool, shared with other sessions of the channel.
         prepaid_steps: Steps at the beginning that are paid before they are computed.
         requester: Peer id at the other end of the requester's stream.
@@ -115,6 +134,7 @@ class HopSession:
         get_expiry: Height after which a receipt signed now is void.
         limits: How long it waits for what.
         now_us: Time of the acceptance, in the caller's monotonic microseconds.
+        budget: What may be kept of the outputs, with all other sessions.
     """
 
     terms: SessionTerms
@@ -125,25 +145,32 @@ class HopSession:
     get_expiry: Callable[[], int]
     limits: HopLimits
     now_us: int
+    budget: OutputBudget = field(default_factory=OutputBudget)
     phase: Phase = Phase.WAITING
-    steps: int = 0
-    """Steps computed and delivered."""
-    billed: int = 0
-    """Units that they cost."""
-    claimed: int = 0
-    """Units that were paid for this session."""
+    number: int = 0
+    """Of the next step, in the schedule of this attempt."""
     deadline_us: int = field(init=False)
-    _promised: int = 0
-    _prices: Prices = field(init=False)
+    books: HopBooks = field(init=False)
+    kept: KeptOutputs = field(init=False)
+    _prompt_tokens: int = field(init=False)
     _held: Held | None = None
-    _work: Range = field(default_factory=Range)
-    _trail: ReceiptTrail = field(default_factory=ReceiptTrail)
-    _receipts: list[Receipt] = field(default_factory=list)
-    _decode_us: list[int] = field(default_factory=list)
+    _sent: _Delivery | None = None
+    _relink: Relink | None = None
+    """A change of the route that waits for the computation under way."""
+    _linked: Linked | None = None
+    """What to say when the new next hop is reached."""
+    _repeats: int = 0
+    """Steps that were taken back and came again with another input."""
     _started_us: int = 0
+    _token_us: int = 0
+    """What a token took in the last step."""
 
     def __post_init__(self) -> None:
-        self._prices = get_prices(self.terms)
+        terms = self.terms
+        self.books = HopBooks(terms, self.account, self.sign, self.get_expiry)
+        token_bytes = compute_size(1, terms.hidden_size, terms.dtype)
+        self.kept = KeptOutputs(self.budget, token_bytes)
+        self._prompt_tokens = terms.prompt_tokens
         self._set_deadline(self.limits.idle_s)
 
     # Events
@@ -157,9 +184,7 @@ class HopSession:
             case DataArrived():
                 return self._on_data(event)
             case PayArrived(units):
-                # A promise beyond what can be due now is of no use to anyone.
-                limit = self.billed + self._get_next_price()
-                self._promised = min(self._promised + units, limit)
+                self.books.promise(units, self._get_next_step())
                 return self._on_pool()
             case PoolChanged():
                 return self._on_pool()
@@ -175,6 +200,14 @@ class HopSession:
                 return self._on_abort(event)
             case ProbeArrived(probe):
                 return [Send(Side.REQUESTER, self._get_progress(probe.step))]
+            case RelinkArrived(relink):
+                return self._on_relink(relink)
+            case Reached():
+                return self._on_reached(event)
+            case FetchArrived(fetch):
+                return [self._build_kept(fetch)]
+            case LeavingSoon():
+                return [Send(Side.REQUESTER, Leaving(self.terms.session))]
             case Violated(side, code, text):
                 return self._refuse_input(code, text, side)
             case Lost(side):
@@ -190,19 +223,22 @@ class HopSession:
 
     def _on_data(self, event: DataArrived) -> list[Effect]:
         data = event.data
+        if data.attempt < self.terms.attempt or self._relink is not None:
+            return []
         if event.side is not self._data_side:
             text = "data from a side that sends none"
             return self._refuse_input(AbortCode.PROTOCOL, text, event.side)
-        if data.attempt < self.terms.attempt or data.step < self.steps:
+        if data.step < self.number:
             return []
-        if self._held is not None and data.step == self.steps:
+        if self._held is not None and data.step == self.number:
             return []
         if self.phase is not Phase.WAITING:
             text = f"step {data.step} while {self.phase.name.lower()}"
             return self._refuse_input(AbortCode.PROTOCOL, text, event.side)
+        work = self.books.work
         try:
             held = check_data(
-                self.terms, self.steps, self._work, data, event.body, self.now_us
+                self.terms, self.number, work, data, event.body, self.now_us
             )
         except BadMessage as error:
             return self._refuse_input(AbortCode.BAD_DATA, str(error), event.side)
@@ -215,25 +251,36 @@ class HopSession:
 
     def _on_pool(self) -> list[Effect]:
         """Claim what was promised; compute when that is enough."""
-        self.claimed += self.account.claim(self._promised - self.claimed)
-        if self.phase is not Phase.HELD or self.claimed < self._get_required():
+        self.books.claim()
+        if self.phase is not Phase.HELD or self.books.claimed < self._get_required():
             return []
         assert self._held is not None
-        self.phase = Phase.COMPUTING
         self._started_us = self.now_us
+        step, sent = self._held.step, self._sent
+        if (
+            sent is not None
+            and (sent.step.position, sent.step.tokens) == (step.position, step.tokens)
+            and sent.in_digest == self._held.in_digest
+        ):
+            # The step that was taken back: our layers have it, and its answer is here.
+            return self._deliver(sent.body, sent.compute_us)
+        if sent is not None and sent.step.position == step.position:
+            self._repeats += 1
+            if self._repeats > MAX_REPEATS:
+                text = f"more than {MAX_REPEATS} steps are made again for nothing"
+                return self._refuse_input(AbortCode.PROTOCOL, text, Side.REQUESTER)
+        self.phase = Phase.COMPUTING
         self._set_deadline(self.limits.compute_s)
-        step = self._held.step
         return [Compute(step.position, step.tokens, self._held.body)]
 
     def _get_required(self) -> int:
         """Return the units that must be paid before the held step is computed."""
-        if self.steps < self.prepaid_steps:
-            return self.billed + self._get_next_price()
-        return self.billed
+        if self.books.steps < self.prepaid_steps:
+            return self.books.billed + self.books.compute_units(self._get_next_step())
+        return self.books.billed
 
-    def _get_next_price(self) -> int:
-        step = compute_step(self.terms.prompt_tokens, self.steps)
-        return self._prices.compute_units(step)
+    def _get_next_step(self) -> Step:
+        return compute_step(self.terms.prompt_tokens, self.number)
 
     # The answer
 
@@ -241,29 +288,35 @@ class HopSession:
         if self.phase is not Phase.COMPUTING:
             return []
         assert self._held is not None
-        held, step = self._held, self._held.step
-        terms = self.terms
-        if len(event.body) != len(held.body) or not is_finite(event.body, terms.dtype):
+        held, terms = self._held, self.terms
+        is_whole = len(event.body) == len(held.body)
+        if not is_whole or not is_finite(event.body, terms.dtype):
             text = "our own layers gave an answer of a wrong shape or not of numbers"
             return self._abort(AbortCode.INTERNAL, text, terms.provider)
-        units = self._prices.compute_units(step)
-        self._work = self._work.add(
-            step, units, held.in_digest, compute_digest(event.body)
-        )
-        self.steps += 1
-        self.billed += units
-        self.account.bill(units)
-        if not step.is_prefill:
-            self._decode_us.append(min(event.compute_us, MAX_US))
-        receipt = None
-        if step.closes_range:
-            receipt = self._sign_range(held.data.signed_input, held.data.receipt)
+        if self._relink is not None:
+            # Nobody waits for this answer now, but the step may come again.
+            self._sent = _Delivery(
+                held.step, held.in_digest, event.body, event.compute_us
+            )
+            return self._change_route(self._relink)
+        return self._deliver(event.body, event.compute_us)
+
+    def _deliver(self, body: bytes, compute_us: int) -> list[Effect]:
+        """Bill, sign, and send the held step's answer on."""
+        held, terms = self._held, self.terms
+        assert held is not None
+        step = held.step
+        receipt = self.books.deliver(held, compute_digest(body), compute_us)
+        self.kept.put(step.position, body)
+        self._sent = _Delivery(step, held.in_digest, body, compute_us)
+        self._token_us = compute_us // step.tokens
         self._held = None
+        self.number += 1
         self.phase = Phase.WAITING
         self._set_deadline(self.limits.idle_s)
         timing = HopTiming(
             queue_us=min(self._started_us - held.arrived_us, MAX_US),
-            compute_us=min(event.compute_us, MAX_US),
+            compute_us=min(compute_us, MAX_US),
         )
         data = Data(
             session=terms.session,
@@ -277,58 +330,87 @@ class HopSession:
             signed_input=None,
             receipt=receipt if terms.next is not None else None,
         )
-        effects: list[Effect] = [
-            SaveStanding(),
-            Send(self._answer_side, data, event.body),
-        ]
+        effects: list[Effect] = [SaveStanding(), Send(self._answer_side, data, body)]
         if receipt is not None:
             effects += [Send(Side.REQUESTER, Note(receipt)), KeepReceipt(receipt)]
         return effects
 
-    def _sign_range(self, said: SignedInput | None, receipt: Receipt | None) -> Receipt:
-        """Sign for the open range and begin a new one."""
-        terms = self.terms
-        if said is not None:
-            previous_hop = compute_input_hash(said)
-        elif receipt is not None:
-            previous_hop = compute_receipt_hash(receipt)
-        else:
-            previous_hop = EMPTY_HASH
-        signed = sign_receipt(
-            get_contribution(terms),
-            self._trail,
-            self._work,
-            previous_hop=previous_hop,
-            nonce=self.account.take_nonce(),
-            expires_height=self.get_expiry(),
-            sign=self.sign,
-        )
-        self._trail = self._trail.extend(signed)
-        self._receipts.append(signed)
-        self._work = Range()
-        return signed
+    # Another route
+
+    def _on_relink(self, relink: Relink) -> list[Effect]:
+        if relink.terms.attempt <= self.terms.attempt:
+            return []
+        books = self.books
+        is_open = self.phase is not Phase.FINISHED
+        positions = (books.position, books.last_position) if is_open else ()
+        try:
+            check_relink(self.terms, relink, self._prompt_tokens, positions)
+        except BadMessage as error:
+            return self._refuse_input(AbortCode.PROTOCOL, str(error), Side.REQUESTER)
+        if self.phase is Phase.COMPUTING:
+            self._relink = relink
+            return []
+        return self._change_route(relink)
+
+    def _change_route(self, relink: Relink) -> list[Effect]:
+        """Settle the attempt that is over, and look for the new neighbours."""
+        if relink.position < self.books.position:
+            self.books.take_back()
+        receipt = said = self.books.cut_off()
+        if self._linked is not None:
+            # The change before this one was never confirmed.
+            said = receipt or self._linked.receipt
+        self.kept.cut(relink.position)
+        self._relink = self._held = None
+        self.terms = terms = relink.terms
+        self.number = compute_number(terms.prompt_tokens, relink.position)
+        self.phase = Phase.WAITING
+        self._set_deadline(self.limits.idle_s)
+        linked = Linked(terms.session, terms.attempt, said)
+        self._linked = linked if terms.next is not None else None
+        effects: list[Effect] = [SaveStanding(), Reach(terms.attempt, terms.next)]
+        if terms.next is None:
+            effects.append(Send(Side.REQUESTER, linked))
+        if receipt is not None:
+            effects.append(KeepReceipt(receipt))
+        return effects
+
+    def _on_reached(self, event: Reached) -> list[Effect]:
+        if event.attempt != self.terms.attempt or self._linked is None:
+            return []
+        if not event.is_open:
+            return self._on_lost(Side.NEXT)
+        linked, self._linked = self._linked, None
+        return [Send(Side.REQUESTER, linked)]
+
+    def _build_kept(self, fetch: Fetch) -> Send:
+        # Not a step that may be taken back: nobody asks for it.
+        body = self.kept.get(fetch.position, fetch.tokens)
+        tokens = 0 if body is None else fetch.tokens
+        kept = Kept(self.terms.session, fetch.position, tokens)
+        return Send(Side.REQUESTER, kept, body or b"")
 
     # The end
 
     def _on_finish(self, event: FinishArrived) -> list[Effect]:
-        finish = event.finish
+        finish, books = event.finish, self.books
+        if finish.attempt < self.terms.attempt or self.phase is Phase.FINISHED:
+            return []
         if event.side is not self._data_side:
             text = "Finish from a side that sends no data"
             return self._refuse_input(AbortCode.PROTOCOL, text, event.side)
-        if finish.attempt < self.terms.attempt or self.phase is Phase.FINISHED:
-            return []
-        if self.phase is not Phase.WAITING or finish.steps != self.steps:
-            text = f"Finish after {finish.steps} steps, {self.steps} were made"
+        if self.phase is not Phase.WAITING or finish.steps != self.number:
+            text = f"Finish after {finish.steps} steps, {self.number} were made"
             return self._refuse_input(AbortCode.PROTOCOL, text, event.side)
         receipt = None
-        if self._work.tokens:
+        if books.work.tokens:
             try:
                 check_predecessor(
-                    self.terms, self._work, finish.signed_input, finish.receipt
+                    self.terms, books.work, finish.signed_input, finish.receipt
                 )
             except ReceiptMismatch as error:
                 return self._refuse_input(AbortCode.BAD_RECEIPT, str(error), event.side)
-            receipt = self._sign_range(finish.signed_input, finish.receipt)
+            receipt = books.sign_range(finish.signed_input, finish.receipt)
         self.phase = Phase.FINISHED
         self._set_deadline(self.limits.settle_s)
         onward = Finish(
@@ -347,27 +429,25 @@ class HopSession:
         return effects
 
     def _on_abort(self, event: AbortArrived) -> list[Effect]:
-        abort = event.abort
-        if self.phase is Phase.FINISHED and event.side is not Side.REQUESTER:
-            return []
-        effects: list[Effect] = []
-        for side in (Side.REQUESTER, Side.NEXT, Side.PREVIOUS):
-            if side is not event.side and self._has_side(side):
-                effects.append(Send(side, abort))
-        return [*effects, *self._end(abort.code)]
+        if event.side is Side.REQUESTER:
+            return self._end(event.abort.code)
+        return self._on_lost(event.side)
 
     def _on_lost(self, side: Side) -> list[Effect]:
-        if self.phase is Phase.FINISHED:
-            # The requester closes when it has paid; the others have no more to say.
-            return self._end(0) if side is Side.REQUESTER else []
-        culprit = self._get_peer(side)
-        name = side.name.lower()
-        return self._abort(AbortCode.PEER_LOST, f"the {name} is gone", culprit)
+        terms = self.terms
+        if side is Side.REQUESTER:
+            # After Finish it closes when it has paid.
+            code = 0 if self.phase is Phase.FINISHED else AbortCode.PEER_LOST
+            return self._end(code)
+        peer_id = self._get_peer(side)
+        if self.phase is Phase.FINISHED or not peer_id:
+            return []
+        return [Send(Side.REQUESTER, Unlinked(terms.session, terms.attempt, peer_id))]
 
     def _on_expired(self) -> list[Effect]:
         match self.phase:
             case Phase.HELD:
-                text = f"step {self.steps} waits for its payment"
+                text = f"step {self.number} waits for its payment"
                 return self._abort(AbortCode.UNPAID, text, self.requester)
             case Phase.COMPUTING:
                 text = "the stage does not answer"
@@ -382,50 +462,22 @@ class HopSession:
         return [Blame(peer_id, text), *self._abort(code, text, peer_id)]
 
     def _abort(self, code: AbortCode, text: str, culprit: bytes | None) -> list[Effect]:
+        """Tell the requester, whose affair it is to tell the others."""
         abort = Abort(self.terms.session, code, clip_text(text), culprit or None)
-        sides = (Side.REQUESTER, Side.NEXT, Side.PREVIOUS)
-        sends: list[Effect] = [Send(s, abort) for s in sides if self._has_side(s)]
-        return [*sends, *self._end(code)]
+        return [Send(Side.REQUESTER, abort), *self._end(code)]
 
     def _end(self, code: int) -> list[Effect]:
         """Close the books: cut-off receipt, arrears or change, memory."""
         effects: list[Effect] = []
-        if self._work.tokens:
-            effects.append(KeepReceipt(self._sign_range(None, None)))
-        missing = self.billed - self.claimed
-        if missing > 0:
-            self.account.add_arrears(missing)
-            self.account.count_paid_steps(max(0, self.steps - 1))
-        else:
-            self.account.give_back(-missing)
-            self.claimed = self.billed
-            self.account.count_paid_steps(self.steps)
+        receipt = self.books.cut_off()
+        if receipt is not None:
+            effects.append(KeepReceipt(receipt))
+        self.books.settle()
+        self.kept.drop()
         if self.phase is not Phase.FINISHED:
             effects.append(Release())
         self.phase = Phase.ENDED
-        return [SaveStanding(), *effects, End(self._build_account(code))]
-
-    def _build_account(self, code: int) -> SessionAccount:
-        terms = self.terms
-        tokens = sum(receipt.tokens for receipt in self._receipts)
-        covered = self._trail.position
-        assert tokens == covered
-        tokens_in = min(covered, terms.prompt_tokens)
-        return SessionAccount(
-            session=terms.session,
-            channel_id=terms.channel_id,
-            client=terms.client,
-            start=terms.start,
-            end=terms.end,
-            unit_price=terms.unit_price,
-            receipts=tuple(self._receipts),
-            tokens_in=tokens_in,
-            tokens_out=covered - tokens_in,
-            billed_units=self.billed,
-            claimed_units=self.claimed,
-            decode_us=tuple(self._decode_us),
-            code=code,
-        )
+        return [SaveStanding(), *effects, End(self.books.build_account(code))]
 
     # Neighbours
 
@@ -437,9 +489,6 @@ class HopSession:
     def _answer_side(self) -> Side:
         return Side.REQUESTER if self.terms.next is None else Side.NEXT
 
-    def _has_side(self, side: Side) -> bool:
-        return side is Side.REQUESTER or self._get_peer(side) != b""
-
     def _get_peer(self, side: Side) -> bytes:
         match side:
             case Side.REQUESTER:
@@ -450,15 +499,24 @@ class HopSession:
                 return self.terms.next or b""
 
     def _get_progress(self, step: int) -> Progress:
-        if step < self.steps:
+        left_us = 0
+        if step < self.number:
             activity = Activity.DONE
         elif self.phase is Phase.HELD:
             activity = Activity.NO_PAYMENT
         elif self.phase is Phase.COMPUTING:
             activity = Activity.COMPUTING
+            left_us = self._estimate_left_us()
         else:
             activity = Activity.NO_DATA
-        return Progress(self.terms.session, step, activity)
+        return Progress(self.terms.session, step, activity, left_us)
+
+    def _estimate_left_us(self) -> int:
+        """Return how long the step under way still takes, by the one before."""
+        assert self._held is not None
+        expected_us = self._token_us * self._held.step.tokens
+        spent_us = self.now_us - self._started_us
+        return min(max(0, expected_us - spent_us), MAX_US)
 
     def _set_deadline(self, seconds: float) -> None:
         self.deadline_us = self.now_us + int(seconds * 1_000_000)

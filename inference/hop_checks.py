@@ -2,12 +2,21 @@
 
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from chain.contracts.proof import Receipt
 from inference.activations import compute_digest, compute_size, is_finite
-from inference.messages import MAX_HOPS, Data, SessionTerms, SignedInput
+from inference.messages import (
+    MAX_HOPS,
+    Data,
+    Relink,
+    SessionTerms,
+    SignedInput,
+    verify_relink,
+)
 from inference.receipts import Range, validate_input, validate_predecessor
 from inference.session_errors import BadMessage, ReceiptMismatch
-from inference.steps import Step, compute_step
+from inference.steps import Step, compute_number, compute_step
 from primitives.types import EMPTY_HASH
 
 
@@ -23,13 +32,13 @@ class Held:
 
 
 def check_data(
-    terms: SessionTerms, steps: int, work: Range, data: Data, body: bytes, now_us: int
+    terms: SessionTerms, number: int, work: Range, data: Data, body: bytes, now_us: int
 ) -> Held:
     """Return the step if it is the next one and everything about it is as agreed.
 
     Args:
         terms: Of the session.
-        steps: Computed so far, so the number of the one that is due.
+        number: Of the step that is due.
         work: The open range.
         data: What came.
         body: Hidden states that came with it.
@@ -39,7 +48,7 @@ def check_data(
         BadMessage: Another step, shape or length, or numbers that are not finite.
         ReceiptMismatch: The range closes and its sender signed for other bytes.
     """
-    step = compute_step(terms.prompt_tokens, steps)
+    step = compute_step(terms.prompt_tokens, number)
     if data.attempt != terms.attempt or data.step != step.number:
         raise BadMessage(f"step {data.step} where {step.number} is due")
     if (data.position, data.tokens) != (step.position, step.tokens):
@@ -88,3 +97,42 @@ def check_predecessor(
     validate_predecessor(
         receipt, terms.chain_id, terms.session, terms.previous, terms.start, work
     )
+
+
+def check_relink(
+    terms: SessionTerms, relink: Relink, first: int, positions: tuple[int, ...]
+) -> None:
+    """Check a change of the route against what was agreed.
+
+    Args:
+        terms: In force.
+        relink: What came.
+        first: Prompt tokens of the terms that opened the session here.
+        positions: Where the session can go on.
+
+    Raises:
+        BadMessage: Anything but the route differs, or it goes on somewhere else.
+    """
+    new = relink.terms
+    allowed = replace(
+        terms,
+        attempt=new.attempt,
+        prompt_tokens=new.prompt_tokens,
+        previous=new.previous,
+        next=new.next,
+    )
+    if new != allowed or not verify_relink(relink):
+        raise BadMessage("another session's terms, or not signed by their signer")
+    if new.attempt <= terms.attempt:
+        raise BadMessage(f"attempt {new.attempt} after attempt {terms.attempt}")
+    if terms.provider in (new.previous, new.next):
+        raise BadMessage("a hop is not its own neighbour")
+    if relink.position not in positions:
+        text = " or ".join(map(str, positions))
+        raise BadMessage(f"position {relink.position} where {text} is due")
+    # More would be answers at the price of prompts.
+    if new.prompt_tokens != max(first, relink.position):
+        raise BadMessage(f"{new.prompt_tokens} positions at the input price")
+    number = compute_number(new.prompt_tokens, relink.position)
+    if compute_step(new.prompt_tokens, number).position != relink.position:
+        raise BadMessage("a change of the route in the middle of a step")

@@ -30,14 +30,19 @@ from inference.hop_events import (
     End,
     Event,
     Expired,
+    FetchArrived,
     FinishArrived,
     GivingUp,
     KeepReceipt,
+    LeavingSoon,
     Lost,
     PayArrived,
     PoolChanged,
     ProbeArrived,
+    Reach,
+    Reached,
     Release,
+    RelinkArrived,
     SaveStanding,
     Send,
     Side,
@@ -45,14 +50,17 @@ from inference.hop_events import (
 )
 from inference.hop_ports import HopLimits, HopPorts, Stream
 from inference.messages import (
+    PUSH_PROTOCOL,
     Abort,
     AbortCode,
     Accept,
     Data,
+    Fetch,
     Finish,
     Message,
     Pay,
     Probe,
+    Relink,
     decode_frame,
     encode_frame,
 )
@@ -77,11 +85,12 @@ def compute_now_us() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A decoded frame and where it came from."""
+    """A decoded frame, or the end of a stream, and where it came from."""
 
     side: Side
-    message: Message
-    body: bytes
+    stream: Stream
+    message: Message | Lost | Violated
+    body: bytes = b""
 
 
 class HopDriver:
@@ -155,14 +164,24 @@ class HopDriver:
                 nursery.start_soon(stream.close)
 
     def attach_previous(self, stream: Stream) -> bool:
-        """Take the previous hop's stream; False when it is not its or not the first."""
-        is_expected = stream.peer_id == self.session.terms.previous
-        if not is_expected or Side.PREVIOUS in self._streams:
+        """Take a stream of the previous hop in the place of an older one of it.
+
+        Returns:
+            False when it is another peer's.
+        """
+        if stream.peer_id != self.session.terms.previous:
             return False
+        self._drop(Side.PREVIOUS)
         self._streams[Side.PREVIOUS] = stream
         return True
 
-    def post(self, event: PoolChanged | GivingUp) -> None:
+    def _drop(self, side: Side) -> None:
+        """Let go of a neighbour; its stream's end is no news any more."""
+        stream = self._streams.pop(side, None)
+        if stream is not None:
+            stream.abort()
+
+    def post(self, event: PoolChanged | GivingUp | LeavingSoon) -> None:
         """Hand in an event from outside; it may be dropped when the inbox is full.
 
         A full inbox means that events are being handled, and each of them looks at
@@ -191,12 +210,13 @@ class HopDriver:
                 if frame is None:
                     frame = await stream.receive()
                 message, body = decode_frame(frame, self._max_body)
-                await self._post(Arrival(side, message, body))
+                await self._post(Arrival(side, stream, message, body))
                 frame = None
         except BadMessage as error:
-            await self._post(Violated(side, AbortCode.PROTOCOL, str(error)))
+            wrong = Violated(side, AbortCode.PROTOCOL, str(error))
+            await self._post(Arrival(side, stream, wrong))
         except P2PChainError:
-            await self._post(Lost(side))
+            await self._post(Arrival(side, stream, Lost(side)))
 
     async def _post(self, item: Event | Arrival) -> None:
         try:
@@ -219,9 +239,15 @@ class HopDriver:
 
     def _build_event(self, arrival: Arrival) -> Event:
         side, message = arrival.side, arrival.message
+        if self._streams.get(side) is not arrival.stream:
+            # Of a neighbour that we have let go of; a look at the pool harms nobody.
+            return PoolChanged()
+        if isinstance(message, Lost | Violated):
+            return message
         text = f"{type(message).__name__} from the {side.name.lower()}"
         wrong = Violated(side, AbortCode.PROTOCOL, text)
-        if getattr(message, "session", b"") != self.session.terms.session:
+        about = message.terms if isinstance(message, Relink) else message
+        if getattr(about, "session", b"") != self.session.terms.session:
             return wrong
         match message:
             case Data():
@@ -234,6 +260,10 @@ class HopDriver:
                 return self._take_payments(message)
             case Probe() if side is Side.REQUESTER:
                 return ProbeArrived(message)
+            case Relink() if side is Side.REQUESTER:
+                return RelinkArrived(message)
+            case Fetch() if side is Side.REQUESTER:
+                return FetchArrived(message)
             case _:
                 return wrong
 
@@ -273,6 +303,11 @@ class HopDriver:
                 return await self._send(side, message, body)
             case Compute():
                 self._nursery.start_soon(self._compute, effect)
+            case Reach(attempt, peer_id):
+                self._drop(Side.PREVIOUS)
+                self._drop(Side.NEXT)
+                if peer_id is not None:
+                    self._nursery.start_soon(self._reach, attempt, peer_id)
             case SaveStanding():
                 account = self.session.account
                 self._ports.payee.save_standing(account.channel_id, account.standing)
@@ -302,6 +337,22 @@ class HopDriver:
         except P2PChainError:
             return Lost(side)
         return Lost(side) if sending.cancelled_caught else None
+
+    async def _reach(self, attempt: int, peer_id: bytes) -> None:
+        """Open the stream to a new next hop."""
+        stream = None
+        try:
+            with trio.move_on_after(self._limits.dial_s):
+                stream = await self._ports.dialer.open_stream(peer_id, PUSH_PROTOCOL)
+        except P2PChainError as error:
+            log.info("session %s: the next hop: %s", self._name, error)
+        if stream is not None:
+            if self.session.terms.attempt != attempt:
+                stream.abort()
+                return
+            self._streams[Side.NEXT] = stream
+            self._nursery.start_soon(self.pump, stream, Side.NEXT)
+        await self._post(Reached(attempt, stream is not None))
 
     async def _compute(self, effect: Compute) -> None:
         session_id = self.session.terms.session

@@ -10,7 +10,21 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from chain.contracts.proof import Receipt
-from inference.messages import Abort, AbortCode, Data, Finish, Note, Probe, Progress
+from inference.messages import (
+    Abort,
+    AbortCode,
+    Data,
+    Fetch,
+    Finish,
+    Kept,
+    Leaving,
+    Linked,
+    Note,
+    Probe,
+    Progress,
+    Relink,
+    Unlinked,
+)
 from inference.session_account import SessionAccount
 
 
@@ -89,6 +103,33 @@ class ProbeArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class RelinkArrived:
+    """The requester changes the route."""
+
+    relink: Relink
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The stream to the next hop of an attempt is open, or cannot be opened."""
+
+    attempt: int
+    is_open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FetchArrived:
+    """The requester wants to know what we sent on."""
+
+    fetch: Fetch
+
+
+@dataclass(frozen=True, slots=True)
+class LeavingSoon:
+    """The node is about to stop; the requester may still take another hop."""
+
+
+@dataclass(frozen=True, slots=True)
 class Violated:
     """A neighbour sent what has no place here."""
 
@@ -126,6 +167,10 @@ Event = (
     | FinishArrived
     | AbortArrived
     | ProbeArrived
+    | RelinkArrived
+    | Reached
+    | FetchArrived
+    | LeavingSoon
     | Violated
     | Lost
     | Expired
@@ -155,8 +200,21 @@ class Send:
     """Send a message to a neighbour."""
 
     side: Side
-    message: Data | Note | Finish | Abort | Progress
+    message: (
+        Data | Note | Finish | Abort | Progress | Linked | Unlinked | Kept | Leaving
+    )
     body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Let go of both neighbours and open a stream to the next; answer with Reached.
+
+    Without a next one only let go, and answer nothing.
+    """
+
+    attempt: int
+    peer_id: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,4 +244,4 @@ class End:
     account: SessionAccount
 
 
-Effect = Compute | SaveStanding | Send | KeepReceipt | Release | Blame | End
+Effect = Compute | SaveStanding | Send | Reach | KeepReceipt | Release | Blame | End

@@ -12,6 +12,7 @@ from typing import Protocol
 from chain.contracts.channel import Payment
 from chain.contracts.proof import Receipt
 from inference.channel_account import Standing
+from inference.kept_outputs import DEFAULT_LIMIT_BYTES
 from inference.session_account import SessionAccount
 
 
@@ -136,6 +137,8 @@ class HopLimits:
     """Each of them may leave one step unpaid."""
     trust_after: int = 0
     """Paid steps after which a channel may pay after the step; 100 in public."""
+    max_kept_bytes: int = DEFAULT_LIMIT_BYTES
+    """Of outputs, over all sessions, for those who replace a lost next hop."""
     open_s: float = 10.0
     """For the first message of a requester's stream."""
     dial_s: float = 10.0

@@ -24,8 +24,9 @@ from inference.hop_admission import (
     validate_open,
 )
 from inference.hop_driver import CLEANUP_S, HopDriver, compute_now_us
-from inference.hop_events import GivingUp, PoolChanged, Side
+from inference.hop_events import GivingUp, LeavingSoon, PoolChanged, Side
 from inference.hop_ports import HopLimits, HopPorts, Stream
+from inference.kept_outputs import OutputBudget
 from inference.messages import (
     PUSH_PROTOCOL,
     Abort,
@@ -55,6 +56,7 @@ class HopService:
         self._limits = limits or HopLimits()
         self._is_stopping = False
         self._max_body = 0
+        self._budget = OutputBudget(self._limits.max_kept_bytes)
         self._drivers: dict[bytes, HopDriver] = {}
         self._admitting: set[bytes] = set()
         self._accounts: dict[bytes, ChannelAccount] = {}
@@ -63,6 +65,12 @@ class HopService:
     def sessions(self) -> int:
         """Sessions that are open or being opened."""
         return len(self._drivers) + len(self._admitting)
+
+    def leave(self) -> None:
+        """Take no new sessions and ask the open ones to move to another provider."""
+        self._is_stopping = True
+        for driver in self._drivers.values():
+            driver.post(LeavingSoon())
 
     def stop(self) -> None:
         """Take no new sessions and end the open ones; their handlers return soon."""
@@ -148,6 +156,7 @@ class HopService:
                     get_expiry=self._ports.get_expiry,
                     limits=self._limits,
                     now_us=compute_now_us(),
+                    budget=self._budget,
                 )
                 driver = HopDriver(
                     self._ports,

@@ -14,8 +14,16 @@ can hold back or strip what is meant for another.
     requester --Finish--> hop 0 --Finish--> ... --Finish--> requester
     either --Abort--> other            requester --Probe--> hop --Progress--> requester
 
+When a hop is lost the others stay.  The requester opens a replacement, reads what the
+hop before the gap has sent (Fetch), has the replacement compute it, and tells every hop
+its neighbours anew; that begins another attempt of the session.
+
+    hop --Unlinked | Leaving--> requester
+    requester --Fetch--> hop --Kept--> requester
+    requester --Relink--> every hop    every hop --Linked--> requester
+
 A frame is a 4-byte big-endian length, that many bytes of a canonical message, and a
-body, which only Data has: hidden states `(tokens, hidden)` as they are, never encoded.
+body, which only Data and Kept have: hidden states `(tokens, hidden)` as they are.
 
 Spec: docs/protocol/07-inference.md
 """
@@ -44,7 +52,7 @@ from primitives.types import (
     Signature,
 )
 
-VERSION = 1
+VERSION = 2
 
 HOP_PROTOCOL = "hop/1"
 PUSH_PROTOCOL = "push/1"
@@ -125,7 +133,7 @@ class SessionTerms(Record):
     session: Hash32
     """Random; the same at all hops of the route."""
     attempt: U16
-    """Counts the routes of this session; data of older attempts is ignored."""
+    """Grows with every change of the route; data of older attempts is ignored."""
     provider: PublicKey
     """Node key of the hop, so that no hop can open a session in another's name."""
     profile: Hash32
@@ -142,6 +150,8 @@ class SessionTerms(Record):
     output_price: Amount
     """Atoms per layer and decoded token."""
     prompt_tokens: U32
+    """Positions at the input price: the prompt, and what is computed anew of the answer
+    after a change of the route.  The schedule of the attempt's steps follows from it."""
     max_positions: U32
     """Prompt and answer together, in tokens; a bound, not a promise."""
     hidden_size: U32
@@ -271,13 +281,84 @@ class Progress(Record, tag=10):
     step: U32
     activity: U8
     """A value of `Activity`."""
+    left_us: U32
+    """How long the step will still take here, by what steps took so far; 0 when the hop
+    cannot tell."""
 
 
-Message = Open | Accept | Refuse | Data | Pay | Note | Finish | Abort | Probe | Progress
+class Relink(Record, tag=11):
+    """The route has changed: new terms for a session that is open."""
+
+    terms: SessionTerms
+    """As before but for attempt, prompt tokens and neighbours."""
+    position: U32
+    """Where the attempt goes on.  Every valid answer came from before it; a step that
+    begins here and was computed did not arrive, and is taken back."""
+    signature: Signature
+
+
+class Linked(Record, tag=12):
+    """The hop has its new neighbours."""
+
+    session: Hash32
+    attempt: U16
+    receipt: Receipt | None
+    """For the range that the change cut off; names no predecessor."""
+
+
+class Unlinked(Record, tag=13):
+    """The stream to or from a neighbour has ended, or cannot be opened."""
+
+    session: Hash32
+    attempt: U16
+    peer: PublicKey
+
+
+class Fetch(Record, tag=14):
+    """What did you send on for these positions?"""
+
+    session: Hash32
+    position: U32
+    tokens: U16
+
+
+class Kept(Record, tag=15):
+    """Answer to Fetch; the body follows."""
+
+    session: Hash32
+    position: U32
+    tokens: U16
+    """0 when the hop does not have them any more."""
+
+
+class Leaving(Record, tag=16):
+    """The hop goes on for a few seconds only; take another one."""
+
+    session: Hash32
+
+
+Message = (
+    Open
+    | Accept
+    | Refuse
+    | Data
+    | Pay
+    | Note
+    | Finish
+    | Abort
+    | Probe
+    | Progress
+    | Relink
+    | Linked
+    | Unlinked
+    | Fetch
+    | Kept
+    | Leaving
+)
 
 
 def encode_frame(message: Message, body: bytes | memoryview = b"") -> bytes:
-    """Return the frame of `message`; only Data has a body."""
+    """Return the frame of `message`; only Data and Kept have a body."""
     header = encode(message)
     assert len(header) <= MAX_HEADER_BYTES
     return b"".join((len(header).to_bytes(4, "big"), header, body))
@@ -303,7 +384,7 @@ def decode_frame(frame: bytes, max_body: int = MAX_BODY_BYTES) -> tuple[Message,
     except DecodeError as error:
         raise BadMessage(str(error)) from error
     body = frame[4 + size :]
-    if body and not isinstance(message, Data):
+    if body and not isinstance(message, Data | Kept):
         raise BadMessage(f"{type(message).__name__} with a body")
     return message, body
 
@@ -316,6 +397,17 @@ def compute_open_message(terms: SessionTerms) -> bytes:
 def verify_open(message: Open) -> bool:
     """Tell whether the terms are signed by the signer that they name."""
     signed = compute_open_message(message.terms)
+    return verify_signature(message.terms.signer, signed, message.signature)
+
+
+def compute_relink_message(terms: SessionTerms, position: int) -> bytes:
+    """Return the bytes that the channel's signer signs to change a route."""
+    return compute_hash("hop-relink", encode(terms), position.to_bytes(4, "big"))
+
+
+def verify_relink(message: Relink) -> bool:
+    """Tell whether the change is signed by the signer that its terms name."""
+    signed = compute_relink_message(message.terms, message.position)
     return verify_signature(message.terms.signer, signed, message.signature)
 
 

@@ -18,6 +18,10 @@ Theory of operation
                                      v
                                  FINISHING (last lap, last receipts) ---> ENDED
 
+    a hop is lost or leaves --> RECOVERING (inference/session_recovery.py)
+                                     | another one has its place and its positions
+                                     +--> EMBEDDING: the step that was lost, again
+
 Payment is the answer to a valid answer.  Step t is paid when its hidden states have
 the right shape, are finite, gave a token, and, where a range closes, every hop's
 receipt is there and the chain from our input to our answer holds; the payment travels
@@ -26,8 +30,10 @@ the session ends with a typed error, and every hop is told.
 
 The last step is paid after the last receipts, since nobody waits for it any more.
 
-Lost is not slow: when an answer takes long, all hops are asked how far they are.  A
-hop that does not reply is lost; one that replies has until the step's deadline.
+A loss changes nothing that the reader has: tokens are shown when their step is
+complete, and a step that is made again either had no token yet or keeps the one that
+was chosen.  A loss in OPENING ends the session, for whoever asked can still choose
+another route; one in FINISHING harms only the last receipts.
 
 Spec: docs/protocol/07-inference.md
 """
@@ -36,27 +42,26 @@ from enum import Enum, auto
 from typing import assert_never
 
 from chain.contracts.proof import Receipt
-from inference.activations import compute_digest, compute_size
+from inference.activations import compute_size
 from inference.errors import WorkerLost
 from inference.messages import (
     Abort,
     AbortCode,
     Accept,
-    Activity,
     Data,
     Finish,
-    HopTiming,
+    Kept,
+    Leaving,
+    Linked,
     Message,
     Note,
-    Probe,
     Progress,
     Refuse,
-    SignedInput,
+    Unlinked,
     clip_text,
 )
-from inference.receipts import Range, Sign, sign_input
+from inference.receipts import Sign
 from inference.sampling import SampledToken
-from inference.session_checks import check_answer
 from inference.session_errors import (
     HopAborted,
     HopLost,
@@ -78,15 +83,19 @@ from inference.session_events import (
     Event,
     Expired,
     HopGone,
+    HopsFound,
     LocalFailed,
+    NoHops,
     Received,
     Sample,
     Sampled,
-    SendTo,
 )
 from inference.session_plan import SessionPlan, SessionTimeouts, TokenEvent
+from inference.session_recovery import Recovery
 from inference.session_route import Route, RouteHop
-from inference.steps import Step, compute_step
+from inference.session_track import Track
+from inference.session_watch import Watch
+from inference.steps import compute_number, compute_step
 from primitives.errors import P2PChainError
 
 
@@ -98,6 +107,7 @@ class Phase(Enum):
     IN_FLIGHT = auto()
     SAMPLING = auto()
     ATTESTING = auto()
+    RECOVERING = auto()
     FINISHING = auto()
     ENDED = auto()
 
@@ -111,6 +121,7 @@ class RequesterMachine:
         signer: Public key that signs terms and inputs: the channels' signer.
         sign: Signs with it.
         now_us: Start, in the caller's monotonic microseconds.
+        can_recover: Whether somebody looks for other hops.
     """
 
     def __init__(
@@ -120,6 +131,8 @@ class RequesterMachine:
         signer: bytes,
         sign: Sign,
         now_us: int,
+        *,
+        can_recover: bool = False,
     ) -> None:
         assert plan.hops
         assert plan.prompt
@@ -129,36 +142,56 @@ class RequesterMachine:
         self.started_us = now_us
         self.first_token_us = 0
         """From the start to the first token; 0 before it."""
-        self.tokens_out = 0
+        self.tokens: list[int] = []
+        """The answer so far."""
         self.positions = 0
         """Positions that came back as a valid answer."""
-        self.deadline_us = 0
+        self.recoveries = 0
+        self.longest_gap_us = 0
+        """Longest time from a loss to the next token."""
         self._token_bytes = compute_size(1, plan.hidden_size, plan.dtype)
         self._timeouts = timeouts
         self._signer = signer
         self._sign = sign
+        self._can_recover = can_recover
         self._now_us = now_us
+        self._track = self._build_track()
         self._step = compute_step(len(plan.prompt), 0)
-        self._next_token = 0
         self._token: SampledToken | None = None
         self._finish_reason = ""
         self._sent_us = 0
         self._elapsed_us = 0
-        self._timings: tuple[HopTiming, ...] = ()
-        self._in_digest = b""
-        self._work = Range()
-        """The open range, as we sent and received it."""
-        self._signed_input: SignedInput | None = None
-        """Our word about the range that closes now; receipts are due while it is."""
-        self._owed: Step | None = None
-        """The last step, until its range is attested and it is paid."""
+        self._usual_us = 0
+        """What a decode step takes, smoothed."""
+        self._lost_us = 0
+        """When the route broke, until the next token."""
+        self._is_owed = False
+        """The last step waits for its range to be attested."""
         self._is_lap_done = False
-        self._is_probing = False
+        self._is_unlinked = False
+        """Two hops that are there have lost each other."""
+        self._watch: Watch | None = None
+        self._recovery: Recovery | None = None
+        self._deadline_us = 0
         self._set_deadline(timeouts.open_s)
+
+    @property
+    def tokens_out(self) -> int:
+        """Tokens that were shown."""
+        return len(self.tokens)
+
+    @property
+    def deadline_us(self) -> int:
+        """When `Expired` is due."""
+        if self.phase is Phase.RECOVERING and self._recovery is not None:
+            return self._recovery.deadline_us
+        if self.phase is Phase.IN_FLIGHT and self._watch is not None:
+            return self._watch.deadline_us
+        return self._deadline_us
 
     def open(self) -> list[Effect]:
         """Return what begins the session."""
-        return self.route.open()
+        return self.route.open(self.route.hops)
 
     def handle(self, event: Event, now_us: int) -> list[Effect]:
         """Return what is to be done, in order, after `event` at `now_us`."""
@@ -166,20 +199,20 @@ class RequesterMachine:
             return []
         self._now_us = now_us
         try:
-            return self._dispatch(event)
-        except SessionError as error:
+            return [*self._dispatch(event), *self._resume()]
+        except (SessionError, WorkerLost) as error:
             return self._fail(error)
 
     def _dispatch(self, event: Event) -> list[Effect]:
         match event:
-            case Received(hop, message, body):
-                return self._on_message(hop, message, body)
-            case HopGone():
-                return self._on_gone(event)
+            case Received(number, message, body):
+                hop = self.route.everyone[number]
+                return [] if hop.is_retired else self._hear(hop, message, body)
+            case HopGone(number, text, is_fault):
+                hop = self.route.everyone[number]
+                return [] if hop.is_retired else self._miss(hop, text, is_fault)
             case Embedded(step, body):
-                if self.phase is not Phase.EMBEDDING or step != self._step.number:
-                    return []
-                return self._send_step(body)
+                return self._on_embedded(step, body)
             case Sampled(token):
                 if self.phase is not Phase.SAMPLING:
                     return []
@@ -189,6 +222,14 @@ class RequesterMachine:
                 if self.phase is not Phase.SAMPLING:
                     return []
                 raise WrongAnswer(text, peer_id=self.route.last.peer_id)
+            case HopsFound():
+                if self._recovery is None:
+                    return []
+                return self._recovery.on_found(event, self._now_us)
+            case NoHops(search, text):
+                if self._recovery is None:
+                    return []
+                return self._recovery.on_not_found(search, text, self._now_us)
             case LocalFailed(error):
                 return self._fail(error)
             case Cancelled():
@@ -198,8 +239,7 @@ class RequesterMachine:
             case _:
                 assert_never(event)
 
-    def _on_message(self, index: int, message: Message, body: bytes) -> list[Effect]:
-        hop = self.route.hops[index]
+    def _hear(self, hop: RouteHop, message: Message, body: bytes) -> list[Effect]:
         session = getattr(message, "session", self.plan.session_id)
         is_last = hop is self.route.last
         if session == self.plan.session_id:
@@ -207,71 +247,83 @@ class RequesterMachine:
                 case Note(receipt):
                     return self._on_receipt(hop, receipt)
                 case Accept() if not hop.is_accepted:
-                    is_complete = self.route.accept(hop, message)
-                    return self._begin_step(0) if is_complete else []
+                    return self._on_accept(hop, message)
                 case Refuse() if not hop.is_accepted:
-                    hop.is_gone = True
-                    raise _build_refusal(hop, message)
+                    return self._lose(hop, _build_refusal(hop, message))
+                case Data(attempt=attempt) if attempt < hop.terms.attempt:
+                    return []
+                case Data() if self._recovery is not None:
+                    return self._recovery.on_data(hop, message, body, self._now_us)
                 case Data() if is_last:
                     return self._on_answer(message, body)
                 case Finish() if is_last:
                     return self._on_lap(message)
                 case Abort():
-                    hop.is_gone = True
-                    raise self._build_abort(hop, message)
+                    return self._lose(hop, self._build_abort(hop, message))
                 case Progress():
                     return self._on_progress(hop, message)
-        text = f"{type(message).__name__} out of place"
-        return self._on_gone(HopGone(index, text, is_fault=True))
+                case Kept() if self._recovery is not None:
+                    return self._recovery.on_kept(hop, message, body, self._now_us)
+                case Linked() if self._recovery is not None:
+                    return self._recovery.on_linked(hop, message, self._now_us)
+                case Unlinked():
+                    return self._on_unlinked(hop, message)
+                case Leaving():
+                    hop.is_leaving = self._can_recover
+                    return []
+                case Kept() | Linked():
+                    return []
+        return self._miss(hop, f"{type(message).__name__} out of place", is_fault=True)
+
+    def _on_accept(self, hop: RouteHop, message: Accept) -> list[Effect]:
+        if self._recovery is not None:
+            return self._recovery.on_accept(hop, message, self._now_us)
+        if not self.route.accept(hop, message):
+            return []
+        return self._recover(0) if self._must_mend() else self._begin_step(0)
 
     # A step
 
     def _begin_step(self, number: int) -> list[Effect]:
-        self._step = step = compute_step(len(self.plan.prompt), number)
-        self._token = None
+        step = self._step = compute_step(self.route.prompt_tokens, number)
         self.phase = Phase.EMBEDDING
         self._set_deadline(self._timeouts.worker_s)
-        if step.is_prefill:
-            token_ids = self.plan.prompt[step.position : step.position + step.tokens]
-        else:
-            token_ids = (self._next_token,)
+        token_ids = self._get_tokens(step.position, step.position + step.tokens)
         return [Embed(step.number, step.position, token_ids)]
 
+    def _get_tokens(self, first: int, end: int) -> tuple[int, ...]:
+        """Return the token ids at some positions of prompt and answer."""
+        prompt = self.plan.prompt
+        size = len(prompt)
+        answer = self.tokens[max(0, first - size) : max(0, end - size)]
+        return (*prompt[first:end], *answer)
+
+    def _on_embedded(self, step: int, body: bytes) -> list[Effect]:
+        if self._recovery is not None:
+            return self._recovery.on_embedded(step, body, self._now_us)
+        if self.phase is not Phase.EMBEDDING or step != self._step.number:
+            return []
+        return self._send_step(body)
+
     def _send_step(self, body: bytes) -> list[Effect]:
-        step, plan = self._step, self.plan
-        if len(body) != compute_size(step.tokens, plan.hidden_size, plan.dtype):
+        step = self._step
+        if len(body) != step.tokens * self._token_bytes:
             return self._fail(WorkerLost("the embedding has a wrong length"))
-        self._in_digest = compute_digest(body)
-        if step.closes_range:
-            self._sign_range(self._work.add(step, 0, self._in_digest, b""))
-        data = Data(
-            session=plan.session_id,
-            attempt=plan.attempt,
-            step=step.number,
-            position=step.position,
-            tokens=step.tokens,
-            hidden_size=plan.hidden_size,
-            dtype=plan.dtype,
-            timings=(),
-            signed_input=self._signed_input,
-            receipt=None,
-        )
         self.phase = Phase.IN_FLIGHT
         self._sent_us = self._now_us
-        self._is_probing = False
-        self._set_deadline(min(self._timeouts.probe_s, self._timeouts.step_s))
-        self.route.count_sent(step)
-        return [*self.route.pay_before(step), SendTo(0, data, body)]
-
-    def _sign_range(self, work: Range) -> None:
-        plan = self.plan
-        self._signed_input = sign_input(
-            plan.chain_id, plan.session_id, work, self._signer, self._sign
+        self._watch = Watch(
+            self._timeouts,
+            self.plan.session_id,
+            self.route.hops,
+            step.number,
+            0 if step.is_prefill else self._usual_us,
+            self._now_us,
         )
+        return self._track.send(step, body)
 
     def _on_answer(self, data: Data, body: bytes) -> list[Effect]:
-        step, plan = self._step, self.plan
-        if data.attempt < plan.attempt or data.step < step.number:
+        step = self._step
+        if data.step < step.number:
             return []
         is_here = self.phase in (Phase.SAMPLING, Phase.ATTESTING, Phase.FINISHING)
         if data.step == step.number and is_here:
@@ -279,14 +331,14 @@ class RequesterMachine:
         if self.phase is not Phase.IN_FLIGHT:
             text = "an answer that nobody asked for"
             raise WrongAnswer(text, peer_id=self.route.last.peer_id)
-        check_answer(plan, step, data, body)
+        self._track.take_answer(data, body)
         self._elapsed_us = self._now_us - self._sent_us
-        self._timings = data.timings
-        self._work = self._work.add(step, 0, self._in_digest, compute_digest(body))
-        self.positions += step.tokens
-        self.route.count_answer(data.timings)
-        is_sampled = step.position + step.tokens >= len(plan.prompt)
-        if not is_sampled or self._finish_reason:
+        if not step.is_prefill:
+            usual_us = self._usual_us or self._elapsed_us
+            self._usual_us = (7 * usual_us + self._elapsed_us) // 8
+        self.positions = step.position + step.tokens
+        is_sampled = self.positions >= len(self.plan.prompt)
+        if not is_sampled or self._finish_reason or self._token is not None:
             return self._attest()
         self.phase = Phase.SAMPLING
         self._set_deadline(self._timeouts.worker_s)
@@ -295,8 +347,9 @@ class RequesterMachine:
     # Receipts
 
     def _on_receipt(self, hop: RouteHop, receipt: Receipt) -> list[Effect]:
-        is_due = self._signed_input is not None
-        self.route.take_receipt(hop, receipt, is_due=is_due)
+        if self._recovery is not None:
+            return self._recovery.on_receipt(hop, receipt, self._now_us)
+        self._track.take_receipt(hop, receipt)
         if self.phase is Phase.ATTESTING:
             return self._attest()
         if self.phase is Phase.FINISHING:
@@ -305,48 +358,56 @@ class RequesterMachine:
 
     def _attest(self) -> list[Effect]:
         """Go on when no receipt is due, or all are here and form a chain."""
-        if self._signed_input is not None:
-            if self.route.find_unattested() is not None:
-                if self.phase is not Phase.ATTESTING:
-                    self.phase = Phase.ATTESTING
-                    self._set_deadline(self._timeouts.receipts_s)
-                return []
-            self._close_range(self._signed_input)
-        return self._complete_step()
-
-    def _close_range(self, signed_input: SignedInput) -> None:
-        self.route.close_range(signed_input, self._work)
-        self._work = Range()
-        self._signed_input = None
+        missing = self._track.find_unattested()
+        if missing is None:
+            self._track.close_range()
+            return self._complete_step()
+        if missing.is_gone and not self._finish_reason:
+            # It will never come, so the step is made again; its token stays.
+            return self._recover(self._step.position)
+        if self.phase is not Phase.ATTESTING:
+            self.phase = Phase.ATTESTING
+            self._set_deadline(self._timeouts.receipts_s)
+        return []
 
     # After a valid answer
 
     def _complete_step(self) -> list[Effect]:
         """Pay, show the token, and go on or finish."""
-        step, token = self._step, self._token
+        step, token, track = self._step, self._token, self._track
+        self._token = None
         shown: list[Effect] = []
         if token is not None:
             event = self._build_token(token)
             shown.append(Emit(event))
-            self._next_token = token.token_id
             self._finish_reason = self._finish_reason or event.finish_reason or ""
-        if not self._finish_reason:
-            # The next step goes first: payments and the reader ride in its shadow.
-            following = self._begin_step(step.number + 1)
-            if token is not None and len(token.embedding) == self._token_bytes:
-                # The worker has looked it up already; no need to ask.
-                following = self._send_step(token.embedding)
-            return [*following, *self.route.pay_after(step), *shown]
-        if self._work.tokens:
-            self._owed = step
-            return [*shown, *self._begin_finish(step.number + 1)]
-        finish = self._begin_finish(step.number + 1)
-        return [*finish, *self.route.pay_after(step), *shown]
+        if self._finish_reason:
+            gone = next((hop for hop in self.route.hops if hop.is_gone), None)
+            if gone is not None and gone.error is not None:
+                # Without it there is no last lap; the answer is complete.
+                return [*track.pay(), *shown, *self._fail(gone.error)]
+            if track.has_open_range:
+                self._is_owed = True
+                return [*shown, *self._begin_finish(step.number + 1)]
+            return [*self._begin_finish(step.number + 1), *track.pay(), *shown]
+        if self._must_mend():
+            paid = track.pay()
+            return [*paid, *shown, *self._recover(self.positions)]
+        # The next step goes first: payments and the reader ride in its shadow.
+        following = self._begin_step(step.number + 1)
+        if token is not None and len(token.embedding) == self._token_bytes:
+            # The worker has looked it up already; no need to ask.
+            following = self._send_step(token.embedding)
+        return [*following, *track.pay(), *shown]
 
     def _build_token(self, token: SampledToken) -> TokenEvent:
-        self.tokens_out += 1
+        self.tokens.append(token.token_id)
         if not self.first_token_us:
             self.first_token_us = self._now_us - self.started_us
+        if self._lost_us:
+            gap_us = self._now_us - self._lost_us
+            self.longest_gap_us = max(self.longest_gap_us, gap_us)
+            self._lost_us = 0
         step = self._step
         reason = token.finish_reason
         if reason is None and self.tokens_out >= self.plan.max_tokens:
@@ -358,7 +419,105 @@ class RequesterMachine:
             step=step.number,
             position=step.position + step.tokens,
             elapsed_us=self._elapsed_us,
-            hops=self._timings,
+            hops=self._track.timings,
+            route=self._track.peers,
+        )
+
+    # Losses
+
+    def _must_mend(self) -> bool:
+        hops = self.route.hops
+        is_broken = any(hop.is_gone or hop.is_leaving for hop in hops)
+        return is_broken or self._is_unlinked
+
+    def _miss(self, hop: RouteHop, text: str, is_fault: bool) -> list[Effect]:
+        """A hop's stream has ended, or brought nonsense."""
+        if self.phase is Phase.FINISHING and not is_fault:
+            hop.is_gone = True
+            awaits_lap = hop is self.route.last and not self._is_lap_done
+            is_unattested = self._track.signed_input is not None and hop.receipt is None
+            if not awaits_lap and not is_unattested:
+                return []
+        blame = [Blame(hop.peer_id, text)] if is_fault else []
+        text = f"{hop.name} is lost: {text}"
+        return [*blame, *self._lose(hop, HopLost(text, peer_id=hop.peer_id))]
+
+    def _build_abort(self, hop: RouteHop, message: Abort) -> SessionError:
+        culprit = self.route.find(message.culprit) or hop
+        text = f"{hop.name}: {message.text}"
+        kind = HopLost if message.code == AbortCode.PEER_LOST else HopAborted
+        return kind(text, peer_id=culprit.peer_id, code=message.code)
+
+    def _lose(self, hop: RouteHop, error: SessionError) -> list[Effect]:
+        """Mend the route, or fail where that cannot be."""
+        if self._recovery is not None:
+            if not _can_be_mended(error):
+                hop.is_gone = True
+                raise error
+            return self._recovery.lose(hop, error, self._now_us)
+        hop.is_gone = True
+        hop.error = error
+        is_early = self.phase is Phase.OPENING
+        is_late = self.phase is Phase.FINISHING or bool(self._finish_reason)
+        if is_early or is_late or not self._can_recover or not _can_be_mended(error):
+            return self._fail(error)
+        if self.phase is Phase.SAMPLING:
+            # The token is on its way, and does not need the hop.
+            return []
+        return self._recover(self._step.position)
+
+    def _on_unlinked(self, hop: RouteHop, message: Unlinked) -> list[Effect]:
+        if self._recovery is not None:
+            return self._recovery.on_unlinked(hop, message, self._now_us)
+        peer = self.route.find(message.peer)
+        if message.attempt != self.route.attempt or peer is None:
+            return []
+        if self.phase is Phase.FINISHING and self._is_lap_done:
+            return []
+        if not self._can_recover or self.phase is Phase.FINISHING:
+            text = f"{peer.name} is lost to {hop.name}"
+            return self._lose(peer, HopLost(text, peer_id=peer.peer_id))
+        self._is_unlinked = True
+        if self.phase in (Phase.OPENING, Phase.SAMPLING):
+            return []
+        return self._recover(self._step.position)
+
+    def _recover(self, position: int) -> list[Effect]:
+        """Begin to mend the route; the session goes on at `position`."""
+        if self._track.step == self._step and position == self._step.position:
+            self._track.drop()
+        self.phase = Phase.RECOVERING
+        self.positions = position
+        self.recoveries += 1
+        self._lost_us = self._lost_us or self._now_us
+        self._is_unlinked = False
+        self._recovery = Recovery(
+            self.route,
+            self.plan,
+            self._timeouts,
+            self._signer,
+            self._sign,
+            position,
+            self._get_tokens,
+            self._now_us,
+        )
+        return self._recovery.begin(self._now_us)
+
+    def _resume(self) -> list[Effect]:
+        """Make the lost step again, when the route is whole."""
+        if self._recovery is None or not self._recovery.is_done:
+            return []
+        if self.phase is not Phase.RECOVERING:
+            return []
+        self._recovery = None
+        self._track = self._build_track()
+        return self._begin_step(
+            compute_number(self.route.prompt_tokens, self.positions)
+        )
+
+    def _build_track(self) -> Track:
+        return Track(
+            self.plan, self.route.hops, self.route.attempt, self._signer, self._sign
         )
 
     # The end
@@ -366,61 +525,31 @@ class RequesterMachine:
     def _begin_finish(self, steps: int) -> list[Effect]:
         self.phase = Phase.FINISHING
         self._set_deadline(self._timeouts.finish_s)
-        if self._work.tokens:
-            self._sign_range(self._work)
-        finish = Finish(
-            session=self.plan.session_id,
-            attempt=self.plan.attempt,
-            steps=steps,
-            signed_input=self._signed_input,
-            receipt=None,
-        )
-        return [SendTo(0, finish)]
+        return [self._track.finish(steps)]
 
     def _on_lap(self, message: Finish) -> list[Effect]:
-        if self.phase is not Phase.FINISHING or message.attempt != self.plan.attempt:
+        if self.phase is not Phase.FINISHING or message.attempt != self.route.attempt:
             return []
         self._is_lap_done = True
         return self._finish_if_done()
 
     def _finish_if_done(self) -> list[Effect]:
-        if not self._is_lap_done:
+        if not self._is_lap_done or self._track.find_unattested() is not None:
             return []
-        if self._signed_input is not None:
-            if self.route.find_unattested() is not None:
-                return []
-            self._close_range(self._signed_input)
-        paid = self.route.pay_after(self._owed) if self._owed is not None else []
+        self._track.close_range()
+        paid = self._track.pay() if self._is_owed else []
         return [*paid, *self._end(None)]
 
     def _on_cancelled(self) -> list[Effect]:
         if self._finish_reason:
             return []
         self._finish_reason = "cancelled"
-        if self.phase is Phase.OPENING:
+        if self.phase in (Phase.OPENING, Phase.RECOVERING):
             return [*self._abort_all(AbortCode.CANCELLED, ""), *self._end(None)]
         if self.phase is Phase.EMBEDDING:
             return self._begin_finish(self._step.number)
         # A step is under way: it will be paid, then the last lap follows.
         return []
-
-    def _on_gone(self, event: HopGone) -> list[Effect]:
-        hop = self.route.hops[event.hop]
-        hop.is_gone = True
-        if self.phase is Phase.FINISHING and not event.is_fault:
-            awaits_lap = hop is self.route.last and not self._is_lap_done
-            awaits_receipt = self._signed_input is not None and hop.receipt is None
-            if not awaits_lap and not awaits_receipt:
-                return []
-        blame = [Blame(hop.peer_id, event.text)] if event.is_fault else []
-        text = f"{hop.name} is lost: {event.text}"
-        return [*blame, *self._fail(HopLost(text, peer_id=hop.peer_id))]
-
-    def _build_abort(self, hop: RouteHop, message: Abort) -> SessionError:
-        culprit = self.route.get_culprit(message.culprit, hop)
-        text = f"{hop.name}: {message.text}"
-        kind = HopLost if message.code == AbortCode.PEER_LOST else HopAborted
-        return kind(text, peer_id=culprit.peer_id, code=message.code)
 
     def _fail(self, error: P2PChainError) -> list[Effect]:
         """End with `error`; what was shown to the reader is still paid."""
@@ -428,8 +557,8 @@ class RequesterMachine:
         culprit = error.peer_id if isinstance(error, SessionError) else b""
         if isinstance(error, WrongAnswer | ReceiptMismatch) and culprit:
             effects.append(Blame(culprit, str(error)))
-        if self._owed is not None:
-            effects += self.route.pay_attested(self._owed, culprit)
+        if self._is_owed:
+            effects += self._track.pay_attested(culprit)
         code = next(
             (code for kind, code in _ABORT_CODES if isinstance(error, kind)),
             AbortCode.CANCELLED,
@@ -463,50 +592,38 @@ class RequesterMachine:
                 return self._fail(WorkerLost("the requester worker does not answer"))
             case Phase.IN_FLIGHT:
                 return self._on_slow_step()
+            case Phase.RECOVERING if self._recovery is not None:
+                return self._recovery.expire(self._now_us)
             case _:
                 raise self._build_late_error()
 
     def _build_late_error(self) -> SessionError:
-        hop = self.route.find_unattested()
-        if self._signed_input is not None and hop is not None:
+        hop = self._track.find_unattested()
+        if hop is not None:
             text = f"no receipt from {hop.name} in time"
             return ReceiptMismatch(text, peer_id=hop.peer_id)
         return StepTimeout("the last lap did not come back in time")
 
     def _on_slow_step(self) -> list[Effect]:
         """Ask the hops how far they are, or judge what they said."""
-        number = self._step.number
-        if not self._is_probing:
-            self._is_probing = True
-            self._set_deadline(self._timeouts.silence_s)
-            for hop in self.route.hops:
-                hop.activity = None
-            probe = Probe(self.plan.session_id, number)
-            return [SendTo(index, probe) for index in range(len(self.route.hops))]
-        self._is_probing = False
-        for hop in self.route.hops:
-            if hop.activity is None:
-                text = f"{hop.name} does not answer"
-                raise HopLost(text, peer_id=hop.peer_id)
-        end_us = self._sent_us + int(self._timeouts.step_s * 1_000_000)
-        if self._now_us < end_us:
-            self._set_deadline(self._timeouts.probe_s)
-            self.deadline_us = min(self.deadline_us, end_us)
-            return []
-        busy = (hop for hop in self.route.hops if hop.activity is not Activity.DONE)
-        hop = next(busy, self.route.last)
-        text = f"step {number} took too long at {hop.name}"
-        raise StepTimeout(text, peer_id=hop.peer_id, code=AbortCode.TIMEOUT)
+        assert self._watch is not None
+        try:
+            return self._watch.expire(self._now_us)
+        except SessionError as error:
+            hop = self.route.find(error.peer_id)
+            if hop is None:
+                raise
+            return self._lose(hop, error)
 
     def _on_progress(self, hop: RouteHop, message: Progress) -> list[Effect]:
-        if message.step == self._step.number:
-            # Any other value shows at least that the hop is there.
-            is_done = message.activity == Activity.DONE
-            hop.activity = Activity.DONE if is_done else Activity.COMPUTING
+        if self._recovery is not None:
+            self._recovery.on_progress(hop, message, self._now_us)
+        elif self._watch is not None:
+            self._watch.on_progress(hop, message, self._now_us)
         return []
 
     def _set_deadline(self, seconds: float) -> None:
-        self.deadline_us = self._now_us + int(seconds * 1_000_000)
+        self._deadline_us = self._now_us + int(seconds * 1_000_000)
 
 
 _ABORT_CODES = (
@@ -516,6 +633,22 @@ _ABORT_CODES = (
     (StepTimeout, AbortCode.TIMEOUT),
 )
 """What the other hops are told when a session fails."""
+
+_MENDED_CODES = (
+    AbortCode.PEER_LOST,
+    AbortCode.STAGE_LOST,
+    AbortCode.TIMEOUT,
+    AbortCode.STOPPING,
+    AbortCode.INTERNAL,
+)
+"""A hop that gives up for these can be replaced; the others are somebody's lie."""
+
+
+def _can_be_mended(error: SessionError) -> bool:
+    """Tell whether another hop could do what this one does not."""
+    if isinstance(error, HopAborted):
+        return error.code in _MENDED_CODES
+    return isinstance(error, HopLost | HopRefused | StepTimeout)
 
 
 def _build_refusal(hop: RouteHop, message: Refuse) -> SessionError:

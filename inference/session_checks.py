@@ -7,15 +7,30 @@ from inference.session_plan import SessionPlan
 from inference.steps import Step
 
 
-def check_answer(plan: SessionPlan, step: Step, data: Data, body: bytes) -> None:
+def check_answer(
+    plan: SessionPlan,
+    attempt: int,
+    step: Step,
+    peers: tuple[bytes, ...],
+    data: Data,
+    body: bytes,
+) -> None:
     """Check the last hop's answer to `step`; the sampler judges the numbers later.
+
+    Args:
+        plan: The session's plan.
+        attempt: Number of the route.
+        step: What was sent.
+        peers: Node keys of the hops that it went through.
+        data: What came.
+        body: Hidden states that came with it.
 
     Raises:
         WrongAnswer: To another step, of another shape or length, or not finite.
     """
-    peer_id = plan.hops[-1].peer_id
+    peer_id = peers[-1]
     said = (data.attempt, data.step, data.position, data.tokens)
-    if said != (plan.attempt, step.number, step.position, step.tokens):
+    if said != (attempt, step.number, step.position, step.tokens):
         text = f"an answer to step {data.step} where {step.number} is due"
         raise WrongAnswer(text, peer_id=peer_id)
     if (data.hidden_size, data.dtype) != (plan.hidden_size, plan.dtype):
@@ -26,6 +41,6 @@ def check_answer(plan: SessionPlan, step: Step, data: Data, body: bytes) -> None
         raise WrongAnswer(text, peer_id=peer_id)
     if not is_finite(body, plan.dtype):
         raise WrongAnswer("an answer that is not finite numbers", peer_id=peer_id)
-    if len(data.timings) != len(plan.hops):
+    if len(data.timings) != len(peers):
         text = f"an answer that went through {len(data.timings)} hops"
         raise WrongAnswer(text, peer_id=peer_id)

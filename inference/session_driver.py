@@ -11,7 +11,7 @@ stage freed, within `close_s`; only then does the cancellation go on its way.
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import assert_never
 
@@ -45,8 +45,11 @@ from inference.session_events import (
     End,
     Event,
     Expired,
+    FindHops,
     HopGone,
+    HopsFound,
     LocalFailed,
+    NoHops,
     OpenHop,
     PayHop,
     Received,
@@ -101,8 +104,8 @@ class RequesterSession:
         self._sampling = sampling
         self._timeouts = timeouts or SessionTimeouts()
         self._streams: dict[int, Stream] = {}
-        self._vouchers = [0] * len(plan.hops)
-        self._arrears = [0] * len(plan.hops)
+        self._vouchers: Counter[int] = Counter()
+        self._arrears: Counter[int] = Counter()
         self._max_body = compute_size(PREFILL_TOKENS, plan.hidden_size, plan.dtype)
         self._sender, self._receiver = trio.open_memory_channel[Event](INBOX_EVENTS)
         self._tokens, self._unread = trio.open_memory_channel[TokenEvent](READER_TOKENS)
@@ -139,6 +142,7 @@ class RequesterSession:
             self._ports.signer.public_key,
             self._ports.signer.sign,
             compute_now_us(),
+            can_recover=self._ports.finder is not None,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_cancellation)
@@ -257,6 +261,8 @@ class RequesterSession:
                 await self._show(token)
             case OpenHop():
                 self._nursery.start_soon(self._open_hop, effect)
+            case FindHops():
+                self._nursery.start_soon(self._find_hops, effect)
             case Blame(peer_id, text):
                 log.info("session %s: %s", self._name, text)
                 self._ports.on_fault(peer_id, text)
@@ -297,11 +303,23 @@ class RequesterSession:
                 self._streams[hop] = stream
                 self._nursery.start_soon(self._pump, hop, stream)
 
+    async def _find_hops(self, effect: FindHops) -> None:
+        assert self._ports.finder is not None
+        event: Event
+        with trio.CancelScope() as searching:
+            self._openings.append(searching)
+            try:
+                event = HopsFound(effect.search, await self._ports.finder.find(effect))
+            except P2PChainError as error:
+                event = NoHops(effect.search, str(error))
+            await self._post(event)
+
     def _build_open(self, effect: OpenHop) -> Open:
         arrears = None
-        if effect.arrears_units:
-            arrears = self._release_units(effect.hop, effect.arrears_units)
-            self._arrears[effect.hop] = effect.arrears_units
+        units = effect.plan.arrears_units
+        if units:
+            arrears = self._release_units(effect.hop, units)
+            self._arrears[effect.hop] = units
         signature = self._ports.signer.sign(compute_open_message(effect.terms))
         return Open(effect.terms, arrears, signature)
 
@@ -329,7 +347,7 @@ class RequesterSession:
         return await self._send(effect.hop, pay, b"")
 
     def _release_units(self, hop: int, units: int) -> Payment:
-        plan = self.plan.hops[hop]
+        plan = self._machine.route.everyone[hop].plan
         try:
             payment = self._ports.payer.pay(
                 self.plan.session_id, plan.channel_id, units
@@ -401,6 +419,8 @@ class RequesterSession:
             "error", StepTimeout("the session was not closed in time")
         )
         now_us = compute_now_us()
+        route = machine.route
+        retired = [hop for hop in route.everyone if hop.is_retired]
         return SessionSummary(
             session_id=self.plan.session_id,
             hops=tuple(
@@ -411,13 +431,16 @@ class RequesterSession:
                     compute_us=hop.compute_us,
                     units=hop.units,
                     price_atoms=hop.units * hop.plan.unit_price,
-                    arrears_units=self._arrears[index],
-                    vouchers=self._vouchers[index],
+                    arrears_units=self._arrears[hop.number],
+                    vouchers=self._vouchers[hop.number],
                     receipts=hop.receipts,
-                    unpaid_units=hop.due_units - hop.units,
+                    unpaid_units=hop.unpaid_units,
                 )
-                for index, hop in enumerate(machine.route.hops)
+                for hop in (*route.hops, *retired)
             ),
+            route_hops=len(route.hops),
+            recoveries=machine.recoveries,
+            longest_gap_us=machine.longest_gap_us,
             tokens_in=min(machine.positions, len(self.plan.prompt)),
             tokens_out=machine.tokens_out,
             finish_reason=end.finish_reason,

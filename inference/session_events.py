@@ -7,9 +7,19 @@ shell around it (inference/session_driver.py) does them in the order given.
 
 from dataclasses import dataclass
 
-from inference.messages import Abort, Data, Finish, Message, Probe, SessionTerms
+from inference.messages import (
+    Abort,
+    Data,
+    Fetch,
+    Finish,
+    Message,
+    Probe,
+    Relink,
+    SessionTerms,
+)
 from inference.sampling import SampledToken
-from inference.session_plan import TokenEvent
+from inference.session_errors import SessionError
+from inference.session_plan import HopPlan, TokenEvent
 from primitives.errors import P2PChainError
 
 # Events
@@ -20,7 +30,7 @@ class Received:
     """A frame from a hop, decoded."""
 
     hop: int
-    """Index in the route."""
+    """Its number: hops are counted as they join, those of the first route in order."""
     message: Message
     body: bytes = b""
 
@@ -58,6 +68,24 @@ class AnswerRejected:
 
 
 @dataclass(frozen=True, slots=True)
+class HopsFound:
+    """Who computes the missing layers from now on."""
+
+    search: int
+    hops: tuple[HopPlan, ...]
+    """In order; they may begin earlier and end later than what was missing, where hops
+    of the route do."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoHops:
+    """Nobody else computes the missing layers."""
+
+    search: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class LocalFailed:
     """Our own worker or payer failed."""
 
@@ -80,6 +108,8 @@ Event = (
     | Embedded
     | Sampled
     | AnswerRejected
+    | HopsFound
+    | NoHops
     | LocalFailed
     | Cancelled
     | Expired
@@ -95,7 +125,22 @@ class OpenHop:
 
     hop: int
     terms: SessionTerms
-    arrears_units: int
+    plan: HopPlan
+
+
+@dataclass(frozen=True, slots=True)
+class FindHops:
+    """Find hops for the layers [start, end); answer with HopsFound or NoHops."""
+
+    search: int
+    start: int
+    end: int
+    excluded: frozenset[bytes]
+    """Node keys that are in the route, or were lost just now."""
+    lost: tuple[SessionError, ...]
+    """What became of those that are missing."""
+    positions: int
+    """To be computed anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +165,7 @@ class SendTo:
     """Send a message to a hop."""
 
     hop: int
-    message: Data | Finish | Abort | Probe
+    message: Data | Finish | Abort | Probe | Relink | Fetch
     body: bytes = b""
 
 
@@ -156,4 +201,4 @@ class End:
     error: P2PChainError | None
 
 
-Effect = OpenHop | Embed | Sample | SendTo | PayHop | Emit | Blame | End
+Effect = OpenHop | FindHops | Embed | Sample | SendTo | PayHop | Emit | Blame | End

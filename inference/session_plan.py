@@ -40,7 +40,7 @@ class SessionPlan:
     client: bytes
     """Account that opened the channels."""
     hops: tuple[HopPlan, ...]
-    """In the order of the layers."""
+    """In the order of the layers; the route may change while the answer is made."""
     prompt: tuple[int, ...]
     """Token ids, at least one."""
     max_tokens: int
@@ -62,17 +62,25 @@ class SessionTimeouts:
     worker_s: float = 30.0
     """For our own embedding, head and sampler."""
     probe_s: float = 3.0
-    """For an answer to a step before the hops are asked how far they are."""
+    """For an answer to a step before the hops are asked how far they are, at most;
+    sooner where steps have been fast."""
     silence_s: float = 3.0
-    """For their reply: who says nothing in this time is lost, not slow."""
+    """For their reply: who says nothing in this time is lost, not slow.  Longer where
+    replies have taken long."""
     step_s: float = 60.0
-    """For an answer to a step in all."""
+    """For an answer to a step in all, unless a hop says that it needs longer."""
     receipts_s: float = 5.0
     """For receipts that should have come before the answer."""
     finish_s: float = 5.0
     """For the last lap."""
     send_s: float = 10.0
     """For a hop to take a message."""
+    longest_step_s: float = 600.0
+    """For a step, however long a hop says that it needs."""
+    search_s: float = 20.0
+    """For another hop in the place of a lost one, with a channel to it."""
+    recover_s: float = 60.0
+    """Between a loss and the next token, without any progress."""
     close_s: float = 10.0
     """For everything that is left to do once the caller wants no more."""
 
@@ -93,6 +101,8 @@ class TokenEvent:
     """From sending the step to its answer, as we measured it."""
     hops: tuple[HopTiming, ...]
     """What each hop says it took; the rest of `elapsed_us` is network."""
+    route: tuple[bytes, ...] = ()
+    """Their node keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +136,13 @@ class SessionSummary:
 
     session_id: bytes
     hops: tuple[HopSummary, ...]
+    """Those at the end, in the order of the layers, then those that were replaced."""
+    route_hops: int
+    """How many of them were there at the end."""
+    recoveries: int
+    """Times that the route was mended."""
+    longest_gap_us: int
+    """Longest time between two tokens in which the route was mended; 0 without."""
     tokens_in: int
     """Prompt tokens that were processed."""
     tokens_out: int
@@ -145,15 +162,32 @@ class SessionSummary:
         return sum(hop.price_atoms for hop in self.hops)
 
 
-def build_terms(plan: SessionPlan, index: int, signer: bytes) -> SessionTerms:
-    """Return what hop `index` of the plan is asked for."""
-    hop = plan.hops[index]
-    is_last = index + 1 == len(plan.hops)
+def build_terms(
+    plan: SessionPlan,
+    hop: HopPlan,
+    signer: bytes,
+    *,
+    attempt: int,
+    prompt_tokens: int,
+    previous: bytes | None,
+    following: bytes | None,
+) -> SessionTerms:
+    """Return what a hop is asked for.
+
+    Args:
+        plan: The session's plan.
+        hop: Which hop.
+        signer: Public key of the channels' signer.
+        attempt: Number of the route.
+        prompt_tokens: Positions at the input price.
+        previous: Node key of the hop before, None where we are.
+        following: Node key of the hop after, None where we are.
+    """
     return SessionTerms(
         version=VERSION,
         chain_id=plan.chain_id,
         session=plan.session_id,
-        attempt=plan.attempt,
+        attempt=attempt,
         provider=hop.peer_id,
         profile=hop.profile,
         start=hop.start,
@@ -164,10 +198,10 @@ def build_terms(plan: SessionPlan, index: int, signer: bytes) -> SessionTerms:
         unit_price=hop.unit_price,
         input_price=hop.input_price,
         output_price=hop.output_price,
-        prompt_tokens=len(plan.prompt),
+        prompt_tokens=prompt_tokens,
         max_positions=len(plan.prompt) + plan.max_tokens,
         hidden_size=plan.hidden_size,
         dtype=plan.dtype,
-        previous=plan.hops[index - 1].peer_id if index else None,
-        next=None if is_last else plan.hops[index + 1].peer_id,
+        previous=previous,
+        next=following,
     )

@@ -7,6 +7,8 @@ from typing import Protocol
 from chain.contracts.channel import Payment
 from inference.hop_ports import Dialer, Signer
 from inference.sampling import SampledToken, SamplingParams
+from inference.session_events import FindHops
+from inference.session_plan import HopPlan
 
 
 class RequesterWorker(Protocol):
@@ -49,6 +51,17 @@ class Payer(Protocol):
         """The session is over and pays no more."""
 
 
+class HopFinder(Protocol):
+    """Finds hops in the place of lost ones: `p2pchain/node/rerouting.py`."""
+
+    async def find(self, wanted: FindHops) -> tuple[HopPlan, ...]:
+        """Return hops, in order, with channels that can pay them.
+
+        Raises:
+            P2PChainError: There are none, or no channel to them.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequesterPorts:
     """Everything around a requester's session."""
@@ -60,3 +73,5 @@ class RequesterPorts:
     """The channels' signer."""
     on_fault: Callable[[bytes, str], None]
     """Told which hop did what no correct one does."""
+    finder: HopFinder | None = None
+    """Without one, a lost hop ends the session."""

@@ -2,10 +2,11 @@
 What a requester knows of its hops: acceptance, payments, receipts, times.
 
 The session's state machine (inference/session.py) decides when something happens; this
-is the account of it, hop by hop.
+is the account of it, hop by hop.  A hop keeps its number for the whole session; those
+that were replaced stay in the account and are heard no more.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from chain.contracts.proof import Receipt
@@ -16,33 +17,43 @@ from inference.messages import (
     HopTiming,
     RefuseCode,
     SessionTerms,
-    SignedInput,
 )
-from inference.receipts import (
-    Contribution,
-    Range,
-    ReceiptTrail,
-    validate_chain,
-    validate_own_trail,
-)
-from inference.session_errors import HopRefused, ReceiptMismatch
+from inference.receipts import Contribution, ReceiptTrail, validate_own_trail
+from inference.session_errors import HopRefused, ReceiptMismatch, SessionError
 from inference.session_events import Effect, OpenHop, PayHop, SendTo
 from inference.session_plan import HopPlan, SessionPlan, build_terms
 from inference.steps import Prices, Step
 from inference.terms import get_contribution, get_prices
+from primitives.types import EMPTY_HASH
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RouteHop:
     """One hop of the session."""
 
+    number: int
+    """In the order of joining."""
     plan: HopPlan
     terms: SessionTerms
+    """Those that it has accepted, or was asked to accept."""
     contribution: Contribution
     prices: Prices
+    is_opened: bool = False
     is_accepted: bool = False
+    is_linked: bool = True
+    """It has confirmed the neighbours that its terms name."""
     is_gone: bool = False
-    """Nothing more can be sent to it."""
+    """Nothing more can be sent to it, or nothing more is expected of it."""
+    is_leaving: bool = False
+    """It has asked to be replaced, and somebody can."""
+    is_retired: bool = False
+    """It is not in the route any more."""
+    error: SessionError | None = None
+    """How it was lost."""
+    position: int = 0
+    """While the route is mended: positions that it has computed."""
+    complaints: int = 0
+    """Times that it could not reach its next hop."""
     prepaid_steps: int = 0
     trail: ReceiptTrail = field(default_factory=ReceiptTrail)
     receipt: Receipt | None = None
@@ -57,9 +68,16 @@ class RouteHop:
     units: int = 0
     """Paid in this session."""
     due_units: int = 0
-    """Price of all steps sent; what is not paid of it is unpaid."""
+    """Price of all steps that came back."""
+    sent_units: int = 0
+    """Price of the step under way."""
     activity: Activity | None = None
     """Its reply to the latest probe."""
+    probed_us: int = 0
+    """When it was asked."""
+    reply_us: int = 0
+    """How long replies take, smoothed; 0 when there was none."""
+    _trail_before: ReceiptTrail = field(default_factory=ReceiptTrail)
 
     @property
     def peer_id(self) -> bytes:
@@ -71,13 +89,108 @@ class RouteHop:
         """For people."""
         return self.plan.node_name
 
-    def pays_ahead(self, step: Step) -> bool:
-        """Tell whether the hop wants `step` paid before it computes it."""
-        return step.number < self.prepaid_steps
+    @property
+    def unpaid_units(self) -> int:
+        """What it may think that it is owed."""
+        return self.due_units + self.sent_units - self.units
+
+    # Steps
+
+    def count_sent(self, step: Step) -> None:
+        """Note that a step is on its way."""
+        self.sent_units = self.prices.compute_units(step)
+
+    def count_answer(self, step: Step, timing: HopTiming) -> None:
+        """Note that a step came back, and what the hop says it took."""
+        units = self.prices.compute_units(step)
+        self.sent_units = 0
+        self.due_units += units
+        self.range_units += units
+        self.steps += 1
+        self.queue_us += timing.queue_us
+        self.compute_us += timing.compute_us
+
+    def drop_step(self, step: Step, *, is_answered: bool) -> None:
+        """Note that the step under way does not count.
+
+        Args:
+            step: Which.
+            is_answered: It came back, and was not attested by all.
+        """
+        self.sent_units = 0
+        if is_answered:
+            units = self.prices.compute_units(step)
+            self.due_units -= units
+            self.range_units -= units
+            self.steps -= 1
+        if self.receipt is not None:
+            self.receipt = None
+            self.receipts -= 1
+            self.trail = self._trail_before
+
+    # Payments
+
+    def pay_before(self, step: Step) -> list[Effect]:
+        """Pay `step` if the hop wants it paid before it computes it."""
+        if self.steps >= self.prepaid_steps:
+            return []
+        return self._pay(step, self.due_units + self.prices.compute_units(step))
+
+    def pay_after(self, step: Step) -> list[Effect]:
+        """Pay everything that came back, `step` being the last of it."""
+        return self._pay(step, self.due_units)
+
+    def _pay(self, step: Step, total: int) -> list[Effect]:
+        units = total - self.units
+        if units <= 0:
+            return []
+        self.units = total
+        return [PayHop(self.number, step.number, units)]
+
+    # Receipts
+
+    def take_receipt(self, receipt: Receipt) -> None:
+        """Keep the receipt for the range that closes.
+
+        Raises:
+            ReceiptMismatch: None is due, or it is not valid on its own.
+        """
+        if self.receipt is not None:
+            raise ReceiptMismatch("a receipt that is not due", peer_id=self.peer_id)
+        validate_own_trail(receipt, self.contribution, self.trail)
+        self._trail_before = self.trail
+        self.trail = self.trail.extend(receipt)
+        self.receipt = receipt
+        self.receipts += 1
+
+    def take_cut_off(self, receipt: Receipt | None, position: int) -> None:
+        """Check the receipt for a range that a change of the route cut off.
+
+        Args:
+            receipt: What the hop said.
+            position: Where the attempt goes on.
+
+        Raises:
+            ReceiptMismatch: It is missing, too much, or about something else.
+        """
+        peer_id = self.peer_id
+        if receipt is not None:
+            validate_own_trail(receipt, self.contribution, self.trail)
+            if receipt.previous_hop != EMPTY_HASH:
+                raise ReceiptMismatch("a cut-off range with a link", peer_id=peer_id)
+            if receipt.price_units != self.range_units:
+                text = f"{receipt.price_units} units where {self.range_units} came back"
+                raise ReceiptMismatch(text, peer_id=peer_id)
+            self.trail = self.trail.extend(receipt)
+            self.range_units = 0
+            self.receipts += 1
+        if self.trail.position != position:
+            text = f"receipts up to {self.trail.position} where {position} is due"
+            raise ReceiptMismatch(text, peer_id=peer_id)
 
 
 class Route:
-    """All hops, in order.
+    """All hops of a session, and those that compute now.
 
     Args:
         plan: The session's plan.
@@ -85,31 +198,88 @@ class Route:
     """
 
     def __init__(self, plan: SessionPlan, signer: bytes) -> None:
-        self._plan = plan
+        self.attempt = plan.attempt
+        self.prompt_tokens = len(plan.prompt)
+        """Positions at the input price in this attempt."""
+        self.everyone: list[RouteHop] = []
         self.hops: list[RouteHop] = []
-        for index, hop in enumerate(plan.hops):
-            terms = build_terms(plan, index, signer)
-            self.hops.append(
-                RouteHop(hop, terms, get_contribution(terms), get_prices(terms))
-            )
+        """Those that compute now, in order."""
+        self._plan = plan
+        self._signer = signer
+        self.hops = [self._add(hop) for hop in plan.hops]
+        self.set_neighbours()
 
     @property
     def last(self) -> RouteHop:
         """The hop that answers."""
         return self.hops[-1]
 
-    def get_culprit(self, peer_id: bytes | None, otherwise: RouteHop) -> RouteHop:
-        """Return the hop of that name, if it is one of ours."""
-        return next((hop for hop in self.hops if hop.peer_id == peer_id), otherwise)
+    @property
+    def peers(self) -> tuple[bytes, ...]:
+        """Node keys, in order."""
+        return tuple(hop.peer_id for hop in self.hops)
+
+    def find(self, peer_id: bytes | None) -> RouteHop | None:
+        """Return the hop of that name, if it computes now."""
+        return next((hop for hop in self.hops if hop.peer_id == peer_id), None)
+
+    # Changes
+
+    def _add(self, plan: HopPlan) -> RouteHop:
+        terms = self._build_terms(plan, None, None)
+        hop = RouteHop(
+            len(self.everyone), plan, terms, get_contribution(terms), get_prices(terms)
+        )
+        self.everyone.append(hop)
+        return hop
+
+    def _build_terms(
+        self, plan: HopPlan, previous: bytes | None, following: bytes | None
+    ) -> SessionTerms:
+        return build_terms(
+            self._plan,
+            plan,
+            self._signer,
+            attempt=self.attempt,
+            prompt_tokens=self.prompt_tokens,
+            previous=previous,
+            following=following,
+        )
+
+    def set_neighbours(self) -> None:
+        """Give every hop the terms that belong to its place in this attempt."""
+        names: list[bytes | None] = [None, *self.peers, None]
+        for index, hop in enumerate(self.hops):
+            hop.terms = self._build_terms(hop.plan, names[index], names[index + 2])
+
+    def replace(
+        self, first: int, last: int, plans: Sequence[HopPlan]
+    ) -> list[RouteHop]:
+        """Put new hops in the place of those from `first` to `last`, both included.
+
+        The new ones are asked alone at first, in an attempt of their own: data comes
+        from us and goes back to us.
+
+        Returns:
+            Those that left.
+        """
+        left = self.hops[first : last + 1]
+        for hop in left:
+            hop.is_retired = True
+        self.attempt += 1
+        self.hops[first : last + 1] = [self._add(plan) for plan in plans]
+        return left
 
     # Opening
 
-    def open(self) -> list[Effect]:
-        """Return what begins the session at every hop."""
-        return [
-            OpenHop(index, hop.terms, hop.plan.arrears_units)
-            for index, hop in enumerate(self.hops)
-        ]
+    def open(self, hops: Iterable[RouteHop]) -> list[Effect]:
+        """Return what opens the session at hops that do not know of it."""
+        effects: list[Effect] = []
+        for hop in hops:
+            if not hop.is_opened:
+                hop.is_opened = True
+                effects.append(OpenHop(hop.number, hop.terms, hop.plan))
+        return effects
 
     def accept(self, hop: RouteHop, message: Accept) -> bool:
         """Note an acceptance; True when every hop has accepted.
@@ -124,88 +294,8 @@ class Route:
         hop.is_accepted = True
         return all(hop.is_accepted for hop in self.hops)
 
-    # Steps and payments
-
-    def count_sent(self, step: Step) -> None:
-        """Note that a step is on its way."""
-        for hop in self.hops:
-            units = hop.prices.compute_units(step)
-            hop.due_units += units
-            hop.range_units += units
-
-    def count_answer(self, timings: Iterable[HopTiming]) -> None:
-        """Note that a step came back, and what the hops say it took."""
-        for hop, timing in zip(self.hops, timings, strict=True):
-            hop.steps += 1
-            hop.queue_us += timing.queue_us
-            hop.compute_us += timing.compute_us
-
-    def pay_before(self, step: Step) -> list[Effect]:
-        """Pay the hops that want `step` paid ahead."""
-        return self._pay(step, [hop for hop in self.hops if hop.pays_ahead(step)])
-
-    def pay_after(self, step: Step) -> list[Effect]:
-        """Pay the others."""
-        return self._pay(step, [hop for hop in self.hops if not hop.pays_ahead(step)])
-
-    def pay_attested(self, step: Step, culprit: bytes) -> list[Effect]:
-        """Pay those of the others whose receipts are here, and not the culprit."""
-        honest = [
-            hop
-            for hop in self.hops
-            if hop.receipt is not None
-            and hop.peer_id != culprit
-            and not hop.pays_ahead(step)
-        ]
-        return self._pay(step, honest)
-
-    def _pay(self, step: Step, hops: list[RouteHop]) -> list[Effect]:
-        effects: list[Effect] = []
-        for index, hop in enumerate(self.hops):
-            units = hop.prices.compute_units(step)
-            if hop in hops and units:
-                hop.units += units
-                effects.append(PayHop(index, step.number, units))
-        return effects
-
-    # Receipts
-
-    def take_receipt(self, hop: RouteHop, receipt: Receipt, *, is_due: bool) -> None:
-        """Keep a hop's receipt for the range that closes.
-
-        Raises:
-            ReceiptMismatch: None is due, or it is not valid on its own.
-        """
-        if not is_due or hop.receipt is not None:
-            raise ReceiptMismatch("a receipt that is not due", peer_id=hop.peer_id)
-        validate_own_trail(receipt, hop.contribution, hop.trail)
-        hop.trail = hop.trail.extend(receipt)
-        hop.receipt = receipt
-        hop.receipts += 1
-
-    def find_unattested(self) -> RouteHop | None:
-        """Return the first hop whose receipt is still missing."""
-        return next((hop for hop in self.hops if hop.receipt is None), None)
-
-    def close_range(self, signed_input: SignedInput, work: Range) -> None:
-        """Check the chain of receipts and begin a new range.
-
-        Raises:
-            ReceiptMismatch: A link is broken; carries the hop.
-        """
-        receipts = [hop.receipt for hop in self.hops if hop.receipt is not None]
-        units = [hop.range_units for hop in self.hops]
-        validate_chain(receipts, units, signed_input, work)
-        for hop in self.hops:
-            hop.receipt = None
-            hop.range_units = 0
-
     # The end
 
     def abort(self, message: Abort) -> list[Effect]:
-        """Tell every hop that can still hear it."""
-        return [
-            SendTo(index, message)
-            for index, hop in enumerate(self.hops)
-            if not hop.is_gone
-        ]
+        """Tell every hop, as far as it can still hear it."""
+        return [SendTo(hop.number, message) for hop in self.hops]

@@ -53,6 +53,16 @@ def compute_step(prompt_tokens: int, number: int) -> Step:
     )
 
 
+def compute_number(prompt_tokens: int, position: int) -> int:
+    """Return the number of the step that begins at `position`, or is under way there.
+
+    With the schedule of a changed route, `prompt_tokens` counts what is computed anew.
+    """
+    if position < prompt_tokens:
+        return position // PREFILL_TOKENS
+    return -(-prompt_tokens // PREFILL_TOKENS) + position - prompt_tokens
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
     """What one hop charges."""

@@ -28,12 +28,15 @@ from inference.messages import (
     HOP_PROTOCOL,
     PUSH_PROTOCOL,
     Message,
+    RefuseCode,
     decode_frame,
     encode_frame,
 )
 from inference.sampling import SampledToken, SamplingParams
 from inference.session_account import SessionAccount
 from inference.session_driver import RequesterSession
+from inference.session_errors import HopRefused
+from inference.session_events import FindHops
 from inference.session_plan import HopPlan, SessionPlan, SessionTimeouts, TokenEvent
 from inference.session_ports import RequesterPorts
 from inference.shared_payer import SharedPayer
@@ -175,6 +178,46 @@ class AffineStage:
             raise WorkerLost("the stage is dead")
 
 
+class RunningStage(AffineStage):
+    """Layers with a memory: what comes out depends on everything that came in.
+
+    So a stage that was brought up to date with other bytes, or not at all, gives
+    another answer.  A chunk gives the same bits as its tokens one by one.
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.memories: dict[bytes, list[float]] = {}
+
+    async def open(self, session_id: bytes, max_positions: int) -> None:
+        await super().open(session_id, max_positions)
+        self.memories[session_id] = []
+
+    async def forward(
+        self, session_id: bytes, position: int, hidden: bytes, tokens: int
+    ) -> bytes:
+        self._raise_if_dead()
+        memory = self.memories.get(session_id)
+        if memory is None or position > len(memory):
+            raise UnknownSession(f"position {position}")
+        await trio.sleep(self.step_s)
+        self._raise_if_dead()
+        self.forwards += 1
+        del memory[position:]
+        rows = np.frombuffer(hidden, np.float32).reshape(tokens, HIDDEN)
+        return b"".join(self.remember(row, memory).tobytes() for row in rows)
+
+    def remember(self, row: np.ndarray, memory: list[float]) -> np.ndarray:
+        """Return one token's output, and add it to the memory."""
+        total = (memory[-1] if memory else 0.0) + float(row.sum(dtype=np.float64))
+        memory.append(total)
+        return self.compute(row) + np.float32(np.sin(total))
+
+    async def close(self, session_id: bytes) -> None:
+        await super().close(session_id)
+        self.memories.pop(session_id, None)
+
+
 class SumSampler:
     """The requester's worker: embeds a token as a ramp, samples from the sum."""
 
@@ -281,13 +324,13 @@ class HopNode:
 
     service_class = HopService
 
-    def __init__(self, world: "World", index: int) -> None:
+    def __init__(self, world: "World", index: int, mark: str = "") -> None:
         self.world = world
         self.index = index
-        self.name = f"hop{index}"
+        self.name = f"hop{index}{mark}"
         self.key = build_key(self.name)
         self.account = build_key(f"{self.name}-account").public_key
-        self.stage = AffineStage(index)
+        self.stage = world.stage_class(index)
         self.payee = Payee(world, self.account)
         self.published: list[Receipt] = []
         self.faults: list[tuple[bytes, str]] = []
@@ -345,7 +388,7 @@ class HopNode:
         """Start again with the same book."""
         self.is_alive = True
         self.streams.clear()
-        self.stage = AffineStage(self.index)
+        self.stage = self.world.stage_class(self.index)
         self.start_service()
         self.world.start_hop(self)
 
@@ -400,6 +443,11 @@ class World:
     max_positions: int = 4096
     jitter: Random | None = None
     """Makes every send take up to 20 ms."""
+    stage_class: type[AffineStage] = AffineStage
+    spares: list[HopNode] = field(default_factory=list)
+    """Other providers of the same layers."""
+    can_recover: bool = False
+    searches: list[FindHops] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.client = build_key("client")
@@ -415,6 +463,38 @@ class World:
         self.hop_of[hop.key.public_key] = hop
         self.open_channel(hop)
         return hop
+
+    def add_spare(self, index: int, kind: type[HopNode] = HopNode) -> HopNode:
+        """Add another provider of the layers of hop `index`."""
+        hop = kind(self, index, f"-{len(self.spares)}")
+        self.spares.append(hop)
+        self.hop_of[hop.key.public_key] = hop
+        self.open_channel(hop)
+        return hop
+
+    async def find(self, wanted: FindHops) -> tuple[HopPlan, ...]:
+        """Find hops as a gateway does: any that are up, of just these layers."""
+        await trio.lowlevel.checkpoint()
+        self.searches.append(wanted)
+        arrears = {e.peer_id: e.owed_units for e in wanted.lost if is_owing(e)}
+        found = []
+        for index in range(
+            wanted.start // LAYERS_PER_HOP, wanted.end // LAYERS_PER_HOP
+        ):
+            able = [
+                hop
+                for hop in (*self.spares, *self.hops)
+                if hop.index == index
+                and hop.is_alive
+                and hop.is_serving
+                and not hop.stage.is_dead
+                and hop.key.public_key not in wanted.excluded
+            ]
+            if not able:
+                raise StreamOver(f"nobody else has layers {wanted.start}")
+            key = able[0].key.public_key
+            found.append(self.plan_hop(able[0], arrears.get(key, 0)))
+        return tuple(found)
 
     def open_channel(self, hop: HopNode, deposit: int = DEPOSIT) -> Channel:
         name = f"channel-{hop.name}-{len(self.channels)}"
@@ -457,30 +537,35 @@ class World:
             payer=self.payer,
             signer=self.signer,
             on_fault=lambda peer, text: self.faults.append((peer, text)),
+            finder=self if self.can_recover else None,
+        )
+
+    def plan_hop(self, hop: HopNode, arrears_units: int = 0) -> HopPlan:
+        return HopPlan(
+            peer_id=hop.key.public_key,
+            node_name=hop.name,
+            account=hop.account,
+            profile=PROFILE,
+            start=hop.index * LAYERS_PER_HOP,
+            end=(hop.index + 1) * LAYERS_PER_HOP,
+            input_price=INPUT_PRICE,
+            output_price=OUTPUT_PRICE,
+            channel_id=hop.channel_id,
+            unit_price=UNIT_PRICE,
+            arrears_units=arrears_units,
         )
 
     def plan(
         self, prompt: Sequence[int], max_tokens: int, arrears: Sequence[int] = ()
     ) -> SessionPlan:
         self.sessions += 1
+        number = self.sessions.to_bytes(4, "big")
         return SessionPlan(
             chain_id=CHAIN_ID,
-            session_id=compute_hash("test", b"session", bytes([self.sessions])),
+            session_id=compute_hash("test", b"session", number),
             client=self.client.public_key,
             hops=tuple(
-                HopPlan(
-                    peer_id=hop.key.public_key,
-                    node_name=hop.name,
-                    account=hop.account,
-                    profile=PROFILE,
-                    start=hop.index * LAYERS_PER_HOP,
-                    end=(hop.index + 1) * LAYERS_PER_HOP,
-                    input_price=INPUT_PRICE,
-                    output_price=OUTPUT_PRICE,
-                    channel_id=hop.channel_id,
-                    unit_price=UNIT_PRICE,
-                    arrears_units=arrears[hop.index] if arrears else 0,
-                )
+                self.plan_hop(hop, arrears[hop.index] if arrears else 0)
                 for hop in self.hops
             ),
             prompt=tuple(prompt),
@@ -505,6 +590,8 @@ class World:
 
     def expect(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
         """Return the answer, computed in one piece: the slow, obvious reference."""
+        if self.stage_class is RunningStage:
+            return self._expect_running(prompt, max_tokens)
         tokens, answer = list(prompt), []
         for _ in range(max_tokens):
             row = embed(len(tokens) - 1, tokens[-1:])[0]
@@ -512,6 +599,21 @@ class World:
                 row = AffineStage(hop.index).compute(row)
             answer.append(choose(row))
             tokens.append(answer[-1])
+        return answer
+
+    def _expect_running(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
+        stages = [RunningStage(hop.index) for hop in self.hops]
+        memories: list[list[float]] = [[] for _ in stages]
+        tokens, answer = list(prompt), []
+        position = 0
+        while len(answer) < max_tokens:
+            row = embed(position, [tokens[position]])[0]
+            for stage, memory in zip(stages, memories, strict=True):
+                row = stage.remember(row, memory)
+            position += 1
+            if position == len(tokens):
+                answer.append(choose(row))
+                tokens.append(answer[-1])
         return answer
 
     def get_paid(self) -> list[int]:
@@ -531,23 +633,43 @@ class World:
     def is_idle(self) -> bool:
         """Tell whether nothing is held for any session."""
         return not self.worker.sessions and all(
-            not hop.stage.sessions and not hop.service.sessions for hop in self.hops
+            not hop.stage.sessions and not hop.service.sessions
+            for hop in (*self.hops, *self.spares)
+            if hop.is_alive
         )
 
 
 @asynccontextmanager
 async def open_world(
-    hops: int = 4, villains: dict[int, type[HopNode]] | None = None
+    hops: int = 4,
+    villains: dict[int, type[HopNode]] | None = None,
+    spares: Sequence[int] = (),
 ) -> AsyncIterator[World]:
-    """Run a world; afterwards every task of it is gone."""
+    """Run a world; afterwards every task of it is gone.
+
+    Args:
+        hops: Providers, each with its part of the layers.
+        villains: Those that are not like the others.
+        spares: Whose layers another provider has, too; then sessions recover, and
+            stages have a memory.
+    """
     world = World()
+    if spares:
+        world.can_recover, world.stage_class = True, RunningStage
     async with trio.open_nursery() as nursery:
         world.nursery = nursery
         for index in range(hops):
             hop = world.add_hop((villains or {}).get(index, HopNode))
             await nursery.start(hop.run)
+        for index in spares:
+            await nursery.start(world.add_spare(index).run)
         yield world
         nursery.cancel_scope.cancel()
+
+
+def is_owing(error: Exception) -> bool:
+    """Tell whether a hop wants to be paid for an earlier session first."""
+    return isinstance(error, HopRefused) and error.code == RefuseCode.UNPAID
 
 
 async def collect(session: RequesterSession) -> list[TokenEvent]:

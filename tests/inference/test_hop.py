@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from chain.contracts.proof import verify_receipt
 from inference.activations import Dtype, compute_digest
 from inference.channel_account import EMPTY_STANDING, ChannelAccount, Standing
-from inference.hop import HopSession, Phase
+from inference.hop import MAX_REPEATS, HopSession, Phase
 from inference.hop_events import (
     AbortArrived,
     Blame,
@@ -21,32 +21,45 @@ from inference.hop_events import (
     DataArrived,
     End,
     Expired,
+    FetchArrived,
     FinishArrived,
     GivingUp,
     KeepReceipt,
+    LeavingSoon,
     Lost,
     PayArrived,
     PoolChanged,
     ProbeArrived,
+    Reach,
+    Reached,
     Release,
+    RelinkArrived,
     SaveStanding,
     Send,
     Side,
     Violated,
 )
 from inference.hop_ports import HopLimits
+from inference.kept_outputs import OutputBudget
 from inference.messages import (
+    VERSION,
     Abort,
     AbortCode,
     Activity,
     Data,
+    Fetch,
     Finish,
+    Leaving,
+    Linked,
     Note,
     Probe,
+    Relink,
     SessionTerms,
+    Unlinked,
+    compute_relink_message,
 )
 from inference.receipts import Range, sign_input
-from inference.steps import compute_step
+from inference.steps import compute_number, compute_step
 from primitives.keys import SecretKey
 
 HIDDEN = 4
@@ -61,7 +74,7 @@ PREFILL_PRICE = 5 * 2 * 3 // 5
 DECODE_PRICE = 2 * 10 // 5
 
 TERMS = SessionTerms(
-    version=1,
+    version=VERSION,
     chain_id=CHAIN,
     session=SESSION,
     attempt=1,
@@ -93,6 +106,8 @@ class Bench:
     now_us: int = 0
     work: Range = field(default_factory=Range)
     step: int = 0
+    prompt: int = PROMPT
+    attempt: int = 1
 
     def __post_init__(self):
         self.account = ChannelAccount.load(self.terms.channel_id, EMPTY_STANDING, 0)
@@ -114,15 +129,16 @@ class Bench:
 
     def build_data(self, **changes):
         """Return the next step as an honest requester sends it, or not quite."""
-        step = compute_step(PROMPT, self.step)
-        body = np.full((step.tokens, HIDDEN), self.step, np.float32).tobytes()
+        step = compute_step(self.prompt, self.step)
+        value = changes.pop("value", self.step)
+        body = np.full((step.tokens, HIDDEN), value, np.float32).tobytes()
         self.next_work = self.work.add(step, 0, compute_digest(body), b"")
         said = None
         if step.closes_range:
             said = self.sign(self.next_work)
         data = Data(
             session=SESSION,
-            attempt=1,
+            attempt=self.attempt,
             step=self.step,
             position=step.position,
             tokens=step.tokens,
@@ -145,7 +161,7 @@ class Bench:
 
     def answer(self):
         """Deliver the step that is being computed."""
-        step = compute_step(PROMPT, self.step)
+        step = compute_step(self.prompt, self.step)
         body = np.full((step.tokens, HIDDEN), 0.5, np.float32).tobytes()
         effects = self.handle(Computed(body, 1000))
         self.work = Range() if step.closes_range else self.next_work
@@ -154,7 +170,23 @@ class Bench:
 
     def finish(self):
         said = self.sign(self.work) if self.work.tokens else None
-        return FinishArrived(Finish(SESSION, 1, self.step, said, None), Side.REQUESTER)
+        finish = Finish(SESSION, self.attempt, self.step, said, None)
+        return FinishArrived(finish, Side.REQUESTER)
+
+    def relink(self, position, **changes):
+        """Change the route as an honest requester does, or not quite."""
+        signature = changes.pop("signature", None)
+        terms = {
+            "attempt": self.attempt + 1,
+            "prompt_tokens": max(PROMPT, position),
+        } | changes
+        terms = msgspec.structs.replace(self.session.terms, **terms)
+        if signature is None:
+            signature = SIGNER.sign(compute_relink_message(terms, position))
+        if terms.attempt > self.attempt and signature != bytes(64):
+            self.attempt, self.prompt = terms.attempt, terms.prompt_tokens
+            self.step, self.work = compute_number(self.prompt, position), Range()
+        return self.handle(RelinkArrived(Relink(terms, position, signature)))
 
     def run_steps(self, count):
         """Make steps, each paid when the next one begins."""
@@ -277,7 +309,7 @@ def test_wrong_data_ends_the_session(name):
     assert effects[0].peer_id == culprit
     assert get_abort(effects).culprit == culprit
     sends = [effect.side for effect in effects if isinstance(effect, Send)]
-    assert sends == [Side.REQUESTER, Side.NEXT]
+    assert sends == [Side.REQUESTER]
     assert kinds(effects)[-3:] == [SaveStanding, Release, End]
     assert bench.session.phase is Phase.ENDED
     assert bench.handle(bench.build_data()) == []
@@ -432,18 +464,169 @@ def test_probe():
     assert ask(1) == Activity.NO_PAYMENT
 
 
-def test_abort_goes_to_the_other_neighbours():
-    for side, others in (
-        (Side.REQUESTER, [Side.NEXT]),
-        (Side.NEXT, [Side.REQUESTER]),
-    ):
-        bench = Bench()
-        abort = Abort(SESSION, 3, "why", NEXT)
-        effects = bench.handle(AbortArrived(abort, side))
-        sends = [effect for effect in effects if isinstance(effect, Send)]
-        assert [(send.side, send.message) for send in sends] == [
-            (other, abort) for other in others
-        ]
+def test_abort_of_the_requester_ends_the_session_and_no_other():
+    bench = Bench().run_steps(2)
+    abort = AbortArrived(Abort(SESSION, 3, "why", NEXT), Side.NEXT)
+    (send,) = bench.handle(abort)
+    assert send == Send(Side.REQUESTER, Unlinked(SESSION, 1, NEXT))
+    assert kinds(bench.handle(bench.build_data())) == [Compute]
+    bench.answer()
+    abort = AbortArrived(Abort(SESSION, 3, "why", NEXT), Side.REQUESTER)
+    effects = bench.handle(abort)
+    assert not any(isinstance(effect, Send) for effect in effects)
+    assert effects[-1].account.code == 3
+
+
+# Another route
+
+
+OTHER = b"\x0b" * 32
+
+
+def test_a_new_neighbour_takes_a_lost_step_again_for_one_price():
+    bench = Bench().run_steps(4)
+    bench.handle(bench.build_data())
+    body = bench.answer()[1].body
+    position = PROMPT + 3
+    assert bench.session.books.billed == PREFILL_PRICE + 4 * DECODE_PRICE
+    effects = bench.relink(position, next=OTHER)
+    assert kinds(effects) == [SaveStanding, Reach, KeepReceipt]
+    receipt = effects[2].receipt
+    assert (receipt.first_position, receipt.tokens) == (PROMPT, 3)
+    assert receipt.previous_hop == bytes(32)
+    assert effects[1] == Reach(2, OTHER)
+    assert bench.account.standing.billed_units == PREFILL_PRICE + 3 * DECODE_PRICE
+    (send,) = bench.handle(Reached(2, is_open=True))
+    assert send.message == Linked(SESSION, 2, receipt)
+
+    # The same input has the same answer, and nothing is computed.
+    effects = bench.handle(bench.build_data(value=4))
+    assert kinds(effects) == [SaveStanding, Send]
+    assert effects[1].body == body
+    assert (effects[1].message.attempt, effects[1].message.position) == (2, position)
+    assert bench.session.books.billed == PREFILL_PRICE + 4 * DECODE_PRICE
+
+
+def test_another_input_is_computed_anew():
+    bench = Bench().run_steps(4)
+    bench.handle(bench.build_data())
+    bench.answer()
+    bench.relink(PROMPT + 3)
+    assert kinds(bench.handle(bench.build_data(value=99))) == [Compute]
+
+
+def test_nobody_tries_out_inputs_for_nothing():
+    bench = Bench().run_steps(4)
+    for value in range(MAX_REPEATS + 1):
+        assert kinds(bench.handle(bench.build_data(value=value + 50))) == [Compute]
+        bench.answer()
+        bench.relink(PROMPT + 3)
+    effects = bench.handle(bench.build_data(value=1000))
+    assert get_abort(effects).code == AbortCode.PROTOCOL
+    assert effects[-1].account.billed_units == PREFILL_PRICE + 3 * DECODE_PRICE
+
+
+def test_a_receipt_for_a_lost_step_is_withdrawn():
+    bench = Bench().run_steps(16)
+    bench.handle(bench.build_data())
+    lost = bench.answer()[-1].receipt
+    assert lost.tokens == 16
+    effects = bench.relink(PROMPT + 15)
+    (receipt,) = (e.receipt for e in effects if isinstance(e, KeepReceipt))
+    assert receipt.tokens == 15
+    assert receipt.previous_own == lost.previous_own
+    account = bench.handle(Lost(Side.REQUESTER))[-1].account
+    assert [each.tokens for each in account.receipts] == [PROMPT, 15]
+    assert sum(each.price_units for each in account.receipts) == account.billed_units
+
+
+def test_a_change_waits_for_the_computation_under_way():
+    bench = Bench().run_steps(4)
+    bench.handle(bench.build_data())
+    assert bench.relink(PROMPT + 3) == []
+    # Late data of the attempt that is over.
+    assert bench.handle(bench.build_data(attempt=1)) == []
+    effects = bench.handle(Computed(bytes(HIDDEN * 4), 1))
+    assert kinds(effects) == [SaveStanding, Reach, KeepReceipt]
+    # The answer was there already.
+    effects = bench.handle(bench.build_data(value=4))
+    assert kinds(effects) == [SaveStanding, Send]
+    assert effects[1].body == bytes(HIDDEN * 4)
+
+
+def test_the_receipt_comes_with_the_change_that_is_heard():
+    bench = Bench().run_steps(4)
+    receipt = bench.relink(PROMPT + 3)[-1].receipt
+    assert kinds(bench.relink(PROMPT + 3, attempt=3)) == [SaveStanding, Reach]
+    assert bench.handle(Reached(2, is_open=True)) == []
+    (send,) = bench.handle(Reached(3, is_open=True))
+    assert send.message == Linked(SESSION, 3, receipt)
+
+
+def test_a_neighbour_out_of_reach_is_reported():
+    bench = Bench().run_steps(4)
+    bench.relink(PROMPT + 3, next=OTHER)
+    (send,) = bench.handle(Reached(2, is_open=False))
+    assert send.message == Unlinked(SESSION, 2, OTHER)
+
+
+@pytest.mark.parametrize(
+    ("position", "changes"),
+    [
+        (PROMPT + 1, {}),
+        (PROMPT + 4, {}),
+        (0, {}),
+        (PROMPT + 3, {"next": KEY.public_key}),
+        (PROMPT + 3, {"input_price": 0}),
+        (PROMPT + 3, {"max_positions": 41}),
+        (PROMPT + 3, {"session": bytes(32)}),
+        # Decoding at the price of prompts.
+        (PROMPT + 3, {"prompt_tokens": PROMPT + 9}),
+        (PROMPT + 3, {"prompt_tokens": PROMPT}),
+    ],
+)
+def test_changes_that_are_none(position, changes):
+    bench = Bench().run_steps(4)
+    bench.handle(bench.build_data())
+    effects = bench.relink(position, **changes)
+    assert get_abort(effects).code == AbortCode.PROTOCOL
+    assert effects[0].peer_id == REQUESTER
+
+
+def test_an_unsigned_or_old_change():
+    bench = Bench().run_steps(4)
+    assert bench.relink(PROMPT + 3, attempt=1) == []
+    effects = bench.relink(PROMPT + 3, signature=bytes(64))
+    assert get_abort(effects).code == AbortCode.PROTOCOL
+
+
+def test_what_was_sent_on_is_kept_for_a_replacement():
+    bench = Bench().run_steps(4)
+    half = np.full(HIDDEN, 0.5, np.float32).tobytes()
+
+    def fetch(position, tokens):
+        (send,) = bench.handle(FetchArrived(Fetch(SESSION, position, tokens)))
+        assert send.message.position == position
+        return send.message.tokens, send.body
+
+    assert fetch(0, PROMPT) == (PROMPT, half * PROMPT)
+    assert fetch(PROMPT - 1, 4) == (4, half * 4)
+    assert fetch(PROMPT, 4) == fetch(900, 1) == (0, b"")
+    # The bound is shared: what does not fit is not kept at all.
+    full = bench.session.budget.free
+    bench.session.budget.free = 0
+    bench.run_steps(1)
+    assert fetch(0, PROMPT) == (0, b"")
+    bench.handle(Lost(Side.REQUESTER))
+    assert bench.session.budget.free == (PROMPT + 3) * HIDDEN * 4
+    assert full + bench.session.budget.free == OutputBudget().free
+
+
+def test_whoever_stops_says_so_and_goes_on():
+    bench = Bench().run_steps(4)
+    (send,) = bench.handle(LeavingSoon())
+    assert send.message == Leaving(SESSION)
+    assert kinds(bench.handle(bench.build_data())) == [Compute]
 
 
 # Whatever happens
@@ -484,19 +667,27 @@ class Chaos:
                 return bench.handle(Computed(b"", 1))
             case "finish":
                 return bench.handle(bench.finish())
+            case "relink":
+                return self.relink()
             case _:
                 return bench.handle(self.draw(OTHERS))
+
+    def relink(self):
+        """Go on before the last step, or after it."""
+        bench, books = self.bench, self.bench.session.books
+        places = [books.position, books.last_position]
+        return bench.relink(self.draw(st.sampled_from(places)))
 
     def check(self, before, effects):
         bench, session = self.bench, self.bench.session
         account = bench.account
         assert before is not Phase.ENDED or effects == []
-        assert 0 <= session.claimed <= account.claimed <= account.paid
+        assert 0 <= session.books.claimed <= account.claimed <= account.paid
         assert account.arrears >= 0
         for effect in effects:
             if isinstance(effect, Compute):
                 # The interlock, in one line.
-                assert session.claimed >= session.billed
+                assert session.books.claimed >= session.books.billed
                 assert before is not Phase.COMPUTING
             self.releases += isinstance(effect, Release)
             if isinstance(effect, End):
@@ -508,14 +699,14 @@ class Chaos:
             assert self.ended is not None
             total = sum(r.price_units for r in self.ended.receipts)
             assert total == self.ended.billed_units
-            assert account.standing.billed_units == session.billed
-            owed = max(0, session.billed - session.claimed)
+            assert account.standing.billed_units == session.books.billed
+            owed = max(0, session.books.billed - session.books.claimed)
             assert account.arrears == owed
             assert owed <= max(PREFILL_PRICE, DECODE_PRICE)
 
 
 NAMES = ["data"] * 6 + ["pay"] * 6 + ["computed"] * 6 + [
-    "odd data", "promise", "finish", "other",
+    "odd data", "promise", "finish", "relink", "other",
 ]  # fmt: skip
 OTHERS = st.one_of(
     st.builds(Lost, st.sampled_from([Side.REQUESTER, Side.NEXT])),

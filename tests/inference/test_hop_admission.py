@@ -17,6 +17,7 @@ from inference.hop_ports import HopLimits
 from inference.messages import (
     HOP_PROTOCOL,
     PUSH_PROTOCOL,
+    VERSION,
     Abort,
     Accept,
     Data,
@@ -29,7 +30,7 @@ from inference.messages import (
     decode_frame,
     encode_frame,
 )
-from inference.session_plan import build_terms
+from inference.session_route import Route
 
 INVALID = RefuseCode.INVALID
 TERMS = RefuseCode.TERMS
@@ -44,7 +45,7 @@ def dial(world, name="client-node"):
 async def ask(world, *, signer=None, arrears=None, **changes):
     """Open a session at hop 0 of one and return stream and answer."""
     signer = signer or world.signer
-    terms = build_terms(world.plan([1, 2, 3], 10), 0, world.signer.public_key)
+    terms = Route(world.plan([1, 2, 3], 10), world.signer.public_key).hops[0].terms
     terms = msgspec.structs.replace(terms, **changes)
     signature = signer.sign(compute_open_message(terms))
     hop = world.hops[0]
@@ -57,7 +58,7 @@ async def ask(world, *, signer=None, arrears=None, **changes):
 @pytest.mark.parametrize(
     ("changes", "code", "text"),
     [
-        ({"version": 2}, INVALID, "version"),
+        ({"version": VERSION + 1}, INVALID, "version"),
         ({"chain_id": bytes(32)}, INVALID, "another chain"),
         ({"provider": bytes(32)}, INVALID, "another provider"),
         ({"profile": bytes(32)}, NOT_SERVED, "profile"),
@@ -284,7 +285,7 @@ def test_pushes_from_a_stranger_are_not_taken():
             # The session goes on; the requester's own data would be out of place too.
             await stream.send(encode_frame(Probe(session, 0)))
             message, _ = decode_frame(await stream.receive())
-            assert message == Progress(session, 0, 1)
+            assert message == Progress(session, 0, 1, 0)
 
             # The friend's is looked at, and has no receipt.
             pusher = await dial(world, "friend").open_stream(

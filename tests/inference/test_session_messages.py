@@ -78,7 +78,7 @@ messages = st.one_of(
     st.builds(Finish, hash32, u16, u32, st.none() | inputs, st.none() | receipts),
     st.builds(Abort, hash32, u16, text, st.none() | hash32),
     st.builds(Probe, hash32, u32),
-    st.builds(Progress, hash32, u32, u8),
+    st.builds(Progress, hash32, u32, u8, u32),
 )
 
 

@@ -1,0 +1,481 @@
+"""
+Mending a route: from a lost hop to steps that go on, without streams or clocks.
+
+Theory of operation
+-------------------
+What is missing is found out again after every event, so a second loss in the middle is
+no special case.  In this order:
+
+    layers without a hop      find hops for them (the gap may be widened)
+    hops that are not open    open them, alone: data from us and back to us
+    hops that are behind      have them compute the next positions, in prefill steps of
+                              128; what goes in is fetched from the hop before, which
+                              keeps what it has sent on, or embedded anew at the first
+    hops with old neighbours  tell all hops the new route (Relink), with a new attempt
+    nothing                   done: the session makes the lost step again
+
+The replacement is a customer's hop like any other: our signed inputs, its receipts, a
+payment per step, at its input price.  The others compute nothing again.  They sign for
+the range that the loss cut off and take the lost step back; no atom is paid for it.
+
+A hop is lost when its stream ends, when it aborts for want of a stage, or when it is
+silent (inference/session_watch.py).  Two hops that are there and do not reach each
+other are linked anew; who is not reached then is replaced, and after that who does not
+reach.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chain.contracts.proof import Receipt
+from inference.activations import compute_size, is_finite
+from inference.errors import WorkerLost
+from inference.messages import (
+    Abort,
+    AbortCode,
+    Accept,
+    Data,
+    Fetch,
+    Kept,
+    Linked,
+    Progress,
+    RefuseCode,
+    Relink,
+    Unlinked,
+    clip_text,
+    compute_relink_message,
+)
+from inference.receipts import Sign
+from inference.session_errors import (
+    HopLost,
+    HopRefused,
+    SessionError,
+    WrongAnswer,
+)
+from inference.session_events import (
+    Effect,
+    Embed,
+    FindHops,
+    HopsFound,
+    SendTo,
+)
+from inference.session_plan import HopPlan, SessionPlan, SessionTimeouts
+from inference.session_route import Route, RouteHop
+from inference.session_track import Track
+from inference.session_watch import Watch
+from inference.steps import Step, compute_number, compute_step
+
+MAX_SEARCHES = 16
+"""For other hops in one recovery; more losses are no accident."""
+
+
+@dataclass(slots=True)
+class _Replay:
+    """One prefill step at one hop that is behind."""
+
+    hop: RouteHop
+    step: Step
+    track: Track
+    is_sent: bool = False
+
+
+class Recovery:
+    """From a loss to a route that goes on at `position`.
+
+    Args:
+        route: The session's hops; gone and leaving ones are marked.
+        plan: The session's plan.
+        timeouts: How long to wait for what.
+        signer: Public key that signs terms and inputs.
+        sign: Signs with it.
+        position: Every answer came from before it.
+        get_tokens: Returns the token ids at positions `first` to `end`.
+        now_us: Time of the loss.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        plan: SessionPlan,
+        timeouts: SessionTimeouts,
+        signer: bytes,
+        sign: Sign,
+        position: int,
+        get_tokens: Callable[[int, int], tuple[int, ...]],
+        now_us: int,
+    ) -> None:
+        self.is_done = False
+        self._route = route
+        self._plan = plan
+        self._timeouts = timeouts
+        self._signer = signer
+        self._sign = sign
+        self._position = position
+        self._get_tokens = get_tokens
+        self._now_us = now_us
+        self._cause: SessionError | None = None
+        self._lost: list[SessionError] = []
+        """What the next search is to know."""
+        self._excluded: set[bytes] = set()
+        self._searches = 0
+        self._gap: tuple[int, int] | None = None
+        """First and last hop that are being replaced."""
+        self._is_relinked = False
+        self._replay: _Replay | None = None
+        self._watch: Watch | None = None
+        self._wait_us = 0
+        """Until when the search, the openings or our own worker may take; 0 when
+        nothing of the kind is under way."""
+        self._end_us = 0
+        self._extend()
+        route.prompt_tokens = max(len(plan.prompt), position)
+        for hop in route.hops:
+            hop.position = position
+            hop.complaints = 0
+            if hop.error is not None:
+                self._note_loss(hop.error)
+
+    @property
+    def deadline_us(self) -> int:
+        """When `expire` is to be called."""
+        times = [self._end_us, self._wait_us]
+        if self._watch is not None:
+            times.append(self._watch.deadline_us)
+        return min(time for time in times if time)
+
+    def begin(self, now_us: int) -> list[Effect]:
+        """Return what begins the recovery."""
+        return self._go_on(now_us)
+
+    # Losses
+
+    def lose(self, hop: RouteHop, error: SessionError, now_us: int) -> list[Effect]:
+        """Note that a hop is lost."""
+        if hop.is_gone:
+            return []
+        hop.is_gone = True
+        hop.error = error
+        self._note_loss(error)
+        replay = self._replay
+        if replay is None:
+            self._watch = None
+        elif hop in self._get_replay_hops(replay):
+            self._give_up_replay(replay)
+        self._is_relinked = False
+        return self._go_on(now_us)
+
+    def _note_loss(self, error: SessionError) -> None:
+        self._cause = self._cause or error
+        self._lost.append(error)
+        # Who is owed something will serve when it is paid; the finder judges that.
+        if not isinstance(error, HopRefused) or error.code != RefuseCode.UNPAID:
+            self._excluded.add(error.peer_id)
+
+    def _give_up_replay(self, replay: _Replay) -> None:
+        replay.track.drop()
+        self._replay = self._watch = None
+
+    def _build_error(self, text: str) -> SessionError:
+        """Return the loss that could not be mended."""
+        cause = self._cause or HopLost("the route broke")
+        cause.args = (f"{cause}; {text}",)
+        return cause
+
+    def expire(self, now_us: int) -> list[Effect]:
+        """Judge who has not answered in time."""
+        if now_us >= self._end_us:
+            raise self._build_error("the route could not be mended in time")
+        if self._wait_us and now_us >= self._wait_us:
+            return self._give_up_waiting(now_us)
+        if self._watch is None or now_us < self._watch.deadline_us:
+            return []
+        try:
+            return self._watch.expire(now_us)
+        except SessionError as error:
+            hop = self._route.find(error.peer_id)
+            if hop is None:
+                raise
+            return self.lose(hop, error, now_us)
+
+    def _give_up_waiting(self, now_us: int) -> list[Effect]:
+        self._wait_us = 0
+        if self._gap is not None:
+            raise self._build_error("no other hop was found in time")
+        if self._replay is not None:
+            raise WorkerLost("the requester worker does not answer")
+        for hop in self._route.hops:
+            if not hop.is_accepted:
+                text = f"{hop.name} did not accept in time"
+                return self.lose(hop, HopLost(text, peer_id=hop.peer_id), now_us)
+        return []
+
+    # What is missing
+
+    def _go_on(self, now_us: int) -> list[Effect]:
+        """Return what is to be done next, if nothing is under way."""
+        self._now_us = now_us
+        route = self._route
+        if self._gap is None:
+            gap = self._find_gap()
+            if gap is not None:
+                return self._search(gap)
+        if self._gap is not None:
+            return []
+        unopened = [hop for hop in route.hops if not hop.is_opened]
+        if unopened:
+            self._wait_us = self._after(self._timeouts.open_s)
+            return route.open(unopened)
+        if self._replay is not None or not all(h.is_accepted for h in route.hops):
+            return []
+        self._wait_us = 0
+        behind = (hop for hop in route.hops if hop.position < self._position)
+        hop = next(behind, None)
+        if hop is not None:
+            return self._begin_replay(hop)
+        if not self._is_relinked:
+            return self._relink()
+        self.is_done = all(hop.is_linked for hop in route.hops)
+        return []
+
+    def _find_gap(self) -> tuple[int, int] | None:
+        """Return the first hops in a row that have to be replaced."""
+        hops = self._route.hops
+        missing = [i for i, hop in enumerate(hops) if hop.is_gone or hop.is_leaving]
+        if not missing:
+            return None
+        first = last = missing[0]
+        while last + 1 in missing:
+            last += 1
+        return first, last
+
+    # Other hops
+
+    def _search(self, gap: tuple[int, int]) -> list[Effect]:
+        if self._searches == MAX_SEARCHES:
+            raise self._build_error("too many hops are lost")
+        self._gap = gap
+        self._searches += 1
+        self._wait_us = self._after(self._timeouts.search_s)
+        hops = self._route.hops
+        lost, self._lost = tuple(self._lost), []
+        find = FindHops(
+            search=self._searches,
+            start=hops[gap[0]].plan.start,
+            end=hops[gap[1]].plan.end,
+            excluded=frozenset(self._excluded | set(self._route.peers)),
+            lost=lost,
+            positions=self._position,
+        )
+        return [find]
+
+    def on_found(self, event: HopsFound, now_us: int) -> list[Effect]:
+        """Put the hops that were found in the place of the lost ones."""
+        if self._gap is None or event.search != self._searches:
+            return []
+        place = self._find_place(event.hops)
+        if place is None:
+            return self.on_not_found(
+                event.search, "what was found does not fit", now_us
+            )
+        self._gap = None
+        self._wait_us = 0
+        left = self._route.replace(*place, event.hops)
+        self._is_relinked = False
+        if self._replay is not None and self._replay.hop.is_retired:
+            self._give_up_replay(self._replay)
+        self._extend()
+        effects = [self._dismiss(hop) for hop in left]
+        return [*effects, *self._go_on(now_us)]
+
+    def _find_place(self, plans: tuple[HopPlan, ...]) -> tuple[int, int] | None:
+        """Return which hops the found ones replace, if their layers fit."""
+        assert self._gap is not None
+        hops = self._route.hops
+        ends = [plan.end for plan in plans]
+        if not plans or [plan.start for plan in plans[1:]] != ends[:-1]:
+            return None
+        starts = {hop.plan.start: index for index, hop in enumerate(hops)}
+        stops = {hop.plan.end: index for index, hop in enumerate(hops)}
+        first, last = starts.get(plans[0].start), stops.get(ends[-1])
+        if first is None or last is None:
+            return None
+        if first > self._gap[0] or last < self._gap[1]:
+            return None
+        staying = {h.peer_id for h in (*hops[:first], *hops[last + 1 :])}
+        return None if staying & {plan.peer_id for plan in plans} else (first, last)
+
+    def _dismiss(self, hop: RouteHop) -> Effect:
+        """Tell a hop that was replaced, in case that it can hear it."""
+        code = AbortCode.PEER_LOST if hop.is_gone else AbortCode.CANCELLED
+        text = clip_text(str(hop.error or "replaced"))
+        return SendTo(hop.number, Abort(self._plan.session_id, code, text, None))
+
+    def on_not_found(self, search: int, text: str, now_us: int) -> list[Effect]:
+        """Keep those that only wanted to leave; without others it is over."""
+        if self._gap is None or search != self._searches:
+            return []
+        first, last = self._gap
+        hops = self._route.hops[first : last + 1]
+        leaving = [hop for hop in hops if not hop.is_gone]
+        if not leaving:
+            raise self._build_error(text)
+        for hop in leaving:
+            hop.is_leaving = False
+        self._gap = None
+        self._wait_us = 0
+        return self._go_on(now_us)
+
+    def on_accept(self, hop: RouteHop, message: Accept, now_us: int) -> list[Effect]:
+        """Note that a replacement is ready."""
+        self._route.accept(hop, message)
+        return self._go_on(now_us)
+
+    # Positions that are behind
+
+    def _begin_replay(self, hop: RouteHop) -> list[Effect]:
+        """Get what goes into the hop's next step."""
+        tokens = self._route.prompt_tokens
+        step = compute_step(tokens, compute_number(tokens, hop.position))
+        track = Track(self._plan, (hop,), hop.terms.attempt, self._signer, self._sign)
+        self._replay = _Replay(hop, step, track)
+        index = self._route.hops.index(hop)
+        if index == 0:
+            self._wait_us = self._after(self._timeouts.worker_s)
+            end = step.position + step.tokens
+            return [
+                Embed(step.number, step.position, self._get_tokens(step.position, end))
+            ]
+        before = self._route.hops[index - 1]
+        fetch = Fetch(self._plan.session_id, step.position, step.tokens)
+        self._watch = self._build_watch([before], step.number)
+        return [SendTo(before.number, fetch)]
+
+    def _get_replay_hops(self, replay: _Replay) -> list[RouteHop]:
+        """Return the hops on which a replay depends now."""
+        index = self._route.hops.index(replay.hop)
+        is_fetching = index > 0 and not replay.is_sent
+        return self._route.hops[index - is_fetching : index + 1]
+
+    def on_embedded(self, step: int, body: bytes, now_us: int) -> list[Effect]:
+        """Send on what our own worker has looked up."""
+        replay = self._replay
+        if replay is None or replay.is_sent or step != replay.step.number:
+            return []
+        self._wait_us = 0
+        if len(body) != self._compute_size(replay):
+            raise WorkerLost("the embedding has a wrong length")
+        return self._send(replay, body, now_us)
+
+    def on_kept(
+        self, hop: RouteHop, kept: Kept, body: bytes, now_us: int
+    ) -> list[Effect]:
+        """Send on what the hop before had sent to the lost one."""
+        replay = self._replay
+        if replay is None or replay.is_sent or kept.position != replay.step.position:
+            return []
+        if hop not in self._get_replay_hops(replay)[:-1]:
+            return []
+        is_whole = len(body) == self._compute_size(replay)
+        if not is_whole or not is_finite(body, self._plan.dtype):
+            text = f"{hop.name} has not kept what it has sent"
+            return self.lose(hop, HopLost(text, peer_id=hop.peer_id), now_us)
+        return self._send(replay, body, now_us)
+
+    def _compute_size(self, replay: _Replay) -> int:
+        plan = self._plan
+        return compute_size(replay.step.tokens, plan.hidden_size, plan.dtype)
+
+    def _send(self, replay: _Replay, body: bytes, now_us: int) -> list[Effect]:
+        self._now_us = now_us
+        replay.is_sent = True
+        self._watch = self._build_watch([replay.hop], replay.step.number)
+        return replay.track.send(replay.step, body)
+
+    def on_data(
+        self, hop: RouteHop, data: Data, body: bytes, now_us: int
+    ) -> list[Effect]:
+        """Note a replacement's answer."""
+        replay = self._replay
+        if replay is None or hop is not replay.hop or replay.track.is_answered:
+            return []
+        if not replay.is_sent:
+            raise WrongAnswer("an answer that nobody asked for", peer_id=hop.peer_id)
+        replay.track.take_answer(data, body)
+        return self._complete_replay(replay, now_us)
+
+    def on_receipt(self, hop: RouteHop, receipt: Receipt, now_us: int) -> list[Effect]:
+        """Note a replacement's receipt; others are about steps that do not count."""
+        replay = self._replay
+        if replay is None or hop is not replay.hop:
+            return []
+        replay.track.take_receipt(hop, receipt)
+        return self._complete_replay(replay, now_us)
+
+    def _complete_replay(self, replay: _Replay, now_us: int) -> list[Effect]:
+        """Pay and go on, when answer and receipt are here."""
+        track, hop = replay.track, replay.hop
+        if not track.is_answered or track.find_unattested() is not None:
+            return []
+        track.close_range()
+        hop.position += replay.step.tokens
+        self._replay = self._watch = None
+        self._now_us = now_us
+        self._extend()
+        return [*track.pay(), *self._go_on(now_us)]
+
+    # The new route
+
+    def _relink(self) -> list[Effect]:
+        route = self._route
+        route.attempt += 1
+        route.set_neighbours()
+        self._is_relinked = True
+        effects: list[Effect] = []
+        for hop in route.hops:
+            hop.is_linked = False
+            signed = compute_relink_message(hop.terms, self._position)
+            relink = Relink(hop.terms, self._position, self._sign(signed))
+            effects.append(SendTo(hop.number, relink))
+        self._watch = self._build_watch(route.hops, 0)
+        return effects
+
+    def on_linked(self, hop: RouteHop, message: Linked, now_us: int) -> list[Effect]:
+        """Note that a hop has its neighbours."""
+        is_current = message.attempt == self._route.attempt
+        if message.receipt is not None or is_current:
+            hop.take_cut_off(message.receipt, self._position)
+        if not is_current or not self._is_relinked:
+            return []
+        hop.is_linked = True
+        return self._go_on(now_us)
+
+    def on_unlinked(
+        self, hop: RouteHop, message: Unlinked, now_us: int
+    ) -> list[Effect]:
+        """Note that a hop does not reach its neighbour in the new route."""
+        peer = self._route.find(message.peer)
+        if message.attempt != self._route.attempt or peer is None or peer.is_gone:
+            return []
+        hop.complaints += 1
+        if hop.complaints > 1:
+            text = f"{hop.name} reaches none of its neighbours"
+            return self.lose(hop, HopLost(text, peer_id=hop.peer_id), now_us)
+        text = f"{peer.name} is lost to {hop.name}"
+        return self.lose(peer, HopLost(text, peer_id=peer.peer_id), now_us)
+
+    def on_progress(self, hop: RouteHop, message: Progress, now_us: int) -> None:
+        """Note a reply to a probe."""
+        if self._watch is not None:
+            self._watch.on_progress(hop, message, now_us)
+
+    # Time
+
+    def _build_watch(self, hops: list[RouteHop], step: int) -> Watch:
+        session_id = self._plan.session_id
+        return Watch(self._timeouts, session_id, hops, step, 0, self._now_us)
+
+    def _extend(self) -> None:
+        self._end_us = self._after(self._timeouts.recover_s)
+
+    def _after(self, seconds: float) -> int:
+        return self._now_us + int(seconds * 1_000_000)
