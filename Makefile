@@ -36,7 +36,7 @@ test: install check
 	@$(BIN)/python -m pytest -m "not slow" -q $(WORKERS) $(ARGS)
 
 test-all: install check
-	@$(BIN)/python -m pytest -q $(WORKERS) $(ARGS)
+	@$(BIN)/python -m pytest --hypothesis-profile=thorough -q $(WORKERS) $(ARGS)
 
 # `make sim SEED=n` replays one seed; without it, the first hundred.
 sim: install

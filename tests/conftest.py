@@ -14,6 +14,10 @@ settings.register_profile(
     max_examples=50,
     suppress_health_check=[HealthCheck.too_slow],
 )
+# More of them, for `make test-all`.
+settings.register_profile(
+    "thorough", settings.get_profile("p2pchain"), max_examples=150
+)
 settings.load_profile("p2pchain")
 
 # Spinning OpenMP threads slow every other process of the machine down.

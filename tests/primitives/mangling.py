@@ -31,7 +31,7 @@ HEADS = (
     b"\xd8" + bytes(17), b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff",
 )  # fmt: skip
 
-many = settings(max_examples=300)
+many = settings(max_examples=2 * settings().max_examples)
 """For properties that take well below a millisecond."""
 
 DAMAGES = (
