@@ -5,6 +5,7 @@ Errors of this package, by whose fault they are.
     |- ModelError            the model directory cannot be served
     |  |- BadWeights         files missing, damaged, or not what was announced
     |  |- UnsupportedModel   a model that cannot be split exactly; says why
+    |     |- NotCertified    the split probe found that out; carries the certificate
     |- WorkerError
        |- WorkerLost         the worker died or is not running; the call may be repeated
        |- NoMemory           memory ran out in this session's step; it was closed
@@ -42,6 +43,10 @@ class UnsupportedModel(ModelError):
     """This model cannot be split exactly; the text says why."""
 
     code: ClassVar[int] = 3
+
+
+class NotCertified(UnsupportedModel):
+    """The split probe refused this model; the text is the certificate's reason."""
 
 
 class WorkerError(LocalError):

@@ -396,6 +396,11 @@ def _probe_output_form(decoder: Any, layer_list: nn.ModuleList) -> int | None:
         raise _Stop
 
     handle = layer_list[0].register_forward_hook(look)
+    config: Any = decoder.config
+    experts = config._experts_implementation
+    if experts is not None:
+        # Of the library's ways the one that does not look at values.
+        config._experts_implementation = "batched_mm"
     try:
         token_ids = torch.zeros(1, 2, dtype=torch.long, device="meta")
         # A cache, even an empty one, keeps the library from looking at values.
@@ -412,6 +417,7 @@ def _probe_output_form(decoder: Any, layer_list: nn.ModuleList) -> int | None:
         raise UnsupportedModel(f"its layers cannot be probed: {error}") from error
     finally:
         handle.remove()
+        config._experts_implementation = experts
     raise UnsupportedModel("its forward pass never runs layer 0")
 
 

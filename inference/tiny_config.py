@@ -148,7 +148,10 @@ _LATENT = {"num_key_value_heads": HEADS, "head_dim": 4}
 
 _OWN: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
-    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "gpt_neo": {
+        "attention_types": [[["global", "local"], 2]],
+        "attention_layers": ["global", "local"] * 2,
+    },
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
@@ -159,7 +162,12 @@ _OWN: dict[str, dict[str, Any]] = {
 }
 """Sizes that depend on each other, by model type."""
 
-_WANTED = {"head_dim": HEAD_SIZE, "num_key_value_heads": HEADS}
+_WANTED = {
+    "head_dim": HEAD_SIZE,
+    "num_key_value_heads": HEADS,
+    "num_experts_per_tok": 2,
+    "n_routed_experts": HEADS,
+}
 """Settings that some classes need though their default is to have none."""
 
 _PER_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers")
