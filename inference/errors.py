@@ -4,6 +4,8 @@ Errors of this package, by whose fault they are.
     LocalError
     |- ModelError            the model directory cannot be served
     |  |- BadWeights         files missing, damaged, or not what was announced
+    |  |- CacheFull          the cache of weights is too small for what is in use
+    |  |- DiskFull           the disk does not take weights
     |  |- UnsupportedModel   a model that cannot be split exactly; says why
     |     |- NotCertified    the split probe found that out; carries the certificate
     |- WorkerError
@@ -14,6 +16,7 @@ Errors of this package, by whose fault they are.
     |- BadRequest            the caller asked for something that makes no sense
     |  |- UnknownSession     no session of that name is open
     |  |- WrongPosition      a gap before this step, or beyond the session's end
+    |- WrongPart             a part of a model's weights that does not hash to its name
     |- BadAnswer             hidden states of a wrong length, or not finite numbers
     |- BadPrompt             text or messages that cannot be turned into tokens
     MissingError
@@ -37,6 +40,14 @@ class BadWeights(ModelError):
     """Files are missing, damaged, or not what the manifest says."""
 
     code: ClassVar[int] = 2
+
+
+class CacheFull(ModelError):
+    """The cache of weights is too small for what is in use."""
+
+
+class DiskFull(ModelError):
+    """The disk does not take weights, or would have too little left."""
 
 
 class UnsupportedModel(ModelError):
@@ -83,6 +94,10 @@ class WrongPosition(BadRequest):
     """The step leaves a gap, or ends beyond the session's last position."""
 
     code: ClassVar[int] = 9
+
+
+class WrongPart(RemoteError):
+    """Bytes that are not the part of a model that was asked for."""
 
 
 class BadAnswer(RemoteError):

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
 from chain.contracts.model import compute_model_id
 from inference.errors import BadWeights, UnsupportedModel
-from inference.weights import CONFIG_FILE, Manifest, Weights, open_weights, read_json
-from primitives.codec import Record, encode
-from primitives.merkle import compute_list_root
+from inference.pieces import CONFIG_FILE, Manifest, Outline
+from inference.pieces_folder import OUTLINE_FILE, read_outline
+from inference.weights import (
+    Weights,
+    compute_tokenizer_manifest,
+    open_weights,
+    read_json,
+)
+from primitives.codec import Record
 from primitives.types import U16, U32, Hash32
 
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -40,19 +44,6 @@ _DTYPE_OF_SAFETENSORS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 MAX_NAME_CHARACTERS = 64
 """What the chain stores of a name."""
-
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
-"""Files that decide which text becomes which tokens, in order of name."""
 
 ENCODER_TYPES = frozenset(
     (
@@ -141,6 +132,7 @@ class ModelInfo(Record):
     weights_root: Hash32
     """Root of the manifest."""
     tokenizer_hash: Hash32
+    """Root of the manifest of the tokenizer's files."""
 
     @property
     def model_id(self) -> bytes:
@@ -158,6 +150,13 @@ class Model(Record):
 
     info: ModelInfo
     manifest: Manifest
+    """Of the weights."""
+    tokenizer: Manifest
+
+    @property
+    def outline(self) -> Outline:
+        """All that the model consists of."""
+        return Outline(self.manifest, self.tokenizer)
 
 
 def load_model_info(directory: Path, name: str | None = None) -> ModelInfo:
@@ -175,9 +174,18 @@ def load_model_info(directory: Path, name: str | None = None) -> ModelInfo:
 
 
 def load_model(directory: Path, name: str | None = None) -> Model:
-    """Like `load_model_info`, and keep the manifest to check workers against."""
+    """Like `load_model_info`, and keep the manifests to check workers against.
+
+    Of a folder that was taken from peers nothing is hashed: whoever fetched its parts
+    has compared every one of them with the outline, and that with the chain.
+    """
     shape = read_model_shape(directory)
-    manifest = open_weights(directory).compute_manifest()
+    if (directory / OUTLINE_FILE).is_file():
+        outline = read_outline(directory)
+        manifest, tokenizer = outline.weights, outline.tokenizer
+    else:
+        manifest = open_weights(directory).compute_manifest()
+        tokenizer = compute_tokenizer_manifest(directory)
     info = ModelInfo(
         name=(name or directory.resolve().name)[:MAX_NAME_CHARACTERS],
         architecture=shape.architecture,
@@ -187,9 +195,9 @@ def load_model(directory: Path, name: str | None = None) -> Model:
         max_positions=shape.max_positions,
         dtype=shape.dtype,
         weights_root=manifest.compute_root(),
-        tokenizer_hash=compute_tokenizer_hash(directory),
+        tokenizer_hash=tokenizer.compute_root(),
     )
-    return Model(info, manifest)
+    return Model(info, manifest, tokenizer)
 
 
 def read_model_shape(directory: Path) -> ModelShape:
@@ -251,19 +259,6 @@ def get_compute_dtype(config: dict[str, Any], weights: Weights) -> str:
     if dtype not in DTYPE_BYTES:
         raise UnsupportedModel(f"stages do not compute in {dtype}")
     return str(dtype)
-
-
-def compute_tokenizer_hash(directory: Path) -> bytes:
-    """Return one hash over all the files that decide how text becomes tokens."""
-    leaves = []
-    for file_name in TOKENIZER_FILES:
-        path = directory / file_name
-        if path.is_file():
-            try:
-                leaves.append(encode((file_name, blake3(path.read_bytes()).digest())))
-            except OSError as error:
-                raise BadWeights(f"{file_name}: {error.strerror}") from error
-    return compute_list_root(leaves)
 
 
 def _read_architecture(config: dict[str, Any]) -> str:

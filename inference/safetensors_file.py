@@ -52,20 +52,18 @@ class TensorEntry:
     length: int
     """In bytes."""
 
-    def read_into(self, buffer: memoryview) -> None:
-        """Fill `buffer`, of exactly `length` bytes, with the tensor's bytes.
+    def read_into(self, buffer: memoryview, start: int = 0) -> None:
+        """Fill `buffer` with the tensor's bytes from `start` on.
 
         Raises:
             BadWeights: The file has become shorter or cannot be read.
         """
-        assert len(buffer) == self.length
-        done = 0
+        assert start + len(buffer) <= self.length
+        offset, done = self.offset + start, 0
         try:
             with self.path.open("rb", buffering=0) as file:
-                while done < self.length:
-                    count = os.preadv(
-                        file.fileno(), [buffer[done:]], self.offset + done
-                    )
+                while done < len(buffer):
+                    count = os.preadv(file.fileno(), [buffer[done:]], offset + done)
                     if count == 0:
                         raise BadWeights(f"{self.path.name} ends inside {self.name}")
                     done += count

@@ -46,7 +46,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from blake3 import blake3
 from torch import nn
 from transformers import AutoConfig, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
@@ -57,8 +56,8 @@ from transformers.utils import logging as hf_logging
 
 from inference.errors import BadWeights, UnsupportedModel
 from inference.model_info import get_compute_dtype, is_encoder, validate_config
-from inference.safetensors_file import TensorEntry
-from inference.weights import CONFIG_FILE, open_weights, read_json
+from inference.pieces import CONFIG_FILE, hash_blob
+from inference.weights import StoredTensor, open_weights, read_json
 from primitives.errors import P2PChainError
 
 _TORCH_DTYPES = {
@@ -144,7 +143,7 @@ class Part:
     bytes_read: int
     """Bytes of weights read from the files."""
     hashes: dict[str, bytes]
-    """BLAKE3 of every tensor read, by its name in the files."""
+    """`hash_blob` of every tensor read, by its name in the files."""
     is_encoder: bool = False
     """One pass without a cache, hidden states instead of logits."""
     _inlet: torch.Tensor | None = None
@@ -482,7 +481,7 @@ class _Meter:
 class _LazyTensor:
     """A tensor that reads itself when the library takes `tensor[...]`."""
 
-    def __init__(self, entry: TensorEntry, meter: _Meter) -> None:
+    def __init__(self, entry: StoredTensor, meter: _Meter) -> None:
         self._entry = entry
         self._meter = meter
 
@@ -492,5 +491,5 @@ class _LazyTensor:
         array: Any = raw.numpy()
         view = memoryview(array)
         entry.read_into(view)
-        self._meter.add(entry.name, entry.length, blake3(view).digest())
+        self._meter.add(entry.name, entry.length, hash_blob(view))
         return raw.view(_TORCH_DTYPES[entry.dtype]).reshape(entry.shape)

@@ -3,65 +3,66 @@ The weights of a model: which tensors a directory holds, and one root that names
 
 Theory of operation
 -------------------
-A Hugging Face directory spreads its tensors over one or several safetensors files.
-The manifest forgets the files: it lists each tensor by name with dtype, shape and the
-BLAKE3 hash of its bytes, and config.json as one more piece, because the same weights
-under another configuration are another model.  Its Merkle root is the weights root,
-which names the model, together with the tokenizer's hash.  Sharding the files
-differently leaves it as it is; one changed bit anywhere changes it.
+A Hugging Face directory spreads its tensors over one or several safetensors files; a
+directory that was taken from peers has their parts in a cache (pieces_folder.py).  The
+manifest (pieces.py) forgets the files: it lists each tensor by name with dtype, shape
+and the hashes of its bytes.  Its Merkle root is the weights root, which names the
+model, together with that of the tokenizer's files.  Sharding the files differently
+leaves it as it is; one changed bit anywhere changes it.
 
 A worker that reads only some tensors hashes exactly those and reports the hashes, and
-the node compares them with its manifest: nobody reads what it does not serve.  BLAKE3
-is itself a tree over 1 KiB chunks, so pieces of a tensor can later be proven alone.
+the node compares them with its manifest: nobody reads what it does not serve.
 
 No torch here: the node computes manifests in its own process.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from blake3 import blake3
 
 from inference.errors import BadWeights
+from inference.pieces import (
+    CONFIG_FILE,
+    MAX_FILE_BYTES,
+    MAX_TENSORS,
+    PART_BYTES,
+    TOKENIZER_FILES,
+    Manifest,
+    Piece,
+    build_file_piece,
+)
+from inference.pieces_folder import OUTLINE_FILE, read_cached_entries
 from inference.safetensors_file import TensorEntry, read_entries
-from primitives.codec import Record, encode
-from primitives.merkle import compute_list_root
-from primitives.types import U63, Hash32
 
-CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-MAX_JSON_BYTES = 64 * 1024 * 1024
-"""An index of a model with a million tensors stays below this."""
-MAX_TENSORS = 1_000_000
-"""The largest mixture-of-experts models have about a hundred thousand."""
-_HASH_STEP_BYTES = 8 * 1024 * 1024
-"""How much is held in memory while hashing, whatever the tensor's size."""
 
+class StoredTensor(Protocol):
+    """One tensor on disk, before its bytes are read."""
 
-class Piece(Record):
-    """One entry of the manifest: a tensor, or config.json."""
+    @property
+    def name(self) -> str:
+        """In the files."""
 
-    name: str
-    dtype: str
-    """As safetensors spells it; empty for config.json."""
-    shape: tuple[U63, ...]
-    blob_hash: Hash32
-    """BLAKE3 of the bytes."""
+    @property
+    def dtype(self) -> str:
+        """As safetensors spells it."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes, outermost first."""
 
-class Manifest(Record):
-    """Everything that a model computes from, in order of name."""
+    @property
+    def length(self) -> int:
+        """In bytes."""
 
-    pieces: tuple[Piece, ...]
-
-    def compute_root(self) -> bytes:
-        """Return the weights root, 32 bytes."""
-        return compute_list_root([encode(piece) for piece in self.pieces])
+    def read_into(self, buffer: memoryview, start: int = 0) -> None:
+        """Fill `buffer` with its bytes from `start` on; raises BadWeights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Weights:
     """What a model directory holds, before any tensor is read."""
 
     directory: Path
-    entries: dict[str, TensorEntry]
+    entries: Mapping[str, StoredTensor]
     """Every tensor by name."""
 
     def compute_manifest(self) -> Manifest:
@@ -78,12 +79,19 @@ class Weights:
         Raises:
             BadWeights: A file changed or vanished meanwhile.
         """
-        config = _read_bounded(self.directory / CONFIG_FILE)
-        pieces = [Piece(CONFIG_FILE, "", (), blake3(config).digest())]
-        for entry in self.entries.values():
-            digest = _hash_entry(entry)
-            pieces.append(Piece(entry.name, entry.dtype, entry.shape, digest))
+        pieces = [_read_file_piece(self.directory / CONFIG_FILE)]
+        pieces += [_hash_entry(entry) for entry in self.entries.values()]
         return Manifest(tuple(sorted(pieces, key=lambda piece: piece.name)))
+
+
+def compute_tokenizer_manifest(directory: Path) -> Manifest:
+    """Read the files that decide how text becomes tokens and return their manifest.
+
+    Raises:
+        BadWeights: One cannot be read or is too long.
+    """
+    paths = (directory / name for name in TOKENIZER_FILES)
+    return Manifest(tuple(_read_file_piece(path) for path in paths if path.is_file()))
 
 
 def open_weights(directory: Path) -> Weights:
@@ -92,6 +100,8 @@ def open_weights(directory: Path) -> Weights:
     Raises:
         BadWeights: No safetensors (pickles are never opened), or damaged ones.
     """
+    if (directory / OUTLINE_FILE).is_file():
+        return Weights(directory, read_cached_entries(directory))
     entries: dict[str, TensorEntry] = {}
     for path in _find_files(directory):
         for entry in read_entries(path):
@@ -153,32 +163,25 @@ def _read_index(directory: Path) -> dict[str, str]:
     return weight_map
 
 
-def _hash_entry(entry: TensorEntry) -> bytes:
-    digest = blake3()
-    for part in _iterate_parts(entry):
-        digest.update(part)
-    return digest.digest()
+def _hash_entry(entry: StoredTensor) -> Piece:
+    """Return a tensor's piece; holds one part in memory, whatever the tensor's size."""
+    buffer = memoryview(bytearray(min(PART_BYTES, entry.length)))
+    parts = []
+    for start in range(0, entry.length, PART_BYTES):
+        view = buffer[: entry.length - start]
+        entry.read_into(view, start)
+        parts.append(blake3(view).digest())
+    return Piece(entry.name, entry.dtype, entry.shape, entry.length, tuple(parts))
 
 
-def _iterate_parts(entry: TensorEntry) -> Iterator[bytes]:
-    try:
-        with entry.path.open("rb") as file:
-            file.seek(entry.offset)
-            left = entry.length
-            while left:
-                part = file.read(min(left, _HASH_STEP_BYTES))
-                if not part:
-                    raise BadWeights(f"{entry.path.name} ends inside {entry.name}")
-                left -= len(part)
-                yield part
-    except OSError as error:
-        raise BadWeights(f"{entry.path.name}: {error.strerror}") from error
+def _read_file_piece(path: Path) -> Piece:
+    return build_file_piece(path.name, _read_bounded(path))
 
 
 def _read_bounded(path: Path) -> bytes:
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise BadWeights(f"{path.name} is longer than {MAX_JSON_BYTES} bytes")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BadWeights(f"{path.name} is longer than {MAX_FILE_BYTES} bytes")
         return path.read_bytes()
     except OSError as error:
         raise BadWeights(f"{path.name}: {error.strerror}") from error

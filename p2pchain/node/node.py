@@ -317,7 +317,7 @@ class Node:
         for record in models:
             if (record.weights_root, record.tokenizer_hash) == roots:
                 # The folder may be called anything; the chain has a name for it.
-                return Model(replace(model.info, name=record.name), model.manifest)
+                return replace(model, info=replace(model.info, name=record.name))
         raise ConfigError(
             f"the model {self._config.model} is none of this network's "
             f"({', '.join(record.name for record in models) or 'it has none'}): its "

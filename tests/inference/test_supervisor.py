@@ -10,6 +10,7 @@ import pytest
 import torch
 import trio
 import trio.testing
+from msgspec.structs import replace
 from tiny_models import HIDDEN, LAYERS, POSITIONS, load_reference, save_model
 
 from inference import supervisor as supervisor_module
@@ -22,6 +23,7 @@ from inference.errors import (
     WorkerLost,
 )
 from inference.model_info import Model, load_model
+from inference.pieces import Manifest
 from inference.sampling import ChatMessage, SamplingParams
 from inference.supervisor import (
     RequesterWorker,
@@ -29,7 +31,6 @@ from inference.supervisor import (
     WorkerState,
     supervise,
 )
-from inference.weights import Manifest
 from inference.worker_link import MAX_CALLS
 
 TOKEN_BYTES = 4 * HIDDEN
@@ -221,14 +222,14 @@ async def test_weights_that_changed_since_the_manifest_are_refused(
         piece if piece.name != "model.layers.0.mlp.up_proj.weight" else spoil(piece)
         for piece in model.manifest.pieces
     ]
-    other = Model(model.info, Manifest(tuple(pieces)))
+    other = replace(model, manifest=Manifest(tuple(pieces)))
     async with supervise(StageWorker(directory, other, (0, 1))) as worker:
         with pytest.raises(WorkerFailed, match="not what the manifest says"):
             await worker.wait_ready()
 
 
 def spoil(piece):
-    return type(piece)(piece.name, piece.dtype, piece.shape, bytes(32))
+    return replace(piece, parts=(bytes(32),) * len(piece.parts))
 
 
 @trio_test
