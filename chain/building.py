@@ -147,7 +147,7 @@ def _choose(
         if header.shard in chosen or min(after.bytes, after.work) < 0:
             continue
         try:
-            judge.judge(each, inclusion, base.parent.child_epoch)
+            judge.judge([each], inclusion, base.parent.child_epoch)
         except (InvalidChunk, InvalidChunkCertificate, MissingAnchor):
             # It was good for another parent.
             continue

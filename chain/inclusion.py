@@ -2,12 +2,13 @@
 Certified chunks in blocks: what a block on some branch may hold.
 
 The rules are those of shards/inclusion.py; here is what they need to know of the
-chain, and each certificate's one verification.
+chain, and each certificate's one verification: those that are new in a block together.
 
 Spec: docs/protocol/06-shards.md
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from chain.branch import Branch
 from chain.epochs import EpochState, compute_first_height
@@ -18,7 +19,11 @@ from consensus.scheme import SignatureScheme
 from primitives.codec import encode
 from primitives.hashing import compute_hash
 from primitives.types import View
-from shards.certificate import CertifiedChunk, validate_chunk_certificate
+from shards.certificate import (
+    CertifiedChunk,
+    read_chunk_certificate,
+    verify_endorsements,
+)
 from shards.inclusion import ChunkBounds, InclusionBase, validate_inclusion
 from shards.slots import get_slot
 
@@ -62,9 +67,14 @@ class InclusionJudge:
         self._verified: OrderedDict[bytes, None] = OrderedDict()
 
     def judge(
-        self, certified: CertifiedChunk, base: InclusionBase, epoch: EpochState
+        self,
+        certified: Sequence[CertifiedChunk],
+        base: InclusionBase,
+        epoch: EpochState,
     ) -> None:
-        """Check that a block may hold a chunk.
+        """Check that a block may hold chunks, each for itself.
+
+        Signatures come last, and all of a block's that are new in one check.
 
         Args:
             certified: Untrusted.
@@ -72,28 +82,37 @@ class InclusionJudge:
             epoch: Of the block.
 
         Raises:
-            InvalidChunk, MissingAnchor: It does not follow there.
-            InvalidChunkCertificate: Its endorsements do not count.
+            InvalidChunk, MissingAnchor: One does not follow there.
+            InvalidChunkCertificate: The endorsements of one do not count.
         """
-        header, slot = certified.header, get_slot(certified.header)
-        roles = epoch.roles
-        producers = roles.get_producers(slot) if roles.has_slot(slot) else ()
-        validate_inclusion(header, base, producers)
-        name = compute_hash("certified", encode(certified))
-        if name in self._verified:
-            return
-        validate_chunk_certificate(
-            header,
-            certified.certificate,
-            roles.get_committee(slot),
-            epoch.validators,
-            self._chain_id,
-            self._scheme,
-        )
-        self.remember(certified)
+        fresh, endorsed = [], []
+        for each in certified:
+            header, slot = each.header, get_slot(each.header)
+            roles = epoch.roles
+            producers = roles.get_producers(slot) if roles.has_slot(slot) else ()
+            validate_inclusion(header, base, producers)
+            if _compute_name(each) in self._verified:
+                continue
+            fresh.append(each)
+            endorsed.append(
+                read_chunk_certificate(
+                    header,
+                    each.certificate,
+                    roles.get_committee(slot),
+                    epoch.validators,
+                    self._chain_id,
+                )
+            )
+        verify_endorsements(endorsed, self._scheme)
+        for each in fresh:
+            self.remember(each)
 
     def remember(self, certified: CertifiedChunk) -> None:
         """Take note of a certificate that was verified, here or by the desk."""
-        self._verified[compute_hash("certified", encode(certified))] = None
+        self._verified[_compute_name(certified)] = None
         if len(self._verified) > self._capacity:
             self._verified.popitem(last=False)
+
+
+def _compute_name(certified: CertifiedChunk) -> bytes:
+    return compute_hash("certified", encode(certified))

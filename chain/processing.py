@@ -271,10 +271,9 @@ def validate_chunks(
                 )
         limits = reduce_limits(limits, header)
     inclusion = build_inclusion_base(spec, base.branch, base.view)
-    for each in body.chunks:
-        if each.header.shard == ROOT_SHARD:
-            raise InvalidChunk("a chunk of shard 0 with a certificate")
-        judge.judge(each, inclusion, parent.child_epoch)
+    if any(each.header.shard == ROOT_SHARD for each in body.chunks):
+        raise InvalidChunk("a chunk of shard 0 with a certificate")
+    judge.judge(body.chunks, inclusion, parent.child_epoch)
     if root is not None:
         _validate_running(root, inclusion.halted)
 

@@ -23,6 +23,11 @@ class SignatureScheme(Protocol):
     ) -> bool:
         """Tell whether all `public_keys` signed `message`; never raises."""
 
+    def verify_batch(
+        self, items: Sequence[tuple[Sequence[bytes], bytes, bytes]], /
+    ) -> bool:
+        """Tell whether every item would pass `fast_aggregate_verify`; never raises."""
+
 
 class Signer(Protocol):
     """Somebody's secret key; `primitives.bls.BlsSecretKey` fits as it is."""

@@ -62,9 +62,7 @@ def fast_aggregate_verify(
     public_keys: Sequence[bytes], message: bytes, signature: bytes
 ) -> bool:
     """Tell whether all `public_keys`, at least one, signed the one `message`."""
-    total = decode_public_key(public_keys[0])
-    for public_key in public_keys[1:]:
-        total = total + decode_public_key(public_key)
+    total = _add_keys(public_keys)
     if total == G1Point.identity():
         return False
     return _check_pairs(
@@ -81,20 +79,29 @@ def aggregate_verify(
     return _check_pairs([*keys, _NEGATIVE_G1], [*points, decode_signature(signature)])
 
 
-def verify_batch(items: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
-    """Tell whether every (public key, message, signature) is valid, in one check.
+def verify_batch(items: Sequence[tuple[Sequence[bytes], bytes, bytes]]) -> bool:
+    """Tell whether all (public keys, message, signature) hold, in one check.
 
-    Each equation is weighted with 128 bits drawn from the hash of all items, so wrong
-    signatures cannot cancel each other out.
+    See `primitives.bls.verify_batch` for why that is sound.
     """
-    seed = compute_hash("bls-batch", *[part for item in items for part in item])
-    keys, points, total = [], [], G2Point.identity()
-    for index, (public_key, message, signature) in enumerate(items):
-        draw = compute_hash("bls-weight", seed, index.to_bytes(4, "big"))
-        weight = Scalar(int.from_bytes(draw[:16], "big") | 1)
-        keys.append(decode_public_key(public_key) * weight)
+    parts = [part for keys, text, total in items for part in (*keys, text, total)]
+    counts = b"".join(len(keys).to_bytes(4, "big") for keys, _, _ in items)
+    seed = compute_hash("bls-batch", counts, *parts)
+    keys, points, signatures, weights = [], [], [], []
+    for index, (public_keys, message, signature) in enumerate(items):
+        key = _add_keys(public_keys)
+        if key == G1Point.identity():
+            return False
+        if index:
+            draw = compute_hash("bls-weight", seed, index.to_bytes(4, "big"))
+            weights.append(Scalar(int.from_bytes(draw[:16], "big") | 1))
+            key = key * weights[-1]
+        keys.append(key)
         points.append(_hash_message(message))
-        total = total + decode_signature(signature) * weight
+        signatures.append(decode_signature(signature))
+    total = signatures[0]
+    if weights:
+        total = total + G2Point.multiexp_unchecked(signatures[1:], weights)
     return _check_pairs([*keys, _NEGATIVE_G1], [*points, total])
 
 
@@ -115,6 +122,13 @@ def decode_signature(data: bytes) -> G2Point:
     if point.to_compressed_bytes() != data:
         raise ValueError("not the canonical encoding of a G2 point")
     return point
+
+
+def _add_keys(public_keys: Sequence[bytes]) -> G1Point:
+    total = decode_public_key(public_keys[0])
+    for public_key in public_keys[1:]:
+        total = total + decode_public_key(public_key)
+    return total
 
 
 @lru_cache(maxsize=MAX_CACHED_MESSAGES)

@@ -79,9 +79,9 @@ def aggregate_verify(
     )
 
 
-def verify_batch(items: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
-    """Tell whether every (public key, message, signature) is valid, one by one."""
-    return all(fast_aggregate_verify([key], text, sig) for key, text, sig in items)
+def verify_batch(items: Sequence[tuple[Sequence[bytes], bytes, bytes]]) -> bool:
+    """Tell whether all (public keys, message, signature) hold, one by one."""
+    return all(fast_aggregate_verify(keys, text, sig) for keys, text, sig in items)
 
 
 def decode_public_key(data: bytes) -> Any:

@@ -230,6 +230,7 @@ class ChunkService:
             case fx.Conflict():
                 self._chain.evidence.accuse(effect.evidence)
             case fx.CertificateReady():
+                self._chain.tree.note_certified(effect.certified)
                 self._note_lead(effect.certified.header)
                 self._denounce(effect.certified)
 

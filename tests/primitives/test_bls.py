@@ -80,10 +80,54 @@ def test_possession():
 
 def test_batch_finds_signatures_that_cancel_out():
     one, two = KEYS[0], KEYS[1]
-    items = [(k.public_key, m, k.sign(m)) for k, m in ((one, b"a"), (two, b"b"))]
+    items = [([k.public_key], m, k.sign(m)) for k, m in ((one, b"a"), (two, b"b"))]
     assert bls.verify_batch(items)
     swapped = [
         (items[0][0], items[0][1], items[1][2]),
         (items[1][0], items[1][1], items[0][2]),
     ]
     assert not bls.verify_batch(swapped)
+
+
+def sum_up(message, keys=KEYS[:2]):
+    """Return an item of a batch: what several keys signed together."""
+    total = bls.aggregate([key.sign(message) for key in keys])
+    return [key.public_key for key in keys], message, total
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_batch_of_sums(count):
+    items = [sum_up(bytes([i])) for i in range(count)]
+    assert bls.verify_batch(items)
+    for bad in range(count):
+        keys, message, total = items[bad]
+        other = sum_up(b"other")[2]
+        for wrong in (
+            (keys, message, other),
+            (keys[:1], message, total),
+            (keys, message + b"!", total),
+            ([], message, total),
+            ([INFINITY_G1], message, total),
+            (keys, message, INFINITY_G2),
+            (keys, message, b"\xff" * 96),
+            # Two that cancel out: the sum of nobody's keys.
+            ([KEYS[0].public_key, KEYS[2].public_key], message, INFINITY_G2),
+        ):
+            assert not bls.verify_batch([*items[:bad], wrong, *items[bad + 1 :]])
+
+
+def test_errors_that_cancel_out_in_a_plain_sum():
+    """Whoever moves a point from one signature to another is found."""
+    items = [sum_up(bytes([i])) for i in range(4)]
+    shift = KEYS[1].sign(b"any point")
+    back = bls.BlsSecretKey(
+        (bls.ORDER - int.from_bytes(KEYS[1].secret, "big")).to_bytes(32, "big")
+    ).sign(b"any point")
+    for first, second in ((0, 1), (1, 0), (2, 3)):
+        moved = list(items)
+        for index, change in ((first, shift), (second, back)):
+            keys, message, total = items[index]
+            moved[index] = keys, message, bls.aggregate([total, change])
+        totals = [total for _, _, total in moved]
+        assert bls.aggregate(totals) == bls.aggregate([t for _, _, t in items])
+        assert not bls.verify_batch(moved)

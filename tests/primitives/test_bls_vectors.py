@@ -133,7 +133,8 @@ def test_aggregate_verify(given, expected):
 def test_batch_verify(given, expected):
     columns = [given["pubkeys"], given["messages"], given["signatures"]]
     rows = [[to_bytes(cell) for cell in row] for row in zip(*columns, strict=True)]
-    assert bls.verify_batch([tuple(row) for row in rows]) is expected
+    items = [((key,), message, signature) for key, message, signature in rows]
+    assert bls.verify_batch(items) is expected
 
 
 @vectors("deserialization_G1")

@@ -1,5 +1,7 @@
 """Chunk certificates: what is one, and what only looks like one."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,9 @@ from shards.certificate import (
     ChunkCertificate,
     compute_endorsement_bytes,
     compute_producer_bytes,
+    read_chunk_certificate,
     validate_chunk_certificate,
+    verify_endorsements,
 )
 from shards.committee import draw_committee
 from shards.errors import InvalidChunkCertificate
@@ -120,3 +124,52 @@ def test_with_real_signatures():
             assert not is_good
         else:
             assert is_good
+
+
+class CountingScheme:
+    """Real signatures, and how they were verified."""
+
+    def __init__(self, scheme):
+        self._scheme = scheme
+        self.singles = self.batches = 0
+
+    def verify_batch(self, items):
+        self.batches += 1
+        return self._scheme.verify_batch(items)
+
+    def fast_aggregate_verify(self, *item):
+        self.singles += 1
+        return self._scheme.fast_aggregate_verify(*item)
+
+
+@pytest.mark.parametrize("forged", [(), (0,), (2,), (1, 2)])
+def test_those_of_a_block_in_one_check(forged):
+    """Also where two errors would cancel each other out in a sum."""
+    town = Town([100] * 4, RealKeys())
+    scheme = CountingScheme(town.scheme)
+    endorsed = []
+    for shard in (1, 2, 3):
+        header = replace(HEADER, shard=shard)
+        committee = draw_committee(SEED, shard, 5, town.powers)
+        certificate = town.certify(header, committee.members[:2])
+        endorsed.append(
+            read_chunk_certificate(
+                header, certificate, committee, town.validators, CHAIN
+            )
+        )
+    signatures = [each.signature for each in endorsed]
+    for index, other in zip(forged, reversed(forged), strict=True):
+        wrong = signatures[other if other != index else index - 1]
+        changes = {"signature": wrong}
+        endorsed[index] = dataclasses.replace(endorsed[index], **changes)
+    if forged:
+        match = f"of the chunk of shard {forged[0] + 1}$"
+        with pytest.raises(InvalidChunkCertificate, match=match):
+            verify_endorsements(endorsed, scheme)
+        assert (scheme.batches, scheme.singles) == (1, forged[0] + 1)
+    else:
+        verify_endorsements(endorsed, scheme)
+        assert (scheme.batches, scheme.singles) == (1, 0)
+        verify_endorsements(endorsed[:1], scheme)
+        assert (scheme.batches, scheme.singles) == (1, 1)
+        verify_endorsements([], scheme)
