@@ -19,7 +19,6 @@ Calls block on the disk, and may come from several threads at once.  A worker re
 files of pinned parts by itself, by `get_part_path`.
 """
 
-import errno
 import logging
 import os
 import shutil
@@ -129,22 +128,27 @@ class PieceStore:
             if digest in self._sizes:
                 return
             self._make_room(len(data))
-            # Counted before it is written, so that threads share the room.
-            self._sizes[digest] = len(data)
+            # Taken before it is written, so that threads share what is left.
             self.used_bytes += len(data)
             self._counter += 1
             temporary = self.folder / f"new-{os.getpid()}-{self._counter}"
-        path = get_part_path(self.folder, digest)
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            temporary.write_bytes(data)
-            temporary.rename(path)
+            self._write(digest, data, temporary)
         except OSError as error:
-            self._forget(digest)
+            with self._lock:
+                self.used_bytes -= len(data)
             temporary.unlink(missing_ok=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull(f"no room for weights: {error.strerror}") from error
-            raise DiskFull(f"{path}: {error.strerror}") from error
+            raise DiskFull(f"{self.folder}: {error.strerror}") from error
+        with self._lock:
+            if digest in self._sizes:
+                self.used_bytes -= len(data)
+            self._sizes[digest] = len(data)
+
+    def _write(self, digest: bytes, data: bytes, temporary: Path) -> None:
+        path = get_part_path(self.folder, digest)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.rename(path)
 
     def get(self, digest: bytes) -> bytes | None:
         """Return a part, compared with its name; None where it is not here.
