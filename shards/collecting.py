@@ -203,6 +203,8 @@ class Collecting:
         """Keep a verified certificate, and see whom it convicts."""
         state = self._state
         candidate.certificate = certificate
+        key = state.get_key(candidate.header.producer)
+        state.absentees.discard(place.slot.shard, key)
         candidate.pool = EndorsementPool()
         candidate.produced = None
         state.emit(CertificateReady(CertifiedChunk(candidate.header, certificate)))

@@ -193,6 +193,7 @@ class Desk:
                 self._producing.on_repeat(place)
             case Timer.TURN:
                 if 0 <= place.turn < place.last_rank:
+                    self._producing.note_silence(place)
                     place.turn += 1
                     self._set_turn_timer(place)
                     self._endorsing.consider(place)
@@ -200,8 +201,10 @@ class Desk:
 
     def _set_turn_timer(self, place: SlotState) -> None:
         if place.turn < place.last_rank:
-            delay_ms = self._state.config.delta_ms
-            self._state.emit(SetTimer(Timer.TURN, place.slot, delay_ms))
+            state, shard = self._state, place.slot.shard
+            key = state.get_key(place.producers[place.turn])
+            delay_ms = state.absentees.compute_turn_ms(shard, key)
+            state.emit(SetTimer(Timer.TURN, place.slot, delay_ms))
 
     def _restore(self) -> None:
         """Go on with what we signed before a restart."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from consensus.records import Floor
 from consensus.scheme import SignatureScheme, Signer
 from primitives.types import Epoch, ShardId, View
+from shards.absentees import Absentees
 from shards.candidates import Candidate, SlotState
 from shards.certificate import compute_endorsement_bytes, compute_producer_bytes
 from shards.effects import Effect, Reason, Refuse, Send, SignedRecord
@@ -35,6 +36,8 @@ class DeskConfig:
     chain_id: bytes
     delta_ms: int
     """Delta: how long a message takes at most while the network is well."""
+    brief_turn_ms: int
+    """How long a producer is awaited that was silent: see `Absentees`."""
     scheme: SignatureScheme
     signer: Signer | None
     """Our key; None for a node that only listens."""
@@ -58,6 +61,7 @@ class DeskState:
         self.parent = b""
         self.leaders: tuple[int, ...] = ()
         self.producible: frozenset[ShardId] = frozenset()
+        self.absentees = Absentees(config.delta_ms, config.brief_turn_ms)
         self._productions: dict[Slot, ProducerSignature] = {}
         self._endorsements: dict[Slot, Endorsement] = {}
         self._effects: list[Effect] = []
@@ -96,6 +100,8 @@ class DeskState:
         )
         self.base = None
         self.slots.clear()
+        keys = (each.public_key for each in roles.validators.validators)
+        self.absentees.retain(roles.shards, keys)
 
     def open_slot(self, slot: Slot, sender: bytes | None) -> SlotState | None:
         """Return what we remember of a slot, or refuse what came about it."""
@@ -143,6 +149,10 @@ class DeskState:
                 del records[slot]
 
     # What we know
+
+    def get_key(self, producer: int) -> bytes:
+        """Return a validator's public key."""
+        return self.roles.validators.validators[producer].public_key
 
     def is_includable(self, place: SlotState, candidate: Candidate) -> bool:
         """Tell whether a block of this view on our parent may hold the chunk."""

@@ -95,6 +95,13 @@ class Producing:
         if candidate is not None and candidate.certificate is None:
             self._send(place, candidate)
 
+    def note_silence(self, place: SlotState) -> None:
+        """A turn is over; remember whose, if it had no reason to let it pass."""
+        state = self._state
+        if not self._has_open(place):
+            key = state.get_key(place.producers[place.turn])
+            state.absentees.add(place.slot.shard, key)
+
     def _is_our_turn(self, place: SlotState) -> bool:
         state, slot = self._state, place.slot
         base = state.base
@@ -135,9 +142,18 @@ class Producing:
                 age = state.view - other.slot.created_view
                 if candidate.status is Status.GOOD and age <= PATIENCE_VIEWS:
                     return True
-                if other is place and candidate.status is not Status.BAD:
+                if other is place and self._is_promising(place, candidate):
                     return True
         return False
+
+    def _is_promising(self, place: SlotState, candidate: Candidate) -> bool:
+        """Tell whether a chunk of the slot may be good for all that we know.
+
+        One that no block on our parent can hold, or that came with a witness of no
+        use, is as good as none: else its producer could fill slots with them.
+        """
+        is_useless = candidate.status in (Status.BAD, Status.SPOILT)
+        return not is_useless and self._state.is_includable(place, candidate)
 
     def _send(self, place: SlotState, candidate: Candidate) -> None:
         state, produced = self._state, candidate.produced

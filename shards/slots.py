@@ -37,6 +37,20 @@ MAX_PRODUCERS = MAX_RANKED_HOSTS + CUSTODIANS
 """Different chunks that one slot can see from honest and lying producers together."""
 
 
+def compute_brief_turn_ms(interval_ms: int, delta_ms: int) -> int:
+    """Return how long a producer is awaited that let its last turn pass.
+
+    A slot is over when its view is, and a view may last no longer than the interval
+    between two blocks.  Within that every rank has its turn after silent ones, or
+    silent hosts would keep custodians from ever having one.
+
+    Args:
+        interval_ms: Between the times of two blocks.
+        delta_ms: How long a message takes at most while the network is well.
+    """
+    return min(delta_ms, interval_ms // MAX_PRODUCERS)
+
+
 class Slot(Record):
     """Where a chunk belongs; at most one chunk of a shard per view of an epoch."""
 

@@ -57,6 +57,7 @@ from shards.messages import (
     ProducedChunk,
     decode_message,
 )
+from shards.slots import compute_brief_turn_ms
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class ChunkService:
         config = DeskConfig(
             chain_id=chain.chain_id,
             delta_ms=params.delta_ms,
+            brief_turn_ms=compute_brief_turn_ms(params.interval_ms, params.delta_ms),
             scheme=scheme,
             signer=signer,
         )

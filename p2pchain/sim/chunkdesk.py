@@ -36,6 +36,7 @@ from shards.messages import (
     encode_message,
 )
 from shards.roles import Roles
+from shards.slots import compute_brief_turn_ms
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -75,10 +76,14 @@ class ChunkDesk:
         self._saved = self._load_saved()
         self._roles = chain.tree.final.child_epoch.roles
         self._epoch = self._roles.epoch
+        params = node.world.params
         self.desk = Desk(
             DeskConfig(
                 chain_id=node.world.chains.chain_id,
-                delta_ms=node.world.params.delta_ms,
+                delta_ms=params.delta_ms,
+                brief_turn_ms=compute_brief_turn_ms(
+                    params.interval_ms, params.delta_ms
+                ),
                 scheme=node.world.keys.scheme,
                 signer=node.signer,
             ),

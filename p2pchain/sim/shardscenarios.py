@@ -18,6 +18,7 @@ from p2pchain.sim.signatures import KeyRing
 from p2pchain.sim.treechain import TreeChain
 from p2pchain.sim.villains.cast import CHUNK_CAST
 from p2pchain.sim.villains.chunk_withholder import SilentProducer, StaleKeeper
+from p2pchain.sim.villains.lying_producer import StubbornLiar
 from p2pchain.sim.villains.trapper import Trapper
 from p2pchain.sim.world import Setup, World
 from shards.messages import Certified, Endorsement, Message, ProducedChunk
@@ -217,6 +218,25 @@ def run_silent_hosts(seed: int, chain: str, keys: KeyRing | None) -> World:
     return finish(world)
 
 
+def run_hostile_hosts(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """The only hosts fill their slots with what is of no use, always in one way."""
+    names = frozenset("fg")
+    setup = Setup(
+        chain="tree",
+        size=7,
+        epoch_blocks=4 if seed % 2 else 12,
+        villains=names,
+        hosts=names,
+        is_relaying=seed % 3 == 0,
+    )
+    world = World(seed, setup, keys)
+    for name in sorted(names):
+        world.corrupt(name, StubbornLiar)
+    world.start()
+    world.run(30_000)
+    return finish(world)
+
+
 def run_stale_certificate(seed: int, chain: str, keys: KeyRing | None) -> World:
     """One keeps certificates for more than K views, in which nobody else makes any."""
     setup = Setup(chain="tree", epoch_blocks=60, villains=frozenset("d"))
@@ -277,6 +297,8 @@ SHARD_SCENARIOS: dict[str, Scenario] = {
     "shards-resharding": run_resharding,
     "shards-resharding-apart": run_resharding_apart,
     "shards-no-hosts": run_no_hosts,
+    "shards-silent-hosts": run_silent_hosts,
+    "shards-hostile-hosts": run_hostile_hosts,
     "shards-stale-certificate": run_stale_certificate,
     "shards-lying-pair": run_cast("lying producer", "credulous endorser"),
     "shards-double-pair": run_cast("double producer", "credulous endorser"),

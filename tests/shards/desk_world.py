@@ -400,7 +400,11 @@ class World:
 
     def get_config(self, key):
         return DeskConfig(
-            chain_id=CHAIN, delta_ms=DELTA_MS, scheme=self.town.scheme, signer=key
+            chain_id=CHAIN,
+            delta_ms=DELTA_MS,
+            brief_turn_ms=DELTA_MS // 3,
+            scheme=self.town.scheme,
+            signer=key,
         )
 
     def get_leader(self, view):

@@ -19,6 +19,7 @@ from consensus.records import Floor
 from consensus.wal import encode_header, encode_records, scan_wal
 from shards import effects as fx
 from shards import events as ev
+from shards.absentees import Absentees
 from shards.certificate import CertifiedChunk, compute_producer_bytes
 from shards.chunk import compute_chunk_hash
 from shards.desk import Desk
@@ -35,7 +36,7 @@ from shards.messages import (
 )
 from shards.producers import ProducerTable, ShardProducers
 from shards.roles import Roles
-from shards.slots import MAX_PRODUCERS, Slot, get_slot
+from shards.slots import MAX_PRODUCERS, Slot, compute_brief_turn_ms, get_slot
 
 TOWN = Town([10] * 7)
 TABLE = ProducerTable((ShardProducers(1, (0, 1, 2), (4, 5, 6)),))
@@ -46,6 +47,7 @@ def config(index):
     return DeskConfig(
         chain_id=CHAIN,
         delta_ms=500,
+        brief_turn_ms=150,
         scheme=TOWN.scheme,
         signer=None if index is None else TOWN.keys[index],
     )
@@ -204,6 +206,83 @@ def test_the_second_in_rank_does_not_follow_the_first():
     bench.receive(bench.make(FIRST))
     bench.tick()
     assert not bench.get(fx.Build)
+
+
+def get_turn_ms(bench):
+    """Return how long the first in rank is awaited in this view."""
+    (timer,) = bench.get(fx.SetTimer)
+    assert timer.timer is ev.Timer.TURN
+    return timer.delay_ms
+
+
+def test_who_let_a_turn_pass_is_awaited_briefly_until_it_certifies_a_chunk():
+    views = [v for v in range(1, 60) if ROLES.get_producers(Slot(0, 1, v))[0] == FIRST]
+    bench = Bench(STRANGER, view=views[0])
+    assert get_turn_ms(bench) == 500
+    bench.tick()
+    assert get_turn_ms(bench) == 500, "of the second, who was never silent"
+    bench.enter(views[1])
+    assert get_turn_ms(bench) == 150
+    # A chunk that is not certified is a promise and no more.
+    produced = bench.make(FIRST)
+    bench.receive(produced)
+    bench.tick()
+    bench.enter(views[2])
+    assert get_turn_ms(bench) == 150
+    header = bench.make(FIRST).header
+    certificate = TOWN.certify(header, ROLES.get_committee(get_slot(header)).members)
+    bench.receive(Certified(CertifiedChunk(header, certificate)))
+    bench.enter(views[3])
+    assert get_turn_ms(bench) == 500
+
+
+def test_who_has_a_reason_to_be_silent_is_not_marked():
+    """A certified chunk waits for a block, so nobody should make another one."""
+    bench = Bench(STRANGER)
+    header = bench.make(SECOND).header
+    certificate = TOWN.certify(header, ROLES.get_committee(get_slot(header)).members)
+    bench.receive(Certified(CertifiedChunk(header, certificate)))
+    for view in range(2, 5):
+        bench.enter(view)
+        assert get_turn_ms(bench) == 500
+        for _ in range(5):
+            bench.tick()
+
+
+def test_marks_end_with_the_set():
+    keys = {each.public_key for each in ROLES.validators.validators}
+    absentees = Absentees(500, 150)
+    for key in keys:
+        absentees.add(1, key)
+        absentees.add(2, key)
+    kept = min(keys)
+    absentees.retain([1], [kept])
+    times = {(s, k): absentees.compute_turn_ms(s, k) for s in (1, 2) for k in keys}
+    assert times == {place: 150 if place == (1, kept) else 500 for place in times}
+
+
+@pytest.mark.parametrize("interval_ms", [1000, 250, 60_000])
+def test_within_an_interval_every_rank_has_its_turn_after_silent_ones(interval_ms):
+    brief_ms = compute_brief_turn_ms(interval_ms, 500)
+    assert (MAX_PRODUCERS - 1) * brief_ms < interval_ms
+    assert brief_ms <= 500
+
+
+@pytest.mark.parametrize("fault", ["spoilt", "stray"])
+def test_a_chunk_of_no_use_makes_room_for_the_second(fault):
+    slots = [Slot(0, 1, view) for view in range(1, 50)]
+    slot = next(s for s in slots if ROLES.get_producers(s)[1] in ROLES.get_committee(s))
+    first, second = ROLES.get_producers(slot)[:2]
+    bench = Bench(second, view=slot.created_view)
+    if fault == "stray":
+        bench.receive(bench.make(first, anchor=bytes([9]) * 32))
+        assert not bench.get(fx.Execute)
+    else:
+        bench.receive(bench.make(first))
+        bench.execute(ev.Judgement.SPOILT)
+    assert not bench.get(fx.Build)
+    bench.tick()
+    assert bench.get(fx.Build)
 
 
 def test_a_bad_chunk_of_the_first_makes_room_for_the_second():

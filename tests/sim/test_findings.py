@@ -3,15 +3,12 @@
 Every test failed before its bug was mended; docs/log.md tells their stories.
 """
 
-import pytest
-
 from consensus.effects import Reason
 from consensus.leader import compute_leader
 from consensus.messages import Notarize, Proposal, Propose
 from consensus.place import find_fault
 from p2pchain.sim.progress import compute_limit_ms
 from p2pchain.sim.runner import Job, run_job
-from p2pchain.sim.shardscenarios import run_silent_hosts
 from p2pchain.sim.world import Setup, World
 
 FAR = 2**62
@@ -62,9 +59,7 @@ def test_who_lost_log_and_chain_signs_nothing_in_epochs_that_it_forgot():
     assert not outcome.failure
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="two hosts' turns are as long as a view, so custodians never have one",
-)
 def test_a_shard_goes_on_when_its_only_hosts_are_silent():
-    run_silent_hosts(1, "tree", None)
+    """Silent hosts 1: their turns took the whole view, and custodians had none."""
+    outcome = run_job(Job(1, "shards-silent-hosts", "tree", False))
+    assert not outcome.failure

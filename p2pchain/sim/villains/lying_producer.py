@@ -37,6 +37,8 @@ class LyingDesk(VillainDesk):
     """Every second chunk is a lie of some kind."""
 
     lies: tuple[str, ...] = LIES
+    share = 0.5
+    """Of its chunks."""
 
     def __init__(self, node: "Node", chain: "TreeChain") -> None:
         super().__init__(node, chain)
@@ -46,7 +48,7 @@ class LyingDesk(VillainDesk):
         """Build a chunk, and perhaps change it."""
         produced = super().produce(effect)
         self._lie = ""
-        if produced is None or self.luck.random() < 0.5:
+        if produced is None or self.luck.random() < 1 - self.share:
             return produced
         self._lie = self.luck.choice(self.lies)
         header = self._change(produced.header, effect)
@@ -128,6 +130,22 @@ class LyingProducer(DeskVillain):
     """Lies whenever it is its turn."""
 
     desk_kind = LyingDesk
+
+
+class StubbornDesk(LyingDesk):
+    """One kind of lie, in every chunk."""
+
+    share = 1.0
+
+    def __init__(self, node: "Node", chain: "TreeChain") -> None:
+        super().__init__(node, chain)
+        self.lies = (self.luck.choice(LIES),)
+
+
+class StubbornLiar(DeskVillain):
+    """Whoever waits for a good chunk of it waits in vain."""
+
+    desk_kind = StubbornDesk
 
 
 class BackdatingDesk(LyingDesk):
