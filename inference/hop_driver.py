@@ -129,6 +129,7 @@ class HopDriver:
         )
         self._computing = trio.CancelScope()
         self._is_released = False
+        self._must_leave = False
         self._nursery: trio.Nursery
 
     async def run(self) -> None:
@@ -181,7 +182,12 @@ class HopDriver:
         if stream is not None:
             stream.abort()
 
-    def post(self, event: PoolChanged | GivingUp | LeavingSoon) -> None:
+    def leave(self) -> None:
+        """Tell the requester that it should take another hop."""
+        self._must_leave = True
+        self.post(PoolChanged())
+
+    def post(self, event: PoolChanged | GivingUp) -> None:
         """Hand in an event from outside; it may be dropped when the inbox is full.
 
         A full inbox means that events are being handled, and each of them looks at
@@ -289,6 +295,9 @@ class HopDriver:
         """Do what the state machine asks for, until it asks for nothing more."""
         # Another session's payment may have come while the inbox was full.
         pending: deque[Event] = deque([event, PoolChanged()])
+        if self._must_leave:
+            self._must_leave = False
+            pending.append(LeavingSoon())
         while pending:
             for effect in self.session.handle(pending.popleft(), compute_now_us()):
                 follow_up = await self._do(effect)

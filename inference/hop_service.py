@@ -24,7 +24,7 @@ from inference.hop_admission import (
     validate_open,
 )
 from inference.hop_driver import CLEANUP_S, HopDriver, compute_now_us
-from inference.hop_events import GivingUp, LeavingSoon, PoolChanged, Side
+from inference.hop_events import GivingUp, PoolChanged, Side
 from inference.hop_ports import HopLimits, HopPorts, Stream
 from inference.kept_outputs import OutputBudget
 from inference.messages import (
@@ -70,7 +70,7 @@ class HopService:
         """Take no new sessions and ask the open ones to move to another provider."""
         self._is_stopping = True
         for driver in self._drivers.values():
-            driver.post(LeavingSoon())
+            driver.leave()
 
     def stop(self) -> None:
         """Take no new sessions and end the open ones; their handlers return soon."""

@@ -2,8 +2,8 @@
 A gateway: prompts in, routes chosen, channels filled, sessions run, text out.
 
     tokens -> route -> channels -> session -> Started, Delta ..., Finished
-                ^                     |
-                +-- refused: again ---+
+                ^                   |   ^
+                +-- refused: again -+   +-- a hop is lost: another one (rerouting.py)
 
 The session runs as a task of the gateway's own nursery; the reader's generator only
 listens.  A reader that leaves cancels the session, which still pays what it got and
@@ -14,7 +14,8 @@ may be mended and the reader notices nothing, so `Started` comes with the first 
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from statistics import median_low
 
 import trio
@@ -56,6 +57,7 @@ from p2pchain.api.errors import (
 from p2pchain.errors import TransactionFailed
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool, Need
+from p2pchain.node.rerouting import Rerouting
 from p2pchain.node.retries import Retries
 from p2pchain.node.route_finder import EXPECTED_TOKENS, FoundHop, RouteFinder
 from p2pchain.node.treasury import Treasury
@@ -184,25 +186,39 @@ class Gateway:
             if self._is_stopping:
                 raise ShuttingDown("the node stops")
             route = self._routes.find(len(prompt), max_tokens)
+            self._routes.begin(route)
             needs = [Need(h.registration, len(prompt), max_tokens) for h in route]
             await self._fill(needs)
             with self._pool.reserve(needs) as channels:
                 plan = self._build_plan(route, channels, prompt, max_tokens, retries)
-                report = _Report(route)
-                running, receiver = self._start(plan, sampling)
-                try:
-                    async with receiver:
-                        async for token in receiver:
-                            if not report.laps:
-                                yield _build_started(plan, route)
-                            report.add(token)
-                            yield Delta(text=token.text)
-                finally:
-                    running.session.cancel()
-                    with trio.CancelScope(shield=True):
-                        await running.ended.wait()
+                report = _Report()
+                rerouting = Rerouting(
+                    self._routes,
+                    self._pool,
+                    retries,
+                    layers=self.worker.info.layers,
+                    answer_tokens=max_tokens,
+                    route=route,
+                    plans=plan.hops,
+                    build_plan=_plan_hop,
+                )
+                with closing(rerouting):
+                    running, receiver = self._start(plan, sampling, rerouting)
+                    self._prepare(route, needs[0])
+                    try:
+                        async with receiver:
+                            async for token in receiver:
+                                if not report.laps:
+                                    yield _build_started(plan, route)
+                                report.add(token)
+                                yield Delta(text=token.text)
+                    finally:
+                        running.session.cancel()
+                        with trio.CancelScope(shield=True):
+                            await running.ended.wait()
             error, summary = running.error, running.summary
             if error is None:
+                self._praise(summary, rerouting)
                 break
             if report.laps or not await retries.allow(
                 error, running.session.summary, route
@@ -254,6 +270,34 @@ class Gateway:
             text = f"the chain refused to open or fill a channel: {error}"
             raise TransactionRejected(text, reason=error.code) from error
 
+    def _prepare(self, route: tuple[FoundHop, ...], need: Need) -> None:
+        """Open channels to those who could take over, while nobody waits for it."""
+        backups = self._routes.find_backups(route)
+        needs = [replace(need, registration=each.registration) for each in backups]
+        if needs and self._nursery is not None:
+            self._nursery.start_soon(self._fill_ahead, needs)
+
+    async def _fill_ahead(self, needs: list[Need]) -> None:
+        try:
+            await self._pool.fill(needs)
+        except P2PChainError as error:
+            log.info("no channels to replacements yet: %s", error)
+
+    def _praise(self, summary: SessionSummary | None, rerouting: Rerouting) -> None:
+        """Note who has served to the end."""
+        if summary is None:
+            return
+        peers = [hop.plan.peer_id for hop in summary.hops[: summary.route_hops]]
+        found = (rerouting.get_found(peer_id) for peer_id in peers)
+        self._routes.succeed(each for each in found if each is not None)
+        if summary.recoveries:
+            log.info(
+                "session %s: mended %d times, %d ms without a token at most",
+                summary.session_id.hex()[:8],
+                summary.recoveries,
+                summary.longest_gap_us // 1000,
+            )
+
     def _build_plan(
         self,
         route: tuple[FoundHop, ...],
@@ -278,12 +322,13 @@ class Gateway:
         )
 
     def _start(
-        self, plan: SessionPlan, sampling: SamplingParams
+        self, plan: SessionPlan, sampling: SamplingParams, rerouting: Rerouting
     ) -> tuple[_Running, trio.MemoryReceiveChannel[TokenEvent]]:
         if self._nursery is None:
             raise NotReady("the gateway is starting; try again in a moment")
         sender, receiver = trio.open_memory_channel[TokenEvent](WAITING_TOKENS)
-        running = _Running(RequesterSession(self._ports, plan, sampling), sender)
+        ports = replace(self._ports, finder=rerouting)
+        running = _Running(RequesterSession(ports, plan, sampling), sender)
         self._open.add(running.session)
         self._nursery.start_soon(self._run_session, running)
         return running, receiver
@@ -307,7 +352,6 @@ class Gateway:
 class _Report:
     """What the hops said of their time, and we saw of it, step by step."""
 
-    route: tuple[FoundHop, ...]
     laps: list[TokenEvent] = field(default_factory=list)
     """Tokens that the reader got."""
 
@@ -324,25 +368,29 @@ class _Report:
             lap_us=median_low(laps_us) if laps_us else 0,
             hops=tuple(
                 HopReport(
-                    name=found.hop.name,
-                    node_key=found.hop.node_key,
-                    start=found.hop.start,
-                    end=found.hop.end,
+                    name=part.plan.node_name,
+                    node_key=part.plan.peer_id,
+                    start=part.plan.start,
+                    end=part.plan.end,
                     steps=part.steps,
-                    step_us=self._compute_step_us(index, decodes or self.laps),
+                    step_us=_compute_step_us(part.plan.peer_id, decodes or self.laps),
                     price=part.price_atoms,
                     channel_id=part.plan.channel_id,
                     vouchers=part.vouchers,
                 )
-                for index, (found, part) in enumerate(
-                    zip(self.route, summary.hops, strict=True)
-                )
+                for part in summary.hops
             ),
         )
 
-    def _compute_step_us(self, index: int, tokens: list[TokenEvent]) -> int:
-        times = [t.hops[index].compute_us for t in tokens if index < len(t.hops)]
-        return median_low(times) if times else 0
+
+def _compute_step_us(peer_id: bytes, tokens: list[TokenEvent]) -> int:
+    times = [
+        timing.compute_us
+        for token in tokens
+        for peer, timing in zip(token.route, token.hops, strict=True)
+        if peer == peer_id
+    ]
+    return median_low(times) if times else 0
 
 
 def _build_started(plan: SessionPlan, route: tuple[FoundHop, ...]) -> Started:

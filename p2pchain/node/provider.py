@@ -49,8 +49,10 @@ rarely when the chain goes on refusing, because each attempt costs a fee."""
 FLUSH_S = 1.0
 """What a power cut can cost us of customers' payments."""
 MEASURED_STEPS = 5
-DRAIN_S = 3.0
-"""What open sessions get to say goodbye when the node stops."""
+DRAIN_S = 5.0
+"""What open sessions get to move to another provider when the node stops."""
+STOP_S = 2.0
+"""What those that did not get to say goodbye."""
 MEASURE_SESSION = b"measure".ljust(32, b"\0")
 
 
@@ -147,13 +149,22 @@ class Provider:
             log.info("serving layers [%d, %d)", *self.worker.layers)
 
     async def drain(self) -> None:
-        """Take no more sessions, end the open ones, and wait until they are filed."""
+        """Take no more sessions and wait until the open ones are over and filed.
+
+        They are asked to move to other providers, and ended if they do not.
+        """
         self._is_active = False
-        self.hops.stop()
+        self.hops.leave()
         with trio.move_on_after(DRAIN_S):
-            while self.hops.sessions:
-                await trio.sleep(0.05)
+            await self._wait_idle()
+        self.hops.stop()
+        with trio.move_on_after(STOP_S):
+            await self._wait_idle()
         self._book.flush()
+
+    async def _wait_idle(self) -> None:
+        while self.hops.sessions:
+            await trio.sleep(0.05)
 
     async def _serve_hop(self, peer_id: bytes, stream: Stream) -> None:
         await self.hops.serve_hop(stream)

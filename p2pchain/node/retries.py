@@ -82,14 +82,14 @@ class Retries:
         if isinstance(error, HopRefused) and error.code == RefuseCode.UNPAID:
             plans = (hop.plan for hop in summary.hops)
             plan = next(p for p in plans if p.peer_id == error.peer_id)
-            return self._acknowledge(plan, error.owed_units)
+            return self.acknowledge(plan, error)
         is_unlike = isinstance(error, HopRefused) and error.code in _UNLIKE_STATE
         if is_unlike and await self._wait_for_block():
             return True
         self._others += 1
         return self._routes.avoid(culprit.registration) and self._others <= MAX_OTHERS
 
-    def _acknowledge(self, plan: HopPlan, owed_units: int) -> bool:
+    def acknowledge(self, plan: HopPlan, error: HopRefused) -> bool:
         """Plan to pay arrears, where they can be true.
 
         An ended session leaves at most one step unpaid, so nobody owes more than the
@@ -98,6 +98,7 @@ class Retries:
         if plan.peer_id in self._acknowledged:
             return False
         self._acknowledged.add(plan.peer_id)
+        owed_units = error.owed_units
         layers = plan.end - plan.start
         price = PREFILL_TOKENS * layers * max(plan.input_price, plan.output_price)
         if not 0 < owed_units <= -(-price // plan.unit_price):

@@ -2,17 +2,18 @@
 Which providers a request goes through, as the chain and the network show them now.
 
 Offers are the active registrations of our model and profile.  Whoever has just refused
-or was out of reach is avoided for a while, as long as others cover its layers.
+or was lost is avoided for a while (market/breaker.py), as long as others cover its
+layers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-import trio
-
 from chain.contracts.registration import Registration, RegistrationStatus
+from inference.hop_driver import compute_now_us
 from inference.model_info import ModelInfo
 from market import errors as market_errors
+from market.breaker import Breaker
 from market.offer import Link, Offer, Request
 from market.route import find_routes
 from network.network import Network
@@ -25,8 +26,7 @@ ATOMS_PER_MS = 10
 """The value of time in a route's choice: a millisecond less per token is worth it."""
 EXPECTED_TOKENS = 64
 """Of an answer, for the choice of a route; what is paid is what comes."""
-AVOID_S = 30.0
-"""What a restart of a provider and its worker takes."""
+NOBODY: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,7 @@ class RouteFinder:
         self._network = network
         self._names = names
         self._profile = get_profile_hash(info)
-        self._avoided: dict[bytes, float] = {}
-        """Until when, by offer; in trio's seconds."""
+        self._breaker = Breaker()
 
     def find(
         self, input_tokens: int = 1, max_tokens: int = EXPECTED_TOKENS
@@ -73,31 +72,83 @@ class RouteFinder:
         Raises:
             NoRoute: Some layers have no active provider.
         """
-        offers = self._list_offers()
-        fresh = {k: v for k, v in offers.items() if not self._is_avoided(k)}
+        layers = (0, self._info.layers)
+        return self._find_fresh(layers, NOBODY, input_tokens, max_tokens)
+
+    def find_part(
+        self, layers: tuple[int, int], excluded: Container[bytes], input_tokens: int
+    ) -> tuple[FoundHop, ...]:
+        """Return the best route through some layers.
+
+        Args:
+            layers: The range [start, end).
+            excluded: Node keys that are not to be used.
+            input_tokens: Positions to compute before the next token.
+
+        Raises:
+            NoRoute: Some of them have no other active provider.
+        """
+        return self._find_fresh(layers, excluded, input_tokens, EXPECTED_TOKENS)
+
+    def find_backups(self, route: Iterable[FoundHop]) -> list[FoundHop]:
+        """Return who could take over from each hop of a route, where there is one."""
+        hops = [found.hop for found in route]
+        nodes = {hop.node_key for hop in hops}
+        backups: list[FoundHop] = []
+        for hop in hops:
+            try:
+                backups += self.find_part((hop.start, hop.end), nodes, 1)
+            except NoRoute:
+                continue
+        return backups
+
+    def _find_fresh(
+        self,
+        layers: tuple[int, int],
+        excluded: Container[bytes],
+        input_tokens: int,
+        max_tokens: int,
+    ) -> tuple[FoundHop, ...]:
+        """Return the best route, without those to avoid if there is one."""
+        offers = {
+            name: each
+            for name, each in self._list_offers().items()
+            if each.node_key not in excluded
+        }
+        now_us = compute_now_us()
+        fresh = {k: v for k, v in offers.items() if self._breaker.may_use(k, now_us)}
         try:
             try:
-                return self._find(fresh, input_tokens, max_tokens)
+                return self._find(layers, fresh, input_tokens, max_tokens)
             except market_errors.NoRoute:
-                return self._find(offers, input_tokens, max_tokens)
+                return self._find(layers, offers, input_tokens, max_tokens)
         except market_errors.NoRoute as error:
             raise NoRoute(str(error)) from error
 
+    # What became of them
+
+    def begin(self, route: Iterable[FoundHop]) -> None:
+        """Note that a session uses these providers."""
+        now_us = compute_now_us()
+        for found in route:
+            self._breaker.begin(_build_name(found.registration), now_us)
+
+    def succeed(self, route: Iterable[FoundHop]) -> None:
+        """Note that they have served to the end."""
+        for found in route:
+            self._breaker.succeed(_build_name(found.registration))
+
     def avoid(self, registration: Registration) -> bool:
         """Leave a provider out for a while; False if there is no way without it."""
-        now = trio.current_time()
-        self._avoided = {k: v for k, v in self._avoided.items() if v > now}
-        self._avoided[_build_name(registration)] = now + AVOID_S
+        now_us = compute_now_us()
+        self._breaker.fail(_build_name(registration), now_us)
         offers = self._list_offers()
-        fresh = {k: v for k, v in offers.items() if not self._is_avoided(k)}
+        fresh = {k: v for k, v in offers.items() if self._breaker.may_use(k, now_us)}
         try:
-            self._find(fresh, 1, EXPECTED_TOKENS)
+            self._find((0, self._info.layers), fresh, 1, EXPECTED_TOKENS)
         except market_errors.NoRoute:
             return False
         return True
-
-    def _is_avoided(self, name: bytes) -> bool:
-        return self._avoided.get(name, 0.0) > trio.current_time()
 
     def _list_offers(self) -> dict[bytes, Registration]:
         """Return the registrations that can be used, by offer.
@@ -120,15 +171,25 @@ class RouteFinder:
         return found
 
     def _find(
-        self, offers: Mapping[bytes, Registration], input_tokens: int, max_tokens: int
+        self,
+        layers: tuple[int, int],
+        offers: Mapping[bytes, Registration],
+        input_tokens: int,
+        max_tokens: int,
     ) -> tuple[FoundHop, ...]:
+        start, end = layers
+        offers = {
+            name: each
+            for name, each in offers.items()
+            if start <= each.start and each.end <= end
+        }
         latencies_us = {
             peer.peer_id: int(peer.rtt_ms * 500)
             for peer in self._network.peers()
             if peer.rtt_ms is not None
         }
         request = Request(
-            layers=self._info.layers,
+            layers=end - start,
             input_tokens=input_tokens,
             output_tokens=min(max_tokens, EXPECTED_TOKENS),
             step_bytes=self._info.token_bytes,
@@ -136,11 +197,14 @@ class RouteFinder:
             client=self._network.peer_id,
             links=self._build_links(offers, latencies_us),
         )
-        market = [_build_offer(name, each) for name, each in offers.items()]
-        route = find_routes(market, request)[0]
+        market = [_build_offer(name, each, start) for name, each in offers.items()]
+        try:
+            route = find_routes(market, request)[0]
+        except market_errors.UncoveredLayers as error:
+            gaps = [(start + first, start + last) for first, last in error.gaps]
+            raise market_errors.UncoveredLayers(gaps) from error
         return tuple(
-            self._describe(offers[hop.offer.node], hop.start, hop.end, latencies_us)
-            for hop in route.hops
+            self._describe(offers[hop.offer.node], latencies_us) for hop in route.hops
         )
 
     def _build_links(
@@ -158,8 +222,6 @@ class RouteFinder:
     def _describe(
         self,
         registration: Registration,
-        start: int,
-        end: int,
         latencies_us: Mapping[bytes, int],
     ) -> FoundHop:
         latency_us = latencies_us.get(registration.node_key)
@@ -169,8 +231,8 @@ class RouteFinder:
             node_key=registration.node_key,
             provider=registration.account,
             shard=registration.home,
-            start=start,
-            end=end,
+            start=registration.start,
+            end=registration.end,
             input_price=registration.input_price,
             output_price=registration.output_price,
             latency_us=None if latency_us is None else 2 * latency_us,
@@ -184,10 +246,11 @@ def _build_name(registration: Registration) -> bytes:
     return registration.node_key + registration.account
 
 
-def _build_offer(name: bytes, registration: Registration) -> Offer:
+def _build_offer(name: bytes, registration: Registration, first: int) -> Offer:
+    """Return the offer in a route that begins at layer `first`."""
     return Offer.from_measurement(
         name,
-        (registration.start, registration.end),
+        (registration.start - first, registration.end - first),
         (registration.input_price, registration.output_price),
         registration.measured_us,
         divisible=False,

@@ -188,7 +188,7 @@ class ToyWorker:
 
     @property
     def status(self) -> WorkerStatus:
-        return WorkerStatus(self.state, self.reason, 1, 0, self.layers, 0, 0)
+        return WorkerStatus(self.state, self.reason, 1, 0, self.layers, 0, 0, 0)
 
     async def run(self) -> None:
         if self.starts_ready:
