@@ -12,16 +12,14 @@ the next.
 A manifest is made when the first peer asks for it, and kept; so is the frontier of one
 shard, which a node also has that does not follow all of them.  A part is read when it
 is asked for.  Both happen in slices of a few milliseconds in the thread that also
-votes, and between slices everybody else has a turn.  Who asks gets at most
-`PEER_PARTS` at a time, everybody together `ALL_PARTS` and `BYTES_PER_S`, so memory and
-the share of the processor have bounds, whatever the peers do.
+votes, and between slices everybody else has a turn.  What peers get is bounded by
+serving_limits.py.
 
 Spec: docs/protocol/14-state-sync.md
 """
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -39,6 +37,7 @@ from network.network import Network
 from network.stream import Stream
 from network.topics import Priority
 from p2pchain.node.chain_service import ChainService
+from p2pchain.node.serving_limits import ServingBudget, ServingTurns
 from p2pchain.node.state_sync_messages import (
     BLOCK,
     EPOCHS,
@@ -66,16 +65,6 @@ KEPT = 2
 """Newest snapshots that are kept: one to serve, one to finish."""
 IN_USE_S = 60.0
 """A snapshot of which a part was taken so lately is kept longer, up to `MAX_OFFERS`."""
-ALL_PARTS = 4
-"""Parts in memory at a time, 8 MiB each at the very most."""
-PEER_PARTS = 2
-"""Of these for one peer: while one travels the next is read."""
-WAITING = 32
-"""Requests that wait for their turn; more are refused at once."""
-BYTES_PER_S = 24 * 1024 * 1024
-"""Served in the mean: below half of a core, reading and sealing together, and a fifth
-of a line of 1 Gbit/s."""
-BURST_BYTES = 4 * 1024 * 1024
 SLICE_S = 0.002
 """Of work before others have a turn: a vote waits no longer than that."""
 REST = 2.0
@@ -84,10 +73,6 @@ REST = 2.0
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
-
-
-class Busy(MissingError):
-    """Too many ask at once; ask again, or somebody else."""
 
 
 @dataclass(slots=True)
@@ -122,9 +107,8 @@ class StateSyncServer:
         self._light: LightQueries = chain.queries.light
         self._kept: list[_Kept] = []
         self._making = trio.Lock()
-        self._reading = trio.CapacityLimiter(ALL_PARTS)
-        self._asking: Counter[bytes] = Counter()
-        self._budget = _Budget()
+        self._turns = ServingTurns()
+        self._budget = ServingBudget()
         self._keep()
         chain.listen(self._on_final)
         for protocol, handler in (
@@ -237,19 +221,10 @@ class StateSyncServer:
     async def _serve_part(self, peer_id: bytes, stream: Stream) -> None:
         request = decode(PartRequest, await stream.receive(), MAX_REQUEST_BYTES)
         count = self._count_buckets(request)
-        is_full = self._reading.statistics().tasks_waiting >= WAITING
-        if is_full or self._asking[peer_id] >= 2 * PEER_PARTS:
-            raise Busy("too many parts are asked for")
-        self._asking[peer_id] += 1
-        try:
-            async with self._reading:
-                data = await self._read(request, count)
-                await self._budget.spend(len(data))
-                await stream.send(data)
-        finally:
-            self._asking[peer_id] -= 1
-            if not self._asking[peer_id]:
-                del self._asking[peer_id]
+        async with self._turns.take(peer_id):
+            data = await self._read(request, count)
+            await self._budget.spend(len(data))
+            await stream.send(data)
 
     def _count_buckets(self, request: PartRequest) -> int:
         """Return how many buckets a part spans.
@@ -295,20 +270,6 @@ class StateSyncServer:
         if not proofs:
             raise MissingError(f"no proof of epoch {request.epoch}")
         return encode(ProofsAnswer(proofs))
-
-
-class _Budget:
-    """Bytes that may be served: a bucket that fills evenly."""
-
-    def __init__(self) -> None:
-        self._free_at = 0.0
-
-    async def spend(self, size: int) -> None:
-        """Return when `size` bytes more may go out."""
-        now = trio.current_time()
-        earliest = now - BURST_BYTES / BYTES_PER_S
-        self._free_at = max(self._free_at, earliest) + size / BYTES_PER_S
-        await trio.sleep(max(0.0, self._free_at - now))
 
 
 def _is_in_trio() -> bool:

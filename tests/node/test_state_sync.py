@@ -16,7 +16,7 @@ from chain.snapshot import decode_manifest
 from chain.snapshot_part import PartBody, PlacedBucket
 from network.faults import Fault
 from network.network import Network
-from p2pchain.node import part_fetcher, state_sync, state_sync_server
+from p2pchain.node import part_fetcher, serving_limits, state_sync
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.state_sync import Checkpoint, StateSync
 from p2pchain.node.state_sync_files import PartFiles
@@ -519,12 +519,12 @@ def test_questions_that_no_node_asks_cost_the_asker(world, tmp_path):
 
 def test_what_is_served_is_bounded_in_the_mean():
     async def main():
-        budget = state_sync_server._Budget()
+        budget = serving_limits.ServingBudget()
         started = trio.current_time()
         for _ in range(10):
-            await budget.spend(state_sync_server.BYTES_PER_S // 2)
+            await budget.spend(serving_limits.BYTES_PER_S // 2)
         waited = trio.current_time() - started
-        burst_s = state_sync_server.BURST_BYTES / state_sync_server.BYTES_PER_S
+        burst_s = serving_limits.BURST_BYTES / serving_limits.BYTES_PER_S
         assert 5 - burst_s <= waited <= 5
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
@@ -547,10 +547,10 @@ def test_who_asks_too_much_at_once_is_told_to_wait(world, tmp_path, monkeypatch)
                 refused.append(trio.current_time())
 
         async with trio.open_nursery() as asking:
-            for _ in range(3 * state_sync_server.PEER_PARTS):
+            for _ in range(3 * serving_limits.PEER_PARTS):
                 asking.start_soon(try_one)
-        assert len(refused) == state_sync_server.PEER_PARTS
-        assert not server.server._asking
+        assert len(refused) == serving_limits.PEER_PARTS
+        assert not server.server._turns._asking
         assert await ask(town, server, request)
 
     run(main)
