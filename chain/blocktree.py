@@ -64,7 +64,7 @@ from chain.history import History
 from chain.inclusion import InclusionJudge, build_inclusion_base
 from chain.index import Changes
 from chain.ledger import ShardLedger
-from chain.limits import compute_layer_limits, compute_share
+from chain.limits import compute_producer_limits
 from chain.opening import check_database, create_chain, drop_unfollowed, load_final
 from chain.past_chunks import FinalChunk, find_next_chunk
 from chain.pending import PendingBlocks, build_held
@@ -487,14 +487,13 @@ class BlockTree:
             and (picker.get_waiting(other) or branch.has_inbox(other))
         )
         params = self.spec.params
-        layers = compute_layer_limits(params, len(parent.heads))
         fresh = produce_chunk(
             self.spec,
             parent,
             ChunkPlace(shard, slot.epoch, slot.created_view, producer),
             inbox=branch.get_inbox(shard, params.chunk_packets),
             candidates=picker.pick(shard, lambda key: parent.view.get(shard, key)),
-            limits=compute_share(layers, 1 + busy),
+            limits=compute_producer_limits(params, len(parent.heads), 1 + busy),
             verified=self.verified,
         )
         if fresh is None:

@@ -18,7 +18,7 @@ from chain.chunk_execution import ExecutedChunk, finish_chunk
 from chain.executor import InProcess
 from chain.header import HEADER_VERSION, Header
 from chain.inclusion import InclusionJudge, build_inclusion_base
-from chain.limits import compute_block_limits, compute_layer_limits, reduce_limits
+from chain.limits import compute_root_limits, compute_total_limits, reduce_limits
 from chain.processing import (
     BlockBase,
     FindBody,
@@ -111,9 +111,8 @@ def build_chunks(
     executed, refused = execute_all(
         spec, base, None, chosen, bodies, known, verified, InProcess()
     )
-    left = compute_block_limits(spec.params, len(base.parent.heads))
-    for each in chosen:
-        left = reduce_limits(left, each.header)
+    taken = sum(each.header.work for each in chosen)
+    left = compute_root_limits(spec.params, len(base.parent.heads), taken)
     state = get_state(base, ROOT_SHARD)
     run = start_chunk(spec, base, state, left, verified)
     inbox = base.branch.get_inbox(ROOT_SHARD, spec.params.chunk_packets)
@@ -139,7 +138,7 @@ def _choose(
 ) -> list[CertifiedChunk]:
     """Return the layer shards' chunks that go in, ascending by shard."""
     inclusion = build_inclusion_base(spec, base.branch, base.view)
-    left = compute_layer_limits(spec.params, len(base.parent.heads))
+    left = compute_total_limits(spec.params, len(base.parent.heads))
     chosen: dict[ShardId, CertifiedChunk] = {}
     for each in sorted(offered, key=lambda o: o.header.created_view):
         header = each.header

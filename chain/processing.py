@@ -30,7 +30,7 @@ from chain.executor import ChunkExecutor, ChunkTask
 from chain.following import FOLLOW_ALL, Follow
 from chain.held import HeldBlock
 from chain.inclusion import InclusionJudge, build_inclusion_base
-from chain.limits import compute_block_limits, reduce_limits
+from chain.limits import compute_root_limits, compute_total_limits, reduce_limits
 from chain.params import ChainParams
 from chain.producing import ChunkPlace, build_place
 from chain.spec import ChainSpec, build_genesis_chunk
@@ -251,8 +251,9 @@ def validate_chunks(
         InvalidChunk, MissingAnchor: Says what is wrong with which.
         InvalidChunkCertificate: Likewise.
     """
-    parent = base.parent
-    limits = compute_block_limits(spec.params, len(parent.heads))
+    parent, shards = base.parent, len(base.parent.heads)
+    left = compute_total_limits(spec.params, shards)
+    taken = sum(each.header.work for each in body.chunks)
     root = body.root
     if root is not None and root.header.shard != ROOT_SHARD:
         raise InvalidChunk(f"a chunk of shard {root.header.shard} as the root shard's")
@@ -261,6 +262,8 @@ def validate_chunks(
         if header.shard <= last or header.shard not in parent.heads:
             raise InvalidChunk(f"a chunk of shard {header.shard} after one of {last}")
         last = header.shard
+        is_root = last == ROOT_SHARD
+        limits = compute_root_limits(spec.params, shards, taken) if is_root else left
         for name, claim, limit in (
             ("bytes", header.bytes, limits.bytes),
             ("work", header.work, limits.work),
@@ -269,7 +272,8 @@ def validate_chunks(
                 raise InvalidChunk(
                     f"the chunk of shard {last} has too many {name}: {claim} of {limit}"
                 )
-        limits = reduce_limits(limits, header)
+        if not is_root:
+            left = reduce_limits(left, header)
     inclusion = build_inclusion_base(spec, base.branch, base.view)
     if any(each.header.shard == ROOT_SHARD for each in body.chunks):
         raise InvalidChunk("a chunk of shard 0 with a certificate")

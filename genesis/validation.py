@@ -18,8 +18,9 @@ from shards.layout import validate_layout
 MAX_EVIDENCE_EPOCHS = 64
 """The state keeps the validator sets of so many epochs, up to 8 KiB each."""
 
-MIN_BLOCK_BYTES = 64 * 1024
-"""A chunk of every shard with its largest transaction has to fit."""
+MIN_BLOCK_BYTES = 256 * 1024
+"""Headers and certificates of as many chunks as there may ever be shards have to fit,
+130 kB, and with them the largest transaction."""
 
 
 def validate_genesis(genesis: Genesis) -> None:
