@@ -25,7 +25,9 @@ from inference.worker import ENVIRONMENT
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
 
-BUNDLED_CERTIFICATE = "certificate.hex"
+CERTIFICATES_FOLDER = "certificates"
+"""In a node's home."""
+BUNDLED_CERTIFICATE = "certificate.txt"
 """Beside the bundled model's folder."""
 PROBE_TIMEOUT_S = 600.0
 """A probe takes a second on a quiet machine; a hundred times that on a busy one."""
@@ -64,14 +66,14 @@ def obtain_certificate(directory: Path, folder: Path | None = None) -> Certifica
     config_hash = compute_config_hash(directory)
     paths = [model_dir().parent / BUNDLED_CERTIFICATE]
     if folder is not None:
-        paths.insert(0, folder / f"{config_hash.hex()}.hex")
+        paths.insert(0, _get_path(folder, config_hash))
     for path in paths:
         certificate = _load(path)
         if certificate is not None and _is_current(certificate, config_hash):
             return certificate
     certificate = run_probe("--model", str(directory))
     if folder is not None:
-        save_certificate(certificate, paths[0])
+        keep_certificate(certificate, folder)
     return certificate
 
 
@@ -168,8 +170,17 @@ def _build_death(model_type: str, complaint: str) -> Certificate:
     )
 
 
+def keep_certificate(certificate: Certificate, folder: Path) -> None:
+    """Put a certificate where `obtain_certificate` looks for it."""
+    save_certificate(certificate, _get_path(folder, certificate.config_hash))
+
+
+def _get_path(folder: Path, config_hash: bytes) -> Path:
+    return folder / f"{config_hash.hex()}.hex"
+
+
 def save_certificate(certificate: Certificate, path: Path) -> None:
-    """Keep a certificate; a reader sees the whole file or none."""
+    """Write a certificate; a reader sees the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(encode(certificate).hex() + "\n")

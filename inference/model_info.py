@@ -88,9 +88,9 @@ _DECODER_SUFFIXES = ("ForCausalLM", "LMHeadModel", "Generation")
 _REFUSED_ARCHITECTURES = {
     "zamba": "its layers share one attention block",
     "zamba2": "its layers share one attention block",
-    "recurrent_gemma": "its recurrent state cannot be rolled back",
-    "rwkv": "its recurrent state cannot be rolled back",
-    "minimax": "its linear attention state cannot be rolled back",
+    "recurrent_gemma": "it keeps its state in its layers, not in a cache",
+    "rwkv": "it keeps a state of a kind of its own",
+    "minimax": "it keeps a cache of a kind of its own",
     "gemma3n_text": "every layer needs embeddings of its own",
     "gemma4_text": "every layer needs embeddings of its own",
 }

@@ -32,11 +32,26 @@ _SIZES: dict[str, int] = {
     "max_window_layers": 2,
     # Widths
     **dict.fromkeys(
-        ("hidden_size", "n_embd", "d_model", "embedding_size", "word_embed_proj_dim"),
+        (
+            "hidden_size",
+            "n_embd",
+            "d_model",
+            "dim",
+            "embedding_size",
+            "word_embed_proj_dim",
+        ),
         HIDDEN,
     ),
     **dict.fromkeys(
-        ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner", "dff"), 48
+        (
+            "intermediate_size",
+            "ffn_dim",
+            "ffn_hidden_size",
+            "hidden_dim",
+            "n_inner",
+            "dff",
+        ),
+        48,
     ),
     "expert_ffn_hidden_size": 16,
     "moe_intermediate_size": 16,

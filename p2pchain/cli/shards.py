@@ -76,8 +76,9 @@ def run_split(args: Namespace, output: Output) -> None:
 
 
 def run_model(args: Namespace, output: Output) -> None:
-    """Propose a model; its files are hashed here."""
+    """Propose a model; its files are hashed and its class is probed here."""
     # Not before it is needed: it reads weights, which takes a while.
+    from inference.certify import require_certificate
     from inference.model_info import load_model
     from p2pchain.node.initialise import (
         build_model_record,
@@ -86,6 +87,7 @@ def run_model(args: Namespace, output: Output) -> None:
     )
 
     folder = resolve_model_dir(args.model)
+    require_certificate(folder)
     record = build_model_record(load_model(folder, get_model_name(args.model)).info)
     if args.min_collateral is not None:
         record = replace(record, min_collateral=args.min_collateral)

@@ -2,7 +2,8 @@
 A new network on this machine: genesis, one home per validator, and a gateway's.
 
     DIR/genesis.json
-    DIR/node0 .. node(N-1)     validators; together they host every layer of the model
+    DIR/node0 .. node(N-1)     validators; together they host every layer of the model,
+                               each range on as many of them as there are replicas
     DIR/gateway                no stake, no layers; a wallet and the OpenAI API
 
 Every home has a phrase of its own, from which all its keys follow.  Stake and first
@@ -31,6 +32,11 @@ from genesis.genesis import (
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.validation import validate_genesis
 from inference.bundled.paths import model_dir
+from inference.certify import (
+    CERTIFICATES_FOLDER,
+    keep_certificate,
+    require_certificate,
+)
 from inference.model_info import ModelInfo, load_model_info
 from network.endpoint import Endpoint
 from p2pchain.errors import ConfigError
@@ -152,6 +158,7 @@ def create_network(
     time_ms: int,
     is_devnet: bool,
     port_base: int | None = None,
+    replicas: int = 1,
     choices: Mapping[str, int] = MappingProxyType({}),
     report: Report = lambda line: None,
 ) -> NewNetwork:
@@ -166,6 +173,7 @@ def create_network(
         is_devnet: Keystores guard nothing: cheap scrypt, passphrase beside them.
         port_base: See `DEFAULT_PORT_BASE`; None takes free ports now for peers and
             a free one at every start for RPC.
+        replicas: Validators that host the same layers; more of them, fewer ranges.
         choices: Chain and consensus parameters by name that differ from a devnet's.
         report: Takes a line of progress.
 
@@ -173,20 +181,24 @@ def create_network(
         HomeError: The folder holds something.
         ConfigError: An impossible number or model folder.
         CorruptGenesis: The chosen parameters cannot start a chain.
-        ModelError: The model cannot be split.
+        ModelError: The model cannot be split, or the split probe refuses it.
     """
     if not 1 <= validators <= MAX_VALIDATORS:
         raise ConfigError(f"validators must be from 1 to {MAX_VALIDATORS}")
+    if not 1 <= replicas <= validators:
+        raise ConfigError(f"replicas must be from 1 to the {validators} validators")
     folder = folder.expanduser().absolute()
     require_empty(folder)
     if port_base is not None:
         _validate_port_base(port_base, validators)
     report("reading the model")
     info = load_model_info(resolve_model_dir(model), get_model_name(model))
+    report("certifying that it can be divided")
+    certificate = require_certificate(resolve_model_dir(model))
     keys = [_generate_keys() for _ in range(validators + 1)]
     genesis = _build_genesis(info, keys, time_ms, build_params(choices))
     validate_genesis(genesis)
-    configs = _build_configs(info, model, keys, port_base)
+    configs = _build_configs(info, model, keys, port_base, replicas)
     folder.mkdir(parents=True, exist_ok=True)
     save_genesis(genesis, folder / "genesis.json")
     cost = LIGHT_COST if is_devnet else DEFAULT_COST
@@ -196,6 +208,7 @@ def create_network(
         home = Home(folder / config.name)
         home.create(config, key.node)
         save_genesis(genesis, home.genesis)
+        keep_certificate(certificate, home.path / CERTIFICATES_FOLDER)
         _save_keys(home, key, passphrase, cost, is_validator=config.validator)
         if config.validator:
             public_key = key.validator.public_key
@@ -316,11 +329,17 @@ def _build_genesis(
 
 
 def _build_configs(
-    info: ModelInfo, model: str, keys: list[_Keys], port_base: int | None
+    info: ModelInfo,
+    model: str,
+    keys: list[_Keys],
+    port_base: int | None,
+    replicas: int,
 ) -> list[Config]:
     """Return a Config per home; every node keeps a connection to all before it."""
     count = len(keys) - 1
-    ranges = cut_layers(info.layers, min(count, info.layers))
+    ranges = cut_layers(info.layers, min(count // replicas, info.layers))
+    # What does not divide makes some ranges' replicas more.
+    hosts = count if replicas > 1 else len(ranges)
     setting = model if model == "bundled" else str(resolve_model_dir(model))
     if port_base is None:
         p2p_ports = _find_free_ports(count + 1)
@@ -345,8 +364,8 @@ def _build_configs(
             validator=not is_gateway,
             gateway=is_gateway,
         )
-        if index < len(ranges) and not is_gateway:
-            start, end = ranges[index]
+        if index < hosts and not is_gateway:
+            start, end = ranges[index % len(ranges)]
             config = replace(config, layers=f"{start}:{end}")
         configs.append(config)
     return configs

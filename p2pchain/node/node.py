@@ -34,6 +34,7 @@ from consensus.participant import ParticipantConfig
 from genesis.genesis import Genesis
 from genesis.state import build_chain_spec
 from inference.model_info import Model, load_model
+from inference.certify import CERTIFICATES_FOLDER, require_certificate
 from inference.shared_payer import SharedPayer
 from inference.supervisor import RequesterWorker, StageWorker
 from network.endpoint import Endpoint
@@ -323,6 +324,8 @@ class Node:
             f"({', '.join(record.name for record in models) or 'it has none'}): its "
             "weights or its tokenizer differ"
         )
+        if not self._config.null_layers:
+            require_certificate(directory, self._home.path / CERTIFICATES_FOLDER)
 
     def _build_provider(self, model: Model | None) -> Provider | None:
         layers = self._config.layer_range
