@@ -41,6 +41,7 @@ from chain.branch import Branch
 from chain.building import Picker, build_block, build_chunks
 from chain.chunk_execution import ChunkBody
 from chain.court import BranchCourt, Judged
+from chain.custody import choose_followed
 from chain.endorsing import ExecutedChunks, judge_chunk
 from chain.epochs import compute_first_height
 from chain.errors import (
@@ -203,6 +204,11 @@ class BlockTree:
         return self._final.followed
 
     @property
+    def wanted(self) -> frozenset[ShardId]:
+        """Those of them that should be followed; see chain/custody.py."""
+        return choose_followed(self._open_ledger(), self.layout, self.follow)
+
+    @property
     def epoch_first_time_ms(self) -> TimeMs | None:
         """Time of the first final block of `epoch`; None while there is none."""
         blocks = self.spec.params.epoch_blocks
@@ -212,9 +218,7 @@ class BlockTree:
 
     def get_validators(self, epoch: Epoch) -> ValidatorSet | None:
         """Return an epoch's set: that of `epoch`, the next one, or one not long ago."""
-        view = self._final.view
-        ledger = ShardLedger(lambda key: view.get(ROOT_SHARD, key))
-        return get_validators(ledger, epoch)
+        return get_validators(self._open_ledger(), epoch)
 
     @property
     def pending(self) -> tuple[HeldBlock, ...]:
@@ -723,6 +727,10 @@ class BlockTree:
         pending = tuple(reversed(list(self._pending.walk(tip.block_hash))))
         return Branch(tip, pending, self.final_height, self.store)
 
+    def _open_ledger(self) -> ShardLedger:
+        view = self._final.view
+        return ShardLedger(lambda key: view.get(ROOT_SHARD, key))
+
     def _open_court(self, branch: Branch) -> BranchCourt:
         return BranchCourt(
             self.spec,
@@ -770,7 +778,7 @@ def open_tree(
     if store.get_tip() is None:
         create_chain(spec, store, FinalState(kv, spec.first_layout.shard_ids, levels))
     check_database(spec, store)
-    followed = drop_unfollowed(store, follow)
+    followed = drop_unfollowed(spec, store, follow)
     shards = store.get_layout().shard_ids
     told = {s: store.get_last_chunk(s).post_root for s in shards if s not in followed}
     state = FinalState(kv, shards, levels, told)

@@ -48,6 +48,9 @@ class Follow:
     layers: tuple[Layers, ...] = ()
     """Those that the node works with: their shards are wanted whatever their ids,
     which a split changes."""
+    custodian: bytes | None = None
+    """BLS public key of a validator that keeps shards whose custodian it is, or will be
+    in the next epoch (chain/custody.py)."""
 
     def wants(self, spec: ShardSpec) -> bool:
         """Tell whether a layer shard should be followed."""

@@ -2,6 +2,7 @@
 
 from chain.block import NO_ATTENDANCE, Block, Body, compute_roots_root
 from chain.books import compute_genesis_books
+from chain.custody import choose_followed
 from chain.epochs import EpochState, load_epoch
 from chain.errors import OtherFormat, StoreError, UnfinishedInstall
 from chain.following import Follow
@@ -9,7 +10,7 @@ from chain.header import compute_block_hash
 from chain.held import HeldBlock
 from chain.ledger import ShardLedger
 from chain.spec import ChainSpec, build_genesis_chunk, build_genesis_header
-from chain.state import FinalState, StateView
+from chain.state import FinalState, StateView, build_bucket_key, unpack_bucket
 from chain.store import (
     CHAIN_ID_KEY,
     FOLLOW_KEY,
@@ -24,6 +25,7 @@ from chain.store import (
     encode_tip,
     forget_shard,
 )
+from primitives.buckets import compute_bucket_index, decode_bucket
 from primitives.codec import encode
 from primitives.types import ShardId
 from shards.layout import ROOT_SHARD
@@ -67,7 +69,9 @@ def check_database(spec: ChainSpec, store: ChainStore) -> None:
         raise StoreError("the database belongs to another chain")
 
 
-def drop_unfollowed(store: ChainStore, follow: Follow) -> frozenset[ShardId]:
+def drop_unfollowed(
+    spec: ChainSpec, store: ChainStore, follow: Follow
+) -> frozenset[ShardId]:
     """Delete the state of shards that are not wanted; return those that are here.
 
     First the word that they are here goes, so a crash leaves no shard with half a
@@ -75,13 +79,29 @@ def drop_unfollowed(store: ChainStore, follow: Follow) -> frozenset[ShardId]:
     """
     stored = store.get_followed()
     layout = store.get_layout()
-    followed = stored & follow.choose(layout)
+    ledger = _open_stored_ledger(spec, store)
+    followed = stored & choose_followed(ledger, layout, follow)
     if followed != stored:
         store.kv.write({FOLLOW_KEY: encode(tuple(sorted(followed)))}, sync=True)
     for shard in layout.shard_ids:
         if shard not in followed:
             forget_shard(store.kv, shard)
     return followed
+
+
+def _open_stored_ledger(spec: ChainSpec, store: ChainStore) -> ShardLedger:
+    """Return the root shard's state as it is stored; `load_final` verifies it."""
+    levels = spec.params.bucket_levels
+
+    def read(key: bytes) -> bytes | None:
+        index = compute_bucket_index(key, levels)
+        stored = store.kv.get(build_bucket_key(ROOT_SHARD, index))
+        if stored is None:
+            return None
+        data, _ = unpack_bucket(ROOT_SHARD, index, stored)
+        return decode_bucket(data).get(key)
+
+    return ShardLedger(read)
 
 
 def load_final(spec: ChainSpec, store: ChainStore, state: FinalState) -> HeldBlock:

@@ -112,6 +112,23 @@ class StateSyncStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSyncStatus:
+    """How far the shard is that the node begins to follow."""
+
+    shard: int
+    base_height: int
+    """Of the boundary whose state is taken."""
+    parts: int
+    parts_done: int
+    bytes: int
+    bytes_done: int
+    done_height: int
+    """Up to which the shard's chunks since then were executed."""
+    eta_s: int | None
+    """Seconds to go at this rate; None while that cannot be told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
     """Where this node stands now."""
 
@@ -141,6 +158,8 @@ class NodeStatus:
     """Where this node's history begins: 0, or at the snapshot that it began with."""
     state_sync: StateSyncStatus | None
     """The snapshot that is being fetched, if one is."""
+    shard_sync: ShardSyncStatus | None
+    """The shard that is being taken on, if one is."""
     peers: int
     mempool_transactions: int
     mempool_bytes: int

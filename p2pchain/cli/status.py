@@ -95,9 +95,26 @@ def _describe_history(status: dict[str, Any]) -> list[str]:
             f"{sync['bytes'] / 1e6:.1f} MB, {sync['bytes_per_s'] / 1e6:.1f} MB/s "
             f"from {sync['peers']} peers{eta}"
         )
+    if shard := status["shard_sync"]:
+        lines.append(f"shard      {describe_shard_sync(shard, int(status['height']))}")
     if int(status["first_height"]):
         lines.append(f"history    from block {status['first_height']}, with a snapshot")
     return lines
+
+
+def describe_shard_sync(sync: dict[str, Any], height: int) -> str:
+    """Return how far a shard is that the node begins to follow."""
+    eta = "" if sync["eta_s"] is None else f", {sync['eta_s']} s to go"
+    if sync["parts_done"] < sync["parts"]:
+        return (
+            f"{sync['shard']} is on its way, its state of block {sync['base_height']}: "
+            f"{sync['parts_done']} of {sync['parts']} parts, "
+            f"{sync['bytes_done'] / 1e6:.1f} of {sync['bytes'] / 1e6:.1f} MB{eta}"
+        )
+    return (
+        f"{sync['shard']} is on its way, its chunks since block "
+        f"{sync['base_height']}: up to {sync['done_height']} of {height}{eta}"
+    )
 
 
 def _describe_validator(validator: dict[str, Any], epoch: int) -> list[str]:

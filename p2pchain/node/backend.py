@@ -44,6 +44,7 @@ from p2pchain.api.backend import (
     SendResult,
     ServedModel,
     SettledTransaction,
+    ShardSyncStatus,
     StageState,
     StageStatus,
     StateSyncStatus,
@@ -66,6 +67,7 @@ from p2pchain.node.gateway import Gateway
 from p2pchain.node.home import Config
 from p2pchain.node.provider import Provider
 from p2pchain.node.provider_book import ProviderBook
+from p2pchain.node.shard_sync import ShardSync
 from p2pchain.node.staking import Staking
 from p2pchain.node.state_sync import StateSync
 from p2pchain.node.treasury import Treasury
@@ -102,6 +104,7 @@ class NodeBackend:
     gateway: Gateway | None
     staking: Staking
     state_sync: StateSync
+    shard_sync: ShardSync
     foreign_state: StateExchange
 
     # The node
@@ -131,6 +134,7 @@ class NodeBackend:
             best_known_height=consensus.best_height,
             first_height=self.chain.tree.first_height,
             state_sync=self._get_state_sync(),
+            shard_sync=self._get_shard_sync(),
             peers=len(self.network.peers()),
             mempool_transactions=len(self.chain.mempool),
             mempool_bytes=self.chain.mempool.get_bytes(),
@@ -152,6 +156,22 @@ class NodeBackend:
             bytes_per_s=int(progress.bytes_per_s),
             eta_s=None if progress.eta_s is None else round(progress.eta_s),
             peers=progress.peers,
+        )
+
+    def _get_shard_sync(self) -> ShardSyncStatus | None:
+        progress = self.shard_sync.progress
+        if progress is None:
+            return None
+        parts = progress.parts
+        return ShardSyncStatus(
+            shard=progress.shard,
+            base_height=parts.height,
+            parts=parts.parts,
+            parts_done=parts.parts_done,
+            bytes=parts.bytes,
+            bytes_done=parts.bytes_done,
+            done_height=progress.done_height,
+            eta_s=None if progress.eta_s is None else round(progress.eta_s),
         )
 
     def get_net_info(self) -> NetInfo:

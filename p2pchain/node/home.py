@@ -12,6 +12,7 @@ A node's home folder: everything that one node keeps.
     wal/votes               consensus votes, append-only; validators only
     wal/chunks              produced and endorsed chunks, likewise
     state-sync/             parts of a snapshot, while one is fetched
+    shard-sync/             parts of one shard, likewise
     node.json               written while the node runs: pid and bound addresses
 
 One process owns a home at a time; a lock file says which.
@@ -81,8 +82,11 @@ class Config:
     follow_shards: str = "all"
     """Which layer shards to hold, execute and answer for: `all`, `hosted`, or numbers
     as in `1,2`; besides, always the root shard and those of the layers that this node
-    hosts or, as a gateway, buys.  One that was left out comes back only with a new
-    state: `p2pchain db repair` and a start."""
+    hosts or, as a gateway, buys.  One that is new among them is taken from peers."""
+    custodian: bool = True
+    """Whether a validator follows the shards, too, whose custodian it is or soon will
+    be: three of all validators by lot, per shard and epoch, so that a shard lives on
+    that nobody hosts."""
     checkpoint: str = ""
     """EPOCH:ROOT of a validator set that somebody told us whom we believe; where trust
     begins for who was away for longer than stake is bound."""
@@ -171,6 +175,8 @@ class Home:
     """The log of produced and endorsed chunks; validators only."""
     state_sync: Path = field(init=False)
     """Parts of a snapshot on its way."""
+    shard_sync: Path = field(init=False)
+    """Parts of a shard on its way."""
     runtime: Path = field(init=False)
     """node.json: pid and bound addresses while the node runs."""
 
@@ -185,6 +191,7 @@ class Home:
             "votes": path / "wal" / "votes",
             "chunks": path / "wal" / "chunks",
             "state_sync": path / "state-sync",
+            "shard_sync": path / "shard-sync",
             "runtime": path / "node.json",
         }.items():
             object.__setattr__(self, name, value)

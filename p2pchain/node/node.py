@@ -4,6 +4,7 @@ Assembly: the parts of one node, in one nursery.
     database, chain, network                      always
     consensus driver                              always; votes with --validator
     state sync                                    serves always, takes when far behind
+    shard sync                                    takes and drops shards as wanted
     settlement, channels                          always
     stage worker, hop service                     with --host-layers
     requester worker, gateway                     with --gateway
@@ -33,8 +34,8 @@ from chain.queries import Queries
 from consensus.participant import ParticipantConfig
 from genesis.genesis import Genesis
 from genesis.state import build_chain_spec
-from inference.model_info import Model, load_model
 from inference.certify import CERTIFICATES_FOLDER, require_certificate
+from inference.model_info import Model, load_model
 from inference.shared_payer import SharedPayer
 from inference.supervisor import RequesterWorker, StageWorker
 from network.endpoint import Endpoint
@@ -60,6 +61,7 @@ from p2pchain.node.initialise import get_model_name, resolve_model_dir
 from p2pchain.node.provider import Provider
 from p2pchain.node.provider_book import ProviderBook
 from p2pchain.node.settlement import Settlement
+from p2pchain.node.shard_sync import ShardSync
 from p2pchain.node.staking import Staking
 from p2pchain.node.state_sync import Checkpoint, StateSync
 from p2pchain.node.state_sync_files import PartFiles
@@ -113,7 +115,7 @@ class Node:
         spec = build_chain_spec(genesis)
         self._network = Network(node_key=keys.node, chain_id=spec.chain_id)
         model = self._load_model()
-        follow = _build_follow(config, model)
+        follow = _build_follow(config, model, keys.validator)
         self._chain = ChainService(spec, kv, self._network, follow)
         if model is not None:
             model = self._find_name(model)
@@ -146,6 +148,7 @@ class Node:
         )
         self._snapshots = StateSyncServer(self._network, self._chain, kv)
         self._state_sync = self._build_state_sync()
+        self._shard_sync = self._build_shard_sync()
         foreign = ForeignAccounts(
             self._network,
             self._chain,
@@ -211,6 +214,7 @@ class Node:
             services.start_soon(self._packets.run)
             services.start_soon(self._state_sync.run)
             services.start_soon(_forward, self._state_sync.ready, stop)
+            services.start_soon(self._shard_sync.run)
             services.start_soon(self._pool.run)
             # Also without layers: an earlier start may have left claims to settle.
             services.start_soon(self._settlement.run, self._book)
@@ -282,6 +286,7 @@ class Node:
             gateway=self._gateway,
             staking=self._staking,
             state_sync=self._state_sync,
+            shard_sync=self._shard_sync,
             foreign_state=self._foreign_state,
         )
 
@@ -300,11 +305,27 @@ class Node:
         self._driver.hold_ranges(lambda: state_sync.is_holding)
         return state_sync
 
+    def _build_shard_sync(self) -> ShardSync:
+        tree = self._chain.tree
+        return ShardSync(
+            self._network,
+            self._chain,
+            self._bodies,
+            self._packets,
+            PartFiles(self._home.shard_sync),
+            is_behind=lambda: (
+                self._state_sync.is_holding or self._driver.status.is_catching_up
+            ),
+            get_wanted=lambda: tree.wanted,
+        )
+
     def _load_model(self) -> Model | None:
         """Return the model that a worker of ours needs."""
         if not self._config.layers and not self._config.gateway:
             return None
         directory = resolve_model_dir(self._config.model)
+        if not self._config.null_layers:
+            require_certificate(directory, self._home.path / CERTIFICATES_FOLDER)
         return load_model(directory, get_model_name(self._config.model))
 
     def _find_name(self, model: Model) -> Model:
@@ -324,8 +345,6 @@ class Node:
             f"({', '.join(record.name for record in models) or 'it has none'}): its "
             "weights or its tokenizer differ"
         )
-        if not self._config.null_layers:
-            require_certificate(directory, self._home.path / CERTIFICATES_FOLDER)
 
     def _build_provider(self, model: Model | None) -> Provider | None:
         layers = self._config.layer_range
@@ -435,18 +454,19 @@ def _parse_advertised(config: Config, node_key: bytes) -> tuple[Endpoint, ...]:
     return tuple(endpoints)
 
 
-def _build_follow(config: Config, model: Model | None) -> Follow:
+def _build_follow(
+    config: Config, model: Model | None, validator: BlsSecretKey | None
+) -> Follow:
     """Return what to follow: what is asked for, and the shards that we work with."""
-    if model is None:
-        ranges = []
-    elif config.gateway:
-        ranges = [(0, model.info.layers)]
-    else:
-        ranges = [config.layer_range]
-    return Follow(
-        config.followed_shards,
-        tuple(Layers(model.info.model_id, *each) for each in ranges),
-    )
+    layers: tuple[Layers, ...] = ()
+    if model is not None:
+        whole = 0, model.info.layers
+        start, end = whole if config.gateway else config.layer_range or whole
+        layers = (Layers(model.info.model_id, start, end),)
+    custodian = None
+    if config.custodian and validator is not None:
+        custodian = validator.public_key
+    return Follow(config.followed_shards, layers, custodian)
 
 
 async def _forward(first: trio.Event, second: trio.Event) -> None:

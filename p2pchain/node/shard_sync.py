@@ -99,6 +99,16 @@ class ShardProgress:
     """Up to which its chunks were executed."""
     height: Height
     """Of the last final block."""
+    blocks_per_s: float
+    """Of the chunks, since the state is here."""
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds to go at this rate; None while that cannot be told."""
+        if self.parts.parts_done < self.parts.parts:
+            return self.parts.eta_s
+        left = self.height - self.done_height
+        return left / self.blocks_per_s if self.blocks_per_s > 0 else None
 
 
 class ShardSync:
@@ -135,6 +145,8 @@ class ShardSync:
         self._parts = PartFetcher(network, files)
         self._adoption: Adoption | None = None
         self._board: PartBoard | None = None
+        self._written_at = 0.0
+        """When the state at the boundary was in the database."""
         self._wrong: dict[ShardId, Height] = {}
         """Heights of chunks that do something else here than they say."""
         self._rests: dict[ShardId, tuple[float, float]] = {}
@@ -153,9 +165,14 @@ class ShardSync:
         adoption, board = self._adoption, self._board
         if adoption is None or board is None:
             return None
-        parts = board.get_progress(trio.current_time())
+        now = trio.current_time()
+        done = adoption.height - adoption.base.height
         return ShardProgress(
-            adoption.shard, parts, adoption.height, self._tree.final_height
+            adoption.shard,
+            board.get_progress(now),
+            adoption.height,
+            self._tree.final_height,
+            done / max(now - self._written_at, 0.1),
         )
 
     async def run(self) -> None:
@@ -307,6 +324,7 @@ class ShardSync:
         if adoption.is_known:
             await self._work(adoption.put_known)
         await self._work(adoption.finish_parts)
+        self._written_at = trio.current_time()
 
     # The chunks since then
 

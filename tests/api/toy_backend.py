@@ -212,6 +212,7 @@ class ToyNode(ToyModel):
             syncing=False,
             best_known_height=7,
             first_height=0,
+            shard_sync=None,
             state_sync=None,
             peers=1,
             mempool_transactions=0,

@@ -1,5 +1,6 @@
-"""A validator of a devnet that follows one layer shard of two."""
+"""Validators of a devnet that follow one layer shard of two, and then both."""
 
+import re
 import signal
 from os import kill
 from pathlib import Path
@@ -9,10 +10,20 @@ from devnet_process import start_devnet, wait_until
 
 from p2pchain.client import RpcError
 
+EPOCHS = (
+    "--epoch-blocks", "12",
+    "--evidence-epochs", "1",
+    "--unbonding-epochs", "6",
+    "--epoch-reward", "8",
+)  # fmt: skip
+"""So short that the state of a shard is taken from peers, not from genesis."""
+WAIT_S = 120
+"""For a state of some kilobytes on a busy machine; a bound, not a measurement."""
+
 
 @pytest.fixture(scope="module")
 def devnet(tmp_path_factory):
-    running = start_devnet(tmp_path_factory.mktemp("follow") / "net")
+    running = start_devnet(tmp_path_factory.mktemp("follow") / "net", *EPOCHS)
     yield running
     running.stop()
 
@@ -25,11 +36,10 @@ def follow(devnet, name: str, shards: str) -> None:
     wait_until(
         lambda: not (Path(node["home"]) / "node.json").exists(), f"{name} to stop"
     )
-    text = config.read_text()
-    assert 'follow_shards = "all"' in text
-    config.write_text(
-        text.replace('follow_shards = "all"', f'follow_shards = "{shards}"')
-    )
+    # By lot it may be a custodian of any shard, and then it follows that one too.
+    text = config.read_text().replace("custodian = true", "custodian = false")
+    wanted = f'follow_shards = "{shards}"'
+    config.write_text(re.sub('follow_shards = ".*"', wanted, text))
     devnet.restart(name)
     status = devnet.rpc(name).call
     wait_until(lambda: status("status")["ready"], f"{name} to be ready")
@@ -64,6 +74,35 @@ def test_a_validator_that_follows_one_shard_votes_on(devnet) -> None:
     assert ours == devnet.rpc().call("block", height=height) | {
         "chunks": ours["chunks"]
     }
+
+
+def test_it_takes_the_other_shard_on_and_votes_on(devnet) -> None:
+    name = devnet.validators[0]["name"]
+    assert devnet.rpc(name).call("status")["followed"] == [0, 1]
+    follow(devnet, name, "all")
+    node = devnet.rpc(name).call
+    wait_until(
+        lambda: node("status")["followed"] == [0, 1, 2], "shard 2 to be here", WAIT_S
+    )
+    height = devnet.height(name) + 2
+    devnet.wait_height(height, name)
+    devnet.wait_height(height)
+    # Its root is over those of all shards.
+    ours, theirs = (
+        devnet.rpc(each).call("block", height=height) for each in (name, "gateway")
+    )
+    assert ours["block_hash"] == theirs["block_hash"]
+    # It answers for both by itself, and its state is that of everybody.
+    address = devnet.rpc().call("status")["address"]
+    account = node("account", address=address)
+    assert [each["shard"] for each in account["shards"]] == [0, 1, 2]
+    shards = node("shard_list")["shards"]
+    assert [shard["followed"] for shard in shards] == [True, True, True]
+    assert node("status")["validator"]["is_voting"]
+    log = (Path(devnet.get_node(name)["home"]) / "node.log").read_text()
+    found = re.search(r"shard 2 is followed, with its state of block (\d+)", log)
+    assert found is not None
+    assert int(found[1]) % int(EPOCHS[1]) == 0
 
 
 def test_a_validator_follows_what_it_hosts_whatever_it_is_told(devnet) -> None:

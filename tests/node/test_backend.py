@@ -17,11 +17,13 @@ from p2pchain.api.errors import (
     UnknownModel,
 )
 from p2pchain.api.rpc.node_methods import render_status
+from p2pchain.cli.status import describe_shard_sync
 from p2pchain.errors import TransactionFailed
 from p2pchain.node.backend import NodeBackend
 from p2pchain.node.consensus_driver import ConsensusStatus
 from p2pchain.node.foreign_state import StateExchange
 from p2pchain.node.home import Config
+from p2pchain.node.shard_sync import ShardProgress
 from p2pchain.node.staking import Staking
 from p2pchain.node.state_sync_board import Progress
 from primitives.bls import BlsSecretKey
@@ -68,6 +70,7 @@ def build_backend(net, node, *, provider=None, gateway=None, key=None) -> NodeBa
         gateway=gateway,
         staking=Staking("node0", key, node.treasury, net.chain),
         state_sync=SimpleNamespace(progress=None),
+        shard_sync=SimpleNamespace(progress=None),
         foreign_state=StateExchange(node.net, net.chain.tree),
     )
 
@@ -131,6 +134,37 @@ def test_a_state_on_its_way_is_told() -> None:
             assert status.state_sync.parts_done == 4
             assert render_status(status)["state_sync"]["height"] == "120"
             assert render_status(status)["first_height"] == "0"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("parts_done", "eta_s", "shown"),
+    [
+        (4, 4, "1 is on its way, its state of block 120: 4 of 10 parts, "),
+        (10, 8, "1 is on its way, its chunks since block 120: up to 144 of 160, 8 s"),
+    ],
+)
+def test_a_shard_on_its_way_is_told(parts_done: int, eta_s: int, shown: str) -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            gateway = of_gateway(net)
+            assert render_status(gateway.get_status())["shard_sync"] is None
+            parts = Progress(
+                height=120,
+                parts=10,
+                parts_done=parts_done,
+                bytes=1000,
+                bytes_done=400,
+                bytes_per_s=150.0,
+                peers=3,
+            )
+            gateway.shard_sync.progress = ShardProgress(1, parts, 144, 160, 2.0)
+            status = gateway.get_status()
+            assert status.shard_sync.eta_s == eta_s
+            told = render_status(status)["shard_sync"]
+            assert told["base_height"] == "120"
+            assert describe_shard_sync(told, 160).startswith(shown)
 
     run(test)
 

@@ -41,7 +41,6 @@ def small_and_quick(monkeypatch):
     monkeypatch.setattr(shard_sync, "PAUSE_S", 0.05)
     monkeypatch.setattr(shard_sync, "LOOK_S", 0.01)
     monkeypatch.setattr("p2pchain.node.bodies.RETRY_S", 0.02)
-    monkeypatch.setattr("p2pchain.node.part_fetcher.STALL_S", 0.5)
 
 
 class Member:

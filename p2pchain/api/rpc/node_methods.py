@@ -7,6 +7,7 @@ from genesis.json_form import to_json
 from p2pchain.api.backend import (
     Backend,
     NodeStatus,
+    ShardSyncStatus,
     StateSyncStatus,
     ValidatorStatus,
 )
@@ -79,6 +80,21 @@ def _render_state_sync(status: StateSyncStatus | None) -> Json | None:
     }
 
 
+def _render_shard_sync(status: ShardSyncStatus | None) -> Json | None:
+    if status is None:
+        return None
+    return {
+        "shard": status.shard,
+        "base_height": str(status.base_height),
+        "parts": status.parts,
+        "parts_done": status.parts_done,
+        "bytes": status.bytes,
+        "bytes_done": status.bytes_done,
+        "done_height": str(status.done_height),
+        "eta_s": status.eta_s,
+    }
+
+
 def render_status(status: NodeStatus) -> Json:
     """Return a node's status as JSON."""
     epoch = status.epoch
@@ -107,6 +123,7 @@ def render_status(status: NodeStatus) -> Json:
         "best_known_height": str(status.best_known_height),
         "first_height": str(status.first_height),
         "state_sync": _render_state_sync(status.state_sync),
+        "shard_sync": _render_shard_sync(status.shard_sync),
         "peers": status.peers,
         "mempool": {
             "transactions": status.mempool_transactions,
