@@ -47,6 +47,14 @@ def add_network_options(parser: ArgumentParser) -> None:
         help=f"validators, each with its part of the layers ({DEFAULT_VALIDATORS})",
     )
     parser.add_argument(
+        "--replicas",
+        type=positive,
+        metavar="R",
+        default=1,
+        help="validators that host the same layers; with 2, one of them may die in the "
+        "middle of an answer (1)",
+    )
+    parser.add_argument(
         "--model",
         metavar="DIR",
         default="bundled",
@@ -132,6 +140,7 @@ async def _open_network(
         create_network(
             folder,
             validators=args.validators,
+            replicas=args.replicas,
             model=args.model,
             passphrase=secrets.token_urlsafe(16),
             time_ms=time.time_ns() // 1_000_000,

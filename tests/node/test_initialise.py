@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,24 @@ def test_every_layer_has_one_host(create, validators: int, layers: int) -> None:
     model_id = compute_model_id(bytes([1]) * 32, bytes([2]) * 32)
     for start, end in ranges:
         assert spec.first_layout.shards_of_range(model_id, start, end)
+
+
+@pytest.mark.parametrize(
+    ("validators", "replicas", "counts"),
+    [(4, 2, [2, 2]), (4, 4, [4]), (6, 2, [2, 2, 2]), (5, 2, [3, 2]), (1, 1, [1])],
+)
+def test_replicas_host_the_same_layers(create, validators, replicas, counts) -> None:
+    *nodes, _ = load_configs(create(validators, replicas=replicas))
+    hosts = Counter(config.layer_range for config in nodes)
+    assert list(hosts.values()) == counts
+    covered = [layer for start, end in hosts for layer in range(start, end)]
+    assert covered == list(range(8))
+
+
+def test_no_more_replicas_than_validators(create) -> None:
+    for replicas in (0, 5):
+        with pytest.raises(ConfigError, match="replicas"):
+            create(4, replicas=replicas)
 
 
 def test_everybody_reaches_everybody(create) -> None:
