@@ -7,6 +7,8 @@ What nodes ask each other about the chain: requests on direct streams.
     consensus/final         FinalRequest -> FinalRange
     chunks/body             chunk hash -> encoded body
     chunks/packets          PacketsRequest -> PacketsAnswer
+    chunks/produced         chunk hash -> chunk with its witness (foreign_accounts.py)
+    state/values            Question -> ValuesAnswer (foreign_state.py)
 """
 
 from typing import Annotated
@@ -28,11 +30,11 @@ PACKETS = "chunks/packets"
 
 MAX_RANGE_BLOCKS = 256
 """Blocks in one answer; small blocks travel in large lots."""
-RANGE_BYTES = 2 * 1024 * 1024
+RANGE_BYTES = 1280 * 1024
 """An answer ends after this much, with the block and bodies that go over it."""
 MAX_RANGE_BYTES = 4 * 1024 * 1024
-"""The longest answer: the lot, one more block with its bodies, which have 1 MiB
-together, and a certificate."""
+"""The longest answer: the lot, one more block with its bodies, which have 1.5 MiB
+together (chain/limits.py), and a certificate."""
 MAX_SHARDS = 64
 """More than a layout can have."""
 MAX_RANGE_BODIES = MAX_RANGE_BLOCKS * MAX_SHARDS
