@@ -203,7 +203,7 @@ def select_parts(
         UnsupportedModel: The names do not tell which tensors are a layer's.
     """
     owners = assign_layers(outline.tensors, layer_count)
-    found: dict[bytes, Part] = {}
+    chosen = []
     for piece in outline.pieces:
         owner = owners.get(piece.name)
         if piece.name == CONFIG_FILE:
@@ -213,7 +213,13 @@ def select_parts(
         else:
             is_needed = layers is not None and owner in layers
         if is_needed:
-            found |= {part.digest: part for part in piece.list_parts()}
+            chosen.append(piece)
+    return list_parts(chosen)
+
+
+def list_parts(pieces: Iterable[Piece]) -> tuple[Part, ...]:
+    """Return the parts of pieces, each once, in order."""
+    found = {part.digest: part for piece in pieces for part in piece.list_parts()}
     return tuple(found.values())
 
 

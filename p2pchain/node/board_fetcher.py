@@ -21,6 +21,7 @@ from primitives.errors import RemoteError
 LOOK_S = 0.05
 """How often it is looked whether a peer is new, or idle and has something to do."""
 REPORT_S = 5.0
+BAR_CHARACTERS = 20
 
 log = logging.getLogger(__name__)
 
@@ -151,8 +152,9 @@ class BoardFetcher:
             await trio.sleep(REPORT_S)
             progress = board.measure(trio.current_time())
             log.info(
-                "%s: %d of %d parts, %.1f of %.1f MB, %.1f MB/s from %d peers%s",
+                "%s: [%s] %d of %d parts, %.1f of %.1f MB, %.1f MB/s from %d peers%s",
                 source.label,
+                draw_bar(progress.bytes_done, progress.bytes),
                 progress.parts_done,
                 progress.parts,
                 progress.bytes_done / 1e6,
@@ -161,3 +163,9 @@ class BoardFetcher:
                 progress.peers,
                 "" if progress.eta_s is None else f", {progress.eta_s:.0f} s to go",
             )
+
+
+def draw_bar(done: int, total: int) -> str:
+    """Return a bar of `BAR_CHARACTERS` that is full when all is done."""
+    filled = BAR_CHARACTERS * done // total if total else BAR_CHARACTERS
+    return "#" * filled + "." * (BAR_CHARACTERS - filled)
