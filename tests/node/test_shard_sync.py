@@ -151,10 +151,11 @@ class Town:
     """A world that makes blocks, and members that follow it."""
 
     params: dict[str, int] = {}
+    stakes = (1000,) * 5
 
     def __init__(self, nursery, folder):
         self.nursery, self.folder = nursery, folder
-        self.world = EpochWorld(is_judged=False, **self.params)
+        self.world = EpochWorld(self.stakes, is_judged=False, **self.params)
         self.members = []
         self.history = []
 
@@ -481,5 +482,40 @@ def test_who_wants_it_no_more_stops(scene):
         assert us.tree.followed == {0, 1}
         town.step(town.pay(2, 2))
         town.check(us)
+
+    scene(main)
+
+
+def test_a_custodian_follows_in_time_and_lets_go_after_it(scene, monkeypatch):
+    key = PEOPLE[0].key.public_key
+    monkeypatch.setattr(Town, "stakes", (1000,) * 10)
+
+    async def main(town, us):
+        town.make(b"1", follow=TWO)
+        town.make(b"2", follow=ONE)
+        keeper = town.make(
+            b"k", follow=Follow(frozenset(), custodian=key), folder=town.folder / "k"
+        )
+        town.fund()
+        await town.connect()
+        keeper.sync._get_wanted = lambda: keeper.tree.wanted
+        town.nursery.start_soon(keeper.sync.run)
+        changes = 0
+        for _ in range(8):
+            before = keeper.tree.followed
+            town.go_to_boundary()
+            epoch = town.world.tree.final.child_epoch
+            index = epoch.validators.find_index(key)
+            # What it is custodian of now, it follows already.
+            for shard in (1, 2):
+                if index in epoch.roles.get_shard_producers(shard).custodians:
+                    assert shard in keeper.tree.followed
+            # One block of the epoch is enough to know that of the next.
+            town.step(town.pay(2, 2), town.pay(1, 2))
+            while keeper.tree.followed != keeper.tree.wanted:
+                await trio.sleep(0.01)
+            changes += keeper.tree.followed != before
+            town.check(keeper)
+        assert changes >= 2
 
     scene(main)
