@@ -114,6 +114,8 @@ class Recovery:
         self._get_tokens = get_tokens
         self._now_us = now_us
         self._cause: SessionError | None = None
+        self._latest: SessionError | None = None
+        """The first and the last loss."""
         self._lost: list[SessionError] = []
         """What the next search is to know."""
         self._excluded: set[bytes] = set()
@@ -165,7 +167,7 @@ class Recovery:
         return self._go_on(now_us)
 
     def _note_loss(self, error: SessionError) -> None:
-        self._cause = self._cause or error
+        self._cause, self._latest = self._cause or error, error
         self._lost.append(error)
         # Who is owed something will serve when it is paid; the finder judges that.
         if not isinstance(error, HopRefused) or error.code != RefuseCode.UNPAID:
@@ -178,7 +180,10 @@ class Recovery:
     def _build_error(self, text: str) -> SessionError:
         """Return the loss that could not be mended."""
         cause = self._cause or HopLost("the route broke")
-        cause.args = (f"{cause}; {text}",)
+        reasons = [str(cause)]
+        if self._latest is not None and self._latest is not cause:
+            reasons.append(str(self._latest))
+        cause.args = ("; ".join([*reasons, text]),)
         return cause
 
     def expire(self, now_us: int) -> list[Effect]:
