@@ -77,9 +77,11 @@ def recover_session(receipts: Sequence[Receipt], unit_price: int) -> SessionAcco
     """Return the account of a session of which only its receipts are left.
 
     Args:
-        receipts: Of one session, at least one, by nonce.
+        receipts: Of one session, at least one, by nonce; one that was withdrawn when
+            the route changed comes before the one in its place.
         unit_price: Of the channel, in atoms.
     """
+    receipts = _drop_withdrawn(receipts)
     first = receipts[0]
     units = sum(receipt.price_units for receipt in receipts)
     tokens = sum(receipt.tokens for receipt in receipts)
@@ -99,6 +101,16 @@ def recover_session(receipts: Sequence[Receipt], unit_price: int) -> SessionAcco
         decode_us=(),
         code=AbortCode.INTERNAL,
     )
+
+
+def _drop_withdrawn(receipts: Sequence[Receipt]) -> list[Receipt]:
+    """Return the receipts without those that a later one begins before or within."""
+    kept: list[Receipt] = []
+    for receipt in receipts:
+        while kept and kept[-1].first_position >= receipt.first_position:
+            kept.pop()
+        kept.append(receipt)
+    return kept
 
 
 def _count_prompt(receipts: Sequence[Receipt]) -> int:

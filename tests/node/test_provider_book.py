@@ -169,11 +169,10 @@ def test_receipts_of_an_open_session_become_an_account() -> None:
     chain, store = Chain(channel, other), MemoryStore()
     book = chain.open_book(store)
     receipts = [
-        build_receipt(channel, 300, tokens=128),
-        build_receipt(channel, 2, first_position=128, tokens=40),
+        build_receipt(channel, 2, tokens=128),
+        build_receipt(channel, 300, first_position=128, tokens=40),
         build_receipt(channel, 70_000, first_position=168, tokens=16),
     ]
-    receipts.sort(key=lambda receipt: receipt.nonce)
     stranger = build_receipt(other, 1, b"t")
     for receipt in [*receipts, stranger]:
         book.keep_receipt(receipt)
@@ -209,6 +208,19 @@ def test_a_prompt_is_told_from_an_answer(tokens, prompt) -> None:
         position += each
     account = recover_session(receipts, 7)
     assert (account.tokens_in, account.tokens_out) == (prompt, sum(tokens) - prompt)
+
+
+def test_receipts_that_were_withdrawn_are_not_counted() -> None:
+    channel = build_channel()
+    receipts = [
+        build_receipt(channel, nonce, first_position=first, tokens=tokens)
+        for nonce, (first, tokens) in enumerate(
+            [(0, 128), (0, 128), (128, 16), (128, 15), (143, 16), (159, 3)]
+        )
+    ]
+    account = recover_session(receipts, 7)
+    assert [receipt.nonce for receipt in account.receipts] == [1, 3, 4, 5]
+    assert account.tokens_in + account.tokens_out == 162
 
 
 def test_receipts_of_a_channel_that_is_over_are_dropped() -> None:
