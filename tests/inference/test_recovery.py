@@ -169,7 +169,7 @@ def draw_loss(seed):
     """Return a loss of a first, middle or last hop at a first, middle or last step."""
     luck = Random(seed)
     prompt_tokens = luck.choice([1, 3, 127, 128, 129, 200, 300])
-    max_tokens = luck.choice([1, 2, 18, 33])
+    max_tokens = luck.choice([2, 3, 18, 33])
     positions = draw_positions(prompt_tokens, max_tokens)
     dies_at = luck.choice([positions[0], luck.choice(positions), positions[-1]])
     way = luck.choice(["before", "after", "stage", "silent"])

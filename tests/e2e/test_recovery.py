@@ -1,0 +1,142 @@
+"""Layers on two providers each: what is killed in mid-answer changes no word of it."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import openai
+import pytest
+from devnet_process import RunningDevnet, start_devnet, wait_until
+
+from inference.bundled.pairs import load_pairs
+from p2pchain.client import RpcError
+
+MODEL = "p2pchain-toy"
+QUESTION = load_pairs()[0].question
+TOKENS = 300
+LATEST_S = 60
+"""From a kill to the end of a lost answer; a bound against hangs."""
+
+
+@pytest.fixture(scope="module")
+def devnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDevnet]:
+    """A devnet of its own, because these tests break it."""
+    home = tmp_path_factory.mktemp("recovery") / "net"
+    running = start_devnet(home, "--replicas", "2")
+    yield running
+    running.stop()
+
+
+def ask(devnet: RunningDevnet):
+    """Return the stream of a long answer, and the names of the route."""
+    client = openai.OpenAI(
+        base_url=f"{devnet.api}/v1", api_key=devnet.api_key, max_retries=0, timeout=90
+    )
+    raw = client.chat.completions.with_raw_response.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": QUESTION}],
+        temperature=0,
+        max_tokens=TOKENS,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    return raw.parse(), raw.headers["x-p2pchain-route"].split(",")
+
+
+def read(stream, after: int = 0, then=lambda: None) -> tuple[str, dict]:
+    """Return text and account of an answer; `then` is called after some chunks."""
+    text, account = "", {}
+    for number, chunk in enumerate(stream):
+        account = (chunk.model_extra or {}).get("p2pchain", account)
+        text += "".join(choice.delta.content or "" for choice in chunk.choices)
+        if number == after:
+            then()
+    return text, account
+
+
+@pytest.fixture(scope="module")
+def undisturbed(devnet: RunningDevnet) -> str:
+    text, account = read(ask(devnet)[0])
+    assert len(account["hops"]) == 2
+    return text
+
+
+def get_stage(devnet: RunningDevnet, name: str) -> dict:
+    return devnet.rpc(name).call("status")["stages"][0]
+
+
+def is_whole(devnet: RunningDevnet) -> bool:
+    """Tell whether all four providers can serve."""
+    try:
+        return all(
+            devnet.rpc(node["name"]).call("status")["ready"]
+            for node in devnet.validators
+        )
+    except RpcError:
+        return False
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("victim", ["process", "worker"])
+def test_a_kill_in_mid_answer_changes_no_word(
+    devnet, undisturbed, place, victim
+) -> None:
+    wait_until(lambda: is_whole(devnet), "all providers")
+    stream, route = ask(devnet)
+    name = route[place]
+
+    def kill() -> None:
+        stage_pid = get_stage(devnet, name)["pid"]
+        node_pid = devnet.get_node(name)["pid"]
+        os.kill(node_pid if victim == "process" else stage_pid, signal.SIGKILL)
+
+    text, account = read(stream, 20, kill)
+    assert text == undisturbed
+    hops = account["hops"]
+    assert [hop["name"] for hop in hops[2:]] == [name]
+    assert name not in [hop["name"] for hop in hops[:2]]
+    assert (hops[0]["start"], hops[1]["end"]) == (0, 8)
+    assert int(account["price"]) == sum(int(hop["price"]) for hop in hops)
+    assert all(int(hop["price"]) > 0 for hop in hops)
+    # The next answer finds its way at once.
+    assert read(ask(devnet)[0])[0] == undisturbed
+    if victim == "process":
+        devnet.restart(name)
+
+
+def test_a_provider_that_stops_hands_its_answers_over(devnet, undisturbed) -> None:
+    wait_until(lambda: is_whole(devnet), "all providers")
+    stream, route = ask(devnet)
+    name = route[0]
+    pid = devnet.get_node(name)["pid"]
+    text, account = read(stream, 20, lambda: os.kill(pid, signal.SIGTERM))
+    assert text == undisturbed
+    assert [hop["name"] for hop in account["hops"][2:]] == [name]
+    devnet.restart(name)
+
+
+def test_both_gone_is_a_typed_error(devnet, undisturbed) -> None:
+    wait_until(lambda: is_whole(devnet), "all providers")
+    stream, _ = ask(devnet)
+    hosts = [n["name"] for n in devnet.validators if n["layers"] == "4:8"]
+    assert len(hosts) == 2
+
+    def kill() -> None:
+        for name in hosts:
+            os.kill(get_stage(devnet, name)["pid"], signal.SIGKILL)
+
+    started = time.monotonic()
+    with pytest.raises(openai.APIError) as error:
+        read(stream, 20, kill)
+    assert error.value.code == "stage_lost"
+    assert time.monotonic() - started < LATEST_S
+    wait_until(lambda: is_whole(devnet), "all providers")
+    wait_until(lambda: is_right(devnet, undisturbed), "the model to answer again", 120)
+
+
+def is_right(devnet: RunningDevnet, text: str) -> bool:
+    try:
+        return read(ask(devnet)[0])[0] == text
+    except openai.APIError:
+        return False
