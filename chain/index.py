@@ -7,6 +7,7 @@ batch that makes the block final.
 
 from collections.abc import Iterable, Mapping
 
+from chain.chunk_execution import ChunkBody
 from chain.contracts.channel import Channel
 from chain.contracts.proof import WorkEntry
 from chain.execution import ChunkResult
@@ -61,6 +62,21 @@ def index_chunk(
     _index_transactions(changes, height, shard, result)
     index_objects(changes, shard, result.writes)
     _index_archive(changes, height, shard, result)
+
+
+def compute_seen_changes(
+    height: Height, header: ChunkHeader, result: ChunkResult
+) -> Changes:
+    """Return what keeps a final chunk that was executed to see what it did.
+
+    Of a shard that is not followed: transactions can be looked up, and nothing is
+    listed of what is in the shard, for that would grow old.
+    """
+    changes: Changes = {}
+    body = ChunkBody(result.consumed, result.transactions)
+    changes[build_body_key(compute_chunk_hash(header))] = encode(body)
+    _index_transactions(changes, height, header.shard, result)
+    return changes
 
 
 def index_emitted(changes: Changes, proofs: Iterable[PacketProof]) -> None:

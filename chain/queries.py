@@ -255,7 +255,7 @@ class Queries:
         places = [
             build_key(b"", (header.shard, 2), (index, 4))
             for header in (block.body.headers if block else ())
-            if self._store.has_chunk(header)
+            if self._has_outcomes(height, header)
             for index in range(header.tx_count)
         ]
         start = None if after is None else parse_cursor(after)
@@ -454,7 +454,9 @@ class Queries:
 
     def find_chunk(self, block: Block, shard: ShardId) -> Chunk | None:
         """Return a shard's chunk in a final block; None if its body is not here."""
-        return self._cached_chunk(compute_block_hash(block.header), shard)
+        found = self._cached_chunk(compute_block_hash(block.header), shard)
+        # What was not here may have come since.
+        return found or self._store.get_chunk(block, shard)
 
     def get_packet(self, src: ShardId, dst: ShardId, seq: int) -> StoredPacket | None:
         """Return a packet and the height of the block that consumed it."""
@@ -621,7 +623,7 @@ class Queries:
             time_ms=found.block.header.time_ms,
             shard=shard,
             index=index,
-            outcome=self._cached_outcomes(height, shard)[index],
+            outcome=self._get_outcomes(height, shard)[index],
         )
 
     def _get_chunk(self, block: Block, shard: ShardId) -> Chunk:
@@ -638,6 +640,16 @@ class Queries:
     def _load_chunk(self, block_hash: bytes, shard: ShardId) -> Chunk | None:
         found = self.get_block(block_hash)
         return None if found is None else self._store.get_chunk(found.block, shard)
+
+    def _get_outcomes(self, height: Height, shard: ShardId) -> tuple[Outcome, ...]:
+        # What was not here may have come since.
+        found = self._cached_outcomes(height, shard)
+        return found or self._store.get_outcomes(height, shard)
+
+    def _has_outcomes(self, height: Height, header: ChunkHeader) -> bool:
+        """Tell whether a chunk was executed here: endorsers have more bodies."""
+        outcomes = self._get_outcomes(height, header.shard)
+        return len(outcomes) == header.tx_count and self._store.has_chunk(header)
 
     def _check_outcomes(self, height: Height) -> None:
         """Refuse what only executing the block would tell.

@@ -17,7 +17,8 @@ chunk with its witness for some blocks longer than it takes to become final; if 
 gives it in time, body alone says that the transaction is final, and its outcome is not
 known here.
 
-A chunk that turns out to be wrong is denounced, as every other one is.
+A chunk that held a transaction of ours is kept, so that histories show it.  One that
+turns out to be wrong is denounced, as every other one is.
 """
 
 import logging
@@ -29,6 +30,7 @@ import trio
 
 from chain.chunk_execution import ExecutedChunk
 from chain.errors import InvalidWitness
+from chain.index import compute_seen_changes
 from chain.keys import build_account_key
 from chain.outcome import Outcome
 from chain.queries import FoundAccount, read_account
@@ -168,9 +170,10 @@ class ForeignAccounts:
                 continue
             done = await self._execute(header, height)
             if done is not None:
-                for outcome in done.result.outcomes:
-                    if outcome.tx_id == tx_id:
-                        return ForeignOutcome(height, outcome)
+                outcomes = {each.tx_id: each for each in done.result.outcomes}
+                if tx_id in outcomes:
+                    self._keep(height, header, done)
+                    return ForeignOutcome(height, outcomes[tx_id])
                 continue
             await self._bodies.fetch([header])
             body = self._chain.tree.get_body(compute_chunk_hash(header))
@@ -184,6 +187,11 @@ class ForeignAccounts:
                 "account took its nonce"
             )
         return ForeignOutcome(used, None)
+
+    def _keep(self, height: Height, header: ChunkHeader, done: ExecutedChunk) -> None:
+        """Let the transaction be looked up, with its chunk, as those of shards here."""
+        changes = compute_seen_changes(height, header, done.result)
+        self._chain.tree.store.kv.write(changes, sync=False)
 
     async def _execute(
         self, header: ChunkHeader, height: Height

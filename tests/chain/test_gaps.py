@@ -1,15 +1,17 @@
 """Which blocks of which shards are missing in a history."""
 
-from chain_world import ALICE, BOB, COIN, World
+from chain_world import ALICE, BOB, COIN, ListPicker, World
 
 from chain.blocktree import open_tree
 from chain.contracts.transfer import Transfer
 from chain.following import Follow
 from chain.gaps import MAX_GAPS, Gap, read_gaps, update_gaps
+from chain.index import compute_seen_changes
 from chain.queries import Queries
 from p2pchain.sim.committee import hand_bodies
 from primitives import bls
 from primitives.kv import MemoryStore
+from shards.slots import Slot
 
 
 def test_a_gap_opens_goes_on_and_closes():
@@ -50,3 +52,37 @@ def test_a_node_that_stops_following_knows_since_when():
         tree.finalize(world.certify(held))
         assert queries.list_gaps() == read_gaps(tree.store) == (Gap(2, 3, None),)
     assert Queries(world.tree).list_gaps() == ()
+
+
+def test_an_endorser_has_bodies_of_chunks_whose_outcomes_it_does_not_keep():
+    world = World()
+    store = MemoryStore()
+    store.write(dict(world.store._values))
+    tree = open_tree(world.spec, store, bls, follow=Follow(frozenset({1})))
+    payments = [
+        world.sign(ALICE, Transfer(BOB.public_key, shard, COIN), shard)
+        for shard in (1, 2)
+    ]
+    parent = world.tree.final
+    slot = Slot(0, 2, 1)
+    producer = parent.child_epoch.roles.get_producers(slot)[0]
+    produced = world.tree.produce_chunk(
+        slot, parent.block_hash, producer, ListPicker(payments)
+    )
+    tree.judge_chunk(produced, parent.block_hash)
+    held = world.build(*payments)
+    hand_bodies(held, tree)
+    tree.add(held.block_bytes, held.header.time_ms)
+    tree.finalize(world.certify(held))
+    queries = Queries(tree)
+    assert queries.get_chunk(2, 1).chunk.transactions
+    found = queries.list_block_transactions(1).items
+    assert [each.shard for each in found] == [1]
+    # Executed to see what it did, it can be looked up.
+    executed = tree.open_final_court().execute(produced)
+    changes = compute_seen_changes(1, produced.header, executed.result)
+    tree.store.kv.write(changes, sync=False)
+    found = queries.list_block_transactions(1).items
+    assert [each.shard for each in found] == [1, 2]
+    assert found[1].outcome.ok
+    assert queries.get_transaction(found[1].tx_id) == found[1]

@@ -65,6 +65,11 @@ def test_one_balance_pays_out_of_all_shards(tmp_path):
         assert away.outcome == told
         while await read_balance(near, 1, BOB.public_key) < 350 * COIN:
             await near.chain.wait_height(near.chain.height + 1)
+        # It can be looked up like any other, and is in the history.
+        found = near.chain.queries.get_transaction(away.tx_id)
+        assert (found.height, found.outcome) == (away.height, away.outcome)
+        history = near.chain.queries.list_address_transactions(ALICE.public_key)
+        assert {each.tx_id for each in sent} <= {each.tx_id for each in history.items}
         # The next plan is made from what is left there.
         left = (await treasury.open_purse()).balances
         fees = sum(each.outcome.fee for each in sent)
