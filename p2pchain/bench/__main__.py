@@ -20,6 +20,7 @@ from p2pchain.bench.channels import run_channels
 from p2pchain.bench.finality import run_protocol
 from p2pchain.bench.lab import Lab
 from p2pchain.bench.memory import run_memory, run_start
+from p2pchain.bench.recovery import run_recovery
 from p2pchain.bench.report import (
     Figure,
     Section,
@@ -50,6 +51,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Lab], list[Figure]]]] = {
     "leader": ("A silent leader among four", run_silent_leader),
     "hop": ("A hop beyond its computing, null stages", run_hop),
     "decode": ("Answers through four stages", run_decode),
+    "recovery": ("A provider dies in the middle of an answer", run_recovery),
     "finality": ("Single transfers on an idle network", run_finality),
     "transfers": ("Many transfers through four validators", run_transfers),
     "memory": ("Memory", run_memory),

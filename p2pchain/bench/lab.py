@@ -111,18 +111,22 @@ class Lab:
         self._network = self.start("devnet")
         return stop_s, self._network
 
-    def create(self, name: str, model: str = "bundled", **settings: Any) -> Path:
+    def create(
+        self, name: str, model: str = "bundled", replicas: int = 1, **settings: Any
+    ) -> Path:
         """Make the homes of a network.
 
         Args:
             name: Its folder.
             model: As in config.toml.
+            replicas: Validators that host the same layers.
             settings: Of config.toml, for the nodes that host layers.
         """
         folder = self.folder / name
         network = create_network(
             folder,
             validators=VALIDATORS,
+            replicas=replicas,
             model=model,
             passphrase="bench",
             time_ms=time.time_ns() // 1_000_000,
