@@ -1,14 +1,12 @@
-"""The explorer's page at /: three static files that read /api/v1 in the browser."""
+"""The explorer's page at /: static files that read /api/v1 in the browser."""
 
 from importlib.resources import files
+from pathlib import PurePath
 
 from aiohttp import web
 
-_FILES = {
-    "/": ("index.html", "text/html"),
-    "/explorer.js": ("explorer.js", "text/javascript"),
-    "/explorer.css": ("explorer.css", "text/css"),
-}
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+_INDEX = "index.html"
 
 # Names on the chain are chosen by strangers: nothing but our own files may run.
 _POLICY = (
@@ -19,8 +17,10 @@ _POLICY = (
 
 def add_page(app: web.Application) -> None:
     """Register the page's paths; the files are read once."""
-    for path, (name, content_type) in _FILES.items():
-        text = (files(__package__) / "web" / name).read_text("utf-8")
+    for file in (files(__package__) / "web").iterdir():
+        path = "/" if file.name == _INDEX else "/" + file.name
+        content_type = _TYPES[PurePath(file.name).suffix]
+        text = file.read_text("utf-8")
         app.router.add_get(path, _build_handler(text, content_type))
 
 
