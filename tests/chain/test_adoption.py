@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 from adoption_world import Half, Source, adopt, begin, catch_up
-from chain_world import COIN
+from chain_world import CAROL, COIN, DAVE, MODEL
 from epoch_world import PEOPLE, EpochWorld
+from reshard_world import ReshardWorld
 from snapshot_world import run
 
 from chain.adoption import Adoption, find_base, read_frontier
@@ -18,7 +19,8 @@ from chain.errors import (
     ShardNotFollowed,
     SnapshotUnavailable,
 )
-from chain.following import Follow
+from chain.following import Follow, Layers
+from chain.proposal import SplitShard
 from chain.queries import Queries
 from chain.snapshot_build import build_frontier
 from chain.store import ChainReader, build_key
@@ -204,6 +206,83 @@ def test_dropping_and_taking_on_again(scene):
     scene.step(pay(scene.world, 2, 2))
     adopt(scene.half, 2, scene.source)
     scene.check()
+
+
+# ------------------------------------------------------------- changing layouts
+
+
+class Changing(ReshardWorld):
+    """A chain whose layout changes, and a node that follows some of its shards."""
+
+    def watch(self, follow):
+        self.half = Half(self, follow=follow)
+        self.source = None
+
+    def step(self, *transactions, **how):
+        held = super().step(*transactions, **how)
+        self.half.take(held)
+        if held.is_epoch_root:
+            self.source = Source(self)
+        return held
+
+    def check(self, followed):
+        tree = self.half.tree
+        assert tree.followed == followed
+        assert tree.final.view.get_roots() == self.tree.final.view.get_roots()
+        for shard in followed:
+            for index in range(4**tree.spec.params.bucket_levels):
+                ours = tree.final.view.get_bucket_bytes(shard, index)
+                assert ours == self.tree.final.view.get_bucket_bytes(shard, index)
+        verdict = verify_database(tree.spec, self.half.store, bls, lambda line: None)
+        assert verdict.is_sound, verdict.findings
+
+
+def test_a_split_of_a_shard_that_is_taken_on():
+    """The new shard begins empty: it needs nothing from anybody."""
+    world = Changing()
+    world.watch(Follow(frozenset({2})))
+    world.change_layout(SplitShard(shard=1, layer=2))
+    world.check({0, 2})
+    (new,) = set(world.ids) - {0, 1, 2}
+    for _ in range(2):
+        world.do(
+            world.sign(CAROL, Transfer(DAVE.public_key, new, COIN), 1),
+            world.sign(CAROL, Transfer(DAVE.public_key, 1, COIN), 1),
+        )
+    adopt(world.half, new, world.source)
+    adopt(world.half, 1, world.source)
+    assert begin_is_known(world, new)
+    world.check({0, 1, 2, new})
+    world.settle()
+    world.check({0, 1, 2, new})
+
+
+def begin_is_known(world, shard):
+    base = find_base(world.half.tree.store, shard, world.source.height)
+    return Adoption(world.spec, world.half.tree.store, base).is_known
+
+
+def test_a_split_while_its_parent_is_on_its_way():
+    """Executed over the boundary, with the layout of each epoch."""
+    world = Changing()
+    world.watch(Follow(frozenset({2}), (Layers(MODEL.model_id, 2, 4),)))
+    assert world.half.tree.followed == {0, 1, 2}
+    world.half.tree.drop(1)
+    world.propose(SplitShard(shard=1, layer=2))
+    world.go_to_epoch(world.epoch + 1)
+    world.do(world.sign(CAROL, Transfer(DAVE.public_key, 2, COIN), 1))
+    adoption = begin(world.half, 1, world.source)
+    world.go_to_epoch(world.epoch + 1)
+    (new,) = set(world.ids) - {0, 1, 2}
+    # The layers that it works with are in the new shard now.
+    world.check({0, 2, new})
+    world.do(world.sign(CAROL, Transfer(DAVE.public_key, new, COIN), 1))
+    world.step()
+    catch_up(world.half, adoption)
+    world.half.tree.adopt(adoption)
+    world.check({0, 1, 2, new})
+    world.settle()
+    world.check({0, 1, 2, new})
 
 
 # ------------------------------------------------------------------- bad input
