@@ -20,6 +20,9 @@ from inference.errors import BadRequest, Busy
 DEFAULT_KV_BUDGET_BYTES = 512 * 1024 * 1024
 """Four stages of a devnet with all caches full stay well below its 6 GiB."""
 
+WORKER_BYTES = 512 * 1024 * 1024
+"""Of a worker beside weights and caches: interpreter, libraries, one pass."""
+
 PAGE_TOKENS = 16
 """Positions of a page: what a session wastes at most, less one; and small enough that
 a shared beginning is seldom cut short by much."""
@@ -27,6 +30,20 @@ a shared beginning is seldom cut short by much."""
 MAX_SESSIONS = 256
 """One decoding session per millisecond of a fast step; more only wait."""
 MAX_SESSION_ID_BYTES = 32
+
+
+def compute_stage_bytes(
+    weights_bytes: int, kv_budget_bytes: int = DEFAULT_KV_BUDGET_BYTES
+) -> int:
+    """Return the most memory that a stage with these weights takes."""
+    return weights_bytes + kv_budget_bytes + WORKER_BYTES
+
+
+def compute_weights_room(
+    room_bytes: int, kv_budget_bytes: int = DEFAULT_KV_BUDGET_BYTES
+) -> int:
+    """Return the weights for which a stage has room; negative where for none."""
+    return room_bytes - compute_stage_bytes(0, kv_budget_bytes)
 
 
 def count_pages(positions: int) -> int:

@@ -26,7 +26,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +44,7 @@ from inference.errors import (
 )
 from inference.memory import DEFAULT_KV_BUDGET_BYTES, CacheCost, Reservations
 from inference.model_info import Model, ModelInfo
+from inference.precision import Precision
 from inference.sampling import ChatMessage, SampledToken, SamplingParams
 from inference.worker import ENVIRONMENT
 from inference.worker_link import BuildRequest, WorkerLink, open_pair
@@ -102,6 +103,8 @@ class WorkerStatus:
     """Bytes of cache per position of a session."""
     used_bytes: int
     """Of the cache's budget, promised to open sessions."""
+    engine: str
+    """Which engine runs the layers; empty for a requester and before it is ready."""
 
 
 class SupervisedWorker:
@@ -128,6 +131,8 @@ class SupervisedWorker:
             *("--model", str(directory), "--threads", str(threads)),
         ]
         self._threads = threads
+        self.prepare: Callable[[], Awaitable[None]] | None = None
+        """Awaited before every start of a process: puts its directory in order."""
         self._link: WorkerLink | None = None
         self._process: trio.Process | None = None
         self._report: Ready | None = None
@@ -154,6 +159,7 @@ class SupervisedWorker:
             bytes_read=0 if report is None else report.bytes_read,
             position_bytes=0 if report is None else report.position_bytes,
             used_bytes=self._count_used_bytes(),
+            engine="" if report is None else report.engine,
         )
 
     def _count_used_bytes(self) -> int:
@@ -198,6 +204,8 @@ class SupervisedWorker:
 
     async def _run_process(self) -> None:
         """Start one process and stay until it dies; it is gone afterwards."""
+        if self.prepare is not None:
+            await self.prepare()
         ours, theirs = open_pair()
         link = WorkerLink(ours)
         try:
@@ -309,6 +317,7 @@ class StageWorker(SupervisedWorker):
         *,
         threads: int = 1,
         kv_budget_bytes: int = DEFAULT_KV_BUDGET_BYTES,
+        precision: Precision = Precision.NATIVE,
         null: bool = False,
     ) -> None:
         """Describe the stage; `run` starts it.
@@ -319,10 +328,12 @@ class StageWorker(SupervisedWorker):
             layers: First layer, and the one after the last.
             threads: Of torch.
             kv_budget_bytes: Memory for the caches of all sessions.
+            precision: Of the weights.
             null: Compute nothing and return the input, to measure the rest.
         """
         role = ["stage", "--layers", f"{layers[0]}:{layers[1]}"]
-        role += ["--kv-bytes", str(kv_budget_bytes), *(["--null"] if null else [])]
+        role += ["--kv-bytes", str(kv_budget_bytes), "--precision", precision]
+        role += ["--null"] if null else []
         super().__init__(directory, model, role=role, threads=threads)
         self.layers = layers
         self._kv_budget_bytes = kv_budget_bytes

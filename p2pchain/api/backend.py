@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from inference.sampling import ChatMessage, SamplingParams
+from inference.sampling import ChatMessage, SamplingParams, TokenLogprob
 
 if TYPE_CHECKING:
     from chain.contracts.channel import Channel
@@ -129,6 +129,23 @@ class ShardSyncStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsStatus:
+    """Weights that are being taken from peers."""
+
+    model: str
+    """Its name on the chain."""
+    parts: int
+    parts_done: int
+    bytes: int
+    bytes_done: int
+    bytes_per_s: int
+    eta_s: int | None
+    """Seconds to go at this rate; None while nothing comes."""
+    peers: int
+    """That are asked right now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
     """Where this node stands now."""
 
@@ -160,6 +177,8 @@ class NodeStatus:
     """The snapshot that is being fetched, if one is."""
     shard_sync: ShardSyncStatus | None
     """The shard that is being taken on, if one is."""
+    weights: WeightsStatus | None = None
+    """The weights that are being fetched, if some are."""
     peers: int
     mempool_transactions: int
     mempool_bytes: int
@@ -360,6 +379,8 @@ class Delta:
     text: str
     """May be empty while a character is incomplete."""
     tokens: int = 1
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """If asked for: of this token, then of the most likely ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,9 +99,13 @@ def number(text: str) -> int:
 
 
 def layer_range(text: str) -> str:
-    """Check start:end and keep it as text, as the settings have it."""
+    """Check start:end or `auto`, and keep it as text, as the settings have it."""
+    if text == "auto":
+        return text
     start, separator, end = text.partition(":")
     numbers = start.isdecimal() and end.isdecimal()
     if not separator or not numbers or int(start) >= int(end):
-        raise argparse.ArgumentTypeError(f"{text!r} is no layer range, such as 0:4")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no layer range, such as 0:4, nor auto"
+        )
     return f"{int(start)}:{int(end)}"

@@ -33,10 +33,13 @@ def add_parser(commands: "Commands") -> None:
         type=layer_range,
         dest="layers",
         metavar="START:END",
-        help="host and sell these layers, END not included",
+        help="host and sell these layers, END not included; auto: what fits and is "
+        "most needed",
     )
     parser.add_argument(
-        "--model", metavar="DIR", help="Hugging Face folder, or bundled"
+        "--model",
+        metavar="DIR|NAME",
+        help="Hugging Face folder, bundled, or a model of the chain to take from peers",
     )
     parser.add_argument(
         "--peers", nargs="+", metavar="P2P://KEY@HOST:PORT", help="keep connected to"

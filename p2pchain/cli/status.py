@@ -8,6 +8,7 @@ from p2pchain.cli.output import Output, format_table
 from p2pchain.cli.session import open_client
 from p2pchain.cli.shard_tables import describe_duties, describe_shards
 from p2pchain.cli.staking import describe_seat, describe_stake
+from p2pchain.progress_bar import draw_bar
 
 if TYPE_CHECKING:
     from p2pchain.cli.options import Commands
@@ -95,11 +96,24 @@ def _describe_history(status: dict[str, Any]) -> list[str]:
             f"{sync['bytes'] / 1e6:.1f} MB, {sync['bytes_per_s'] / 1e6:.1f} MB/s "
             f"from {sync['peers']} peers{eta}"
         )
+    if weights := status["weights"]:
+        lines.append(f"weights    {describe_weights(weights)}")
     if shard := status["shard_sync"]:
         lines.append(f"shard      {describe_shard_sync(shard, int(status['height']))}")
     if int(status["first_height"]):
         lines.append(f"history    from block {status['first_height']}, with a snapshot")
     return lines
+
+
+def describe_weights(weights: dict[str, Any]) -> str:
+    """Return how far the weights are that come from peers."""
+    done, total = weights["bytes_done"], weights["bytes"]
+    eta = "" if weights["eta_s"] is None else f", {weights['eta_s']} s to go"
+    return (
+        f"of {weights['model']}: [{draw_bar(done, total)}] {weights['parts_done']} of "
+        f"{weights['parts']} parts, {done / 1e6:.1f} of {total / 1e6:.1f} MB, "
+        f"{weights['bytes_per_s'] / 1e6:.1f} MB/s from {weights['peers']} peers{eta}"
+    )
 
 
 def describe_shard_sync(sync: dict[str, Any], height: int) -> str:

@@ -49,6 +49,7 @@ from p2pchain.api.backend import (
     StageStatus,
     StateSyncStatus,
     ValidatorStatus,
+    WeightsStatus,
 )
 from p2pchain.api.errors import (
     InsufficientFunds,
@@ -65,12 +66,14 @@ from p2pchain.node.consensus_driver import ConsensusDriver
 from p2pchain.node.foreign_state import StateExchange
 from p2pchain.node.gateway import Gateway
 from p2pchain.node.home import Config
+from p2pchain.node.model_host import ModelHost
 from p2pchain.node.provider import Provider
 from p2pchain.node.provider_book import ProviderBook
 from p2pchain.node.shard_sync import ShardSync
 from p2pchain.node.staking import Staking
 from p2pchain.node.state_sync import StateSync
 from p2pchain.node.treasury import Treasury
+from p2pchain.node.weights_fetcher import WeightsFetcher
 from p2pchain.node.work_feed import WorkFeed
 from p2pchain.version import VERSION
 from primitives.types import Height, ShardId
@@ -106,6 +109,9 @@ class NodeBackend:
     state_sync: StateSync
     shard_sync: ShardSync
     foreign_state: StateExchange
+    weights: WeightsFetcher
+    model_host: ModelHost | None
+    """Of a node that gets its model, or its layers, while it runs."""
 
     # The node
 
@@ -135,6 +141,7 @@ class NodeBackend:
             first_height=self.chain.tree.first_height,
             state_sync=self._get_state_sync(),
             shard_sync=self._get_shard_sync(),
+            weights=self._get_weights(),
             peers=len(self.network.peers()),
             mempool_transactions=len(self.chain.mempool),
             mempool_bytes=self.chain.mempool.get_bytes(),
@@ -172,6 +179,21 @@ class NodeBackend:
             bytes_done=parts.bytes_done,
             done_height=progress.done_height,
             eta_s=None if progress.eta_s is None else round(progress.eta_s),
+        )
+
+    def _get_weights(self) -> WeightsStatus | None:
+        progress = self.weights.progress
+        if progress is None:
+            return None
+        return WeightsStatus(
+            model=self.weights.wanted,
+            parts=progress.parts,
+            parts_done=progress.parts_done,
+            bytes=progress.bytes,
+            bytes_done=progress.bytes_done,
+            bytes_per_s=int(progress.bytes_per_s),
+            eta_s=None if progress.eta_s is None else round(progress.eta_s),
+            peers=progress.peers,
         )
 
     def get_net_info(self) -> NetInfo:
@@ -266,6 +288,9 @@ class NodeBackend:
             return f"blocks up to {consensus.best_height}"
         if consensus.mute_reason and self._is_expected_to_vote():
             return f"permission to vote: {consensus.mute_reason}"
+        if self.model_host is not None and self.model_host.stage:
+            problem = self.weights.problem
+            return self.model_host.stage + (f": {problem}" if problem else "")
         if self.provider is not None and not self.provider.is_active:
             return "its registration"
         if self.gateway is not None:

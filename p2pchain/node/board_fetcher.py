@@ -16,12 +16,12 @@ from network.errors import NetworkError, RequestTimeout, TooManyStreams
 from network.faults import Fault
 from network.network import Network
 from p2pchain.node.work_board import PER_PEER, Sized, WorkBoard
+from p2pchain.progress_bar import draw_bar
 from primitives.errors import RemoteError
 
 LOOK_S = 0.05
 """How often it is looked whether a peer is new, or idle and has something to do."""
 REPORT_S = 5.0
-BAR_CHARACTERS = 20
 
 log = logging.getLogger(__name__)
 
@@ -163,9 +163,3 @@ class BoardFetcher:
                 progress.peers,
                 "" if progress.eta_s is None else f", {progress.eta_s:.0f} s to go",
             )
-
-
-def draw_bar(done: int, total: int) -> str:
-    """Return a bar of `BAR_CHARACTERS` that is full when all is done."""
-    filled = BAR_CHARACTERS * done // total if total else BAR_CHARACTERS
-    return "#" * filled + "." * (BAR_CHARACTERS - filled)

@@ -13,6 +13,7 @@ A node's home folder: everything that one node keeps.
     wal/chunks              produced and endorsed chunks, likewise
     state-sync/             parts of a snapshot, while one is fetched
     shard-sync/             parts of one shard, likewise
+    weights/                models that came from peers, and the cache of their parts
     node.json               written while the node runs: pid and bound addresses
 
 One process owns a home at a time; a lock file says which.
@@ -34,6 +35,8 @@ from primitives.keys import SecretKey
 from primitives.types import ShardId
 
 DEFAULT_HOME = Path("~/.p2pchain")
+AUTO = "auto"
+"""In place of layers: to be chosen."""
 MAX_LAYERS = 2**16 - 1
 """What a registration can say."""
 MAX_LAYERS_TEXT = 32
@@ -57,9 +60,13 @@ class Config:
     peers: tuple[str, ...] = ()
     """Endpoints p2p://KEY@host:port that we keep a connection to."""
     model: str = "bundled"
-    """Hugging Face directory of the model, or `bundled`."""
+    """Hugging Face directory of the model, `bundled`, or the name or id of a model of
+    the chain, which then comes from peers."""
     layers: str = ""
-    """Layers that we host, `start:end`, or empty for none."""
+    """Layers that we host: `start:end`, `auto` for what fits and is most needed, or
+    empty for none."""
+    weights_cache_mb: int = 65_536
+    """How much the cache of weights that came from peers may hold, in megabytes."""
     validator: bool = False
     gateway: bool = False
     """Whether /v1 answers here, with a requester worker of our own."""
@@ -106,8 +113,19 @@ class Config:
 
     @property
     def layer_range(self) -> tuple[int, int] | None:
-        """The half-open range [start, end) of hosted layers, or None."""
-        return parse_layers(self.layers) if self.layers else None
+        """The half-open range [start, end) of hosted layers; None for none, or while
+        they are still to be chosen."""
+        if not self.layers or self.layers == AUTO:
+            return None
+        return parse_layers(self.layers)
+
+    @property
+    def chain_model(self) -> str | None:
+        """The name or id of the chain's model to take from peers; None for a folder."""
+        is_path = self.model.startswith(("~", ".")) or os.sep in self.model
+        if self.model == "bundled" or is_path or Path(self.model).is_dir():
+            return None
+        return self.model
 
 
 def parse_shards(text: str) -> frozenset[ShardId] | None:
@@ -177,6 +195,8 @@ class Home:
     """Parts of a snapshot on its way."""
     shard_sync: Path = field(init=False)
     """Parts of a shard on its way."""
+    weights: Path = field(init=False)
+    """Models that came from peers."""
     runtime: Path = field(init=False)
     """node.json: pid and bound addresses while the node runs."""
 
@@ -192,6 +212,7 @@ class Home:
             "chunks": path / "wal" / "chunks",
             "state_sync": path / "state-sync",
             "shard_sync": path / "shard-sync",
+            "weights": path / "weights",
             "runtime": path / "node.json",
         }.items():
             object.__setattr__(self, name, value)
@@ -359,7 +380,7 @@ def _validate(config: Config, source: str) -> None:
                 f"{source}: {setting} must be an address of this machine, as 127.0.0.1"
             )
     if not config.model:
-        raise ConfigError(f"{source}: model must be a folder, or bundled")
+        raise ConfigError(f"{source}: model must be a folder, a name, or bundled")
     if config.bls not in ("native", "reference"):
         raise ConfigError(f"{source}: bls must be native or reference")
     if not 1 <= config.torch_threads <= 256:
@@ -378,7 +399,9 @@ def _validate(config: Config, source: str) -> None:
             parse_checkpoint(config.checkpoint)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from error
-    if config.layers:
+    if not 1 <= config.weights_cache_mb <= 10**9:
+        raise ConfigError(f"{source}: weights_cache_mb must be from 1 to 10^9")
+    if config.layers and config.layers != AUTO:
         try:
             parse_layers(config.layers)
         except ConfigError as error:

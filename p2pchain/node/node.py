@@ -8,6 +8,7 @@ Assembly: the parts of one node, in one nursery.
     settlement, channels                          always
     stage worker, hop service                     with --host-layers
     requester worker, gateway                     with --gateway
+    weights                                       serves what it has, takes with --model
     HTTP                                          always
 
 A service either runs or raises, and what one raises ends the node.  Stopping goes the
@@ -35,7 +36,10 @@ from consensus.participant import ParticipantConfig
 from genesis.genesis import Genesis
 from genesis.state import build_chain_spec
 from inference.certify import CERTIFICATES_FOLDER, require_certificate
+from inference.errors import ModelError
 from inference.model_info import Model, load_model
+from inference.pieces_folder import PARTS_FOLDER
+from inference.pieces_store import PieceStore
 from inference.shared_payer import SharedPayer
 from inference.supervisor import RequesterWorker, StageWorker
 from network.endpoint import Endpoint
@@ -56,8 +60,9 @@ from p2pchain.node.foreign_accounts import ForeignAccounts
 from p2pchain.node.foreign_packets import PacketExchange
 from p2pchain.node.foreign_state import StateExchange
 from p2pchain.node.gateway import Gateway
-from p2pchain.node.home import Config, Home, write_atomically
+from p2pchain.node.home import AUTO, Config, Home, write_atomically
 from p2pchain.node.initialise import get_model_name, resolve_model_dir
+from p2pchain.node.model_host import ModelHost, Ready, find_model, load_choice
 from p2pchain.node.provider import Provider
 from p2pchain.node.provider_book import ProviderBook
 from p2pchain.node.settlement import Settlement
@@ -67,6 +72,8 @@ from p2pchain.node.state_sync import Checkpoint, StateSync
 from p2pchain.node.state_sync_files import PartFiles
 from p2pchain.node.state_sync_server import StateSyncServer
 from p2pchain.node.treasury import Treasury
+from p2pchain.node.weights_fetcher import WeightsFetcher
+from p2pchain.node.weights_server import WeightsServer
 from p2pchain.node.work_feed import WorkFeed
 from p2pchain.version import VERSION
 from primitives import bls
@@ -115,10 +122,11 @@ class Node:
         spec = build_chain_spec(genesis)
         self._network = Network(node_key=keys.node, chain_id=spec.chain_id)
         model = self._load_model()
-        follow = _build_follow(config, model, keys.validator)
+        follow = self._build_follow(model)
         self._chain = ChainService(spec, kv, self._network, follow)
         if model is not None:
             model = self._find_name(model)
+        self._weights = self._build_weights(model)
         self._workers = _build_workers(config)
         self._chain.tree.executor = self._workers
         self._bodies = BodyExchange(self._network, self._chain.tree)
@@ -184,8 +192,15 @@ class Node:
         )
         self._addresses.refresh()
         self._chain.listen(self._addresses.on_final)
-        self._provider = self._build_provider(model)
-        self._gateway = self._build_gateway(model, session_key)
+        self._provider: Provider | None = None
+        self._gateway: Gateway | None = None
+        self._backend: NodeBackend | None = None
+        self._model_host: ModelHost | None = None
+        if config.chain_model is not None or config.layers == AUTO:
+            self._model_host = self._build_model_host(model)
+        elif model is not None:
+            folder = resolve_model_dir(config.model)
+            self._build_services(Ready(model, folder, config.layer_range, None))
         for peer in config.peers:
             self._network.add_endpoint(_parse_peer(peer), persistent=True)
 
@@ -218,10 +233,9 @@ class Node:
             services.start_soon(self._pool.run)
             # Also without layers: an earlier start may have left claims to settle.
             services.start_soon(self._settlement.run, self._book)
-            if self._provider is not None:
-                services.start_soon(self._provider.run, endpoints)
-            if self._gateway is not None:
-                services.start_soon(self._gateway.run)
+            if self._model_host is not None:
+                services.start_soon(self._host, self._model_host, services, endpoints)
+            self._start_services(services, endpoints)
             await self._serve(endpoints, stop)
             if self._provider is not None:
                 await self._provider.drain()
@@ -232,6 +246,32 @@ class Node:
         self._workers.close()
         self._home.runtime.unlink(missing_ok=True)
         log.info("stopped at height %d", self._chain.height)
+
+    async def _host(
+        self,
+        model_host: ModelHost,
+        services: trio.Nursery,
+        endpoints: tuple[Endpoint, ...],
+    ) -> None:
+        """Begin to host what was not here, or not chosen, at the start."""
+        try:
+            self._build_services(await model_host.prepare())
+        except (ConfigError, ModelError) as error:
+            log.error("no layers are served: %s", error)
+            model_host.stage = f"a model that can be served: {error}"
+            return
+        if self._backend is not None:
+            self._backend.provider = self._provider
+            self._backend.gateway = self._gateway
+        self._start_services(services, endpoints)
+
+    def _start_services(
+        self, services: trio.Nursery, endpoints: tuple[Endpoint, ...]
+    ) -> None:
+        if self._provider is not None:
+            services.start_soon(self._provider.run, endpoints)
+        if self._gateway is not None:
+            services.start_soon(self._gateway.run)
 
     async def _listen(self, services: trio.Nursery) -> tuple[Endpoint, ...]:
         """Return where others reach us, once they do."""
@@ -247,7 +287,7 @@ class Node:
 
     async def _serve(self, endpoints: tuple[Endpoint, ...], stop: trio.Event) -> None:
         """Offer HTTP until `stop`; returns when it has drained."""
-        backend = self._build_backend(endpoints)
+        backend = self._backend = self._build_backend(endpoints)
         settings = ApiSettings(token=self._home.load_api_token(), version=VERSION)
         async with trio.open_nursery() as nursery:
             port = await nursery.start(
@@ -288,6 +328,8 @@ class Node:
             state_sync=self._state_sync,
             shard_sync=self._shard_sync,
             foreign_state=self._foreign_state,
+            weights=self._weights,
+            model_host=self._model_host,
         )
 
     def _build_state_sync(self) -> StateSync:
@@ -313,15 +355,13 @@ class Node:
             self._bodies,
             self._packets,
             PartFiles(self._home.shard_sync),
-            is_behind=lambda: (
-                self._state_sync.is_holding or self._driver.status.is_catching_up
-            ),
+            is_behind=self._is_behind,
             get_wanted=lambda: tree.wanted,
         )
 
     def _load_model(self) -> Model | None:
-        """Return the model that a worker of ours needs."""
-        if not self._config.layers and not self._config.gateway:
+        """Return the model that a worker of ours needs, if a folder has it."""
+        if not self._works_with_model or self._config.chain_model is not None:
             return None
         directory = resolve_model_dir(self._config.model)
         if not self._config.null_layers:
@@ -346,9 +386,80 @@ class Node:
             "weights or its tokenizer differ"
         )
 
-    def _build_provider(self, model: Model | None) -> Provider | None:
-        layers = self._config.layer_range
-        if layers is None or model is None:
+    @property
+    def _works_with_model(self) -> bool:
+        return bool(self._config.layers) or self._config.gateway
+
+    def _build_follow(self, model: Model | None) -> Follow:
+        """Return what to follow: what is asked for, and the shards we work with.
+
+        Of a model that only the chain has, and of layers that are still to be chosen,
+        `ModelHost` says so later.
+        """
+        config, name = self._config, self._config.chain_model
+        layers: tuple[Layers, ...] = ()
+        if self._works_with_model:
+            record = find_model(self._genesis.models, name or "", model)
+            chosen = config.layer_range
+            if record is not None and config.layers == AUTO:
+                chosen = load_choice(self._home.weights, record)
+            if record is not None and config.gateway:
+                chosen = 0, record.layers
+            if record is not None and chosen is not None:
+                layers = (Layers(record.model_id, *chosen),)
+        custodian = None
+        if config.custodian and self._keys.validator is not None:
+            custodian = self._keys.validator.public_key
+        return Follow(config.followed_shards, layers, custodian)
+
+    def _build_weights(self, model: Model | None) -> WeightsFetcher:
+        """Serve what is here, and be ready to take what is not."""
+        folder = self._home.weights
+        limit_bytes = self._config.weights_cache_mb * 10**6
+        store = PieceStore(folder / PARTS_FOLDER, limit_bytes=limit_bytes)
+        server = WeightsServer(self._network, store)
+        if model is not None:
+            directory = resolve_model_dir(self._config.model)
+            server.add(model.info.model_id, model.outline, directory)
+        queries = self._chain.queries
+
+        def list_providers(model_id: bytes) -> list[bytes]:
+            registrations = queries.list_registrations()
+            return [r.node_key for r in registrations if r.model_id == model_id]
+
+        return WeightsFetcher(self._network, store, folder, server, list_providers)
+
+    def _build_model_host(self, model: Model | None) -> ModelHost | None:
+        config = self._config
+        if not self._works_with_model:
+            return None
+        local = None if model is None else resolve_model_dir(config.model)
+        layers = AUTO if config.layers == AUTO else config.layer_range
+        return ModelHost(
+            chain=self._chain,
+            weights=self._weights,
+            folder=self._home.weights,
+            setting=config.chain_model or "",
+            layers=layers,
+            with_ends=config.gateway,
+            local=model,
+            local_folder=local,
+            account=self._keys.account.public_key,
+            is_behind=self._is_behind,
+        )
+
+    def _is_behind(self) -> bool:
+        """Tell whether blocks are still to be caught up with."""
+        return self._state_sync.is_holding or self._driver.status.is_catching_up
+
+    def _build_services(self, ready: Ready) -> None:
+        """Build what works with the model: a provider, a gateway, or both."""
+        self._provider = self._build_provider(ready)
+        self._gateway = self._build_gateway(ready)
+
+    def _build_provider(self, ready: Ready) -> Provider | None:
+        model, layers = ready.model, ready.layers
+        if layers is None:
             return None
         if layers[1] > model.info.layers:
             raise ConfigError(
@@ -356,12 +467,13 @@ class Node:
                 f"{model.info.layers}"
             )
         worker = StageWorker(
-            resolve_model_dir(self._config.model),
+            ready.directory,
             model,
             layers,
             threads=self._config.torch_threads,
             null=self._config.null_layers,
         )
+        worker.prepare = ready.prepare
         if self._config.null_layers:
             log.warning("null_layers: answers are nonsense, and sold as real ones")
         return Provider(
@@ -375,19 +487,18 @@ class Node:
             publish=self._feed.publish,
         )
 
-    def _build_gateway(
-        self, model: Model | None, session_key: SecretKey
-    ) -> Gateway | None:
-        if not self._config.gateway or model is None:
+    def _build_gateway(self, ready: Ready) -> Gateway | None:
+        if not self._config.gateway:
             return None
         worker = RequesterWorker(
-            resolve_model_dir(self._config.model),
-            model,
+            ready.directory,
+            ready.model,
             threads=self._config.torch_threads,
         )
+        worker.prepare = ready.prepare
         return Gateway(
             worker=worker,
-            session_key=session_key,
+            session_key=derive_session_key(self._keys.account),
             chain=self._chain,
             treasury=self._treasury,
             network=self._network,
@@ -452,21 +563,6 @@ def _parse_advertised(config: Config, node_key: bytes) -> tuple[Endpoint, ...]:
             )
         endpoints.append(endpoint)
     return tuple(endpoints)
-
-
-def _build_follow(
-    config: Config, model: Model | None, validator: BlsSecretKey | None
-) -> Follow:
-    """Return what to follow: what is asked for, and the shards that we work with."""
-    layers: tuple[Layers, ...] = ()
-    if model is not None:
-        whole = 0, model.info.layers
-        start, end = whole if config.gateway else config.layer_range or whole
-        layers = (Layers(model.info.model_id, start, end),)
-    custodian = None
-    if config.custodian and validator is not None:
-        custodian = validator.public_key
-    return Follow(config.followed_shards, layers, custodian)
 
 
 async def _forward(first: trio.Event, second: trio.Event) -> None:

@@ -19,9 +19,10 @@ Spec: docs/protocol/15-weights.md
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -75,6 +76,8 @@ PAUSE_S = 1.0
 MAX_PAUSE_S = 300.0
 MAX_PEERS = 64
 """Asked for offers: each has a connection, and more make nothing faster."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -156,17 +159,31 @@ class WeightsFetcher:
         Raises:
             ModelError: The chain's model is none that can be run.
         """
-        pause_s, name = PAUSE_S, share.record.name
-        self.wanted = name
+        model = await self._insist(share.record, lambda: self._try(share))
+        self._fresh.add(share)
+        return model
+
+    async def find_outline(self, record: ModelRecord) -> Outline:
+        """Return what a model consists of, however long that takes.
+
+        Raises:
+            ModelError: The chain's model is none that can be run.
+        """
+        return await self._insist(record, lambda: self._load_outline(record))
+
+    async def _insist(
+        self, record: ModelRecord, attempt: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Return what an attempt returns, the first time that nothing is missing."""
+        pause_s = PAUSE_S
+        self.wanted = record.name
         try:
             while True:
                 try:
-                    model = await self._try(share)
-                    self._fresh.add(share)
-                    return model
+                    return await attempt()
                 except (CacheFull, DiskFull, NobodyHas) as error:
                     self.problem = str(error)
-                log.warning("the weights of %s: %s", name, self.problem)
+                log.warning("the weights of %s: %s", record.name, self.problem)
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
         finally:
@@ -184,7 +201,7 @@ class WeightsFetcher:
     async def _try(self, share: Share) -> Model:
         record = share.record
         folder = self.get_folder(record.model_id)
-        outline = await self._load_outline(record, folder)
+        outline = await self._load_outline(record)
         self._server.add(record.model_id, outline, None)
         parts = select_parts(
             outline, record.layers, share.layers, with_ends=share.with_ends
@@ -204,8 +221,9 @@ class WeightsFetcher:
 
     # What it consists of
 
-    async def _load_outline(self, record: ModelRecord, folder: Path) -> Outline:
-        """Return the outline from our disk, or else from a peer."""
+    async def _load_outline(self, record: ModelRecord) -> Outline:
+        """Return the outline from our disk, or else from a peer; raises NobodyHas."""
+        folder = self.get_folder(record.model_id)
         try:
             data = (folder / OUTLINE_FILE).read_bytes()
             return await self._check_outline(record, data)

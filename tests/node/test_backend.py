@@ -17,8 +17,9 @@ from p2pchain.api.errors import (
     UnknownModel,
 )
 from p2pchain.api.rpc.node_methods import render_status
-from p2pchain.cli.status import describe_shard_sync
+from p2pchain.cli.status import describe_shard_sync, describe_weights
 from p2pchain.errors import TransactionFailed
+from p2pchain.node import work_board
 from p2pchain.node.backend import NodeBackend
 from p2pchain.node.consensus_driver import ConsensusStatus
 from p2pchain.node.foreign_state import StateExchange
@@ -72,6 +73,8 @@ def build_backend(net, node, *, provider=None, gateway=None, key=None) -> NodeBa
         state_sync=SimpleNamespace(progress=None),
         shard_sync=SimpleNamespace(progress=None),
         foreign_state=StateExchange(node.net, net.chain.tree),
+        weights=SimpleNamespace(progress=None, wanted="", problem=""),
+        model_host=None,
     )
 
 
@@ -134,6 +137,35 @@ def test_a_state_on_its_way_is_told() -> None:
             assert status.state_sync.parts_done == 4
             assert render_status(status)["state_sync"]["height"] == "120"
             assert render_status(status)["first_height"] == "0"
+
+    run(test)
+
+
+def test_weights_on_their_way_are_told() -> None:
+    async def test() -> None:
+        async with open_network() as net:
+            node = build_backend(net, net.providers[0])
+            assert node.get_status().weights is None
+            node.model_host = SimpleNamespace(stage="the weights of tiny")
+            node.weights.problem = "no room"
+            assert node.get_status().waiting_for == "the weights of tiny: no room"
+            node.weights.wanted, node.weights.problem = "tiny", ""
+            node.weights.progress = work_board.Progress(
+                parts=10,
+                parts_done=4,
+                bytes=1_000_000,
+                bytes_done=400_000,
+                bytes_per_s=150_000.0,
+                peers=3,
+            )
+            status = node.get_status()
+            assert status.waiting_for == "the weights of tiny"
+            assert status.weights.eta_s == 4
+            shown = describe_weights(render_status(status)["weights"])
+            assert shown == (
+                "of tiny: [########............] 4 of 10 parts, 0.4 of 1.0 MB, "
+                "0.1 MB/s from 3 peers, 4 s to go"
+            )
 
     run(test)
 

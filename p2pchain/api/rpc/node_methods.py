@@ -10,6 +10,7 @@ from p2pchain.api.backend import (
     ShardSyncStatus,
     StateSyncStatus,
     ValidatorStatus,
+    WeightsStatus,
 )
 from p2pchain.api.errors import NotReady
 from p2pchain.api.render import (
@@ -95,6 +96,21 @@ def _render_shard_sync(status: ShardSyncStatus | None) -> Json | None:
     }
 
 
+def _render_weights(status: WeightsStatus | None) -> Json | None:
+    if status is None:
+        return None
+    return {
+        "model": status.model,
+        "parts": status.parts,
+        "parts_done": status.parts_done,
+        "bytes": status.bytes,
+        "bytes_done": status.bytes_done,
+        "bytes_per_s": status.bytes_per_s,
+        "eta_s": status.eta_s,
+        "peers": status.peers,
+    }
+
+
 def render_status(status: NodeStatus) -> Json:
     """Return a node's status as JSON."""
     epoch = status.epoch
@@ -124,6 +140,7 @@ def render_status(status: NodeStatus) -> Json:
         "first_height": str(status.first_height),
         "state_sync": _render_state_sync(status.state_sync),
         "shard_sync": _render_shard_sync(status.shard_sync),
+        "weights": _render_weights(status.weights),
         "peers": status.peers,
         "mempool": {
             "transactions": status.mempool_transactions,

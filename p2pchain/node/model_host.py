@@ -1,0 +1,268 @@
+"""
+A model that is not in a folder here, or layers that are not chosen yet.
+
+    which model   --model NAME: one of the chain's, by name or id
+    which layers  --host-layers auto: what fits and is most needed (inference/placement)
+    the weights   from peers (weights_fetcher.py), or from the folder that --model names
+
+All of it needs the chain, so it happens while the node runs; then workers start as if
+everything had been here from the beginning.  What was chosen is written down: a start
+after a crash goes on with the layers whose weights are already half here.
+"""
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import trio
+
+from chain.contracts.model import ModelRecord
+from chain.contracts.registration import RegistrationStatus
+from chain.following import Layers
+from inference.device import Device, measure_device
+from inference.memory import compute_weights_room
+from inference.model_info import Model
+from inference.pieces import Outline, count_layer_bytes
+from inference.placement import Choice, choose_layers, count_hosts
+from p2pchain.errors import ConfigError
+from p2pchain.node.chain_service import ChainService
+from p2pchain.node.home import AUTO, write_atomically
+from p2pchain.node.weights_fetcher import Share, WeightsFetcher
+
+LOOK_S = 0.5
+"""How often it is looked whether the chain has been caught up with."""
+PIN = "own"
+"""Under which name the cache keeps what this node hosts and buys."""
+CHOICE_FILE = "chosen-layers.json"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A model that workers can load."""
+
+    model: Model
+    directory: Path
+    layers: tuple[int, int] | None
+    """Those to be hosted; None for a gateway alone."""
+    prepare: Callable[[], Awaitable[None]] | None
+    """To be awaited before a worker reads the directory; see `SupervisedWorker`."""
+
+
+class ModelHost:
+    """Gets ready what a node hosts.
+
+    Args:
+        chain: Where models and providers are registered.
+        weights: Takes parts from peers.
+        folder: Of the weights in this home.
+        setting: Name or id of a model; not used with `local`.
+        layers: `start:end` as numbers, `AUTO`, or None for none.
+        with_ends: Whether this node is a gateway.
+        local: The model, where a folder has it.
+        local_folder: That folder.
+        account: Ours: our own registration is not somebody else's.
+        is_behind: Whether blocks are still to be caught up with.
+    """
+
+    def __init__(
+        self,
+        *,
+        chain: ChainService,
+        weights: WeightsFetcher,
+        folder: Path,
+        setting: str,
+        layers: tuple[int, int] | str | None,
+        with_ends: bool,
+        local: Model | None,
+        local_folder: Path | None,
+        account: bytes,
+        is_behind: Callable[[], bool],
+    ) -> None:
+        self._chain = chain
+        self._weights = weights
+        self._folder = folder
+        self._setting = setting
+        self._layers = layers
+        self._with_ends = with_ends
+        self._local = local
+        self._local_folder = local_folder
+        self._account = account
+        self._is_behind = is_behind
+        self.stage = "the chain"
+        """What it waits for, for people; empty when all is ready."""
+
+    async def prepare(self) -> Ready:
+        """Return when everything is here.
+
+        Raises:
+            ConfigError: No layer fits in this machine's memory, or there is none such.
+            ModelError: The model cannot be run.
+        """
+        record = await self._find_record()
+        layers = await self._choose(record)
+        self._follow(record, layers)
+        if self._local is not None:
+            assert self._local_folder is not None
+            ready = Ready(self._local, self._local_folder, layers, None)
+        else:
+            ready = await self._fetch(record, layers)
+        self.stage = ""
+        return ready
+
+    async def _fetch(
+        self, record: ModelRecord, layers: tuple[int, int] | None
+    ) -> Ready:
+        share = Share(
+            record, None if layers is None else range(*layers), self._with_ends, PIN
+        )
+        self.stage = f"the weights of {record.name}"
+        model = await self._weights.obtain(share)
+        directory = self._weights.get_folder(record.model_id)
+
+        async def ensure() -> None:
+            await self._weights.ensure(share)
+
+        return Ready(model, directory, layers, ensure)
+
+    # Which model
+
+    async def _find_record(self) -> ModelRecord:
+        """Return the chain's record, as soon as it has one."""
+        is_told = False
+        while True:
+            records = self._chain.queries.list_models()
+            record = find_model(records, self._setting, self._local)
+            if record is not None:
+                return record
+            if not is_told and not self._is_behind() and self._chain.height:
+                names = ", ".join(each.name for each in records) or "none"
+                log.warning(
+                    "the chain has no model %s yet (it has: %s); waiting",
+                    self._setting,
+                    names,
+                )
+                is_told = True
+            self.stage = f"the model {self._setting} on the chain"
+            await self._chain.wait_height(self._chain.height + 1)
+
+    def _follow(self, record: ModelRecord, layers: tuple[int, int] | None) -> None:
+        """Let the node follow the shards of what it works with from now on."""
+        whole = 0, record.layers
+        start, end = whole if self._with_ends else layers or whole
+        tree = self._chain.tree
+        tree.follow = replace(
+            tree.follow, layers=(Layers(record.model_id, start, end),)
+        )
+
+    # Which layers
+
+    async def _choose(self, record: ModelRecord) -> tuple[int, int] | None:
+        if self._layers is None:
+            return None
+        if isinstance(self._layers, tuple):
+            if self._layers[1] > record.layers:
+                raise ConfigError(
+                    f"layers {self._layers[0]}:{self._layers[1]}: {record.name} has "
+                    f"{record.layers}"
+                )
+            return self._layers
+        assert self._layers == AUTO
+        self.stage = f"the outline of {record.name}"
+        outline = await self._load_outline(record)
+        sizes = count_layer_bytes(outline, record.layers)
+        device = await trio.to_thread.run_sync(measure_device)
+        room = compute_weights_room(device.room_bytes)
+        saved = load_choice(self._folder, record)
+        if saved is not None and sum(sizes[slice(*saved)]) <= room:
+            log.info("hosting layers [%d, %d) of %s as before", *saved, record.name)
+            return saved
+        self.stage = "blocks, to see which layers are needed"
+        while self._is_behind() or not self._chain.height:
+            await trio.sleep(LOOK_S)
+        held = self._list_held(record)
+        luck = int.from_bytes(self._account[:8], "big")
+        choice = choose_layers(sizes, held, room, luck)
+        if choice is None:
+            raise ConfigError(
+                f"--host-layers auto: no layer of {record.name} fits: the smallest has "
+                f"{min(sizes) / 1e6:.1f} MB, and there is room for "
+                f"{max(0, room) / 1e6:.1f} MB"
+            )
+        _explain(record, sizes, held, choice, device)
+        layers = choice.layers.start, choice.layers.stop
+        self._save_choice(record, layers)
+        return layers
+
+    async def _load_outline(self, record: ModelRecord) -> Outline:
+        if self._local is not None:
+            return self._local.outline
+        return await self._weights.find_outline(record)
+
+    def _list_held(self, record: ModelRecord) -> list[tuple[int, int]]:
+        """Return the ranges that others serve now."""
+        return [
+            (each.start, each.end)
+            for each in self._chain.queries.list_registrations()
+            if each.model_id == record.model_id
+            and each.status is RegistrationStatus.ACTIVE
+            and each.account != self._account
+        ]
+
+    def _save_choice(self, record: ModelRecord, layers: tuple[int, int]) -> None:
+        start, end = layers
+        document = {"model_id": record.model_id.hex(), "start": start, "end": end}
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(self._folder / CHOICE_FILE, json.dumps(document) + "\n", 0o600)
+
+
+def load_choice(folder: Path, record: ModelRecord) -> tuple[int, int] | None:
+    """Return the layers that an earlier start chose; None if it chose none."""
+    try:
+        saved = json.loads((folder / CHOICE_FILE).read_text())
+        start, end = int(saved["start"]), int(saved["end"])
+        is_same = saved["model_id"] == record.model_id.hex()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (start, end) if is_same and 0 <= start < end <= record.layers else None
+
+
+def find_model(
+    records: tuple[ModelRecord, ...], setting: str, local: Model | None = None
+) -> ModelRecord | None:
+    """Return the record of a model by name or id, or of one that is here."""
+    for record in records:
+        if local is not None:
+            if record.model_id == local.info.model_id:
+                return record
+        elif setting in (record.name, record.model_id.hex()):
+            return record
+    return None
+
+
+def _explain(
+    record: ModelRecord,
+    sizes: tuple[int, ...],
+    held: list[tuple[int, int]],
+    choice: Choice,
+    device: Device,
+) -> None:
+    """Say what was chosen, and why."""
+    chosen = sum(sizes[layer] for layer in choice.layers)
+    hosts = " ".join(map(str, count_hosts(record.layers, held)))
+    log.info(
+        "hosting layers [%d, %d) of %s: %.1f MB of weights, %.1f MB of memory free; "
+        "providers of each layer now: %s; memory is read at %.1f GB/s, so a token "
+        "takes %.2f ms at least",
+        choice.layers.start,
+        choice.layers.stop,
+        record.name,
+        chosen / 1e6,
+        device.free_bytes / 1e6,
+        hosts,
+        device.bytes_per_s / 1e9,
+        1000 * chosen / device.bytes_per_s,
+    )
