@@ -22,8 +22,10 @@ from inference.errors import UnsupportedModel
 from inference.executor import TEST_PAGES, build_test_work
 from inference.ghost_executor import GhostExecutor
 from inference.memory import CacheCost
+from inference.packed import pack
 from inference.paged_store import PagedStore
 from inference.pages import PageRun
+from inference.precision import Precision
 from inference.ragged_attention import PROBE, RAGGED, ProbePass, RaggedPass, run_in
 from inference.scheduler import Work
 from inference.split import Part
@@ -35,6 +37,14 @@ _UNFIT_ROPE = frozenset({"dynamic", "longrope"})
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """How far the engines may differ in the self-test, of the largest number.  Rounding
 gives a hundredth of it; a wrong mask or position a hundred times as much."""
+
+PACKED_TOLERANCE = {
+    Precision.NATIVE: 1e-3,
+    Precision.INT8: 0.3,
+    Precision.INT4: 1.0,
+}
+"""The same for packed weights: a few per cent of each product for int8, eight for int4,
+of which the largest of thousands of numbers counts."""
 
 TEST_TOKENS = 21
 """More than one page, so that the page's edge is crossed."""
@@ -91,45 +101,71 @@ class RaggedExecutor:
         """Nothing to do: pages belong to whom the scheduler gives them."""
 
 
-def build_ragged(part: Part, hidden: torch.Tensor) -> RaggedExecutor:
+def build_ragged(
+    part: Part, hidden: torch.Tensor, precision: Precision | None = None
+) -> RaggedExecutor:
     """Return a ragged executor that does what the general one does.
 
     Args:
         part: A loaded part.
         hidden: (1, `TEST_TOKENS`, H), any hidden states.
+        precision: In which its weights are packed; None leaves them as they are.
 
     Raises:
-        UnsupportedModel: It does not; says why.
+        UnsupportedModel: It does not, says why; unless weights were left as they are,
+            the part cannot be used any more.
     """
+    executor = _build(part)
+    executor.allocate(TEST_PAGES)
+    alone = _run_alone(part, hidden)
+    _compare(_run_mixed(executor, hidden), alone, TOLERANCE[part.dtype])
+    if precision is not None and pack(part, precision):
+        bound = max(TOLERANCE[part.dtype], PACKED_TOLERANCE[precision])
+        _compare(_run_mixed(executor, hidden), alone, bound)
+    return executor
+
+
+def _build(part: Part) -> RaggedExecutor:
     try:
-        executor = RaggedExecutor(part)
-        executor.allocate(TEST_PAGES)
-        mixed = _run_mixed(executor, hidden)
+        return RaggedExecutor(part)
     except UnsupportedModel:
         raise
     except Exception as error:
         # Whatever the model's own code raises, it is not for this engine.
         raise UnsupportedModel(f"the ragged engine fails: {error}") from error
-    alone = _run_alone(GhostExecutor(part), hidden)
-    scale = float(alone.abs().max())
-    worst = float((mixed - alone).abs().max())
-    if not worst <= TOLERANCE[part.dtype] * scale:
+
+
+def _compare(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    scale = float(expected.abs().max())
+    worst = float((found - expected).abs().max())
+    if not worst <= tolerance * scale:
         raise UnsupportedModel(f"the engines differ by {worst:.2g} of {scale:.2g}")
-    return executor
 
 
-def _run_alone(executor: GhostExecutor, hidden: torch.Tensor) -> torch.Tensor:
-    """Return outputs of a sequence, and of its first half reversed, each alone."""
+def _run_alone(part: Part, hidden: torch.Tensor) -> torch.Tensor:
+    """Return outputs of a sequence, and of its first half reversed, each alone.
+
+    Raises:
+        UnsupportedModel: The model's own code fails in it.
+    """
+    executor = GhostExecutor(part)
     half = hidden[:, : TEST_TOKENS // 2].flip(1)
     outputs = []
     for name, states in ((b"a", hidden), (b"b", half)):
         work = build_test_work(name, 0, states.shape[1], ())
-        outputs += executor.run([work], [states])
+        try:
+            outputs += executor.run([work], [states])
+        except Exception as error:
+            raise UnsupportedModel(f"the general engine fails: {error}") from error
     return torch.cat(outputs, dim=1)
 
 
 def _run_mixed(executor: RaggedExecutor, hidden: torch.Tensor) -> torch.Tensor:
-    """Return the same, from chunks and steps of both in shared passes."""
+    """Return the same, from chunks and steps of both in shared passes.
+
+    Raises:
+        UnsupportedModel: The model's own code fails in it.
+    """
     half = hidden[:, : TEST_TOKENS // 2].flip(1)
     states = {b"a": hidden, b"b": half}
     # Pages out of order, and a run for each.
@@ -146,7 +182,10 @@ def _run_mixed(executor: RaggedExecutor, hidden: torch.Tensor) -> torch.Tensor:
     for step in steps:
         works = [build_test_work(n, low, high - low, pages[n]) for n, low, high in step]
         given = [states[n][:, low:high] for n, low, high in step]
-        results = executor.run(works, given)
+        try:
+            results = executor.run(works, given)
+        except Exception as error:
+            raise UnsupportedModel(f"the ragged engine fails: {error}") from error
         for (name, low, high), result in zip(step, results, strict=True):
             outputs[name][:, low:high] = result
     return torch.cat([outputs[b"a"], outputs[b"b"]], dim=1)

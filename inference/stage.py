@@ -19,9 +19,12 @@ from inference.errors import BadAnswer, NoMemory, UnsupportedModel
 from inference.executor import TEST_PAGES, Executor, draw_hidden, test_executor
 from inference.ghost_executor import GhostExecutor
 from inference.memory import DEFAULT_KV_BUDGET_BYTES, MAX_SESSIONS, CacheCost
+from inference.packed import is_packed
+from inference.precision import Precision
 from inference.ragged import TEST_TOKENS, build_ragged
 from inference.scheduler import Scheduler, Work
 from inference.split import Part, load_stage
+from inference.text_executor import TextExecutor
 
 _SELF_TEST_TOKENS = 4
 
@@ -50,14 +53,16 @@ class StageEngine:
     def __init__(
         self,
         part: Part,
+        executor: Executor | None = None,
         *,
         kv_budget_bytes: int = DEFAULT_KV_BUDGET_BYTES,
         max_positions: int | None = None,
     ) -> None:
-        """Take a loaded part, choose its engine and test it with real passes.
+        """Take a loaded part and test its engine with real passes.
 
         Args:
             part: A loaded part.
+            executor: Runs it; chosen here where none is given.
             kv_budget_bytes: For the caches of all sessions.
             max_positions: Of the longest session; bounds the store of a tiny model.
 
@@ -66,7 +71,8 @@ class StageEngine:
         """
         self.part = part
         self.hidden_size: int = part.config.hidden_size
-        self.executor = _choose_executor(part)
+        self.executor = executor or choose_executor(part)
+        _test(self.executor, part)
         cost = self.executor.cost
         if max_positions is not None:
             most = MAX_SESSIONS * cost.compute_bytes(max_positions)
@@ -84,14 +90,26 @@ class StageEngine:
         *,
         kv_budget_bytes: int = DEFAULT_KV_BUDGET_BYTES,
         max_positions: int | None = None,
+        precision: Precision = Precision.NATIVE,
     ) -> "StageEngine":
         """Load `layers` from a model directory; reads only their weights.
 
         Raises:
             BadWeights, UnsupportedModel: Says why.
         """
+        part = load_stage(directory, layers)
+        try:
+            executor: Executor = build_ragged(part, _draw(part, TEST_TOKENS), precision)
+        except UnsupportedModel as error:
+            if precision is not Precision.NATIVE:
+                raise UnsupportedModel(f"not in {precision}: {error}") from error
+            log.info("layers %s are for another engine: %s", layers, error)
+            if is_packed(part):
+                part = load_stage(directory, layers)
+            executor = choose_executor(part)
         return cls(
-            load_stage(directory, layers),
+            part,
+            executor,
             kv_budget_bytes=kv_budget_bytes,
             max_positions=max_positions,
         )
@@ -230,23 +248,29 @@ class StageEngine:
             del self._inputs[call]
 
 
-def _choose_executor(part: Part) -> Executor:
-    """Return the fast engine where it is as good as the general one, tested.
-
-    Raises:
-        UnsupportedModel: Neither is fit to serve.
-    """
-    device = next(part.model.parameters()).device
-    size = (part.config.hidden_size, part.dtype, device)
-    executor: Executor
+def choose_executor(part: Part) -> Executor:
+    """Return the fast engine where it does what the general one does, or that one."""
+    if part.is_encoder:
+        return TextExecutor(part)
     try:
-        executor = build_ragged(part, draw_hidden(TEST_TOKENS, *size))
+        return build_ragged(part, _draw(part, TEST_TOKENS))
     except UnsupportedModel as error:
         log.info("the general engine serves these layers: %s", error)
-        executor = GhostExecutor(part)
+        return GhostExecutor(part)
+
+
+def _test(executor: Executor, part: Part) -> None:
+    if isinstance(executor, TextExecutor):
+        executor.self_test(_draw(part, _SELF_TEST_TOKENS))
+        return
     executor.allocate(TEST_PAGES)
-    test_executor(executor, draw_hidden(_SELF_TEST_TOKENS, *size))
-    return executor
+    test_executor(executor, _draw(part, _SELF_TEST_TOKENS))
+
+
+def _draw(part: Part, tokens: int) -> torch.Tensor:
+    """Return some hidden states for a self-test, (1, T, H)."""
+    device = next(part.model.parameters()).device
+    return draw_hidden(tokens, part.config.hidden_size, part.dtype, device)
 
 
 def _is_memory_error(error: Exception) -> bool:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from inference.errors import ModelError
 from inference.memory import DEFAULT_KV_BUDGET_BYTES
+from inference.precision import Precision
 from inference.worker_service import (
     Buffer,
     NullService,
@@ -121,6 +122,7 @@ def _build_service(options: argparse.Namespace) -> Service:
         options.layers,
         threads=options.threads,
         kv_budget_bytes=options.kv_bytes,
+        precision=options.precision,
     )
 
 
@@ -182,6 +184,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if role == "stage":
             sub.add_argument("--layers", type=_parse_layers, required=True)
             sub.add_argument("--kv-bytes", type=int, default=DEFAULT_KV_BUDGET_BYTES)
+            sub.add_argument(
+                "--precision", type=Precision, choices=Precision, default="native"
+            )
             sub.add_argument("--null", action="store_true", help="compute nothing")
     return parser.parse_args(arguments)
 

@@ -29,6 +29,7 @@ from inference.model_info import (
     ModelShape,
     read_model_shape,
 )
+from inference.precision import Precision
 from inference.sampling import SampledToken
 from inference.worker_wire import (
     Answer,
@@ -106,7 +107,13 @@ class StageService:
     """A stage engine behind the wire."""
 
     def __init__(
-        self, directory: Path, layers: range, *, threads: int, kv_budget_bytes: int
+        self,
+        directory: Path,
+        layers: range,
+        *,
+        threads: int,
+        kv_budget_bytes: int,
+        precision: Precision = Precision.NATIVE,
     ) -> None:
         """Load and test the layers; raises BadWeights or UnsupportedModel."""
         self._shape = read_model_shape(directory)
@@ -123,6 +130,7 @@ class StageService:
             layers,
             kv_budget_bytes=kv_budget_bytes,
             max_positions=self._shape.max_positions,
+            precision=precision,
         )
 
     @property
@@ -132,7 +140,8 @@ class StageService:
 
     def build_ready(self) -> Ready:
         """Return sizes and what was read."""
-        return build_ready(self._shape, self._engine.part, self._engine.cost)
+        ready = build_ready(self._shape, self._engine.part, self._engine.cost)
+        return replace(ready, engine=self._engine.executor.name)
 
     def handle(self, request: Request, payload: bytearray) -> list[Reply]:
         """Open or close a session, or let a step of one wait for the next pass."""
@@ -250,6 +259,7 @@ def build_ready(
         bytes_read=0 if part is None else part.bytes_read,
         position_bytes=0 if cost is None else cost.position_bytes,
         state_bytes=0 if cost is None else cost.state_bytes,
+        engine="",
         pieces=tuple(ReadPiece(*item) for item in sorted(hashes.items())),
     )
 

@@ -122,6 +122,8 @@ class Ready(Record, tag=32):
     """Bytes of cache per position of a session; 0 for a requester."""
     state_bytes: U63
     """Bytes of cache per session, whatever its length."""
+    engine: str
+    """Of a stage: which one runs its layers."""
     pieces: tuple[ReadPiece, ...]
 
 
