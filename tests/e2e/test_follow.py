@@ -17,6 +17,7 @@ EPOCHS = (
     "--epoch-reward", "8",
 )  # fmt: skip
 """So short that the state of a shard is taken from peers, not from genesis."""
+COIN = 10**9
 WAIT_S = 120
 """For a state of some kilobytes on a busy machine; a bound, not a measurement."""
 
@@ -71,6 +72,27 @@ def test_a_validator_that_follows_one_shard_votes_on(devnet) -> None:
     height = devnet.height(name)
     devnet.wait_height(height)
     check_same_block(devnet, name, height)
+
+
+def test_its_wallet_has_one_balance(devnet) -> None:
+    call = devnet.rpc(devnet.validators[0]["name"], token=True).call
+    address = call("wallet_address")["address"]
+
+    def read_balance(shard: int) -> int:
+        account = call("wallet_balance")
+        return {s["shard"]: int(s["balance"]) for s in account["shards"]}.get(shard, 0)
+
+    call("wallet_send", recipient=address, amount=str(9 * COIN), shard=2, wait=True)
+    wait_until(lambda: read_balance(2) == 9 * COIN, "money to arrive", WAIT_S)
+    # Out of the shard that it does not follow, inside of it; the outcome is known.
+    sent = call("wallet_send", recipient=address, amount=str(COIN), shard=2, wait=True)
+    (done,) = sent["transactions"]
+    assert done["shard"] == 2
+    assert done["ok"] is True
+    assert call("tx", hash=done["tx_id"])["outcome"]["ok"] is True
+    history = call("account_txs", address=address)["transactions"]
+    assert history[0]["tx_id"] == done["tx_id"]
+    assert 8 * COIN < read_balance(2) < 9 * COIN
 
 
 def check_same_block(devnet, name: str, height: int) -> None:
