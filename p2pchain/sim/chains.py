@@ -9,13 +9,16 @@ The two chains that a simulated network can agree on, behind one interface.
 one node and is what consensus calls the application.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from chain.foreign_packets import MissingPackets
 from p2pchain.node.application import Application
 from p2pchain.sim.evidence import EvidenceDesk
 from p2pchain.sim.listchain import ListChains
 from p2pchain.sim.treechain import TreeChains
 from shards.chunk import ChunkHeader
+from shards.packet import PacketProof
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -32,8 +35,11 @@ class Chain(Application, Protocol):
     def durable_height(self) -> int:
         """Height of the last final block that a restart would find."""
 
-    def list_packets(self, height: int) -> list[tuple[int, int, int]]:
-        """Return (source, destination, number) of what a final block consumes."""
+    def list_packets(self, height: int) -> dict[int, list[tuple[int, int]]]:
+        """Return (source, number) of what a final block consumes, by shard.
+
+        Of each shard of which that is known here, also where it is nothing.
+        """
 
     def find_imbalance(self) -> str:
         """Return what is wrong with the books; empty when nothing is."""
@@ -59,11 +65,24 @@ class Chain(Application, Protocol):
     def offer_body(self, header: ChunkHeader, data: bytes) -> bool:
         """Keep a body that was asked for; False: it is not the chunk's."""
 
-    def collect_bodies(self, block_bytes: bytes) -> tuple[bytes, ...]:
-        """Return those bodies of a block's chunks that are here."""
+    def collect_bodies(self, block_bytes: bytes) -> dict[bytes, bytes]:
+        """Return those bodies of a block's chunks that are here, by chunk hash."""
 
-    def take_bodies(self, block_bytes: bytes, bodies: tuple[bytes, ...]) -> None:
+    def take_bodies(self, block_bytes: bytes, bodies: Mapping[bytes, bytes]) -> None:
         """Keep bodies that came with a block; raises InvalidBlock for others."""
+
+    def find_missing_packets(self) -> tuple[MissingPackets, ...]:
+        """Return what has to be fetched for the chunks that we fill."""
+
+    def list_sent(
+        self, chunk_hash: bytes, dst: int, first: int
+    ) -> tuple[PacketProof, ...]:
+        """Return packets of a final chunk, as far as they are here."""
+
+    def take_packets(
+        self, missing: MissingPackets, packets: tuple[PacketProof, ...]
+    ) -> int:
+        """Keep packets that were asked for; raises InvalidPacket for others."""
 
     def get_proof(self, proof_hash: bytes) -> bytes | None:
         """Return a fraud proof that is held."""

@@ -148,6 +148,14 @@ class ChunkDesk:
         base = self._chain.tree.build_inclusion_base(parent_hash, view)
         picked = self.desk.pick(base)
         self.node.world.judge.on_pick(self.node, base, picked)
+        self.node.requests.fetch_bodies(
+            [
+                certified.header
+                for certified in picked
+                if certified.header.shard in self.tree.followed
+                and not self.tree.has_body(compute_chunk_hash(certified.header))
+            ]
+        )
         return picked
 
     def receive(self, message: Message, sender: str) -> None:

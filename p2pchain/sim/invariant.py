@@ -56,6 +56,9 @@ class Invariant:
     def on_included(self, node: "Node", parent: HeldBlock, held: HeldBlock) -> None:
         """A block is about to become final, for the first time anywhere."""
 
+    def on_block(self, node: "Node", parent: HeldBlock, held: HeldBlock) -> None:
+        """A block is about to become final for an honest node."""
+
     def on_chunk_message(self, node: "Node", message: ChunkMessage) -> None:
         """An honest node is about to say something about a chunk."""
 

@@ -297,18 +297,21 @@ class PacketsOnce(Invariant):
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
-        self._height = 0
+        self._heights: dict[int, int] = {}
+        """Up to where each destination was looked at, with whoever follows it."""
         self._next: dict[tuple[int, int], int] = {}
 
     def on_final(self, node: "Node", height: int) -> None:
-        if height != self._height + 1:
-            return
-        self._height = height
-        for src, dst, number in node.chain.list_packets(height):
-            expected = self._next.get((src, dst), 0)
-            if number != expected:
-                self.fail(f"packet {number} from {src} to {dst}, {expected} is next")
-            self._next[src, dst] = number + 1
+        for dst, packets in node.chain.list_packets(height).items():
+            if self._heights.get(dst, height - 1) != height - 1:
+                continue
+            self._heights[dst] = height
+            for src, number in packets:
+                expected = self._next.get((src, dst), 0)
+                if number != expected:
+                    text = f"packet {number} from {src} to {dst}"
+                    self.fail(f"{text}, {expected} is next")
+                self._next[src, dst] = number + 1
 
 
 class SupplyConserved(Invariant):

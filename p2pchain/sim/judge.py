@@ -42,6 +42,7 @@ MOMENTS = (
     "on_evidence",
     "on_invalid",
     "on_included",
+    "on_block",
     "on_chunk_message",
     "on_chunk_refuse",
     "on_chunk_conflict",
@@ -167,6 +168,7 @@ class Judge:
         if node.is_honest and held.height == self._included + 1:
             self._included += 1
             self._tell("on_included", node, parent, held)
+        self._tell("on_block", node, parent, held)
 
     def on_chunk_made(self, message: ChunkMessage) -> None:
         """Somebody, perhaps a villain, has something to say about a chunk."""

@@ -7,7 +7,7 @@ it leaves out is a state, so that a view costs a millisecond.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +20,7 @@ from chain.errors import (
     MissingParent,
     UselessEvidence,
 )
+from chain.foreign_packets import MissingPackets
 from consensus.book import Tip
 from consensus.certificates import verify_attendance
 from consensus.epoch import EpochConfig
@@ -42,6 +43,7 @@ from primitives.errors import DecodeError
 from primitives.hashing import compute_hash
 from primitives.types import U16, BlsSignature, Epoch, Hash32, Height, TimeMs, View
 from shards.chunk import ChunkHeader
+from shards.packet import PacketProof
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -192,9 +194,9 @@ class ListChain:
         """The same: memory and disk never differ here."""
         return self.final_height
 
-    def list_packets(self, height: int) -> list[tuple[int, int, int]]:
+    def list_packets(self, height: int) -> dict[int, list[tuple[int, int]]]:
         """Return nothing: there are no shards."""
-        return []
+        return {}
 
     def list_convicted(self, height: int) -> list[bytes]:
         """Return nothing: blocks hold no evidence."""
@@ -324,12 +326,28 @@ class ListChain:
         """Return False: there are no chunks."""
         return False
 
-    def collect_bodies(self, block_bytes: bytes) -> tuple[bytes, ...]:
+    def collect_bodies(self, block_bytes: bytes) -> dict[bytes, bytes]:
         """Return nothing: there are no chunks."""
+        return {}
+
+    def take_bodies(self, block_bytes: bytes, bodies: Mapping[bytes, bytes]) -> None:
+        """Do nothing: there are no chunks."""
+
+    def find_missing_packets(self) -> tuple[MissingPackets, ...]:
+        """Return nothing: there are no packets."""
         return ()
 
-    def take_bodies(self, block_bytes: bytes, bodies: tuple[bytes, ...]) -> None:
-        """Do nothing: there are no chunks."""
+    def list_sent(
+        self, chunk_hash: bytes, dst: int, first: int
+    ) -> tuple[PacketProof, ...]:
+        """Return nothing: there are no packets."""
+        return ()
+
+    def take_packets(
+        self, missing: MissingPackets, packets: tuple[PacketProof, ...]
+    ) -> int:
+        """Return 0: there are no packets."""
+        return 0
 
     def get_proof(self, proof_hash: bytes) -> None:
         """Return None: nobody executes anything that could be wrong."""

@@ -117,7 +117,8 @@ class RandomPicker:
         )
         if shard != ROOT_SHARD and is_host:
             spec = self._tree.layout.get_spec(shard)
-            if spec is not None and luck.random() < 0.25:
+            node = self._chains.world.nodes[name]
+            if spec is not None and node.follow.wants(spec) and luck.random() < 0.25:
                 return self._draw_offer(name, spec)
         recipient = get_account(f"p{luck.randrange(PEOPLE)}").public_key
         amount = luck.choice((0, 1, COIN, 30 * COIN, 10**12))

@@ -26,6 +26,7 @@ from chain.errors import (
     TooManyPending,
     UnjudgedFraud,
 )
+from chain.following import Follow
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.book import CertificateBook
@@ -81,6 +82,8 @@ class Node:
         self.signer = signer
         self.disk = Disk(world.luck)
         self.clock = Clock()
+        self.follow = Follow(world.setup.follows.get(name))
+        """The shards that it wants; another choice counts from its next life on."""
         self.life = 0
         """Counts starts and crashes: what was scheduled in one life ends with it."""
         self.sends_left: int | None = None
@@ -386,6 +389,7 @@ class Node:
         self.requests.forget_below(self.chain.final_height)
         if self.desk is not None:
             self.desk.on_final()
+        self.requests.fetch_packets()
         self._follow_epoch()
 
     def _follow_epoch(self) -> None:

@@ -17,9 +17,12 @@ from chain.errors import (
     MissingParent,
     TooManyPending,
 )
+from chain.foreign_packets import MissingPackets
 from consensus.certificates import verify_certificate
 from consensus.messages import Certificate, Proposal
 from shards.chunk import ChunkHeader, compute_chunk_hash
+from shards.errors import InvalidPacket
+from shards.packet import PacketProof
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
@@ -59,6 +62,15 @@ class AskBody:
 
 
 @dataclass(frozen=True, slots=True)
+class AskPackets:
+    """Give me what this chunk sent to a shard, from this number on."""
+
+    chunk_hash: bytes
+    dst: int
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
 class AskProof:
     """Give me this fraud proof."""
 
@@ -85,13 +97,15 @@ class Range:
     """Final blocks in order, and what made the last of them final."""
 
     blocks: tuple[bytes, ...]
-    bodies: tuple[tuple[bytes, ...], ...]
-    """Of each block's chunks."""
+    bodies: tuple[dict[bytes, bytes], ...]
+    """Of each block's chunks, by chunk hash, as far as they were at hand."""
     certificate: Certificate
 
 
-Question = AskStatus | AskBlock | AskBody | AskProof | AskCertificates | AskRange
-Answer = int | bytes | tuple[Certificate, ...] | Range
+Question = (
+    AskStatus | AskBlock | AskBody | AskPackets | AskProof | AskCertificates | AskRange
+)
+Answer = int | bytes | tuple[Certificate, ...] | tuple[PacketProof, ...] | Range
 
 
 def answer(node: "Node", question: Question, asker: str) -> Answer | None:
@@ -104,6 +118,10 @@ def answer(node: "Node", question: Question, asker: str) -> Answer | None:
             return node.chain.get_block_bytes(question.block_hash)
         case AskBody():
             return node.chain.get_body(question.chunk_hash)
+        case AskPackets():
+            return node.chain.list_sent(
+                question.chunk_hash, question.dst, question.first
+            )
         case AskProof():
             return node.chain.get_proof(question.proof_hash)
         case AskCertificates():
@@ -211,13 +229,42 @@ class Requests:
         def ask() -> None:
             if node.chain.get_body(chunk_hash) is not None:
                 self._check_bodiless()
-            elif self._bodiless:
+            elif self._bodiless or attempts == 1:
                 self._start(AskBody(chunk_hash), take)
                 if attempts > 1:
                     again = partial(self._fetch_body, header, attempts - 1)
                     node.world.after(BODY_RETRY_MS, node, again)
 
         ask()
+
+    def fetch_bodies(self, headers: Sequence[ChunkHeader]) -> None:
+        """Ask once for the bodies of chunks that a later block of ours may hold."""
+        for header in headers:
+            self._fetch_body(header, 1)
+
+    def fetch_packets(self) -> None:
+        """Ask for what waits in shards that we do not follow; anew with each block."""
+        for missing in self._node.chain.find_missing_packets():
+            chunk_hash = compute_chunk_hash(missing.header)
+            question = AskPackets(chunk_hash, missing.dst, missing.first)
+            self._start(question, partial(self._take_packets, missing))
+
+    def _take_packets(
+        self, missing: MissingPackets, found: Answer | None, sender: str
+    ) -> bool:
+        node, taken = self._node, 0
+
+        def take(packets: tuple[PacketProof, ...]) -> None:
+            nonlocal taken
+            try:
+                taken = node.chain.take_packets(missing, packets)
+            except InvalidPacket as error:
+                node.blame(sender, f"packets: {error}")
+
+        if isinstance(found, tuple):
+            given = tuple(each for each in found if isinstance(each, PacketProof))
+            node.guard(take, given)
+        return taken > 0 or not node.is_up
 
     def _check_bodiless(self) -> None:
         waiting, self._bodiless = self._bodiless, {}
@@ -275,7 +322,8 @@ class Requests:
             node = self._node
             if isinstance(found, tuple):
                 for certificate in found:
-                    node.receive(certificate, sender)
+                    if isinstance(certificate, Certificate):
+                        node.receive(certificate, sender)
             if node.epoch.epoch != epoch:
                 return True
             return node.book.find_parent(node.view).missing_view != view

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 
 from p2pchain.sim.disk import Fuse
+from p2pchain.sim.followers import leave_shards_out
 from p2pchain.sim.logfile import draw_junk
 from p2pchain.sim.network import Weather
 from p2pchain.sim.node import Node
@@ -100,7 +101,10 @@ def build_storm_world(
     luck: random.Random, seed: int, chain: str, keys: KeyRing | None
 ) -> World:
     """Return a world with its villains in place and its clocks set."""
-    world = World(seed, draw_setup(luck, chain), keys)
+    setup = draw_setup(luck, chain)
+    if chain == "tree":
+        setup = leave_shards_out(setup, seed)
+    world = World(seed, setup, keys)
     for name in sorted(world.setup.villains):
         cast = CAST | CHUNK_CAST if chain == "tree" else CAST
         kind = cast[luck.choice(sorted(cast))]

@@ -104,6 +104,8 @@ class ChunksAsExecuted(Invariant):
         super().__init__(world)
         self._cache = VerifiedCache()
         self._right: set[bytes] = set()
+        self._open: set[bytes] = set()
+        """Included ones that somebody made final who does not follow the shard."""
 
     def on_certified(self, node: "Node", certified: CertifiedChunk) -> None:
         header = certified.header
@@ -117,12 +119,24 @@ class ChunksAsExecuted(Invariant):
                 tip = parent.heads.get(header.shard)
                 branch = build_branch(tree, parent)
                 is_next = tip is not None and _follows(header, tip)
-                if is_next and branch.find_anchor(header.anchor) is not None:
+                is_here = header.shard in parent.followed
+                if (
+                    is_here
+                    and is_next
+                    and branch.find_anchor(header.anchor) is not None
+                ):
                     self._check(node, parent, header)
 
-    def on_included(self, node: "Node", parent: HeldBlock, held: HeldBlock) -> None:
+    def on_block(self, node: "Node", parent: HeldBlock, held: HeldBlock) -> None:
         for header in list_layer_headers(held):
-            self._check(node, parent, header)
+            if header.shard in parent.followed:
+                self._check(node, parent, header)
+            else:
+                self._open.add(compute_chunk_hash(header))
+
+    def on_end(self) -> None:
+        if left := self._open - self._right:
+            self.fail(f"nobody executed {len(left)} chunks")
 
     def _check(self, node: "Node", parent: HeldBlock, header: ChunkHeader) -> None:
         chunk_hash = compute_chunk_hash(header)
@@ -144,6 +158,17 @@ class ChunksAsExecuted(Invariant):
             ]
             self.fail(f"a chunk of shard {header.shard} with wrong {', '.join(wrong)}")
         self._right.add(chunk_hash)
+
+
+class ShardsKept(Invariant):
+    """Who follows a shard executes what committees vouch for."""
+
+    name = "shards kept"
+    theorem = "Nobody honest loses the state of a shard whose chunks are right."
+
+    def on_block(self, node: "Node", parent: HeldBlock, held: HeldBlock) -> None:
+        for shard, reason in held.strayed.items():
+            self.fail(f"node {node.name} strays from shard {shard}: {reason}")
 
 
 class CommitteesOfAll(Invariant):
@@ -306,6 +331,7 @@ SHARD_INVARIANTS: tuple[type[Invariant], ...] = (
     OneWordPerSlot,
     PromisesKept,
     ChunksAsExecuted,
+    ShardsKept,
     CommitteesOfAll,
     ShardChains,
     HonestEndorsersUnconvicted,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from p2pchain.sim.disk import Fuse
 from p2pchain.sim.errors import InvariantBroken
+from p2pchain.sim.followers import leave_shards_out
 from p2pchain.sim.logfile import draw_junk
 from p2pchain.sim.network import Weather
 from p2pchain.sim.progress import assert_progress
@@ -194,9 +195,10 @@ def run_resharding_apart(seed: int, chain: str, keys: KeyRing | None) -> World:
 
 def run_no_hosts(seed: int, chain: str, keys: KeyRing | None) -> World:
     """Nobody hosts the shards, and two of seven validators are away: custodians do."""
-    world = _start(
-        seed, Setup(chain="tree", size=7, epoch_blocks=6, is_hosting=False), keys
-    )
+    # Everybody follows everything: a custodian that does not is none.
+    setup = Setup(chain="tree", size=7, epoch_blocks=6, is_hosting=False)
+    world = World(seed, setup, keys)
+    world.start()
     world.run(2000)
     for name in world.luck.sample("abcdefg", 2):
         world.nodes[name].crash()
@@ -276,6 +278,8 @@ def run_cast(*kinds: str) -> Scenario:
             # Hosts that do not produce are a story of their own: run_silent_hosts.
             is_hosting=not {"silent producer", "late producer"} & set(kinds),
         )
+        if setup.is_hosting:
+            setup = leave_shards_out(setup, seed)
         world = World(seed, setup, keys)
         for number, name in enumerate(names):
             world.corrupt(name, CHUNK_CAST[kinds[number % len(kinds)]])
@@ -318,7 +322,7 @@ def finish(world: World) -> World:
 
 
 def _start(seed: int, setup: Setup, keys: KeyRing | None) -> World:
-    world = World(seed, setup, keys)
+    world = World(seed, leave_shards_out(setup, seed), keys)
     world.start()
     return world
 

@@ -8,7 +8,7 @@ Accounts and BLS keys are real, so that possession proofs verify; votes are sign
 whatever the world's key ring makes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,12 @@ from chain.conservation import compute_conservation
 from chain.epochs import compute_last_height
 from chain.errors import InvalidBlock, InvalidBody
 from chain.evidence_pool import EvidencePool
+from chain.foreign_packets import (
+    MissingPackets,
+    find_missing_packets,
+    list_sent,
+    take_packets,
+)
 from chain.header import Header, build_proposal, compute_block_hash
 from chain.held import HeldBlock
 from chain.ledger import ShardLedger
@@ -48,10 +54,15 @@ from shards.errors import InvalidShardEvidence
 from shards.fraud import build_fraud, build_notice, compute_proof_hash
 from shards.layout import ROOT_SHARD
 from shards.messages import ProducedChunk
+from shards.packet import PacketProof
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
     from p2pchain.sim.world import World
+
+
+MAX_PACKETS = 8
+"""In an answer; few, so that some have to be asked for twice."""
 
 
 class TreeChains:
@@ -78,7 +89,8 @@ class TreeChains:
         if node.disk.database is None:
             node.disk.database = SimStore(node.disk)
         assert isinstance(node.disk.database, SimStore)
-        tree = open_tree(self.spec, node.disk.database, self.world.keys.scheme)
+        scheme = self.world.keys.scheme
+        tree = open_tree(self.spec, node.disk.database, scheme, node.follow)
         return TreeChain(self, tree, node)
 
 
@@ -148,18 +160,20 @@ class TreeChain:
             return self._chains.spec.first_validators
         return self.tree.store.get_validators(epoch)
 
-    def list_packets(self, height: int) -> list[tuple[int, int, int]]:
-        """Return (source, destination, number) of what a final block consumes."""
+    def list_packets(self, height: int) -> dict[int, list[tuple[int, int]]]:
+        """Return (source, number) of what a final block consumes, by shard."""
         store = self.tree.store
         block = store.get_block(height)
         assert block is not None
-        chunks = [store.get_chunk(block, h.shard) for h in block.body.headers]
-        return [
-            (proof.packet.src, proof.packet.dst, proof.packet.seq)
-            for chunk in chunks
-            if chunk is not None
-            for proof in chunk.packets
-        ]
+        found: dict[int, list[tuple[int, int]]] = {s: [] for s in self.tree.followed}
+        for header in block.body.headers:
+            chunk = store.get_chunk(block, header.shard)
+            if chunk is None:
+                found.pop(header.shard, None)
+            else:
+                packets = [proof.packet for proof in chunk.packets]
+                found[header.shard] = [(each.src, each.seq) for each in packets]
+        return found
 
     def list_convicted(self, height: int) -> list[bytes]:
         """Return the BLS keys that a final block convicted."""
@@ -307,27 +321,45 @@ class TreeChain:
             return False
         return True
 
-    def collect_bodies(self, block_bytes: bytes) -> tuple[bytes, ...]:
-        """Return those bodies of a block's chunks that are here."""
+    def collect_bodies(self, block_bytes: bytes) -> dict[bytes, bytes]:
+        """Return those bodies of a block's chunks that are here, by chunk hash."""
         chunks = decode_block(block_bytes).body.chunks
         names = [compute_chunk_hash(chunk.header) for chunk in chunks]
-        found = [self.tree.get_body_bytes(name) for name in names]
-        return tuple(data for data in found if data is not None)
+        found = {name: self.tree.get_body_bytes(name) for name in names}
+        return {name: data for name, data in found.items() if data is not None}
 
-    def take_bodies(self, block_bytes: bytes, bodies: tuple[bytes, ...]) -> None:
-        """Keep bodies that came with a block.
+    def take_bodies(self, block_bytes: bytes, bodies: Mapping[bytes, bytes]) -> None:
+        """Keep bodies that came with a block, of shards that are followed.
 
         Raises:
             InvalidBlock: They are not those of its chunks.
         """
-        if not bodies:
-            return
-        chunks = decode_block(block_bytes).body.chunks
-        if len(chunks) != len(bodies):
-            return
-        for chunk, data in zip(chunks, bodies, strict=True):
+        for chunk in decode_block(block_bytes).body.chunks:
+            data = bodies.get(compute_chunk_hash(chunk.header))
+            if data is None or chunk.header.shard not in self.tree.followed:
+                continue
             if not self.offer_body(chunk.header, data):
                 raise InvalidBlock("bodies of other chunks")
+
+    def find_missing_packets(self) -> tuple[MissingPackets, ...]:
+        """Return what has to be fetched for the chunks that we fill."""
+        return tuple(find_missing_packets(self.tree))
+
+    def list_sent(
+        self, chunk_hash: bytes, dst: int, first: int
+    ) -> tuple[PacketProof, ...]:
+        """Return packets of a final chunk, as far as they are here."""
+        return list_sent(self.tree, chunk_hash, dst, first, MAX_PACKETS)
+
+    def take_packets(
+        self, missing: MissingPackets, packets: tuple[PacketProof, ...]
+    ) -> int:
+        """Keep packets that were asked for; return how many.
+
+        Raises:
+            InvalidPacket: They are others.
+        """
+        return take_packets(self.tree, missing, packets)
 
     def save_pending(self, block_hash: bytes) -> None:
         """Make a block and its ancestors durable."""

@@ -12,8 +12,8 @@ and a failing seed is a bug report.
 
 import heapq
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,8 @@ class Setup:
     """Whether validators of a tree chain offer to host layers."""
     hosts: frozenset[str] = frozenset()
     """Which of them; all when empty."""
+    follows: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    """Layer shards that nodes follow; who is not named follows all."""
     is_resharding: bool = False
     """Whether validators change the layout of a tree chain."""
     villains: frozenset[str] = frozenset()

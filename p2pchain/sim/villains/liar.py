@@ -1,10 +1,14 @@
 """The liar: answers questions, wrongly."""
 
+import msgspec
+
+from consensus.messages import Certificate
 from p2pchain.sim.requests import (
     Answer,
     AskBlock,
     AskBody,
     AskCertificates,
+    AskPackets,
     AskProof,
     AskRange,
     AskStatus,
@@ -12,6 +16,7 @@ from p2pchain.sim.requests import (
     Range,
 )
 from p2pchain.sim.villains.villain import Villain
+from shards.packet import PacketProof
 
 HIGH = 10**6
 """A height that nobody will ever reach."""
@@ -33,15 +38,27 @@ class Liar(Villain):
             case AskBody() | AskProof() if isinstance(true, bytes):
                 return self.luck.choice((true[:-1], true + b"\0", b""))
             case AskCertificates() if isinstance(true, tuple):
-                return true[::-1] + true
+                held = [each for each in true if isinstance(each, Certificate)]
+                return (*held[::-1], *held)
+            case AskPackets() if isinstance(true, tuple):
+                sent = [each for each in true if isinstance(each, PacketProof)]
+                if sent and self.luck.random() < 0.5:
+                    return (_enrich(sent[0]), *sent[1:])
+                return tuple(sent[::-1])
             case AskRange() if isinstance(true, Range):
                 blocks = true.blocks
                 spoilt = self.luck.choice(
                     (blocks[:-1], blocks[::-1], blocks[1:], (b"junk", *blocks[1:]))
                 )
                 if self.luck.random() < 0.3:
-                    lies = tuple((*each[1:], b"junk") for each in true.bodies)
+                    lies = tuple(dict.fromkeys(each, b"junk") for each in true.bodies)
                     return Range(blocks, lies, true.certificate)
                 bodies = true.bodies[: len(spoilt)]
                 return Range(spoilt or blocks, bodies, true.certificate)
         return None
+
+
+def _enrich(proof: PacketProof) -> PacketProof:
+    """Return a proof of a packet that was never sent."""
+    packet = msgspec.structs.replace(proof.packet, amount=proof.packet.amount + 1)
+    return msgspec.structs.replace(proof, packet=packet)
