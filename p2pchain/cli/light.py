@@ -64,11 +64,15 @@ def run_balance(args: Namespace, output: Output) -> None:
     """Show what an address holds in each shard."""
     with open_light(args, output) as client:
         accounts = client.list_accounts(args.address)
-    show_accounts(args.address, accounts, output)
+        missing = client.list_missing(accounts)
+    show_accounts(args.address, accounts, missing, output)
 
 
 def show_accounts(
-    address: bytes, accounts: tuple[ShownAccount, ...], output: Output
+    address: bytes,
+    accounts: tuple[ShownAccount, ...],
+    missing: tuple[int, ...],
+    output: Output,
 ) -> None:
     """Show proven accounts, in the form of the node's own answer."""
     total = sum(shown.account.balance for shown in accounts)
@@ -76,6 +80,7 @@ def show_accounts(
         "address": encode_address(address),
         "total": str(total),
         "proven": True,
+        "unknown_shards": list(missing),
         "shards": [
             {
                 "shard": shown.shard,
@@ -102,7 +107,13 @@ def show_accounts(
     output.show(
         document,
         f"{encode_address(address)}\ntotal     {format_amount(total)}\n"
-        + format_table(header, rows),
+        + format_table(header, rows)
+        + (
+            f"\nthe node shows nothing of shards {', '.join(map(str, missing))} just "
+            "now; try again, or ask another one (--rpc URL)"
+            if missing
+            else ""
+        ),
     )
 
 

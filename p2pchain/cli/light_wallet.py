@@ -39,7 +39,8 @@ def run_light_balance(args: Namespace, output: Output) -> None:
     owner = _decode_address(named) if named else _load_keystore(args).public_key
     with open_light(args, output) as client:
         accounts = client.list_accounts(owner)
-    show_accounts(owner, accounts, output)
+        missing = client.list_missing(accounts)
+    show_accounts(owner, accounts, missing, output)
 
 
 def run_light_send(args: Namespace, output: Output) -> None:

@@ -14,7 +14,7 @@ Spec: docs/protocol/12-light-client.md
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ from chain.light import EpochProof, LightBlock, LightState, adopt, adopt_state
 from chain.light_sync import AskBlock, AskProofs, LightSync
 from chain.proofs import StateProof
 from consensus.scheme import SignatureScheme
-from p2pchain.client import RpcClient
+from p2pchain.client import RpcClient, RpcError
 from p2pchain.errors import BadAnswer
 from p2pchain.light.trust import Trust
 from primitives import bls
@@ -43,6 +43,8 @@ MAX_EPOCH_BYTES = 16 * 1024
 """A header, a certificate, 128 validators."""
 MAX_STATE_BYTES = 1024 * 1024
 """A bucket with thousands of accounts; the largest honest one is far below."""
+NOT_FOLLOWED = -32006
+"""What a node refuses with that can show nothing of a shard."""
 MAX_WORDS_BYTES = 4 * 1024
 """What an answer says besides its records."""
 MAX_ROUNDS = 3
@@ -146,6 +148,9 @@ class LightClient:
     def list_accounts(self, address: bytes) -> tuple[ShownAccount, ...]:
         """Return an account in every shard, the root shard first.
 
+        Layer shards that the node does not follow, and nobody shows it just now, are
+        left out: those of `trust.layout` that are not in the answer.
+
         Raises:
             The same as `get`.
         """
@@ -153,12 +158,21 @@ class LightClient:
             accounts = [self.get_account(ROOT_SHARD, address)]
             layout = self.trust.layout
             for spec in layout.shards:
-                accounts.append(self.get_account(spec.shard_id, address))
+                try:
+                    accounts.append(self.get_account(spec.shard_id, address))
+                except RpcError as error:
+                    if error.code != NOT_FOLLOWED:
+                        raise
                 if self.trust.layout != layout:
                     break
             else:
                 return tuple(accounts)
         raise BadAnswer("the node shows other shards with every answer")
+
+    def list_missing(self, accounts: Iterable[ShownAccount]) -> tuple[ShardId, ...]:
+        """Return the shards of the newest known layout that are not among accounts."""
+        shown = {account.shard for account in accounts}
+        return tuple(s for s in self.trust.layout.shard_ids if s not in shown)
 
     def _adopt(self, shard: ShardId, key: bytes) -> tuple[Header, bytes | None]:
         """Return a value and the header of the block in whose state it is."""

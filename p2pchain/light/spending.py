@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from chain.transaction import Payload, SignedTransaction, compute_tx_id
 from p2pchain.client import RpcClient
-from p2pchain.errors import NotReady
+from p2pchain.errors import NotReady, UnknownFunds
 from p2pchain.light.client import LightClient, ShownAccount
 from primitives.codec import encode
 from primitives.keys import SecretKey
@@ -101,13 +101,19 @@ class LightWallet:
 
         Raises:
             InsufficientFunds: All shards together hold too little; nothing was sent.
+            UnknownFunds: Those that the node shows do; nothing was sent.
             InvalidTransaction: It could never be accepted; nothing was sent.
             RpcError: The node refuses; transfers out of earlier shards may be under
                 way.
             LightError, MissingError, BadAnswer: What the node shows of the account.
         """
         accounts = {a.shard: a for a in self._client.list_accounts(self.address)}
-        payments = self._sign(accounts, recipient, amount, shard)
+        try:
+            payments = self._sign(accounts, recipient, amount, shard)
+        except InsufficientFunds as error:
+            if missing := self._client.list_missing(accounts.values()):
+                raise UnknownFunds(str(error), missing) from error
+            raise
         for payment in payments:
             self._hand_in(payment)
         return payments

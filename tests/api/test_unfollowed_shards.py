@@ -16,6 +16,11 @@ from chain.mempool import Mempool
 from chain.proofs import StateProof, verify_state_proof
 from chain.queries import Queries
 from p2pchain.cli.main import main
+from p2pchain.client import RpcClient
+from p2pchain.errors import UnknownFunds
+from p2pchain.light.client import LightClient
+from p2pchain.light.spending import LightWallet
+from p2pchain.light.trust import Trust
 from primitives import bls
 from primitives.address import encode_address
 from primitives.codec import decode
@@ -119,6 +124,26 @@ def test_peers_show_what_is_not_followed(server, node):
             world.tree.epoch.validators,
             bls,
         )
+    node.shows = False
+
+
+def test_a_light_client_proves_what_peers_show(server, node):
+    trust = Trust.from_genesis(node.genesis)
+    now_ms = node.world.now_ms
+    client = LightClient(RpcClient(server.url), trust, clock=lambda: now_ms)
+    client.sync()
+    shown = client.list_accounts(DAVE.public_key)
+    assert [account.shard for account in shown] == [0, 1]
+    assert client.list_missing(shown) == (2,)
+    wallet = LightWallet(client, RpcClient(server.url), DAVE)
+    with pytest.raises(UnknownFunds, match="not counting shards 2"):
+        wallet.send(ALICE.public_key, COIN // 2, 2)
+    node.shows = True
+    shown = client.list_accounts(DAVE.public_key)
+    assert [account.account.balance for account in shown] == [0, 0, COIN]
+    assert client.list_missing(shown) == ()
+    (payment,) = wallet.send(ALICE.public_key, COIN // 2, 2)
+    assert payment.signed.transaction.shard == 2
     node.shows = False
 
 
