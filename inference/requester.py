@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from inference.detokenizer import Detokenizer, StopScanner
 from inference.errors import (
@@ -23,14 +26,23 @@ from inference.errors import (
     UnknownSession,
     UnsupportedModel,
 )
+from inference.executor import draw_hidden
 from inference.ghost_cache import GhostCache
-from inference.sampler import choose_token
-from inference.sampling import ChatMessage, SampledToken, SamplingParams
+from inference.packed import is_same_when_packed
+from inference.sampler import choose_token, compute_logprobs
+from inference.sampling import (
+    ChatMessage,
+    SampledToken,
+    SamplingParams,
+    TokenLogprob,
+)
 from inference.split import Part, load_ends
 from inference.tokenizer import Tokenizer
+from primitives.errors import P2PChainError
 
 MAX_SESSIONS = 1024
 """A session holds token ids only; the gateway's own limit is lower."""
+_CPU = torch.device("cpu")
 _CONTEXT_TOKENS = 8
 """Tokens of the prompt that are decoded along with the first ones of the answer."""
 
@@ -72,7 +84,12 @@ class RequesterEngine:
         Raises:
             BadWeights, UnsupportedModel: Says why.
         """
-        return cls(load_ends(directory), Tokenizer(directory), max_positions)
+        tokenizer = Tokenizer(directory)
+        engine = cls(load_ends(directory), tokenizer, max_positions)
+        hidden = draw_hidden(1, engine.hidden_size, engine.part.dtype, _CPU)
+        if is_same_when_packed(engine.part, lambda: engine.finish(hidden, [0])):
+            return engine
+        return cls(load_ends(directory), tokenizer, max_positions)
 
     def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Return the token ids of a conversation; raises BadPrompt."""
@@ -140,16 +157,19 @@ class RequesterEngine:
         position = len(answer.prompt) + len(answer.tokens) - 1
         return self._run_front(position, torch.tensor([answer.tokens[-1:]]))
 
-    def finish(self, hidden: torch.Tensor, position: int) -> torch.Tensor:
-        """Return the logits (V,) for what left the last layer, (1, 1, H)."""
+    def finish(self, hidden: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
+        """Return the logits (N, V) for what left the last layer, (1, N, H).
+
+        Nothing behind the layers looks at other tokens, so N sessions share a pass.
+        """
         self._cache.truncate(0)
-        self._cache.advance(position)
-        position_ids = torch.tensor([[position]])
+        self._cache.advance(max(positions))
+        position_ids = torch.tensor([positions])
         with torch.inference_mode():
             logits = self.part.run_back(
                 hidden, position_ids=position_ids, past_key_values=self._cache
             )
-        return logits[0, -1].float()
+        return logits[0].float()
 
     def sample(self, session_id: bytes, hidden: torch.Tensor) -> SampledToken:
         """Choose the next token from the last stage's answer, (1, T, H).
@@ -159,6 +179,36 @@ class RequesterEngine:
             BadRequest: The answer is finished.
             BadAnswer: Not (1, T, H), or NaN or infinity in it: nobody is paid for it.
         """
+        [token] = self.sample_all([(session_id, hidden)])
+        if isinstance(token, Exception):
+            raise token
+        return token
+
+    def sample_all(
+        self, requests: Sequence[tuple[bytes, torch.Tensor]]
+    ) -> list[SampledToken | Exception]:
+        """Like `sample` for several sessions, each once, in one pass of the head."""
+        results: dict[bytes, SampledToken | Exception] = {}
+        rows: dict[bytes, torch.Tensor] = {}
+        positions: list[int] = []
+        for session_id, hidden in requests:
+            try:
+                answer = self._validate_answer(session_id, hidden)
+            except P2PChainError as error:
+                results[session_id] = error
+                continue
+            positions.append(len(answer.prompt) + len(answer.tokens) - 1)
+            rows[session_id] = hidden[:, -1:]
+        if rows:
+            every = self.finish(torch.cat(list(rows.values()), dim=1), positions)
+            for session_id, logits in zip(rows, every, strict=True):
+                try:
+                    results[session_id] = self._choose(session_id, logits)
+                except P2PChainError as error:
+                    results[session_id] = error
+        return [results[session_id] for session_id, _ in requests]
+
+    def _validate_answer(self, session_id: bytes, hidden: torch.Tensor) -> _Answer:
         answer = self._find(session_id)
         if answer.is_finished:
             raise BadRequest("this answer is finished")
@@ -166,14 +216,28 @@ class RequesterEngine:
             raise BadAnswer(f"hidden states of shape {tuple(hidden.shape)}")
         if not hidden.shape[1] or not bool(torch.isfinite(hidden).all()):
             raise BadAnswer("hidden states with NaN or infinity")
-        position = len(answer.prompt) + len(answer.tokens) - 1
-        logits = self.finish(hidden[:, -1:], position)
+        return answer
+
+    def _choose(self, session_id: bytes, logits: torch.Tensor) -> SampledToken:
+        """Choose from logits (V,)."""
+        answer = self._find(session_id)
         if not bool(torch.isfinite(logits).all()):
             raise BadAnswer("hidden states that give NaN or infinity as logits")
-        token_id = choose_token(
-            logits.numpy(), answer.params, answer.prompt, answer.tokens
+        scores = logits.numpy()
+        token_id = choose_token(scores, answer.params, answer.prompt, answer.tokens)
+        logprobs = self._explain(scores, answer.params, token_id)
+        return replace(self._accept(answer, token_id), logprobs=logprobs)
+
+    def _explain(
+        self, scores: NDArray[np.float32], params: SamplingParams, token_id: int
+    ) -> tuple[TokenLogprob, ...]:
+        """Return how likely the token and others were, if that was asked for."""
+        if params.logprobs is None:
+            return ()
+        return tuple(
+            TokenLogprob(each, self.tokenizer.decode([each]), logprob)
+            for each, logprob in compute_logprobs(scores, token_id, params.logprobs)
         )
-        return self._accept(answer, token_id)
 
     def self_test(self) -> None:
         """Embed a token and take it through the head.
@@ -183,7 +247,7 @@ class RequesterEngine:
         """
         try:
             hidden = self._run_front(0, torch.zeros(1, 1, dtype=torch.long))
-            logits = self.finish(hidden, 0)
+            logits = self.finish(hidden, [0])[0]
         except Exception as error:
             # Whatever the model's own code raises, it is not fit to serve.
             raise UnsupportedModel(f"the self-test failed: {error}") from error

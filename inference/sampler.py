@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from inference.sampling import SamplingParams
 from primitives.hashing import compute_hash
 
+LEAST_LOGPROB = -9999.0
+"""What OpenAI's API says of tokens that were never likely."""
+
 Floats = NDArray[np.float64]
 
 
@@ -40,6 +43,24 @@ def choose_token(
     index = int(np.searchsorted(np.cumsum(probabilities), draw, side="right"))
     # The sum may end a hair below the draw.
     return int(token_ids[min(index, len(token_ids) - 1)])
+
+
+def compute_logprobs(
+    logits: NDArray[np.float32], token_id: int, count: int
+) -> list[tuple[int, float]]:
+    """Return ids and logarithms of probability: of one token, then of the likeliest.
+
+    Args:
+        logits: (vocab,), finite.
+        token_id: The token that comes first.
+        count: How many of the most likely ones follow.
+    """
+    scores = logits.astype(np.float64)
+    scores -= scores.max()
+    scores -= np.log(np.exp(scores).sum())
+    best = np.argsort(-scores, kind="stable")[:count]
+    ids = [token_id, *map(int, best)]
+    return [(each, max(float(scores[each]), LEAST_LOGPROB)) for each in ids]
 
 
 def apply_penalties(

@@ -18,6 +18,9 @@ MAX_TEMPERATURE = 100.0
 MAX_PENALTY = 100.0
 """Already as good as a ban."""
 
+MAX_LOGPROBS = 20
+"""What OpenAI's API allows."""
+
 StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 
 
@@ -51,6 +54,8 @@ class SamplingParams(Record):
     """Taken from the logit of every token that the answer has."""
     frequency_penalty: float = 0.0
     """Taken from it once per occurrence in the answer."""
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    """Say how likely each token was, and so many of the most likely ones; None: no."""
 
     def __post_init__(self) -> None:
         """Turn integers into floats and check the ranges.
@@ -82,6 +87,16 @@ class SamplingParams(Record):
             raise ValueError(f"a stop string has 1 to {MAX_STOP_CHARACTERS} characters")
 
 
+class TokenLogprob(Record):
+    """How likely the model found a token, before penalties and temperature."""
+
+    token_id: U32
+    text: str
+    """A part of a character shows as a replacement character."""
+    logprob: float
+    """Natural logarithm, at least -9999."""
+
+
 class SampledToken(Record):
     """What one step adds to an answer."""
 
@@ -92,3 +107,5 @@ class SampledToken(Record):
     """"stop" (end of text or a stop string), "length", or None: go on."""
     embedding: bytes = b""
     """What enters layer 0 for this token, if the worker has looked it up already."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """If asked for: of this token, then of the most likely ones in order."""

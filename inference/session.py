@@ -421,6 +421,7 @@ class RequesterMachine:
             elapsed_us=self._elapsed_us,
             hops=self._track.timings,
             route=self._track.peers,
+            logprobs=token.logprobs,
         )
 
     # Losses

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from inference.messages import VERSION, HopTiming, SessionTerms
+from inference.sampling import TokenLogprob
 from primitives.errors import P2PChainError
 
 
@@ -103,6 +104,8 @@ class TokenEvent:
     """What each hop says it took; the rest of `elapsed_us` is network."""
     route: tuple[bytes, ...] = ()
     """Their node keys."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """If asked for: of this token, then of the most likely ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

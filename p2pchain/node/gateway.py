@@ -211,7 +211,7 @@ class Gateway:
                                 if not report.laps:
                                     yield _build_started(plan, route)
                                 report.add(token)
-                                yield Delta(text=token.text)
+                                yield Delta(text=token.text, logprobs=token.logprobs)
                     finally:
                         running.session.cancel()
                         with trio.CancelScope(shield=True):

@@ -130,6 +130,98 @@ def test_the_route_is_named_in_the_headers(client, stream):
     assert raw.headers["x-p2pchain-session"] == "0x" + SESSION.hex()
 
 
+def test_several_answers_to_one_question(client):
+    answer = client.chat.completions.create(
+        model="toy", messages=say("a b c d e f"), seed=1, n=3, temperature=1
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    texts = [choice.message.content for choice in answer.choices]
+    assert len(set(texts)) == 3
+    assert all(sorted(text.split()) == list("abcdef") for text in texts)
+    usage = answer.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (6, 18)
+    account = answer.model_extra["p2pchain"]
+    assert len(account["answers"]) == 3
+    assert account["price"] == str(3 * 6 * 4 * 2 * 160)
+    assert len(account["hops"]) == 12
+    # The same seed, the same answers; and each has the seed after the one before.
+    one = client.chat.completions.create(
+        model="toy", messages=say("a b c d e f"), seed=2, temperature=1
+    )
+    assert one.choices[0].message.content == texts[1]
+
+
+def test_several_answers_in_one_stream(client):
+    chunks = list(
+        client.chat.completions.create(
+            model="toy",
+            messages=say("a b c d"),
+            seed=1,
+            n=2,
+            temperature=1,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    texts, reasons = ["", ""], [None, None]
+    for chunk in chunks[:-1]:
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+    assert all(sorted(text.split()) == list("abcd") for text in texts)
+    assert reasons == ["stop", "stop"]
+    assert {chunk.id for chunk in chunks} == {chunks[0].id}
+    assert chunks[-1].usage.completion_tokens == 8
+
+
+def test_an_answer_that_breaks_ends_them_all(client, backend):
+    backend.log.clear()
+    with pytest.raises(openai.APIError) as error:
+        list(
+            client.chat.completions.create(
+                model="toy", messages=say("a break"), n=2, temperature=0, stream=True
+            )
+        )
+    assert error.value.code == "stage_lost"
+    assert backend.log.count("opened") == backend.log.count("closed") == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_how_likely_tokens_were(client, stream):
+    answer = client.chat.completions.create(
+        model="toy",
+        messages=say("one two"),
+        temperature=0,
+        logprobs=True,
+        top_logprobs=2,
+        stream=stream,
+    )
+    if stream:
+        logprobs = [c.choices[0].logprobs for c in answer if c.choices[0].logprobs]
+        tokens = [token for each in logprobs for token in each.content]
+    else:
+        tokens = answer.choices[0].logprobs.content
+    assert [token.token for token in tokens] == ["one", " two"]
+    assert [token.logprob for token in tokens] == [-0.5, -0.5]
+    assert tokens[1].bytes == list(b" two")
+    assert [t.token for t in tokens[0].top_logprobs] == ["one", "other"]
+    plain = client.chat.completions.create(model="toy", messages=say("one"))
+    assert plain.choices[0].logprobs is None
+
+
+def test_how_likely_tokens_of_plain_completions_were(client):
+    answer = client.completions.create(
+        model="toy", prompt="one two", temperature=0, logprobs=2
+    )
+    logprobs = answer.choices[0].logprobs
+    assert logprobs.tokens == ["one", " two"]
+    assert logprobs.token_logprobs == [-0.5, -0.5]
+    assert logprobs.top_logprobs == [
+        {"one": -0.5, "other": -1.0},
+        {" two": -0.5, "other": -1.0},
+    ]
+
+
 def test_plain_completions(client):
     answer = client.completions.create(model="toy", prompt="one two", temperature=0)
     assert answer.choices[0].text == "one two"
@@ -330,6 +422,11 @@ def test_our_own_fault_tells_no_details(server, caplog):
         ({"stream": "yes"}, "stream"),
         ({"ignore_eos": 1}, "ignore_eos"),
         ({"stream_options": 3}, "stream_options"),
+        ({"n": 0}, "n"),
+        ({"n": 9}, "n"),
+        ({"logprobs": 3}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ],
 )
 def test_a_bad_value_names_its_field(server, change, param):
@@ -343,9 +440,7 @@ def test_a_bad_value_names_its_field(server, change, param):
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"logprobs": True}, "logprobs"),
-        ({"top_logprobs": 3}, "top_logprobs"),
-        ({"n": 2}, "n"),
+        ({"best_of": 2}, "best_of"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
@@ -363,13 +458,6 @@ def test_what_we_do_not_do_is_refused_and_never_ignored(server, change, param):
     error = answer.json["error"]
     assert error["code"] == "unsupported_parameter"
     assert error["param"] == param
-
-
-def test_logprobs_are_refused_in_a_way_the_client_understands(client):
-    with pytest.raises(openai.BadRequestError, match="logprobs"):
-        client.chat.completions.create(model="toy", messages=say("a"), logprobs=True)
-    with pytest.raises(openai.BadRequestError, match="logprobs"):
-        client.completions.create(model="toy", prompt="a", logprobs=5)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from inference.sampling import SamplingParams
+from inference.sampling import SamplingParams, TokenLogprob
 from p2pchain.api.backend import (
     CompletionRequest,
     ConsensusInfo,
@@ -129,7 +129,7 @@ class ToyModel:
                     reason = "stop"
                     break
                 text += piece
-                yield Delta(text=piece)
+                yield Delta(text=piece, logprobs=_explain(piece, request.sampling))
             else:
                 reason = "stop"
             self.log.append("finished")
@@ -171,6 +171,14 @@ def _speak(words: list[str], sampling: SamplingParams):
             first = False
         if not sampling.ignore_eos:
             return
+
+
+def _explain(piece: str, sampling: SamplingParams) -> tuple[TokenLogprob, ...]:
+    if sampling.logprobs is None:
+        return ()
+    chosen = TokenLogprob(1, piece, -0.5)
+    others = (chosen, TokenLogprob(2, "other", -1.0))
+    return (chosen, *others[: sampling.logprobs])
 
 
 def _find_stop(text: str, stops: tuple[str, ...]) -> int | None:

@@ -110,6 +110,23 @@ def test_same_seed_same_answer(swarm: Swarm) -> None:
     assert swarm.answer(prompt, other) != first
 
 
+def test_how_likely_tokens_were_is_told_when_asked(swarm: Swarm) -> None:
+    prompt = swarm.requester.encode_text("nodes")
+    params = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True, logprobs=3)
+    steps = swarm.answer(prompt, params)
+    assert [s.token_id for s in steps] == [
+        s.token_id for s in swarm.answer(prompt, GREEDY)[:5]
+    ]
+    for step in steps:
+        chosen, *best = step.logprobs
+        # A greedy choice is the most likely token.
+        assert chosen == best[0]
+        assert chosen.token_id == step.token_id
+        assert len(best) == 3
+        assert 0 >= best[0].logprob >= best[1].logprob >= best[2].logprob
+    assert all(not step.logprobs for step in swarm.answer(prompt, GREEDY))
+
+
 def test_a_stop_string_ends_the_answer_before_it(swarm: Swarm) -> None:
     prompt = swarm.requester.encode_text("nodes")
     whole = "".join(step.text for step in swarm.answer(prompt, GREEDY))

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from inference.sampler import choose_token, compute_candidates, compute_draw
+from inference.sampler import (
+    LEAST_LOGPROB,
+    choose_token,
+    compute_candidates,
+    compute_draw,
+    compute_logprobs,
+)
 from inference.sampling import SamplingParams
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
@@ -143,3 +149,24 @@ def test_parameters_travel_whole_and_are_checked_on_arrival() -> None:
     fields = [0.5, 2.0, 0, 0, 1, (), False, 1.0, 0.0, 0.0]
     with pytest.raises(DecodeError):
         decode(SamplingParams, encode(fields))
+
+
+@given(st.integers(0, 2**32), st.integers(0, 20))
+def test_logarithms_of_probability(seed, count):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 20, 50).astype(np.float32)
+    token_id = int(rng.integers(50))
+    (chosen, own), *best = compute_logprobs(logits, token_id, count)
+    assert chosen == token_id
+    assert len(best) == count
+    assert best == sorted(best, key=lambda pair: (-pair[1], pair[0]))
+    whole = [p for _, p in compute_logprobs(logits, token_id, 50)[1:]]
+    assert sum(np.exp(whole)) == pytest.approx(1)
+    assert dict(compute_logprobs(logits, token_id, 50)[1:])[token_id] == own
+    if count:
+        assert best[0][0] == int(np.argmax(logits))
+
+
+def test_hopeless_tokens_have_the_least_logarithm():
+    logits = np.array([0.0, -1e30], np.float32)
+    assert compute_logprobs(logits, 1, 1) == [(1, LEAST_LOGPROB), (0, 0.0)]

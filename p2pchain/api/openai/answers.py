@@ -5,10 +5,12 @@ Beside OpenAI's fields the last chunk and the whole answer carry `p2pchain`: ses
 price and what each hop did, so that a person can look the payment up.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from p2pchain.api.backend import Finished, RouteHop, ServedModel, Started
+from inference.sampling import TokenLogprob
+from p2pchain.api.backend import Delta, Finished, RouteHop, ServedModel, Started
 from p2pchain.api.errors import RequestRefused
 from p2pchain.api.render import render_hop_report, to_hex
 
@@ -29,6 +31,17 @@ _CODES = {401: "invalid_api_key", 402: "insufficient_quota"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One of the answers to a request."""
+
+    session: bytes
+    text: str
+    tokens: tuple[Delta, ...]
+    """Its parts; empty in a stream, where they have been sent."""
+    finished: Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerFrame:
     """What all parts of one answer share."""
 
@@ -44,44 +57,61 @@ class AnswerFrame:
         prefix = "chatcmpl" if self.shape == "chat" else "cmpl"
         return f"{prefix}-{self.session.hex()[:32]}"
 
-    def build_answer(self, text: str, finished: Finished) -> Json:
+    def build_answer(self, choices: Sequence[Choice]) -> Json:
         """Return the whole answer of a request without streaming."""
-        if self.shape == "chat":
-            choice: Json = {"message": {"role": "assistant", "content": text}}
-        else:
-            choice = {"text": text}
-        choice |= {"index": 0, "logprobs": None, "finish_reason": finished.reason}
         kind = "chat.completion" if self.shape == "chat" else "text_completion"
-        return self._build(kind, [choice]) | {
-            "usage": build_usage(finished),
-            "p2pchain": build_account(self.session, finished),
+        parts = [self._build_choice(index, each) for index, each in enumerate(choices)]
+        return self._build(kind, parts) | {
+            "usage": build_usage([each.finished for each in choices]),
+            "p2pchain": build_accounts(choices),
         }
 
-    def build_first_chunk(self) -> Json | None:
+    def _build_choice(self, index: int, choice: Choice) -> Json:
+        if self.shape == "chat":
+            said: Json = {"message": {"role": "assistant", "content": choice.text}}
+        else:
+            said = {"text": choice.text}
+        return said | {
+            "index": index,
+            "logprobs": build_logprobs(self.shape, choice.tokens),
+            "finish_reason": choice.finished.reason,
+        }
+
+    def build_first_chunk(self, index: int) -> Json | None:
         """Return the chunk that opens a chat stream."""
         if self.shape == "text":
             return None
-        return self._build_chunk({"role": "assistant", "content": ""}, None)
+        return self._build_chunk(index, {"role": "assistant", "content": ""}, None)
 
-    def build_chunk(self, text: str) -> Json:
-        """Return the chunk of some more text."""
-        return self._build_chunk({"content": text}, None)
+    def build_chunk(self, index: int, delta: Delta) -> Json | None:
+        """Return the chunk of some more text; None when there is nothing to say."""
+        if not delta.text and not delta.logprobs:
+            return None
+        logprobs = build_logprobs(self.shape, [delta])
+        return self._build_chunk(index, {"content": delta.text}, None, logprobs)
 
-    def build_last_chunk(self, finished: Finished) -> Json:
-        """Return the chunk that says why the answer ended."""
-        account = {"p2pchain": build_account(self.session, finished)}
-        return self._build_chunk({}, finished.reason) | account
+    def build_last_chunk(self, index: int, choice: Choice) -> Json:
+        """Return the chunk that says why an answer ended."""
+        account = {"p2pchain": build_accounts([choice])}
+        return self._build_chunk(index, {}, choice.finished.reason) | account
 
-    def build_usage_chunk(self, finished: Finished) -> Json:
+    def build_usage_chunk(self, choices: Sequence[Choice]) -> Json:
         """Return the chunk of usage that `stream_options.include_usage` asks for."""
-        return self._build(self._chunk_kind, []) | {"usage": build_usage(finished)}
+        usage = build_usage([choice.finished for choice in choices])
+        return self._build(self._chunk_kind, []) | {"usage": usage}
 
     @property
     def _chunk_kind(self) -> str:
         return "chat.completion.chunk" if self.shape == "chat" else "text_completion"
 
-    def _build_chunk(self, delta: Json, reason: str | None) -> Json:
-        choice: Json = {"index": 0, "logprobs": None, "finish_reason": reason}
+    def _build_chunk(
+        self,
+        index: int,
+        delta: Json,
+        reason: str | None,
+        logprobs: Json | None = None,
+    ) -> Json:
+        choice: Json = {"index": index, "logprobs": logprobs, "finish_reason": reason}
         if self.shape == "chat":
             choice["delta"] = delta
         else:
@@ -99,12 +129,60 @@ class AnswerFrame:
         }
 
 
-def build_usage(finished: Finished) -> Json:
-    """Return OpenAI's count of tokens."""
+def build_usage(answers: Sequence[Finished]) -> Json:
+    """Return OpenAI's count of tokens; the prompt counts once."""
+    prompt = max(finished.prompt_tokens for finished in answers)
+    completion = sum(finished.completion_tokens for finished in answers)
     return {
-        "prompt_tokens": finished.prompt_tokens,
-        "completion_tokens": finished.completion_tokens,
-        "total_tokens": finished.prompt_tokens + finished.completion_tokens,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+
+
+def build_logprobs(
+    shape: Literal["chat", "text"], tokens: Sequence[Delta]
+) -> Json | None:
+    """Return how likely tokens were, in the shape of the endpoint; None unasked."""
+    tokens = [token for token in tokens if token.logprobs]
+    if not tokens:
+        return None
+    if shape == "chat":
+        return {"content": [_build_token_logprobs(each) for each in tokens]}
+    chosen = [token.logprobs[0] for token in tokens]
+    return {
+        "tokens": [each.text for each in chosen],
+        "token_logprobs": [each.logprob for each in chosen],
+        "top_logprobs": [
+            {each.text: each.logprob for each in token.logprobs[1:]} for token in tokens
+        ],
+        "text_offset": [],
+    }
+
+
+def _build_token_logprobs(token: Delta) -> Json:
+    chosen, *others = map(_build_logprob, token.logprobs)
+    return chosen | {"top_logprobs": others}
+
+
+def _build_logprob(token: TokenLogprob) -> Json:
+    return {
+        "token": token.text,
+        "logprob": token.logprob,
+        "bytes": list(token.text.encode()),
+    }
+
+
+def build_accounts(choices: Sequence[Choice]) -> Json:
+    """Return what the answers cost: one account, or one for each and their sum."""
+    accounts = [build_account(each.session, each.finished) for each in choices]
+    if len(accounts) == 1:
+        return accounts[0]
+    prices = [account["price"] for account in accounts if account["price"] is not None]
+    return accounts[0] | {
+        "price": str(sum(map(int, prices))) if prices else None,
+        "hops": [hop for account in accounts for hop in account["hops"]],
+        "answers": accounts,
     }
 
 

@@ -6,10 +6,13 @@ change nothing here (a user's label, a storage wish) are accepted and dropped.
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec.structs import replace as replace_fields
+
 from inference.sampling import (
+    MAX_LOGPROBS,
     MAX_STOP_CHARACTERS,
     MAX_STOPS,
     ChatMessage,
@@ -20,6 +23,8 @@ from p2pchain.api.errors import InvalidParams, Unsupported
 
 MAX_MESSAGES = 1024
 """Longer chats do not fit any context; a body could hold a hundred thousand."""
+MAX_CHOICES = 8
+"""Answers to one request; each is a session of its own."""
 MAX_TOKENS = 2**20
 """Above any context length that exists."""
 DEFAULT_COMPLETION_TOKENS = 16
@@ -33,12 +38,9 @@ _DROPPED = {
 """Accepted and without effect: labels and wishes about the server."""
 
 _FIXED: dict[str, tuple[Any, ...]] = {
-    "n": (1, None),
     "best_of": (1, None),
     "echo": (False, None),
     "suffix": ("", None),
-    "logprobs": (False, None),
-    "top_logprobs": (0, None),
     "logit_bias": ({}, None),
     "tools": ([], None),
     "tool_choice": ("none", "auto", None),
@@ -55,7 +57,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 _COMMON = {
     "model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "ignore_eos",
-    "stream", "stream_options",
+    "stream", "stream_options", "n", "logprobs",
 }  # fmt: skip
 
 
@@ -67,6 +69,14 @@ class ParsedRequest:
     stream: bool
     include_usage: bool
     """Whether a stream ends with a chunk of usage."""
+    choices: int
+    """How many answers."""
+
+    def build_choice(self, index: int) -> CompletionRequest:
+        """Return the request for one of the answers: each has a seed of its own."""
+        sampling = self.completion.sampling
+        seed = (sampling.seed + index) % 2**63
+        return replace(self.completion, sampling=replace_fields(sampling, seed=seed))
 
 
 def parse_chat(body: Any) -> ParsedRequest:
@@ -76,7 +86,7 @@ def parse_chat(body: Any) -> ParsedRequest:
         InvalidParams: A field is missing, malformed or out of range.
         Unsupported: A field asks for what we do not do.
     """
-    fields = _get_fields(body, {"messages", "max_completion_tokens"})
+    fields = _get_fields(body, {"messages", "max_completion_tokens", "top_logprobs"})
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidParams("messages must be a list with a message", param="messages")
@@ -87,6 +97,7 @@ def parse_chat(body: Any) -> ParsedRequest:
         limit = _get_max_tokens(fields, "max_tokens")
     return _build(
         fields,
+        logprobs=_parse_chat_logprobs(fields),
         messages=tuple(_parse_message(i, m) for i, m in enumerate(messages)),
         max_tokens=limit,
     )
@@ -103,6 +114,8 @@ def parse_completion(body: Any) -> ParsedRequest:
     limit = _get_max_tokens(fields, "max_tokens")
     return _build(
         fields,
+        # A number here, not a flag as in chats.
+        logprobs=_get_integer(fields, "logprobs", 0, MAX_LOGPROBS),
         prompt=_parse_prompt(fields.get("prompt")),
         max_tokens=DEFAULT_COMPLETION_TOKENS if limit is None else limit,
     )
@@ -124,7 +137,18 @@ def _get_fields(body: Any, own: set[str]) -> dict[str, Any]:
     return body
 
 
-def _build(fields: dict[str, Any], **prompt: Any) -> ParsedRequest:
+def _parse_chat_logprobs(fields: dict[str, Any]) -> int | None:
+    count = _get_integer(fields, "top_logprobs", 0, MAX_LOGPROBS)
+    if _get_flag(fields, "logprobs"):
+        return count or 0
+    if count:
+        raise InvalidParams("top_logprobs needs logprobs", param="top_logprobs")
+    return None
+
+
+def _build(
+    fields: dict[str, Any], *, logprobs: int | None, **prompt: Any
+) -> ParsedRequest:
     model = fields.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidParams("model must name a model; see /v1/models", param="model")
@@ -134,15 +158,16 @@ def _build(fields: dict[str, Any], **prompt: Any) -> ParsedRequest:
     return ParsedRequest(
         completion=CompletionRequest(
             model=model,
-            sampling=_parse_sampling(fields),
+            sampling=_parse_sampling(fields, logprobs),
             **prompt,
         ),
         stream=_get_flag(fields, "stream"),
         include_usage=_get_flag(options, "include_usage"),
+        choices=_get_integer(fields, "n", 1, MAX_CHOICES) or 1,
     )
 
 
-def _parse_sampling(fields: dict[str, Any]) -> SamplingParams:
+def _parse_sampling(fields: dict[str, Any], logprobs: int | None) -> SamplingParams:
     top_p = _get_number(fields, "top_p", 1.0, 0.0, 1.0)
     if top_p == 0:
         raise InvalidParams(
@@ -166,6 +191,7 @@ def _parse_sampling(fields: dict[str, Any]) -> SamplingParams:
         repetition_penalty=penalty,
         presence_penalty=_get_number(fields, "presence_penalty", 0.0, -2.0, 2.0),
         frequency_penalty=_get_number(fields, "frequency_penalty", 0.0, -2.0, 2.0),
+        logprobs=logprobs,
     )
 
 

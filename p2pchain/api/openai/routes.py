@@ -8,30 +8,25 @@ raises.  A caller that leaves closes the session on the node's side.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
 
-from p2pchain.api.backend import (
-    Backend,
-    CompletionEvent,
-    Delta,
-    Finished,
-    ServedModel,
-    Started,
-)
+from p2pchain.api.backend import Backend, Finished, ServedModel
 from p2pchain.api.bridge import Bridge
-from p2pchain.api.errors import StageLost, UnknownModel, explain
+from p2pchain.api.errors import UnknownModel, explain
 from p2pchain.api.http import TokenGate, read_json, respond_json
 from p2pchain.api.openai.answers import (
     AnswerFrame,
+    Choice,
     build_error,
     build_model,
     build_route_headers,
 )
+from p2pchain.api.openai.choices import Answer, collect, merge, start
 from p2pchain.api.openai.parse import ParsedRequest, parse_chat, parse_completion
 
 WRITE_TIMEOUT_S = 60.0
@@ -94,21 +89,25 @@ class OpenAiRoutes:
     ) -> web.StreamResponse:
         self._gate.require(request)
         parsed = parse(await read_json(request))
-        completion = parsed.completion
-        async with self._bridge.stream(self._backend.complete, completion) as events:
-            started = await anext(events, None)
-            if not isinstance(started, Started):
-                raise StageLost("the session ended before it started")
+        async with AsyncExitStack() as stack:
+            answers = []
+            for index in range(parsed.choices):
+                completion = parsed.build_choice(index)
+                events = await stack.enter_async_context(
+                    self._bridge.stream(self._backend.complete, completion)
+                )
+                answers.append(Answer(index, events))
+            started = await start(answers)
             frame = AnswerFrame(
                 shape=shape,
-                model=completion.model,
+                model=parsed.completion.model,
                 created_s=int(time.time()),
                 session=started.session,
             )
             headers = build_route_headers(started)
             if not parsed.stream:
-                text, finished = await _collect(events)
-                return respond_json(frame.build_answer(text, finished), headers=headers)
+                choices = await collect(answers)
+                return respond_json(frame.build_answer(choices), headers=headers)
             response = web.StreamResponse(
                 headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
                 | headers
@@ -116,50 +115,36 @@ class OpenAiRoutes:
             response.content_type = "text/event-stream"
             await response.prepare(request)
             try:
-                await _stream(response, frame, events, parsed.include_usage)
+                await _stream(response, frame, answers, parsed.include_usage)
             except ReaderGone:
-                pass  # leaving the block closes the session
+                pass  # leaving the block closes the sessions
             except Exception as error:
                 with suppress(ReaderGone):
                     await _send(response, build_error(explain(error)))
             return response
 
 
-async def _collect(events: AsyncIterator[CompletionEvent]) -> tuple[str, Finished]:
-    texts = []
-    async for event in events:
-        match event:
-            case Delta():
-                texts.append(event.text)
-            case Finished():
-                return "".join(texts), event
-            case Started():
-                raise StageLost("the session started twice")
-    raise StageLost("the session ended without its last event")
-
-
 async def _stream(
     response: web.StreamResponse,
     frame: AnswerFrame,
-    events: AsyncIterator[CompletionEvent],
+    answers: list[Answer],
     include_usage: bool,
 ) -> None:
-    if first := frame.build_first_chunk():
-        await _send(response, first)
-    async for event in events:
-        match event:
-            case Delta():
-                if event.text:
-                    await _send(response, frame.build_chunk(event.text))
-            case Finished():
-                await _send(response, frame.build_last_chunk(event))
-                if include_usage:
-                    await _send(response, frame.build_usage_chunk(event))
-                await _write(response, b"data: [DONE]\n\n")
-                return
-            case Started():
-                raise StageLost("the session started twice")
-    raise StageLost("the session ended without its last event")
+    for answer in answers:
+        if first := frame.build_first_chunk(answer.index):
+            await _send(response, first)
+    choices: list[Choice] = []
+    async with aclosing(merge(answers)) as events:
+        async for answer, event in events:
+            if isinstance(event, Finished):
+                choice = answer.build_choice(event, keeps_tokens=False)
+                choices.append(choice)
+                await _send(response, frame.build_last_chunk(answer.index, choice))
+            elif chunk := frame.build_chunk(answer.index, event):
+                await _send(response, chunk)
+    if include_usage:
+        await _send(response, frame.build_usage_chunk(choices))
+    await _write(response, b"data: [DONE]\n\n")
 
 
 async def _send(response: web.StreamResponse, value: Any) -> None:
