@@ -44,6 +44,9 @@ class Chain(Application, Protocol):
     def find_imbalance(self) -> str:
         """Return what is wrong with the books; empty when nothing is."""
 
+    def find_damage(self) -> str:
+        """Return what a search of the database finds; empty when it is sound."""
+
     def list_convicted(self, height: int) -> list[bytes]:
         """Return the BLS keys that a final block convicted."""
 

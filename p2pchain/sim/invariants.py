@@ -339,6 +339,18 @@ class SupplyConserved(Invariant):
             self.fail(f"node {node.name}: {imbalance}")
 
 
+class DatabaseSound(Invariant):
+    """Whatever was torn, dropped and fetched again."""
+
+    name = "database sound"
+    theorem = "At the end every honest node's database is one that `db verify` praises."
+
+    def on_end(self) -> None:
+        for node in self.world.honest:
+            if damage := node.chain.find_damage():
+                self.fail(f"node {node.name}: {damage}")
+
+
 class ConvictedOnce(Invariant):
     """One offence or a hundred: a stake is slashed and tombstoned once."""
 
@@ -400,6 +412,7 @@ INVARIANTS: tuple[type[Invariant], ...] = (
     PacketsOnce,
     ConvictedOnce,
     SupplyConserved,
+    DatabaseSound,
     LightClientFollows,
     *SHARD_INVARIANTS,
 )

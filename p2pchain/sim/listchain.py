@@ -198,6 +198,10 @@ class ListChain:
         """Return nothing: there are no shards."""
         return {}
 
+    def find_damage(self) -> str:
+        """Return nothing: there is no database."""
+        return ""
+
     def list_convicted(self, height: int) -> list[bytes]:
         """Return nothing: blocks hold no evidence."""
         return []

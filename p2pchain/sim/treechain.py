@@ -32,6 +32,7 @@ from chain.light import LightChain, LightState, adopt, advance
 from chain.light_queries import LightQueries
 from chain.roster import find_stake
 from chain.slashing import SLASH_EVENT
+from chain.verify import verify_database
 from consensus.book import Tip
 from consensus.epoch import EpochConfig
 from consensus.messages import Certificate, Proposal, Vote
@@ -194,6 +195,12 @@ class TreeChain:
         """Return what is wrong with the books; empty when nothing is."""
         books = compute_conservation(self.tree)
         return "" if books.is_conserved else repr(books)
+
+    def find_damage(self) -> str:
+        """Return what a search of the database finds; empty when it is sound."""
+        spec, scheme = self._chains.spec, self._chains.world.keys.scheme
+        verdict = verify_database(spec, self.tree.store.kv, scheme, lambda line: None)
+        return "; ".join(f"{each.what}: {each.message}" for each in verdict.findings)
 
     def follow_lightly(self) -> bytes | None:
         """Return the newest block's hash as a light client finds it from genesis."""

@@ -2,6 +2,10 @@
 
 import pytest
 
+from chain.following import Follow
+from chain.foreign_packets import take_packets
+from chain.store import build_key
+from p2pchain.sim import treechain
 from p2pchain.sim.disk import Fuse
 from p2pchain.sim.progress import assert_progress
 from p2pchain.sim.runner import Job, run_job
@@ -51,6 +55,56 @@ def run_until_cut(fuse: Fuse, until_ms: int = 4500) -> bool:
     assert_shard_progress(world)
     world.judge.on_end()
     return was_cut
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_crash_in_every_write_of_a_change_of_mind(share):
+    """A node that followed everything follows one shard from now on."""
+    number = 0
+    while True:
+        world = World(5, Setup(chain="tree", epoch_blocks=4))
+        world.start()
+        world.run(4500)
+        node = world.nodes["b"]
+        node.crash()
+        node.follow = Follow(frozenset({2}))
+        node.disk.fuse = Fuse(number, share)
+        node.start()
+        was_cut = not node.is_up
+        calm(world)
+        assert_progress(world)
+        assert node.chain.tree.followed == {0, 2}
+        assert not list(node.disk.database.iterate(build_key(b"S", (1, 2))))
+        world.judge.on_end()
+        if not was_cut:
+            break
+        number += 1
+    assert number >= 2
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("number", range(3))
+def test_crash_in_a_write_of_packets_from_elsewhere(number, share, monkeypatch):
+    """Or shortly after it, for nobody waits until they are on disk."""
+    follows = {"b": frozenset({1}), "c": frozenset({2})}
+    world = World(7 + number, Setup(chain="tree", epoch_blocks=4, follows=follows))
+    node, given = world.nodes["b"], []
+
+    def take(tree, missing, packets):
+        if packets and node.chain.tree is tree:
+            given.append(missing)
+            if len(given) == 1 + 2 * number:
+                node.disk.fuse = Fuse(0, share)
+        return take_packets(tree, missing, packets)
+
+    monkeypatch.setattr(treechain, "take_packets", take)
+    world.start()
+    world.run(30_000, lambda: not node.is_up)
+    assert not node.is_up
+    calm(world)
+    assert_progress(world)
+    assert_shard_progress(world)
+    world.judge.on_end()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
