@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 # Networks of real processes run in one worker, everything else beside them.
-WORKERS ?= -n 2 --dist loadgroup --no-loadscope-reorder
+WORKERS ?= -n 2
 
 .PHONY: install demo test test-all sim check bench format clean
 

@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 # The same examples on every run: a test that fails today fails tomorrow too.
 settings.register_profile(
@@ -27,25 +29,36 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def is_end_to_end(item: pytest.Item) -> bool:
-    """Tell whether a test starts networks of real processes."""
-    return Path(__file__).parent / "e2e" in item.path.parents
+END_TO_END = Path(__file__).parent / "e2e"
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Say what one worker does in a row: a file, or all networks, which start first.
+    """Mark tests that start networks of real processes.
 
-    So no two networks run at a time, and files of one process each run beside them.
+    With several workers they come first: together they take the longest.
     """
     for item in items:
-        if is_end_to_end(item):
+        if END_TO_END in item.path.parents:
             item.add_marker(pytest.mark.e2e)
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        group = "e2e" if is_end_to_end(item) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: not is_end_to_end(item))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: END_TO_END not in item.path.parents)
+
+
+class FilesAndNetworks(LoadScopeScheduling):
+    """What one worker does in a row: a file, or all networks.
+
+    So no two networks run at a time, and what takes one process each runs beside them.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "e2e" if path.startswith("tests/e2e/") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndNetworks:
+    """Share the tests between workers, in the order in which they were collected."""
+    config.option.loadscopereorder = False
+    return FilesAndNetworks(config, log)
