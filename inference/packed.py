@@ -11,6 +11,7 @@ part must afterwards give what it gave before, within the tolerance of its preci
 What is no linear layer (norms, experts in one tensor, attention itself) stays as it is.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +21,10 @@ from transformers.pytorch_utils import Conv1D
 from inference.errors import UnsupportedModel
 from inference.precision import Precision
 from inference.split import Part
+
+NATIVE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""How far the same numbers may be off when they are added up in another order, of the
+largest one.  Rounding gives a hundredth of it; a mistake a hundred times as much."""
 
 _USUAL_ROWS = 64
 """What the layout is chosen for: a step's budget; one row is as fast in it."""
@@ -160,6 +165,23 @@ def pack(part: Part, precision: Precision) -> int:
     if not count and precision is not Precision.NATIVE:
         raise UnsupportedModel("no linear layers to quantise")
     return count
+
+
+def is_same_when_packed(part: Part, run: Callable[[], torch.Tensor]) -> bool:
+    """Pack a part natively and tell whether a run of it still gives the same.
+
+    Where it does not, the part cannot be used any more.
+    """
+    before = run()
+    if not pack(part, Precision.NATIVE):
+        return True
+    try:
+        after = run()
+    except Exception:
+        # A model's own code may want of its weights what packed ones do not have.
+        return False
+    worst = float((after - before).abs().max())
+    return worst <= NATIVE_TOLERANCE[part.dtype] * float(before.abs().max())
 
 
 def is_packed(part: Part) -> bool:

@@ -22,7 +22,7 @@ from inference.errors import UnsupportedModel
 from inference.executor import TEST_PAGES, build_test_work
 from inference.ghost_executor import GhostExecutor
 from inference.memory import CacheCost
-from inference.packed import pack
+from inference.packed import NATIVE_TOLERANCE, pack
 from inference.paged_store import PagedStore
 from inference.pages import PageRun
 from inference.precision import Precision
@@ -34,9 +34,8 @@ _FITTING_CACHES = (DynamicLayer, DynamicSlidingWindowLayer)
 _UNFIT_ROPE = frozenset({"dynamic", "longrope"})
 """Rotary embeddings that follow the longest sequence of a pass."""
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""How far the engines may differ in the self-test, of the largest number.  Rounding
-gives a hundredth of it; a wrong mask or position a hundred times as much."""
+TOLERANCE = NATIVE_TOLERANCE
+"""How far the engines may differ in the self-test."""
 
 PACKED_TOLERANCE = {
     Precision.NATIVE: 1e-3,

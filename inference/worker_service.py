@@ -182,20 +182,54 @@ class RequesterService:
         from inference.requester import RequesterEngine
 
         self._engine = RequesterEngine.load(directory, self._shape.max_positions)
+        self._samples: list[tuple[Sample, Any]] = []
 
-    has_work = False
+    @property
+    def has_work(self) -> bool:
+        """Whether an answer of a last stage waits for the head."""
+        return bool(self._samples)
 
     def build_ready(self) -> Ready:
         """Return sizes and what was read."""
         return build_ready(self._shape, self._engine.part)
 
     def handle(self, request: Request, payload: bytearray) -> list[Reply]:
-        """Encode, embed or sample."""
+        """Encode or embed; what is to be sampled waits for the next step."""
+        if isinstance(request, Sample):
+            hidden = build_tensor(payload, request.tokens, self._shape)
+            self._samples.append((request, hidden))
+            return []
         return [self._answer(request, payload)]
 
     def step(self) -> list[Reply]:
-        """Nothing ever waits."""
-        return []
+        """Take what waits through the head in one pass, and choose tokens."""
+        batch: dict[bytes, tuple[Sample, Any]] = {}
+        later = []
+        for sample in self._samples:
+            # A session's second step follows its first.
+            if sample[0].session_id in batch:
+                later.append(sample)
+            else:
+                batch[sample[0].session_id] = sample
+        self._samples = later
+        try:
+            tokens = self._engine.sample_all(
+                [(session_id, hidden) for session_id, (_, hidden) in batch.items()]
+            )
+            return [
+                (self._build_sampled(request, token), b"")
+                for (request, _), token in zip(batch.values(), tokens, strict=True)
+            ]
+        except Exception as error:
+            # The model's own code, or memory: nobody of the batch has an answer.
+            return [(build_refusal(r.call, error), b"") for r, _ in batch.values()]
+
+    def _build_sampled(
+        self, request: Sample, token: SampledToken | Exception
+    ) -> Answer:
+        if isinstance(token, Exception):
+            return build_refusal(request.call, token)
+        return Sampled(request.call, self._embed_next(request.session_id, token))
 
     def _answer(self, request: Request, payload: bytearray) -> Reply:
         engine = self._engine
@@ -203,10 +237,6 @@ class RequesterService:
             case Embed(call, session_id, position, token_ids):
                 hidden = engine.embed(session_id, position, token_ids)
                 return HiddenStates(call, len(token_ids)), get_bytes(hidden)
-            case Sample(call, session_id, tokens):
-                hidden = build_tensor(payload, tokens, self._shape)
-                token = engine.sample(session_id, hidden)
-                return Sampled(call, self._embed_next(session_id, token)), b""
             case EncodeChat(call, messages):
                 return TokenIds(call, tuple(engine.encode_chat(messages))), b""
             case EncodeText(call, text):

@@ -74,6 +74,29 @@ def requester(swarm: Swarm) -> RequesterEngine:
     return swarm.requester
 
 
+def test_sessions_that_share_the_head_get_their_own_tokens(
+    requester: RequesterEngine,
+) -> None:
+    prompts = {b"a": [5, 6], b"b": [7], b"c": [8, 9, 10]}
+    generator = torch.Generator().manual_seed(0)
+    hidden = {n: torch.randn(1, 2, HIDDEN, generator=generator) for n in prompts}
+    alone = {}
+    for name, prompt in prompts.items():
+        requester.open_session(name, GREEDY, prompt)
+        alone[name] = requester.sample(name, hidden[name])
+        requester.close_session(name)
+        requester.open_session(name, GREEDY, prompt)
+    bad = torch.full((1, 1, HIDDEN), float("nan"))
+    requester.open_session(b"nan", GREEDY, [1])
+    requests = [*hidden.items(), (b"nan", bad), (b"nobody", hidden[b"a"])]
+    found = requester.sample_all(requests)
+    assert found[:3] == list(alone.values())
+    assert isinstance(found[3], BadAnswer)
+    assert isinstance(found[4], UnknownSession)
+    for name in (*prompts, b"nan"):
+        requester.close_session(name)
+
+
 @pytest.mark.parametrize("family", MUST_BE_EXACT)
 def test_greedy_tokens_equal_generate(tmp_path: Path, family: str) -> None:
     directory = save_model(tmp_path, family, tokenizer=True)
