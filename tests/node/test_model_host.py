@@ -1,0 +1,259 @@
+"""Models by name and layers by choice: what a node decides once it has the chain."""
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import trio
+from msgspec.structs import replace
+
+from chain.contracts.registration import RegistrationStatus
+from chain.following import Follow, Layers
+from inference.device import SHARE, Device
+from inference.memory import compute_stage_bytes
+from inference.model_info import Model, ModelInfo
+from inference.pieces import Manifest, Piece
+from p2pchain.errors import ConfigError
+from p2pchain.node import model_host
+from p2pchain.node.home import AUTO
+from p2pchain.node.initialise import build_model_record
+from p2pchain.node.model_host import CHOICE_FILE, ModelHost, find_model, load_choice
+
+LAYERS = 8
+LAYER_BYTES = 4 * 10**6
+ME = b"\1" * 32
+FOLDER = Path("/model")
+
+
+def make_model() -> Model:
+    tensors = [
+        Piece(f"model.layers.{n}.w", "F32", (10**6,), LAYER_BYTES, (bytes([n]) * 32,))
+        for n in range(LAYERS)
+    ]
+    manifest, tokenizer = Manifest(tuple(tensors)), Manifest(())
+    info = ModelInfo(
+        name="tiny",
+        architecture="LlamaForCausalLM",
+        layers=LAYERS,
+        hidden_size=8,
+        vocab_size=8,
+        max_positions=8,
+        dtype="float32",
+        weights_root=manifest.compute_root(),
+        tokenizer_hash=tokenizer.compute_root(),
+    )
+    return Model(info, manifest, tokenizer)
+
+
+MODEL = make_model()
+RECORD = build_model_record(MODEL.info)
+OTHER = build_model_record(replace(MODEL.info, name="o", weights_root=b"\2" * 32))
+
+
+class ToyChain:
+    """Heights, models and registrations."""
+
+    def __init__(self) -> None:
+        self.height = 1
+        self.models = (OTHER, RECORD)
+        self.registrations: list[SimpleNamespace] = []
+        self.queries = SimpleNamespace(
+            list_models=lambda: self.models,
+            list_registrations=lambda: self.registrations,
+        )
+        self.tree = SimpleNamespace(follow=Follow(frozenset()))
+        self.grown = trio.Event()
+
+    async def wait_height(self, height: int) -> None:
+        while self.height < height:
+            await self.grown.wait()
+
+    def grow(self) -> None:
+        self.height += 1
+        self.grown.set()
+        self.grown = trio.Event()
+
+    def register(self, start: int, end: int, **changes) -> None:
+        fields = {
+            "model_id": RECORD.model_id,
+            "start": start,
+            "end": end,
+            "account": b"\5" * 32,
+            "status": RegistrationStatus.ACTIVE,
+        } | changes
+        self.registrations.append(SimpleNamespace(**fields))
+
+
+@pytest.fixture
+def chain() -> ToyChain:
+    """A chain with two models and no providers."""
+    return ToyChain()
+
+
+def build(chain, folder: Path, **changes) -> ModelHost:
+    options = {
+        "chain": chain,
+        "weights": None,
+        "folder": folder,
+        "setting": "",
+        "layers": AUTO,
+        "with_ends": False,
+        "local": MODEL,
+        "local_folder": FOLDER,
+        "account": ME,
+        "is_behind": lambda: False,
+    } | changes
+    return ModelHost(**options)
+
+
+def give_room(monkeypatch: pytest.MonkeyPatch, layers: float) -> None:
+    """Let the machine have memory for so many layers."""
+    room = compute_stage_bytes(int(layers * LAYER_BYTES))
+    device = Device(int(room / SHARE) + 1, 1e9)
+    monkeypatch.setattr(model_host, "measure_device", lambda: device)
+
+
+def prepare(host: ModelHost) -> tuple[int, int] | None:
+    ready = trio.run(host.prepare)
+    assert ready.model is MODEL
+    assert ready.directory == FOLDER
+    assert host.stage == ""
+    return ready.layers
+
+
+def test_what_fits_and_is_most_needed_is_chosen(chain, tmp_path, monkeypatch) -> None:
+    give_room(monkeypatch, 4.5)
+    chain.register(0, 4)
+    # None of these serves layers of this model now.
+    chain.register(4, 8, status=RegistrationStatus.PENDING)
+    chain.register(4, 8, account=ME)
+    chain.register(4, 8, model_id=OTHER.model_id)
+    assert prepare(build(chain, tmp_path)) == (4, 8)
+    assert chain.tree.follow == Follow(
+        frozenset(), (Layers(RECORD.model_id, 4, 8),)
+    )  # fmt: skip
+
+
+def test_a_choice_is_kept_as_long_as_it_fits(chain, tmp_path, monkeypatch) -> None:
+    give_room(monkeypatch, 2)
+    first = prepare(build(chain, tmp_path))
+    chain.register(*first)
+    chain.register(*first)
+    assert prepare(build(chain, tmp_path)) == first
+    assert load_choice(tmp_path, RECORD) == first
+    give_room(monkeypatch, 1)
+    second = prepare(build(chain, tmp_path))
+    assert second[1] - second[0] == 1
+    assert load_choice(tmp_path, OTHER) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"model_id": 1, "start": 0, "end": 1}', "null"]
+)
+def test_a_damaged_choice_is_made_anew(chain, tmp_path, monkeypatch, text) -> None:
+    give_room(monkeypatch, 8)
+    (tmp_path / CHOICE_FILE).write_text(text)
+    assert prepare(build(chain, tmp_path)) == (0, LAYERS)
+    saved = {"model_id": RECORD.model_id.hex(), "start": 3, "end": 99}
+    (tmp_path / CHOICE_FILE).write_text(json.dumps(saved))
+    assert load_choice(tmp_path, RECORD) is None
+
+
+def test_where_no_layer_fits_it_says_so(chain, tmp_path, monkeypatch) -> None:
+    give_room(monkeypatch, 0.5)
+    with pytest.raises(ConfigError, match=r"no layer of tiny fits.* 4\.0 MB"):
+        trio.run(build(chain, tmp_path).prepare)
+
+
+def test_nothing_is_chosen_before_the_chain_is_here(
+    chain, tmp_path, monkeypatch
+) -> None:
+    give_room(monkeypatch, 8)
+    monkeypatch.setattr(model_host, "LOOK_S", 0.001)
+    behind = [True]
+    host = build(chain, tmp_path, is_behind=lambda: behind[0])
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.prepare)
+            while "which layers are needed" not in host.stage:
+                await trio.sleep(0.001)
+            # Now it sees the providers of the newest block.
+            chain.register(0, 5)
+            behind[0] = False
+
+    trio.run(main)
+    assert load_choice(tmp_path, RECORD) == (0, LAYERS)
+
+
+def test_layers_that_the_model_has_not_are_refused(chain, tmp_path) -> None:
+    assert prepare(build(chain, tmp_path, layers=(2, 8))) == (2, 8)
+    with pytest.raises(ConfigError, match="tiny has 8"):
+        trio.run(build(chain, tmp_path, layers=(2, 9)).prepare)
+
+
+def test_a_gateway_follows_all_layers(chain, tmp_path) -> None:
+    assert prepare(build(chain, tmp_path, layers=None, with_ends=True)) is None
+    assert chain.tree.follow.layers == (Layers(RECORD.model_id, 0, LAYERS),)
+
+
+def test_a_model_is_found_by_name_id_or_content() -> None:
+    records = (OTHER, RECORD)
+    assert find_model(records, "tiny") is RECORD
+    assert find_model(records, RECORD.model_id.hex()) is RECORD
+    assert find_model(records, "tin") is None
+    assert find_model(records, "", MODEL) is RECORD
+    assert find_model((OTHER,), "", MODEL) is None
+
+
+class ToyFetcher:
+    """Has everything at once."""
+
+    def __init__(self) -> None:
+        self.shares: list[object] = []
+
+    async def obtain(self, share) -> Model:
+        self.shares.append(share)
+        return MODEL
+
+    async def ensure(self, share) -> None:
+        self.shares.append(share)
+
+    def get_folder(self, model_id: bytes) -> Path:
+        return Path("/cache") / model_id.hex()
+
+
+def test_a_name_that_the_chain_does_not_have_yet_is_waited_for(
+    chain, tmp_path, caplog
+) -> None:
+    weights = ToyFetcher()
+    host = build(
+        chain,
+        tmp_path,
+        weights=weights,
+        local=None,
+        local_folder=None,
+        setting="tiny",
+        layers=(2, 4),
+    )
+    chain.models = (OTHER,)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(use)
+            while "no model tiny yet (it has: o)" not in caplog.text:
+                await trio.sleep(0.001)
+            chain.models = (OTHER, RECORD)
+            chain.grow()
+
+    async def use() -> None:
+        ready = await host.prepare()
+        assert ready.directory == Path("/cache") / RECORD.model_id.hex()
+        await ready.prepare()
+
+    trio.run(main)
+    share, again = weights.shares
+    assert share == again
+    assert dataclasses.astuple(share)[1:] == (range(2, 4), False, "own")
