@@ -43,6 +43,16 @@ def read_gaps(store: ChainReader) -> tuple[Gap, ...]:
     return () if found is None else found.gaps
 
 
+def has_gap(gaps: tuple[Gap, ...], shard: ShardId, height: Height) -> bool:
+    """Tell whether some block at a height or above had a shard that was not followed.
+
+    Then taking blocks back leads to no state of it at that height.
+    """
+    return any(
+        gap.shard == shard and (gap.last is None or gap.last >= height) for gap in gaps
+    )
+
+
 class GapList(Record):
     """As it is stored."""
 

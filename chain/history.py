@@ -24,6 +24,7 @@ from typing import Protocol, TypeVar
 
 from chain.bucket_writes import NewBucket
 from chain.errors import PrunedState, ShardNotFollowed, StoreError, UnknownShard
+from chain.gaps import has_gap, read_gaps
 from chain.state import FinalState, StateView
 from chain.store import ChainReader, build_key
 from primitives.buckets import CorruptBucket, compute_bucket_hash, decode_bucket
@@ -227,7 +228,11 @@ class History:
             raise UnknownShard(shard, height)
         if shard in self._state.shards and shard not in self._state.followed:
             raise ShardNotFollowed(shard, is_coming=shard == self._state.coming)
-        adopted = ChainReader(self._state.store).get_adopted(shard)
+        store = ChainReader(self._state.store)
+        if shard not in self._state.shards and has_gap(read_gaps(store), shard, height):
+            # It is gone, and was not followed when it went, or some time before.
+            raise ShardNotFollowed(shard)
+        adopted = store.get_adopted(shard)
         if adopted is not None and height < adopted.joined:
             raise PrunedState(height, adopted.joined, last)
         view = self._state.build_past(shard)

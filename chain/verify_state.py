@@ -8,6 +8,7 @@ from itertools import pairwise
 from chain.block import compute_roots_root
 from chain.errors import DamagedBucket, StoreError
 from chain.findings import Findings
+from chain.gaps import has_gap, read_gaps
 from chain.header import Header
 from chain.history import get_oldest, get_roots, get_undo
 from chain.state import FinalState, build_bucket_key, unpack_bucket
@@ -143,7 +144,7 @@ class StateSearch:
 
         The trees are those of the oldest state afterwards.
         """
-        state = self._state
+        state, gaps = self._state, read_gaps(self._store)
         for height in range(last, get_oldest(state, last), -1):
             try:
                 roots = get_roots(state, height)
@@ -160,8 +161,9 @@ class StateSearch:
                 return
             told = set(state.shards) - set(state.followed)
             for shard in roots.keys() - self._tables.keys() - told:
-                # It retired in this block, empty.
-                self._tables[shard] = TreeTable(self._levels)
+                if not has_gap(gaps, shard, height - 1):
+                    # It retired in this block, empty.
+                    self._tables[shard] = TreeTable(self._levels)
             for shard in sorted(self._tables.keys() - self._damaged):
                 adopted = self._store.get_adopted(shard)
                 if adopted is not None and height <= adopted.joined:

@@ -3,12 +3,15 @@
 Every test failed before its bug was mended; docs/log.md tells their stories.
 """
 
+from chain.errors import ShardNotFollowed
+from chain.history import get_roots
 from consensus.effects import Reason
 from consensus.leader import compute_leader
 from consensus.messages import Notarize, Proposal, Propose
 from consensus.place import find_fault
 from p2pchain.sim.progress import compute_limit_ms
 from p2pchain.sim.runner import Job, run_job
+from p2pchain.sim.scenarios import get_scenario
 from p2pchain.sim.world import Setup, World
 
 FAR = 2**62
@@ -63,3 +66,21 @@ def test_a_shard_goes_on_when_its_only_hosts_are_silent():
     """Silent hosts 1: their turns took the whole view, and custodians had none."""
     outcome = run_job(Job(1, "shards-silent-hosts", "tree", False))
     assert not outcome.failure
+
+
+def test_a_shard_that_was_not_followed_may_go():
+    """Resharding 0: `db verify` missed the state of a shard that had retired."""
+    world = get_scenario("shards-resharding")(0, "tree", None)
+    refused = 0
+    for node in world.honest:
+        tree = node.chain.tree
+        assert not node.chain.find_damage()
+        for height in range(1, tree.final_height):
+            for shard in get_roots(tree.state, height + 1).keys() - {
+                *tree.state.shards
+            }:
+                try:
+                    tree.history.get_view(height, shard, tree.final_height)
+                except ShardNotFollowed:
+                    refused += 1
+    assert refused
