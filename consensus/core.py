@@ -429,7 +429,7 @@ class Core:
 
         Or will say: so it is pooled as all others are.
         """
-        is_alone = not self._tally.has_rival(round, pooled.vote)
+        is_alone = not self._tally.has_rival(round, pooled.signed)
         if self._tally.admit(round, pooled):
             if is_alone:
                 self._state.refuse(pooled.sender, Reason.STALE)
@@ -437,7 +437,7 @@ class Core:
 
     def _accuse(self, round: Round, pooled: PooledVote) -> None:
         """Hold a vote against a certificate that counts its signer for another."""
-        vote = pooled.vote
+        vote = pooled.signed
         for known in self._book.get_certificates(round.view):
             if is_excluded(known, vote):
                 signers = decode_bitmap(known.bitmap, len(self._validators)) or ()

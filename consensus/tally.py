@@ -58,9 +58,9 @@ class Tally:
 
     def admit(self, round: Round, pooled: PooledVote) -> bool:
         """Pool a vote; verify it first where its signer said something else."""
-        pool, vote = round.get_pool(pooled.vote), pooled.vote
+        pool, vote = round.get_pool(pooled.signed), pooled.signed
         known = list(pool.find(vote.signer))
-        same = [entry for entry in known if entry.vote == vote]
+        same = [entry for entry in known if entry.signed == vote]
         if same:
             if pooled.is_verified:
                 same[0].is_verified = True
@@ -82,7 +82,7 @@ class Tally:
         opposite = round.get_opposite_pool(vote)
         others = () if opposite is None else tuple(opposite.find(vote.signer))
         known = (*round.get_pool(vote).find(vote.signer), *others)
-        return any(entry.vote != vote for entry in known)
+        return any(entry.signed != vote for entry in known)
 
     def accuse_signer(
         self, round: Round, pooled: PooledVote, known: Certificate
@@ -92,11 +92,11 @@ class Tally:
         The vote is verified for that; a forged one goes.
         """
         if not pooled.is_verified:
-            pooled.is_verified = self.verify(pooled.vote)
+            pooled.is_verified = self.verify(pooled.signed)
             if not pooled.is_verified:
-                self._remove(round.get_pool(pooled.vote), [pooled])
+                self._remove(round.get_pool(pooled.signed), [pooled])
                 return
-        self._emit(Conflict(known, pooled.vote))
+        self._emit(Conflict(known, pooled.signed))
 
     def accuse_signers(self, round: Round, certificate: Certificate) -> None:
         """Hold what is pooled against those whom a new certificate counts."""
@@ -104,7 +104,7 @@ class Tally:
         for pool in (round.notarize_pool, round.nullify_pool, round.finalize_pool):
             for subject in pool.list_subjects():
                 votes = pool.get_votes(subject)
-                example = next(iter(votes.values())).vote
+                example = next(iter(votes.values())).signed
                 if not is_excluded(certificate, example):
                     continue
                 for pooled in [votes[s] for s in signers if s in votes]:
@@ -122,7 +122,7 @@ class Tally:
         return build_certificate(
             KIND_OF[type(vote)],
             subject if subject is not None else (self._epoch, round.view),
-            {signer: entry.vote.signature for signer, entry in votes.items()},
+            {signer: entry.signed.signature for signer, entry in votes.items()},
             self._validators,
             self._scheme,
         )
@@ -141,12 +141,12 @@ class Tally:
         if round is not None:
             self._remove(round.notarize_pool, self._verifier.find_forged(extra))
             pool = round.notarize_pool.get_votes(notarization.proposal)
-        votes = {signer: entry.vote.signature for signer, entry in pool.items()}
+        votes = {signer: entry.signed.signature for signer, entry in pool.items()}
         return merge_votes(notarization, votes, self._validators, self._scheme)
 
     def _settle_rivals(self, round: Round, pooled: PooledVote) -> bool:
         """Verify a vote and the rivals of its signer; False when it is forged."""
-        vote = pooled.vote
+        vote = pooled.signed
         pooled.is_verified = pooled.is_verified or self.verify(vote)
         if not pooled.is_verified:
             self._emit(Refuse(pooled.sender, Reason.BAD_SIGNATURE))
@@ -157,7 +157,7 @@ class Tally:
             for forged in pool.settle_rivals(vote.signer, self.verify):
                 self._emit(Refuse(forged.sender, Reason.BAD_SIGNATURE))
             for rival in pool.find(vote.signer):
-                self._emit(Conflict(rival.vote, vote))
+                self._emit(Conflict(rival.signed, vote))
                 if isinstance(vote, Notarize) and vote.signer == round.leader:
                     round.is_equivocal = True
         return True

@@ -67,7 +67,7 @@ class Candidate:
                 return Endorsed(self.chunk_hash, self.certificate)
             return None
         pooled = self.pool.get(signer)
-        return None if pooled is None else get_endorsed(pooled.endorsement, size)
+        return None if pooled is None else get_endorsed(pooled.signed, size)
 
 
 class SlotState:

@@ -156,10 +156,10 @@ class Collecting:
         self, place: SlotState, candidate: Candidate, pooled: PooledEndorsement
     ) -> bool:
         """Pool an endorsement; verify it first where its signer said something else."""
-        state, endorsement = self._state, pooled.endorsement
+        state, endorsement = self._state, pooled.signed
         if candidate.find_statement(endorsement.signer, state.size) is not None:
             known = candidate.pool.get(endorsement.signer)
-            if known is None or known.endorsement == endorsement or known.is_verified:
+            if known is None or known.signed == endorsement or known.is_verified:
                 state.refuse(pooled.sender, Reason.DUPLICATE)
                 return False
             # Two signatures of one message: at most one of them is genuine.
@@ -178,7 +178,7 @@ class Collecting:
         self, place: SlotState, candidate: Candidate, pooled: PooledEndorsement
     ) -> bool:
         """Compare with what the signer said of other chunks; False: it is forged."""
-        state, signer = self._state, pooled.endorsement.signer
+        state, signer = self._state, pooled.signed.signer
         for other in place.get_ranked():
             if other is candidate:
                 continue
@@ -193,7 +193,7 @@ class Collecting:
                 other.pool.remove([rival])
                 state.refuse(rival.sender, Reason.BAD_SIGNATURE)
                 continue
-            mine = get_endorsed(pooled.endorsement, state.size)
+            mine = get_endorsed(pooled.signed, state.size)
             self._accuse(place, [signer], mine, statement)
         return True
 
@@ -227,7 +227,7 @@ class Collecting:
                     other.pool.remove([rival])
                     state.refuse(rival.sender, Reason.BAD_SIGNATURE)
                     continue
-                theirs = get_endorsed(rival.endorsement, state.size)
+                theirs = get_endorsed(rival.signed, state.size)
                 self._accuse(place, [signer], statement, theirs)
 
     def _accuse(
