@@ -15,7 +15,7 @@ from primitives.types import U8, U16, Hash32
 VERSION = 1
 """Of the probe: certificates of another version are made anew."""
 
-GHOST, RAGGED = "ghost", "ragged"
+GHOST, RAGGED, TEXT = "ghost", "ragged", "text"
 
 
 class Check(Record):

@@ -93,8 +93,8 @@ from inference.messages import (
 )
 from inference.receipts import Sign
 from inference.session_errors import BadMessage, ReceiptMismatch
-from inference.steps import Step, compute_number, compute_step
-
+from inference.steps import Step, compute_number
+from inference.terms import get_step
 
 MAX_REPEATS = 16
 """Steps of a session that are computed twice, with another input, at one price: a route
@@ -280,7 +280,7 @@ class HopSession:
         return self.books.billed
 
     def _get_next_step(self) -> Step:
-        return compute_step(self.terms.prompt_tokens, self.number)
+        return get_step(self.terms, self.number)
 
     # The answer
 

@@ -9,7 +9,7 @@ from inference.channel_account import ChannelAccount
 from inference.hop_ports import HopOffer, PayeeChannel
 from inference.messages import VERSION, Open, RefuseCode, SessionTerms, verify_open
 from inference.steps import PREFILL_TOKENS, RANGE_TOKENS, compute_step
-from inference.terms import get_prices
+from inference.terms import get_prices, get_step, is_text
 
 MAX_RANGE_UNITS = 2**31
 """Units that one receipt can hold with room to spare; nobody means to pay as much."""
@@ -65,6 +65,9 @@ def _validate_bounds(terms: SessionTerms, offer: HopOffer) -> None:
     if not 0 < terms.prompt_tokens <= terms.max_positions <= offer.max_positions:
         text = f"prompt and answer have at most {offer.max_positions} positions here"
         raise Refusal(RefuseCode.TERMS, text)
+    if is_text(terms) != offer.is_encoder:
+        text = "texts are encoded here" if offer.is_encoder else "tokens are decoded"
+        raise Refusal(RefuseCode.TERMS, f"{text}, and nothing else")
     if terms.input_price < offer.input_price or terms.output_price < offer.output_price:
         text = f"prices are {offer.input_price} and {offer.output_price} now"
         raise Refusal(RefuseCode.TERMS, text)
@@ -84,7 +87,8 @@ def validate_channel(terms: SessionTerms, channel: PayeeChannel | None) -> Payee
         text = f"the channel's unit price is {channel.unit_price}"
         raise Refusal(RefuseCode.CHANNEL, text)
     prices = get_prices(terms)
-    dearest = max(prices.compute_units(step) * n for step, n in _FULL_RANGES)
+    ranges = (*_FULL_RANGES, (get_step(terms, 0), 1))
+    dearest = max(prices.compute_units(step) * n for step, n in ranges)
     if dearest > MAX_RANGE_UNITS:
         raise Refusal(RefuseCode.TERMS, f"{dearest} units per receipt")
     return channel
@@ -102,7 +106,7 @@ def validate_funds(
     if owed:
         text = f"{owed} units of an earlier session are not paid"
         raise Refusal(RefuseCode.UNPAID, text, owed_units=owed)
-    first = get_prices(terms).compute_units(compute_step(terms.prompt_tokens, 0))
+    first = get_prices(terms).compute_units(get_step(terms, 0))
     if remaining_units + account.free < first:
         text = f"{remaining_units} units are left, the first step costs {first}"
         raise Refusal(RefuseCode.DEPOSIT, text)

@@ -17,6 +17,7 @@ from inference.messages import (
 from inference.receipts import Range, validate_input, validate_predecessor
 from inference.session_errors import BadMessage, ReceiptMismatch
 from inference.steps import Step, compute_number, compute_step
+from inference.terms import get_step
 from primitives.types import EMPTY_HASH
 
 
@@ -48,7 +49,7 @@ def check_data(
         BadMessage: Another step, shape or length, or numbers that are not finite.
         ReceiptMismatch: The range closes and its sender signed for other bytes.
     """
-    step = compute_step(terms.prompt_tokens, number)
+    step = get_step(terms, number)
     if data.attempt != terms.attempt or data.step != step.number:
         raise BadMessage(f"step {data.step} where {step.number} is due")
     if (data.position, data.tokens) != (step.position, step.tokens):

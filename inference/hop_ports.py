@@ -14,6 +14,7 @@ from chain.contracts.proof import Receipt
 from inference.channel_account import Standing
 from inference.kept_outputs import DEFAULT_LIMIT_BYTES
 from inference.session_account import SessionAccount
+from inference.steps import PREFILL_TOKENS
 
 
 class Stream(Protocol):
@@ -125,6 +126,13 @@ class HopOffer:
     dtype: int
     """A value of `inference.activations.Dtype`."""
     max_positions: int
+    is_encoder: bool = False
+    """Texts are encoded, in one step each, and nothing is decoded."""
+
+    @property
+    def max_step_tokens(self) -> int:
+        """Most tokens of one step."""
+        return self.max_positions if self.is_encoder else PREFILL_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

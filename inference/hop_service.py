@@ -42,7 +42,7 @@ from inference.messages import (
     encode_frame,
 )
 from inference.session_errors import BadMessage
-from inference.steps import PREFILL_TOKENS
+from inference.terms import has_one_step
 from primitives.errors import P2PChainError, RemoteError
 
 log = logging.getLogger(__name__)
@@ -147,10 +147,12 @@ class HopService:
         with self._hold_place(terms), self._hold_account(message) as account:
             async with self._hold_stage(terms), self._hold_next(terms) as following:
                 trusted = account.standing.paid_steps
+                fewest = 1 if has_one_step(terms) else 0
+                ahead = max(fewest, self._limits.trust_after - trusted)
                 session = HopSession(
                     terms=terms,
                     account=account,
-                    prepaid_steps=max(0, self._limits.trust_after - trusted),
+                    prepaid_steps=ahead,
                     requester=stream.peer_id,
                     sign=self._ports.key.sign,
                     get_expiry=self._ports.get_expiry,
@@ -285,6 +287,6 @@ class HopService:
         offer = self._ports.get_offer()
         if offer is not None:
             self._max_body = compute_size(
-                PREFILL_TOKENS, offer.hidden_size, offer.dtype
+                offer.max_step_tokens, offer.hidden_size, offer.dtype
             )
         return self._max_body

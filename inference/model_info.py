@@ -14,6 +14,7 @@ from chain.contracts.model import compute_model_id
 from inference.errors import BadWeights, UnsupportedModel
 from inference.pieces import CONFIG_FILE, Manifest, Outline
 from inference.pieces_folder import OUTLINE_FILE, read_outline
+from inference.steps import MAX_TEXT_TOKENS
 from inference.weights import (
     Weights,
     compute_tokenizer_manifest,
@@ -112,6 +113,7 @@ class ModelShape:
     vocab_size: int
     max_positions: int
     dtype: str
+    is_encoder: bool
 
 
 class ModelInfo(Record):
@@ -133,6 +135,8 @@ class ModelInfo(Record):
     """Root of the manifest."""
     tokenizer_hash: Hash32
     """Root of the manifest of the tokenizer's files."""
+    is_encoder: bool = False
+    """It turns texts into vectors instead of continuing them."""
 
     @property
     def model_id(self) -> bytes:
@@ -196,6 +200,7 @@ def load_model(directory: Path, name: str | None = None) -> Model:
         dtype=shape.dtype,
         weights_root=manifest.compute_root(),
         tokenizer_hash=tokenizer.compute_root(),
+        is_encoder=shape.is_encoder,
     )
     return Model(info, manifest, tokenizer)
 
@@ -213,8 +218,9 @@ def read_model_shape(directory: Path) -> ModelShape:
         layers=_read_size(config, _LAYERS, 2**16 - 1),
         hidden_size=_read_size(config, _HIDDEN_SIZE, 2**20),
         vocab_size=_read_size(config, _VOCAB_SIZE, 2**28),
-        max_positions=_read_max_positions(config),
+        max_positions=_read_max_positions(config, is_text=is_encoder(config)),
         dtype=get_compute_dtype(config, open_weights(directory)),
+        is_encoder=is_encoder(config),
     )
 
 
@@ -268,10 +274,12 @@ def _read_architecture(config: dict[str, Any]) -> str:
     raise BadWeights(f"{CONFIG_FILE}: no architectures")
 
 
-def _read_max_positions(config: dict[str, Any]) -> int:
+def _read_max_positions(config: dict[str, Any], *, is_text: bool) -> int:
+    positions = UNBOUNDED_POSITIONS
     if any(name in config for name in _MAX_POSITIONS):
-        return _read_size(config, _MAX_POSITIONS, 2**31)
-    return UNBOUNDED_POSITIONS
+        positions = _read_size(config, _MAX_POSITIONS, 2**31)
+    # A text is one message.
+    return min(positions, MAX_TEXT_TOKENS) if is_text else positions
 
 
 def _read_size(config: dict[str, Any], names: tuple[str, ...], bound: int) -> int:

@@ -44,7 +44,7 @@ import transformers
 from blake3 import blake3
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from inference.certificate import GHOST, RAGGED, VERSION, Certificate, Check
+from inference.certificate import GHOST, RAGGED, TEXT, VERSION, Certificate, Check
 from inference.errors import ModelError, UnsupportedModel
 from inference.ghost_cache import GhostCache
 from inference.local_pipeline import EncoderPipeline, LocalPipeline, load_stages
@@ -161,7 +161,7 @@ def _certify(
         if not found[name].is_exact:
             text = found[name].note or f"{found[name].difference} off"
             return _refuse(subject, UnsupportedModel(f"{name}: {text}"), checks)
-    engines = [GHOST]
+    engines = [TEXT] if subject.kind == "encoder" else [GHOST]
     if (ragged := found.get(RAGGED)) is not None and ragged.difference:
         engines.insert(0, RAGGED)
     return _build(subject, checks, tuple(engines), rolls_back=rolls_back)

@@ -153,10 +153,11 @@ class RequesterMachine:
         self._timeouts = timeouts
         self._signer = signer
         self._sign = sign
-        self._can_recover = can_recover
+        # A text is one step: whoever wants it begins anew elsewhere.
+        self._can_recover = can_recover and not plan.is_text
         self._now_us = now_us
         self._track = self._build_track()
-        self._step = compute_step(len(plan.prompt), 0)
+        self._step = compute_step(len(plan.prompt), 0, is_text=plan.is_text)
         self._token: SampledToken | None = None
         self._finish_reason = ""
         self._sent_us = 0
@@ -285,7 +286,9 @@ class RequesterMachine:
     # A step
 
     def _begin_step(self, number: int) -> list[Effect]:
-        step = self._step = compute_step(self.route.prompt_tokens, number)
+        step = self._step = compute_step(
+            self.route.prompt_tokens, number, is_text=self.plan.is_text
+        )
         self.phase = Phase.EMBEDDING
         self._set_deadline(self._timeouts.worker_s)
         token_ids = self._get_tokens(step.position, step.position + step.tokens)
@@ -420,6 +423,7 @@ class RequesterMachine:
             position=step.position + step.tokens,
             elapsed_us=self._elapsed_us,
             hops=self._track.timings,
+            vector=token.embedding if self.plan.is_text else b"",
             route=self._track.peers,
             logprobs=token.logprobs,
         )

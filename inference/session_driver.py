@@ -65,7 +65,6 @@ from inference.session_plan import (
     TokenEvent,
 )
 from inference.session_ports import RequesterPorts
-from inference.steps import PREFILL_TOKENS
 from primitives.errors import P2PChainError
 
 log = logging.getLogger(__name__)
@@ -106,7 +105,9 @@ class RequesterSession:
         self._streams: dict[int, Stream] = {}
         self._vouchers: Counter[int] = Counter()
         self._arrears: Counter[int] = Counter()
-        self._max_body = compute_size(PREFILL_TOKENS, plan.hidden_size, plan.dtype)
+        self._max_body = compute_size(
+            plan.max_step_tokens, plan.hidden_size, plan.dtype
+        )
         self._sender, self._receiver = trio.open_memory_channel[Event](INBOX_EVENTS)
         self._tokens, self._unread = trio.open_memory_channel[TokenEvent](READER_TOKENS)
         self._reading = trio.CancelScope()

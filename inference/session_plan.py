@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from inference.messages import VERSION, HopTiming, SessionTerms
 from inference.sampling import TokenLogprob
+from inference.steps import PREFILL_TOKENS
 from primitives.errors import P2PChainError
 
 
@@ -45,13 +46,23 @@ class SessionPlan:
     prompt: tuple[int, ...]
     """Token ids, at least one."""
     max_tokens: int
-    """Of the answer, at least 1."""
+    """Of the answer, at least 1; 0 when the prompt is a text that is only encoded."""
     hidden_size: int
     dtype: int
     """A value of `inference.activations.Dtype`."""
     attempt: int = 0
     max_prepaid_steps: int = 1000
     """Most steps that a hop may want ahead of its work in this session."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the prompt is a text that is only encoded, in one step."""
+        return self.max_tokens == 0
+
+    @property
+    def max_step_tokens(self) -> int:
+        """Most tokens of one step."""
+        return len(self.prompt) if self.is_text else PREFILL_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +113,8 @@ class TokenEvent:
     """From sending the step to its answer, as we measured it."""
     hops: tuple[HopTiming, ...]
     """What each hop says it took; the rest of `elapsed_us` is network."""
+    vector: bytes = b""
+    """What a text was encoded to, float32; empty where tokens are chosen."""
     route: tuple[bytes, ...] = ()
     """Their node keys."""
     logprobs: tuple[TokenLogprob, ...] = ()

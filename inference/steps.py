@@ -12,12 +12,19 @@ step in advance and none is negotiated:
 
 Prefill steps are always full: were their size free, a client could send its decode
 steps as tiny prefill steps at the input price.
+
+A text that is only to be encoded is one step, whatever its length: every token of it
+looks at all the others.
 """
 
 from dataclasses import dataclass
 
 PREFILL_TOKENS = 128
 """Most tokens of a prefill step: what a client or provider can lose in one step."""
+
+MAX_TEXT_TOKENS = 8_192
+"""Most tokens of a text that is encoded: 32 MiB of 1,024 float32 numbers, half of the
+longest message."""
 
 RANGE_TOKENS = 16
 """Decode tokens per receipt: a signature costs 0.1 ms, so 6 microseconds per token."""
@@ -36,8 +43,16 @@ class Step:
     """A receipt is due when it has been computed."""
 
 
-def compute_step(prompt_tokens: int, number: int) -> Step:
-    """Return step `number` of a session whose prompt has `prompt_tokens` tokens."""
+def compute_step(prompt_tokens: int, number: int, *, is_text: bool = False) -> Step:
+    """Return step `number` of a session whose prompt has `prompt_tokens` tokens.
+
+    Args:
+        prompt_tokens: Positions at the input price.
+        number: From 0.
+        is_text: There is no answer to be decoded: step 0 is all of it.
+    """
+    if is_text and number == 0:
+        return Step(0, 0, prompt_tokens, is_prefill=True, closes_range=True)
     prefill_steps = -(-prompt_tokens // PREFILL_TOKENS)
     if number < prefill_steps:
         position = number * PREFILL_TOKENS

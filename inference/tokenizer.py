@@ -36,6 +36,8 @@ class Tokenizer:
         except Exception as error:
             # The library lets errors of every kind through here.
             raise BadWeights(f"the tokenizer cannot be loaded: {error}") from error
+        self.max_tokens: int = self._tokenizer.model_max_length
+        """Of a text, by the tokenizer's own word; often without an end."""
         self.eos_ids = _read_eos_ids(directory, self._tokenizer.eos_token_id)
 
     def encode_text(self, text: str) -> list[int]:

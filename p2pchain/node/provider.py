@@ -128,6 +128,7 @@ class Provider:
             hidden_size=info.hidden_size,
             dtype=DTYPE_OF_NAME[info.dtype],
             max_positions=info.max_positions,
+            is_encoder=info.is_encoder,
         )
 
     async def run(self, endpoints: tuple[Endpoint, ...]) -> None:

@@ -338,6 +338,7 @@ class HopNode:
         self.input_price = INPUT_PRICE
         self.output_price = OUTPUT_PRICE
         self.is_serving = True
+        self.is_encoder = False
         self.is_alive = True
         self.streams: list[MemoryStream] = []
         self.start_service()
@@ -371,6 +372,7 @@ class HopNode:
             hidden_size=self.world.hidden_size,
             dtype=Dtype.FLOAT32,
             max_positions=self.world.max_positions,
+            is_encoder=self.is_encoder,
         )
 
     def tamper(self, message: Message, body: bytes) -> tuple[Message, bytes] | None:
@@ -583,7 +585,9 @@ class World:
         timeouts: SessionTimeouts | None = None,
     ) -> RequesterSession:
         plan = self.plan(prompt, max_tokens, arrears)
-        sampling = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+        sampling = SamplingParams(
+            temperature=0, max_tokens=max(max_tokens, 1), ignore_eos=True
+        )
         return RequesterSession(self.ports, plan, sampling, timeouts)
 
     # What should be

@@ -110,6 +110,31 @@ def save_model(
     return directory
 
 
+def save_encoder(directory: Path) -> Path:
+    """Save a random BERT with what says that its vectors are normalised means."""
+    torch.manual_seed(1)
+    sizes = _SIZES | {"max_position_embeddings": 256}
+    model = hf.BertModel(hf.BertConfig(**sizes, intermediate_size=48))
+    for parameter in model.parameters():
+        noise = torch.randn_like(parameter)
+        parameter.data = noise * 0.3 if parameter.ndim > 1 else 1 + noise * 0.1
+    model.save_pretrained(directory)
+    save_tokenizer(directory)
+    modules = [
+        {"path": path, "type": f"sentence_transformers.models.{name}"}
+        for path, name in (
+            ("", "Transformer"),
+            ("1_Pooling", "Pooling"),
+            ("2_Normalize", "Normalize"),
+        )
+    ]
+    (directory / "modules.json").write_text(json.dumps(modules))
+    pooling = directory / "1_Pooling" / "config.json"
+    pooling.parent.mkdir()
+    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    return directory
+
+
 def load_reference(directory: Path) -> hf.PreTrainedModel:
     """Return the undivided model, loaded by the library alone.
 
