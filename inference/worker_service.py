@@ -180,8 +180,10 @@ class RequesterService:
         self._shape = read_model_shape(directory)
         import_torch(threads)
         from inference.requester import RequesterEngine
+        from inference.text_encoder import TextEncoder
 
-        self._engine = RequesterEngine.load(directory, self._shape.max_positions)
+        kind = TextEncoder if self._shape.is_encoder else RequesterEngine
+        self._engine = kind.load(directory, self._shape.max_positions)
         self._samples: list[tuple[Sample, Any]] = []
 
     @property
