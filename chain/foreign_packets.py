@@ -12,7 +12,7 @@ it begins; those that still wait somewhere are fetched in the same way.
 Spec: docs/protocol/06-shards.md
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -43,19 +43,39 @@ class MissingPackets:
     """One more than the last one's number."""
 
 
-def find_missing_packets(tree: BlockTree) -> Iterator[MissingPackets]:
-    """Yield what has to be fetched, per source and destination the oldest chunk's."""
+def find_missing_packets(
+    tree: BlockTree, boundary: Mapping[ShardId, ChunkHeader] | None = None
+) -> Iterator[MissingPackets]:
+    """Yield what has to be fetched, per source and destination the oldest chunk's.
+
+    Args:
+        tree: Final blocks.
+        boundary: The newest chunk headers as of a boundary whose snapshot we serve: it
+            has all packets that were under way then, also between shards of others.
+    """
     heads, coming = tree.final.heads, tree.state.coming
     for src in sorted(heads.keys() - tree.followed):
         wanted = heads.keys() if src == coming else {*tree.followed, coming}
-        for dst in sorted(heads.keys() & wanted):
-            first = get_count(heads[dst].in_cursor, src)
-            end = get_count(heads[src].out_count, dst)
-            while first < end and tree.store.get_packet(src, dst, first) is not None:
-                first += 1
-            found = _find_sender(tree, src, dst, first) if first < end else None
-            if found is not None:
-                yield found
+        yield from _find_missing(tree, heads, src, heads.keys() & wanted)
+    for src in sorted((boundary or {}).keys() - tree.followed):
+        assert boundary is not None
+        yield from _find_missing(tree, boundary, src, boundary.keys())
+
+
+def _find_missing(
+    tree: BlockTree,
+    heads: Mapping[ShardId, ChunkHeader],
+    src: ShardId,
+    destinations: Iterable[ShardId],
+) -> Iterator[MissingPackets]:
+    for dst in sorted(destinations):
+        first = get_count(heads[dst].in_cursor, src)
+        end = get_count(heads[src].out_count, dst)
+        while first < end and tree.store.get_packet(src, dst, first) is not None:
+            first += 1
+        found = _find_sender(tree, heads[src], dst, first) if first < end else None
+        if found is not None:
+            yield found
 
 
 def has_sent_packets(tree: BlockTree, src: ShardId) -> bool:
@@ -112,10 +132,10 @@ def list_sent(
 
 
 def _find_sender(
-    tree: BlockTree, src: ShardId, dst: ShardId, seq: int
+    tree: BlockTree, newest: ChunkHeader, dst: ShardId, seq: int
 ) -> MissingPackets | None:
     """Return the chunk that sent a packet, with what else it sent from there on."""
-    header = tree.final.heads[src]
+    src, header = newest.shard, newest
     for _ in range(MAX_STEPS):
         height = tree.store.get_chunk_height(src, header.seq)
         if height is None:

@@ -25,14 +25,20 @@ emitted any of them.  That is one or two blocks in a chain that works.  Where a 
 stands still for hours the chain of headers grows; a node makes no manifest with more
 than `MAX_ANCESTORS`, and who needs one replays blocks.
 
+Who does not follow all shards gives the state of those that it follows, the root shard
+among them.  The root of any other is the `post_root` of its newest chunk header, so a
+manifest without its parts proves as much; who takes it knows of that shard what nodes
+know that do not follow it, and can take it on later (chain/adoption.py).
+
 Spec: docs/protocol/14-state-sync.md
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from chain.block import (
@@ -60,6 +66,7 @@ from primitives.codec import Record, decode
 from primitives.errors import DecodeError
 from primitives.types import U8, U32, Hash32, Height, ShardId
 from shards.chunk import ChunkHeader, get_count
+from shards.layout import ROOT_SHARD
 from shards.packet import PacketProof, verify_packet_proof
 
 PART_BYTES = 1024 * 1024
@@ -98,8 +105,8 @@ class SnapshotShard(Record):
     """Of its bucket tree."""
     head: ChunkHeader
     """Its newest chunk, of this block or before."""
-    parts: Annotated[tuple[SnapshotPart, ...], Meta(min_length=1, max_length=MAX_PARTS)]
-    """From left to right."""
+    parts: Annotated[tuple[SnapshotPart, ...], Meta(max_length=MAX_PARTS)]
+    """From left to right; none where the state is not given.  An empty one has one."""
 
 
 class SourceBlock(Record):
@@ -172,6 +179,11 @@ class Snapshot:
         return self.block.header.height
 
     @property
+    def given(self) -> frozenset[ShardId]:
+        """The shards of which the state is given."""
+        return frozenset(shard.shard for shard in self.manifest.shards if shard.parts)
+
+    @property
     def light_block(self) -> LightBlock:
         """What a light client asks for to believe in the block."""
         manifest = self.manifest
@@ -185,6 +197,22 @@ class Snapshot:
             for place in iterate_places(shard)
             if place.digest != EMPTY_HASHES[place.levels - place.depth]
         )
+
+
+def narrow_manifest(manifest: Manifest, wanted: Collection[ShardId]) -> Manifest:
+    """Return a valid manifest that gives the state of no more than the wanted shards.
+
+    Args:
+        manifest: A valid one.
+        wanted: The root shard comes in any case.
+    """
+    shards = tuple(
+        shard
+        if shard.shard == ROOT_SHARD or shard.shard in wanted
+        else msgspec.structs.replace(shard, parts=())
+        for shard in manifest.shards
+    )
+    return msgspec.structs.replace(manifest, shards=shards)
 
 
 def iterate_places(shard: SnapshotShard) -> Iterator[PartPlace]:
@@ -223,7 +251,7 @@ def read_snapshot(manifest: Manifest, chain_id: bytes, epoch_blocks: int) -> Sna
     shards = [shard.shard for shard in manifest.shards]
     if any(left >= right for left, right in pairwise(shards)):
         raise InvalidSnapshot("shards out of order")
-    roots = {s.shard: compute_frontier_root(s.levels, s.parts) for s in manifest.shards}
+    roots = {shard.shard: _read_root(shard) for shard in manifest.shards}
     if compute_roots_root(roots) != header.roots_root:
         raise InvalidSnapshot("the parts are not those of the header's roots")
     heads = {shard.shard: shard.head for shard in manifest.shards}
@@ -241,6 +269,15 @@ def read_snapshot(manifest: Manifest, chain_id: bytes, epoch_blocks: int) -> Sna
     if min(headers) != oldest:
         raise InvalidSnapshot("more ancestors than the packets need")
     return Snapshot(manifest, block, block_hash, roots, heads)
+
+
+def _read_root(shard: SnapshotShard) -> bytes:
+    """Return a shard's root: of its parts, or where none are given of its head."""
+    if shard.parts:
+        return compute_frontier_root(shard.levels, shard.parts)
+    if shard.shard == ROOT_SHARD:
+        raise InvalidSnapshot("no parts of the root shard")
+    return shard.head.post_root
 
 
 def compute_frontier_root(levels: int, parts: Sequence[SnapshotPart]) -> bytes:

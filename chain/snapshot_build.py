@@ -8,7 +8,7 @@ slices: whoever drives the generator may vote in between.
 Spec: docs/protocol/14-state-sync.md
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 
 from chain.block import compute_roots_root
 from chain.errors import SnapshotUnavailable, StoreError
@@ -44,9 +44,15 @@ from shards.packet import PacketProof
 
 
 def build_manifest(
-    spec: ChainSpec, store: ChainReader
+    spec: ChainSpec, store: ChainReader, newest: ChainReader
 ) -> Generator[None, None, Manifest]:
     """Return the manifest of the snapshot at a database's tip; yield between slices.
+
+    Args:
+        spec: The chain.
+        store: Its database as it was after the last block of an epoch.
+        newest: And as it is: packets of shards that are not followed come a little
+            later than their block.
 
     Raises:
         SnapshotUnavailable: The tip ends no epoch, or no snapshot of it can be made.
@@ -62,11 +68,9 @@ def build_manifest(
         raise StoreError(f"block {tip.height} is not in the database")
     header = block.header
     validators = store.get_validators(header.epoch) or spec.first_validators
-    shards = store.get_layout().shard_ids
-    if store.get_followed() != frozenset(shards):
-        raise SnapshotUnavailable("this node does not follow all shards")
+    shards, followed = store.get_layout().shard_ids, store.get_followed()
     heads = {shard: store.get_last_chunk(shard) for shard in shards}
-    packets = list_packets(store, heads)
+    packets = list_packets(newest, heads, followed)
     heights = sorted({proof.source_height for proof in packets})
     ancestors = _list_ancestors(store, header, heights[0] if heights else tip.height)
     sources = tuple(
@@ -74,12 +78,15 @@ def build_manifest(
         for height in heights
     )
     yield
-    cut = []
+    cut, roots = [], {}
     for shard, head in sorted(heads.items()):
         levels = spec.params.bucket_levels
-        parts = yield from cut_tree(store.kv, shard, levels)
+        parts: tuple[SnapshotPart, ...] = ()
+        roots[shard] = head.post_root
+        if shard in followed:
+            parts = yield from cut_tree(store.kv, shard, levels)
+            roots[shard] = compute_frontier_root(levels, parts)
         cut.append(SnapshotShard(shard, levels, head, parts))
-    roots = {s.shard: compute_frontier_root(s.levels, s.parts) for s in cut}
     if compute_roots_root(roots) != header.roots_root:
         raise StoreError(f"the stored state is not that of block {tip.height}")
     manifest = Manifest(
@@ -176,18 +183,24 @@ def _list_gap(first: int, end: int, levels: int) -> Iterator[int]:
 
 
 def list_packets(
-    store: ChainReader, heads: Mapping[ShardId, ChunkHeader]
+    store: ChainReader,
+    heads: Mapping[ShardId, ChunkHeader],
+    followed: Collection[ShardId],
 ) -> tuple[PacketProof, ...]:
     """Return the packets under way, ascending.
 
     Raises:
-        StoreError: One of them is not in the database.
+        StoreError: One of a followed shard is not in the database.
+        SnapshotUnavailable: One of another shard is not there yet.
     """
     packets = []
     for src, dst, seq in list_waiting(heads):
         stored = store.get_packet(src, dst, seq)
         if stored is None:
-            raise StoreError(f"no packet {seq} from shard {src} to shard {dst}")
+            message = f"no packet {seq} from shard {src} to shard {dst}"
+            if src in followed:
+                raise StoreError(message)
+            raise SnapshotUnavailable(message)
         packets.append(stored.proof)
     return tuple(packets)
 

@@ -1,6 +1,8 @@
 """
 Writing a snapshot into a database, so that the chain opens at its block.
 
+The shards whose state it gives are followed then, and the others are not.
+
 Theory of operation
 -------------------
     1  the manifest, under a key of its own                       synced
@@ -97,7 +99,7 @@ def install_snapshot(
     for letter in CHAIN_LETTERS:
         delete_prefix(kv, bytes([letter]))
     places = snapshot.list_places()
-    books = dict.fromkeys(snapshot.roots, Books())
+    books = dict.fromkeys(snapshot.given, Books())
     for done, place in enumerate(places):
         yield done, len(places)
         part = read_part_changes(place, read(place))
@@ -160,7 +162,9 @@ def _compute_last_changes(
     spec: ChainSpec, kv: KeyValueStore, snapshot: Snapshot
 ) -> Changes:
     """Return the batch after which the chain is there; the state is written already."""
-    state = FinalState(kv, tuple(snapshot.roots), spec.params.bucket_levels)
+    roots, given = snapshot.roots, snapshot.given
+    told = {shard: root for shard, root in roots.items() if shard not in given}
+    state = FinalState(kv, tuple(roots), spec.params.bucket_levels, told)
     state.load()
     view = StateView.from_final(state)
     if compute_roots_root(view.get_roots()) != snapshot.header.roots_root:
@@ -186,7 +190,7 @@ def _compute_last_changes(
         FIRST_KEY: at,
         TIP_KEY: encode_tip(height, snapshot.block_hash),
         LAYOUT_KEY: encode(layout),
-        FOLLOW_KEY: encode(layout.shard_ids),
+        FOLLOW_KEY: encode(tuple(sorted(given))),
         # The first block of an epoch counts anew.
         SEEN_KEY: encode((0,) * len(manifest.validators)),
         INSTALL_KEY: None,

@@ -6,6 +6,7 @@ anew, so nothing has to be remembered, and a peer that does not answer costs a b
 """
 
 import logging
+from collections.abc import Mapping
 
 import trio
 
@@ -32,7 +33,8 @@ from p2pchain.node.sync_messages import (
 )
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
-from shards.chunk import compute_chunk_hash
+from primitives.types import ShardId
+from shards.chunk import ChunkHeader, compute_chunk_hash
 from shards.errors import InvalidPacket
 
 TIMEOUT_S = 2.0
@@ -53,6 +55,9 @@ class PacketExchange:
         self._network = network
         self._tree: BlockTree = chain.tree
         self._wake = trio.Event()
+        self._boundary: Mapping[ShardId, ChunkHeader] | None = None
+        """The newest chunk headers as of the last boundary, while not all packets that
+        were under way then are here."""
         chain.listen(self._on_final)
         network.handle_request(
             PACKETS,
@@ -64,8 +69,11 @@ class PacketExchange:
     async def run(self) -> None:
         """Fetch for ever."""
         while True:
-            for missing in tuple(find_missing_packets(self._tree)):
-                await self._fetch(missing)
+            missing = tuple(find_missing_packets(self._tree, self._boundary))
+            if not missing:
+                self._boundary = None
+            for each in missing:
+                await self._fetch(each)
             await self._wake.wait()
             self._wake = trio.Event()
 
@@ -75,6 +83,8 @@ class PacketExchange:
 
     def _on_final(self, held: HeldBlock) -> None:
         if len(self._tree.followed) < len(held.heads):
+            if held.is_epoch_root:
+                self._boundary = held.heads
             self.look()
 
     async def _fetch(self, missing: MissingPackets) -> None:

@@ -38,6 +38,7 @@ from chain.snapshot import (
     Manifest,
     Snapshot,
     decode_manifest,
+    narrow_manifest,
     read_snapshot,
 )
 from network.network import Network
@@ -187,8 +188,20 @@ class StateSync:
                 manifest = saved if saved and _is_of(saved, name, self._chain) else None
                 snapshot = await self._try_manifest(peer_id, name, manifest)
                 if snapshot is not None:
-                    return snapshot
+                    return self._narrow(snapshot)
         raise NoSnapshot("far behind, and no peer has a snapshot of use")
+
+    def _narrow(self, snapshot: Snapshot) -> Snapshot:
+        """Return no more of a snapshot than the shards that we want.
+
+        By the layout of long ago: what came since then is taken on afterwards.
+        """
+        tree = self._chain.tree
+        if tree.follow.shards is None:
+            return snapshot
+        spec = self._chain.spec
+        manifest = narrow_manifest(snapshot.manifest, tree.wanted)
+        return read_snapshot(manifest, spec.chain_id, spec.params.epoch_blocks)
 
     async def _try_manifest(
         self, peer_id: bytes, name: SnapshotName, saved: Manifest | None

@@ -183,7 +183,8 @@ class StateSyncServer:
         async with self._making:
             if kept.manifest is None:
                 started = time.perf_counter()
-                making = build_manifest(self._spec, ChainReader(kept.store))
+                newest = ChainReader(self._kv)
+                making = build_manifest(self._spec, ChainReader(kept.store), newest)
                 kept.manifest = encode(await self._make(kept, making))
                 log.info(
                     "manifest of block %d: %d bytes in %.1f s",

@@ -46,7 +46,12 @@ def make_chain(epochs=3, store=None) -> EpochWorld:
 
 
 def make_manifest(world) -> Manifest:
-    return run(build_manifest(world.spec, ChainReader(world.store)))
+    return build_manifest_of(world.spec, world.store)
+
+
+def build_manifest_of(spec, store) -> Manifest:
+    reader = ChainReader(store)
+    return run(build_manifest(spec, reader, reader))
 
 
 def read(world, manifest=None) -> Snapshot:

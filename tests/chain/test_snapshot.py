@@ -2,33 +2,48 @@
 
 import msgspec
 import pytest
+from adoption_world import Half, Source, adopt
 from epoch_world import EpochWorld
 from hypothesis import given
 from hypothesis import strategies as st
-from snapshot_world import install, make_chain, make_manifest, make_reader, read, run
+from snapshot_world import (
+    build_manifest_of,
+    install,
+    make_chain,
+    make_manifest,
+    make_reader,
+    read,
+    run,
+)
 
+from chain.blocktree import open_tree
 from chain.conservation import compute_conservation
 from chain.errors import (
     DamagedBucket,
     HistoryAbsent,
     InvalidSnapshot,
+    ShardNotFollowed,
     SnapshotUnavailable,
     StoreError,
     UnfinishedInstall,
 )
+from chain.following import FOLLOW_ALL, Follow
 from chain.queries import Queries
 from chain.snapshot import (
     Manifest,
     SnapshotPart,
     compute_frontier_root,
     decode_manifest,
+    narrow_manifest,
     read_snapshot,
 )
-from chain.snapshot_build import build_manifest, cut_tree
+from chain.snapshot_build import cut_tree
 from chain.snapshot_install import get_unfinished, install_snapshot
 from chain.snapshot_part import PartBody, PlacedBucket, read_part, validate_part
 from chain.state import build_bucket_key, pack_bucket
-from chain.store import ChainReader
+from chain.store import build_key
+from chain.verify import verify_database
+from primitives import bls
 from primitives.buckets import (
     EMPTY_BUCKET_HASH,
     compute_bucket_hash,
@@ -100,6 +115,65 @@ def test_history_begins_with_the_snapshot(world, manifest):
     assert {p.proof.packet.seq for p in queries.list_packets(0, 1).items}
 
 
+@pytest.mark.parametrize("wanted", [(), (1,), (2,), (1, 2), (9,)])
+def test_a_manifest_of_some_shards(world, manifest, wanted):
+    """Whoever follows some shards makes the same one as is left of a whole one."""
+    narrow = narrow_manifest(manifest, wanted)
+    snapshot = read(world, narrow)
+    given = {0, *wanted} - {9}
+    assert snapshot.given == given == {p.shard for p in snapshot.list_places()}
+    assert snapshot.roots == world.tree.final.view.get_roots()
+    assert narrow.packets == manifest.packets
+    store = MemoryStore()
+    store.write(dict(world.store.iterate(b"")))
+    some = open_tree(world.spec, store, bls, Follow(frozenset(wanted)))
+    assert build_manifest_of(world.spec, store) == narrow
+    other = install(world, MemoryStore(), narrow)
+    assert other.tree.followed == given == some.followed
+    assert other.tree.final.view.get_roots() == some.final.view.get_roots()
+    for shard in {1, 2} - given:
+        with pytest.raises(ShardNotFollowed):
+            other.tree.final.view.get(shard, b"x")
+    verdict = verify_database(world.spec, other.store, bls, lambda line: None)
+    assert verdict.is_sound, verdict.findings
+
+
+def test_who_has_not_all_packets_yet_gives_no_manifest(world, manifest):
+    """Those between shards that it does not follow come a little later."""
+    store = MemoryStore()
+    store.write(dict(world.store.iterate(b"")))
+    open_tree(world.spec, store, bls, Follow(frozenset({1})))
+    (packet, *_) = (p.packet for p in manifest.packets if p.packet.src == 2)
+    place = ((packet.src, 2), (packet.dst, 2), (packet.seq, 8))
+    store.write({build_key(b"P", *place): None})
+    with pytest.raises(SnapshotUnavailable):
+        build_manifest_of(world.spec, store)
+    # Of a shard that it follows it has to have them.
+    full = MemoryStore()
+    full.write(dict(world.store.iterate(b"")))
+    full.write({build_key(b"P", *place): None})
+    with pytest.raises(StoreError):
+        build_manifest_of(world.spec, full)
+
+
+def test_the_rest_is_taken_on_afterwards(world, manifest):
+    twin = make_chain()
+    source = Source(twin)
+    store = MemoryStore()
+    install(twin, store, narrow_manifest(manifest, ()))
+    half = Half(twin, store, FOLLOW_ALL)
+    assert half.tree.followed == {0}
+    for _ in range(3):
+        half.take(twin.step())
+    for shard in (1, 2):
+        adopt(half, shard, source)
+    assert half.tree.followed == {0, 1, 2}
+    for _ in range(twin.blocks):
+        half.take(twin.step())
+    assert half.tree.final.view.get_roots() == twin.tree.final.view.get_roots()
+    assert compute_conservation(half.tree) == compute_conservation(twin.tree)
+
+
 def test_no_manifest_within_an_epoch():
     world = EpochWorld()
     with pytest.raises(SnapshotUnavailable):
@@ -133,6 +207,10 @@ LIES = {
         m, 0, parts=(change(m.shards[0].parts[0], digest=bytes(32)),)
     ),
     "levels": lambda m: change_shard(m, 0, levels=9, parts=()),
+    "no parts of the root": lambda m: change_shard(m, 0, parts=()),
+    "no parts and another head": lambda m: change_shard(
+        m, 1, parts=(), head=change(m.shards[1].head, post_root=bytes(32))
+    ),
     "depth": lambda m: change_shard(
         m, 1, parts=(change(m.shards[1].parts[0], depth=1),)
     ),
@@ -451,7 +529,7 @@ def test_a_bad_part_stops_the_installation_and_a_good_one_ends_it(world, manifes
 
 
 def make_manifest_of(world, store):
-    return run(build_manifest(world.spec, ChainReader(store)))
+    return build_manifest_of(world.spec, store)
 
 
 def test_a_database_that_is_damaged_is_not_offered(world):
@@ -470,7 +548,7 @@ def test_a_frozen_store_does_not_move():
     frozen = world.store.freeze()
     before = make_manifest(world)
     world.end_epoch()
-    assert run(build_manifest(world.spec, ChainReader(frozen))) == before
+    assert build_manifest_of(world.spec, frozen) == before
     reader = make_reader(frozen)
     for place in read(world, before).list_places():
         validate_part(place, reader(place))

@@ -17,12 +17,14 @@ from chain.snapshot_build import build_frontier
 from chain.store import ChainReader
 from network.faults import Fault
 from network.network import Network
-from p2pchain.node import shard_sync
+from p2pchain.node import shard_sync, state_sync
 from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.foreign_packets import PacketExchange
 from p2pchain.node.shard_sync import ShardSync
+from p2pchain.node.state_sync import StateSync
 from p2pchain.node.state_sync_files import PartFiles
+from p2pchain.node.state_sync_install import settle_database
 from p2pchain.node.state_sync_messages import FRONTIER, PART
 from p2pchain.node.state_sync_server import StateSyncServer
 from p2pchain.node.sync_messages import BODY
@@ -192,6 +194,8 @@ class Town:
             await self.nursery.start(member.network.run, "127.0.0.1", 0)
             for member in self.members
         ]
+        for member, endpoint in zip(self.members, endpoints, strict=True):
+            member.endpoint = endpoint
         for number, member in enumerate(self.members):
             self.nursery.start_soon(member.packets.run)
             for endpoint in endpoints[:number]:
@@ -281,8 +285,14 @@ def flip(data):
     return data[:8] + bytes([data[8] ^ 1]) + data[9:]
 
 
-@pytest.mark.parametrize("bend", [flip, lambda data: b"", lambda data: data + b"x"])
-@pytest.mark.parametrize("lie", [PART, FRONTIER, BODY])
+def lengthen(data):
+    return data + b"x"
+
+
+@pytest.mark.parametrize(
+    ("lie", "bend"),
+    [(PART, flip), (FRONTIER, flip), (FRONTIER, lengthen), (BODY, flip)],
+)
 def test_whoever_lies_is_charged_and_another_one_asked(scene, lie, bend):
     class Villain(Liar):
         protocol = lie
@@ -517,5 +527,62 @@ def test_a_custodian_follows_in_time_and_lets_go_after_it(scene, monkeypatch):
             changes += keeper.tree.followed != before
             town.check(keeper)
         assert changes >= 2
+
+    scene(main)
+
+
+def test_a_new_node_where_nobody_follows_everything(scene, monkeypatch):
+    """It begins with what one node follows, and takes the rest from another one."""
+    monkeypatch.setattr(state_sync, "LOOK_S", 0.01)
+    monkeypatch.setattr(state_sync, "PAUSE_S", 0.05)
+
+    async def main(town, us):
+        del us
+        town.members.clear()
+        others = [town.make(b"1", follow=ONE), town.make(b"2", follow=TWO)]
+        await town.connect()
+        town.fund()
+        town.go_to_boundary(3)
+        height = town.world.tree.final_height
+        with LevelStore(town.folder / "new") as store:
+            late = Member(town, b"n", store=store)
+            files = PartFiles(town.folder / "state-sync")
+            sync = StateSync(
+                late.network,
+                late.chain,
+                files,
+                after_epochs=1,
+                get_best_height=lambda: height,
+            )
+            async with trio.open_nursery() as nursery:
+                await nursery.start(late.network.run, "127.0.0.1", 0)
+                for other in others:
+                    late.network.add_endpoint(other.endpoint, persistent=True)
+                await sync.run()
+                nursery.cancel_scope.cancel()
+            late.server.close()
+            settle_database(town.world.spec, store, files)
+            late = Member(town, b"n", store=store, folder=town.folder)
+            assert late.tree.final_height == late.tree.first_height == height
+            assert len(late.tree.followed) == 2
+            late.wanted = frozenset({1, 2})
+            town.members.append(late)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(late.network.run, "127.0.0.1", 0)
+                for other in others:
+                    late.network.add_endpoint(other.endpoint, persistent=True)
+                nursery.start_soon(late.packets.run)
+                nursery.start_soon(late.sync.run)
+                for _ in range(3):
+                    town.step(town.pay(2, 2), town.pay(1, 2), town.pay(2, 1))
+                    await trio.sleep(0.02)
+                for shard in (1, 2):
+                    await late.wait_for(shard)
+                town.check(late)
+                town.go_to_boundary()
+                town.check(late)
+                nursery.cancel_scope.cancel()
+            late.server.close()
+            town.members.remove(late)
 
     scene(main)
