@@ -17,11 +17,14 @@ in the pool than they were promised and the rest comes with the other's message,
 their claims wait; nothing is lost.  A session that ends gives back what it had paid
 ahead, or leaves arrears, which block the channel for new sessions until they are paid.
 
-After a restart `billed` and `paid` are all that is known: what is delivered and not
-paid counts as arrears, whichever session it was.
+After a restart arrears are those of sessions that had ended.  A step that was under way
+when we died is written off: nobody can tell any more whether it arrived, and the death
+was ours.
 """
 
 from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from primitives.codec import Record
 from primitives.types import U63
@@ -36,6 +39,8 @@ class Standing(Record):
     """Steps that were delivered and paid; decides about paying ahead."""
     receipts: U63
     """Receipts signed for this channel: the next one's nonce."""
+    arrears_units: U63 = 0
+    """Units that ended sessions have left unpaid."""
 
 
 EMPTY_STANDING = Standing(billed_units=0, paid_steps=0, receipts=0)
@@ -58,13 +63,16 @@ class ChannelAccount:
         cls, channel_id: bytes, standing: Standing, paid_units: int
     ) -> "ChannelAccount":
         """Return the account as it must be after a restart."""
-        billed = standing.billed_units
+        owed = max(0, standing.billed_units - paid_units)
+        # Payments may have come since the arrears were written down.
+        arrears = min(owed, standing.arrears_units)
+        billed = standing.billed_units - (owed - arrears)
         return cls(
             channel_id,
-            standing,
+            replace(standing, billed_units=billed, arrears_units=arrears),
             paid=paid_units,
             claimed=min(billed, paid_units),
-            arrears=max(0, billed - paid_units),
+            arrears=arrears,
         )
 
     @property
@@ -89,21 +97,21 @@ class ChannelAccount:
 
     def add_arrears(self, units: int) -> None:
         """Note units that a session leaves unpaid."""
-        self.arrears += units
+        self._set_arrears(self.arrears + units)
 
     def pay_arrears(self) -> int:
         """Use the pool for arrears; returns what is still owed."""
-        self.arrears -= self.claim(self.arrears)
+        self._set_arrears(self.arrears - self.claim(self.arrears))
         return self.arrears
+
+    def _set_arrears(self, units: int) -> None:
+        self.arrears = units
+        self.standing = replace(self.standing, arrears_units=units)
 
     def bill(self, units: int) -> None:
         """Note a delivered step's price; to be saved before the answer goes out."""
         billed = self.standing.billed_units + units
-        self.standing = Standing(
-            billed_units=billed,
-            paid_steps=self.standing.paid_steps,
-            receipts=self.standing.receipts,
-        )
+        self.standing = replace(self.standing, billed_units=billed)
 
     def take_back(self, units: int) -> None:
         """Note that a billed step did not arrive and is made again."""
@@ -111,18 +119,11 @@ class ChannelAccount:
 
     def count_paid_steps(self, steps: int) -> None:
         """Note that `steps` more delivered steps are paid."""
-        self.standing = Standing(
-            billed_units=self.standing.billed_units,
-            paid_steps=self.standing.paid_steps + steps,
-            receipts=self.standing.receipts,
-        )
+        paid_steps = self.standing.paid_steps + steps
+        self.standing = replace(self.standing, paid_steps=paid_steps)
 
     def take_nonce(self) -> int:
         """Return the next receipt's nonce; to be saved before the receipt goes out."""
         nonce = self.standing.receipts
-        self.standing = Standing(
-            billed_units=self.standing.billed_units,
-            paid_steps=self.standing.paid_steps,
-            receipts=nonce + 1,
-        )
+        self.standing = replace(self.standing, receipts=nonce + 1)
         return nonce

@@ -421,7 +421,7 @@ def test_unpaid_step_becomes_arrears():
     effects = bench.handle(Lost(Side.REQUESTER))
     assert bench.account.arrears == PREFILL_PRICE
     assert effects[-1].account.claimed_units == 0
-    assert bench.account.standing == Standing(PREFILL_PRICE, 0, 1)
+    assert bench.account.standing == Standing(PREFILL_PRICE, 0, 1, PREFILL_PRICE)
 
 
 def test_change_goes_back_to_the_pool():

@@ -357,7 +357,8 @@ def test_hop_that_dies_in_mid_answer_costs_one_step(index, step):
             dead.dies_at = -1
             dead.revive()
             await trio.sleep(0.1)
-            arrears = [units] * (index + 1) + [0] * (3 - index)
+            # What was under way when it died is its own loss.
+            arrears = [units] * index + [0] * (4 - index)
             events = await collect(world.session(PROMPT, 4, arrears=arrears))
             assert [e.token_id for e in events] == world.expect(PROMPT, 4)
 
