@@ -647,7 +647,13 @@ class Queries:
         return found or self._store.get_outcomes(height, shard)
 
     def _has_outcomes(self, height: Height, header: ChunkHeader) -> bool:
-        """Tell whether a chunk was executed here: endorsers have more bodies."""
+        """Tell whether a chunk was executed here: endorsers have more bodies.
+
+        Raises:
+            HistoryAbsent: Nothing of the block was.
+        """
+        if header.tx_count:
+            self._check_outcomes(height)
         outcomes = self._get_outcomes(height, header.shard)
         return len(outcomes) == header.tx_count and self._store.has_chunk(header)
 
