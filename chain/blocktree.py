@@ -59,6 +59,7 @@ from chain.executor import ChunkExecutor, InProcess
 from chain.finality import compute_final_changes, fold_final
 from chain.following import FOLLOW_ALL, Follow
 from chain.fraud_store import FraudStore
+from chain.halts import get_halts
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
 from chain.history import History
@@ -202,6 +203,12 @@ class BlockTree:
     def followed(self) -> frozenset[ShardId]:
         """Those of them whose state is here."""
         return self._final.followed
+
+    @property
+    def running(self) -> frozenset[ShardId]:
+        """Those of them that do not stand still for a fraud."""
+        halted = {halt.shard for halt in get_halts(self._open_ledger())}
+        return frozenset(self.layout.shard_ids) - halted
 
     @property
     def wanted(self) -> frozenset[ShardId]:

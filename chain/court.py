@@ -22,21 +22,18 @@ Spec: docs/protocol/06-shards.md
 from collections import OrderedDict
 
 from chain.branch import Branch
-from chain.chunk_context import Moment, build_context_of
 from chain.chunk_execution import ChunkBody, ExecutedChunk
 from chain.context import Context
 from chain.epochs import compute_first_height
 from chain.errors import (
     MissingFraudProof,
-    StoreError,
+    PastChunk,
     UnjudgedFraud,
     UselessEvidence,
 )
 from chain.executor import ChunkExecutor, JudgeTask
 from chain.fraud_store import FraudStore
-from chain.halts import find_halted, read_halts
-from chain.layouts import find_layout, list_models
-from chain.ledger import ShardLedger
+from chain.past_chunks import build_past_context
 from chain.processing import build_claim, validate_sources
 from chain.spec import ChainSpec
 from chain.verified import VerifiedCache
@@ -52,8 +49,6 @@ from shards.fraud import (
     judge_fraud,
     validate_notice,
 )
-from shards.inclusion import Anchor
-from shards.layout import ROOT_SHARD
 from shards.messages import ProducedChunk
 from shards.slots import get_slot
 
@@ -133,9 +128,9 @@ class BranchCourt:
                 self._scheme,
             )
         self._validate_history(header)
-        anchor = self._find_anchor(header)
+        self._validate_anchor(header)
         committee = self._find_committee(header)
-        context = self._build_context(header, anchor)
+        context = self._build_context(header)
         if notice.proof_hash in self._judged:
             return
         judge_fraud(
@@ -160,8 +155,8 @@ class BranchCourt:
             InvalidChunk: It is not what its header says.
             UselessEvidence: It stands on what the state has forgotten.
         """
-        anchor = self._find_anchor(produced.header)
-        return self._run(produced, self._build_context(produced.header, anchor))
+        self._validate_anchor(produced.header)
+        return self._run(produced, self._build_context(produced.header))
 
     def _compute_root_height(self, header: ChunkHeader) -> int:
         blocks = self._spec.params.epoch_blocks
@@ -174,14 +169,13 @@ class BranchCourt:
                 f"of epoch {header.epoch}; our history begins at {first}"
             )
 
-    def _find_anchor(self, header: ChunkHeader) -> Anchor:
-        """Return what the chunk stands on, if a block could ever hold it there."""
+    def _validate_anchor(self, header: ChunkHeader) -> None:
+        """Check that a block could ever hold the chunk on its anchor."""
         anchor = self._branch.find_anchor(header.anchor)
         root = self._compute_root_height(header)
         end = root + self._spec.params.epoch_blocks
         if anchor is None or not root <= anchor.height < end:
             raise UselessEvidence("the chunk does not stand on this branch")
-        return anchor
 
     def _find_committee(self, header: ChunkHeader) -> Committee | None:
         """Return who may have endorsed the chunk; None: a final block vouches."""
@@ -195,32 +189,12 @@ class BranchCourt:
             raise UselessEvidence("of an epoch that is over, and in no block of it")
         return None
 
-    def _build_context(self, header: ChunkHeader, anchor: Anchor) -> Context:
+    def _build_context(self, header: ChunkHeader) -> Context:
         """Return what the chunk's rules may know, as its endorsers had it."""
-        tip, branch = self._branch.tip, self._branch
-
-        def read(key: bytes) -> bytes | None:
-            return tip.view.get(ROOT_SHARD, key)
-
-        ledger = ShardLedger(read)
-        layout = find_layout(ledger, header.epoch)
-        if layout is None or header.shard not in layout.shard_ids:
-            raise UselessEvidence(f"no layout of epoch {header.epoch} with the shard")
         try:
-            models = list_models(ledger, layout)
-        except StoreError as error:
-            raise UselessEvidence(f"a layout that is gone: {error}") from error
-        heads = {
-            shard: head
-            for shard in layout.shard_ids
-            if (head := branch.find_head(shard, anchor.height)) is not None
-        }
-        time_ms = branch.get_time_ms(header.anchor)
-        halted = find_halted(read_halts(read), anchor.height)
-        moment = Moment(anchor.height, time_ms, heads, halted)
-        return build_context_of(
-            self._spec, header.epoch, layout, models, moment, header.shard
-        )
+            return build_past_context(self._spec, self._branch, header)
+        except PastChunk as error:
+            raise UselessEvidence(str(error)) from error
 
     def _execute(self, produced: ProducedChunk, context: Context) -> Reexecution:
         """Execute a chunk as its endorsers should have."""

@@ -105,7 +105,8 @@ def build_past_context(spec: ChainSpec, branch: Branch, header: ChunkHeader) -> 
     ledger = ShardLedger(read)
     anchor = branch.find_anchor(header.anchor)
     layout = find_layout(ledger, header.epoch)
-    if anchor is None or layout is None:
+    is_there = layout is not None and header.shard in layout.shard_ids
+    if anchor is None or layout is None or not is_there:
         raise PastChunk(header.shard, header.epoch)
     try:
         models = list_models(ledger, layout)

@@ -20,7 +20,10 @@ of the shard per block at most.  The last step is in the loop: there is no block
 what was executed and what is final.
 
 A chunk that does here something else than its header says ends the attempt, and the
-shard is tried again from a boundary after that chunk.
+shard is tried again from a boundary after that chunk; so is a shard that was given up
+for such a chunk while it was followed.  If the fault was ours, of memory or disk, that
+mends it; if it was somebody's crime, its proof halts the shard, and what its state
+should be is for people to decide: a halted shard is not taken on.
 
 Spec: docs/protocol/14-state-sync.md
 """
@@ -39,6 +42,7 @@ from chain.blocktree import BlockTree
 from chain.chunk_execution import ChunkBody
 from chain.errors import InvalidSnapshot, MissingBodies, PastChunk
 from chain.foreign_packets import has_sent_packets
+from chain.gaps import read_gaps
 from chain.held import HeldBlock
 from chain.past_chunks import iterate_next_headers, list_past_boundaries
 from chain.snapshot import PartPlace, SnapshotShard, iterate_places
@@ -217,7 +221,7 @@ class ShardSync:
     def _choose(self) -> ShardId | None:
         """Return a shard to take on now."""
         now = trio.current_time()
-        missing = self._list_wanted() & set(self._tree.layout.shard_ids)
+        missing = self._list_wanted() & self._tree.running
         for shard in sorted(missing - self._tree.followed):
             if self._rests.get(shard, (now, 0.0))[0] <= now:
                 return shard
@@ -283,6 +287,9 @@ class ShardSync:
             tree.epoch.epoch, tree.spec.params.epoch_blocks, tree.first_height
         )
         least = self._wrong.get(shard, 0)
+        for gap in read_gaps(tree.store):
+            if gap.shard == shard and gap.last is None and gap.reason:
+                least = max(least, gap.first)
         bases = (find_base(tree.store, shard, height) for height in heights)
         return [base for base in bases if base is not None and base.height >= least]
 
@@ -332,8 +339,8 @@ class ShardSync:
         """Execute chunks until there are no more, and follow the shard from there."""
         tree, shard = self._tree, adoption.shard
         while True:
-            if shard not in self._list_wanted() & set(tree.layout.shard_ids):
-                raise CannotAdopt("it is not wanted any more")
+            if shard not in self._list_wanted() & tree.running:
+                raise CannotAdopt("it is halted, gone, or not wanted any more")
             chunk = tree.find_next_chunk(adoption)
             if chunk is not None:
                 body = await self._get_body(adoption)

@@ -1,5 +1,7 @@
 """Nodes that begin to follow a shard over real connections, and villains."""
 
+from types import SimpleNamespace
+
 import pytest
 import trio
 import trio.testing
@@ -11,6 +13,7 @@ from chain.adoption import Adoption, find_base
 from chain.conservation import compute_conservation
 from chain.contracts.transfer import Transfer
 from chain.errors import InvalidSnapshot, ShardNotFollowed
+from chain.executor import InProcess
 from chain.following import FOLLOW_ALL, Follow
 from chain.leveldb import LevelStore
 from chain.snapshot_build import build_frontier
@@ -425,6 +428,59 @@ def test_a_chunk_that_is_wrong_here_ends_the_attempt(scene, monkeypatch):
         await us.wait_for(2)
         assert us.tree.store.get_adopted(2).first > bad[0]
         town.check(us)
+
+    scene(main)
+
+
+class Forgetful(InProcess):
+    """Memory that flips a bit while a chunk of shard 1 is executed."""
+
+    is_bad = True
+
+    def execute(self, tasks, verified):
+        if self.is_bad and any(task.context.shard == 1 for task in tasks):
+            raise InvalidChunk("memory that forgets")
+        return super().execute(tasks, verified)
+
+
+def test_a_shard_that_was_given_up_comes_back_after_the_next_boundary(scene):
+    async def main(town, us):
+        town.make(b"1")
+        town.fund()
+        town.go_to_boundary(2)
+        await town.connect()
+        town.nursery.start_soon(us.sync.run)
+        us.tree.executor = Forgetful()
+        town.step(town.pay(1, 2))
+        height = town.world.tree.final_height
+        assert us.tree.followed == {0}
+        us.tree.executor.is_bad = False
+        town.step(town.pay(1, 2))
+        await trio.sleep(0.3)
+        assert us.tree.followed == {0}
+        town.go_to_boundary()
+        town.step(town.pay(1, 2))
+        await us.wait_for(1)
+        assert us.tree.store.get_adopted(1).first > height
+        town.check(us)
+
+    scene(main)
+
+
+def test_a_halted_shard_is_not_taken_on(scene, monkeypatch):
+    async def main(town, us):
+        town.make(b"1")
+        town.fund()
+        town.go_to_boundary(2)
+        await town.connect()
+        halt = SimpleNamespace(shard=2)
+        monkeypatch.setattr("chain.blocktree.get_halts", lambda ledger: (halt,))
+        us.wanted = frozenset({1, 2})
+        town.nursery.start_soon(us.sync.run)
+        await trio.sleep(0.3)
+        assert us.tree.followed == {0, 1}
+        monkeypatch.undo()
+        await us.wait_for(2)
 
     scene(main)
 
