@@ -42,8 +42,8 @@ class EvidenceDesk:
         """
         self.accuse(build_evidence(first, second))
 
-    def accuse(self, piece: Piece) -> None:
-        """Take a piece whose statements were verified here.
+    def accuse(self, piece: Piece) -> bool:
+        """Take a piece whose statements were verified here; False: of no use now.
 
         Raises:
             InvalidEvidence: It proves nothing after all.
@@ -52,8 +52,9 @@ class EvidenceDesk:
         try:
             guilty = self._take(data)
         except MissingError:
-            return
+            return False
         self._accept(data, guilty, "")
+        return True
 
     def on_gossip(self, data: bytes, sender: str) -> None:
         """Take what another node passes on."""

@@ -64,6 +64,9 @@ class Judge:
         """How often honest nodes found fault, by peer."""
         self.produced: dict[bytes, ProducedChunk] = {}
         """Every chunk that anybody ever made, by hash, with its own body."""
+        self.wrong: set[bytes] = set()
+        """Chunks that do not execute to their headers and are certified all the same:
+        none, where villains are below the bound."""
         self.convicted: set[bytes] = set()
         """Keys that some desk could prove guilty."""
         self._included = 0

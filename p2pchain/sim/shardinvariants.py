@@ -135,40 +135,63 @@ class ChunksAsExecuted(Invariant):
                 self._open.add(compute_chunk_hash(header))
 
     def on_end(self) -> None:
-        if left := self._open - self._right:
+        if left := self._open - self._right - self.world.judge.wrong:
             self.fail(f"nobody executed {len(left)} chunks")
 
     def _check(self, node: "Node", parent: HeldBlock, header: ChunkHeader) -> None:
         chunk_hash = compute_chunk_hash(header)
-        if chunk_hash in self._right:
+        if chunk_hash in self._right or chunk_hash in self.world.judge.wrong:
             return
         produced = self.world.judge.produced.get(chunk_hash)
         if produced is None:
             self.fail(f"nobody ever made the body of a chunk of shard {header.shard}")
+        if fault := self._find_fault(node, parent, produced):
+            if not self.world.setup.is_bound_broken:
+                self.fail(fault)
+            self.world.judge.wrong.add(chunk_hash)
+            return
+        self._right.add(chunk_hash)
+
+    def _find_fault(
+        self, node: "Node", parent: HeldBlock, produced: ProducedChunk
+    ) -> str:
+        """Return what is wrong with a chunk; empty if nothing is."""
+        header = produced.header
         assert node.desk is not None
         try:
             found = reexecute(node.desk.tree, parent, produced, self._cache)
         except InvalidChunk as error:
-            self.fail(f"a chunk that cannot be executed: {error}")
-        if found != header:
-            wrong = [
-                name
-                for name in ChunkHeader.__struct_fields__
-                if getattr(found, name) != getattr(header, name)
-            ]
-            self.fail(f"a chunk of shard {header.shard} with wrong {', '.join(wrong)}")
-        self._right.add(chunk_hash)
+            return f"a chunk that cannot be executed: {error}"
+        wrong = [
+            name
+            for name in ChunkHeader.__struct_fields__
+            if getattr(found, name) != getattr(header, name)
+        ]
+        if not wrong:
+            return ""
+        return f"a chunk of shard {header.shard} with wrong {', '.join(wrong)}"
 
 
 class ShardsKept(Invariant):
     """Who follows a shard executes what committees vouch for."""
 
     name = "shards kept"
-    theorem = "Nobody honest loses the state of a shard whose chunks are right."
+    theorem = (
+        "Nobody honest loses the state of a shard whose chunks are right, or goes on "
+        "with one of which a block holds a wrong chunk."
+    )
 
     def on_block(self, node: "Node", parent: HeldBlock, held: HeldBlock) -> None:
+        wrong = {
+            header.shard
+            for header in list_layer_headers(held)
+            if compute_chunk_hash(header) in self.world.judge.wrong
+        }
         for shard, reason in held.strayed.items():
-            self.fail(f"node {node.name} strays from shard {shard}: {reason}")
+            if shard not in wrong:
+                self.fail(f"node {node.name} strays from shard {shard}: {reason}")
+        if wrong & held.followed:
+            self.fail(f"node {node.name} follows liars in {wrong & held.followed}")
 
 
 class CommitteesOfAll(Invariant):

@@ -58,8 +58,9 @@ def list_live_shards(world: "World") -> list[int]:
     that is new.  Otherwise everybody has funds everywhere.
     """
     chains = [node.chain for node in world.honest if isinstance(node.chain, TreeChain)]
-    newest = max(chains, key=lambda chain: chain.final_height).tree
-    ids = [shard for shard in newest.layout.shard_ids if shard != ROOT_SHARD]
+    chain = max(chains, key=lambda chain: chain.final_height)
+    newest, still = chain.tree, {ROOT_SHARD} | chain.halted
+    ids = [shard for shard in newest.layout.shard_ids if shard not in still]
     if not world.setup.is_resharding:
         return ids
     heads = newest.final.heads

@@ -19,6 +19,7 @@ from p2pchain.sim.signatures import KeyRing
 from p2pchain.sim.treechain import TreeChain
 from p2pchain.sim.villains.cast import CHUNK_CAST
 from p2pchain.sim.villains.chunk_withholder import SilentProducer, StaleKeeper
+from p2pchain.sim.villains.conspirator import TARGET, Conspirator
 from p2pchain.sim.villains.lying_producer import StubbornLiar
 from p2pchain.sim.villains.trapper import Trapper
 from p2pchain.sim.world import Setup, World
@@ -239,6 +240,42 @@ def run_hostile_hosts(seed: int, chain: str, keys: KeyRing | None) -> World:
     return finish(world)
 
 
+def run_conspiracy(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """Three of seven vouch for wrong chunks of one shard: it halts, and they pay.
+
+    Some of the others do not follow that shard, and put such a chunk into a block.
+    """
+    setup = Setup(
+        chain="tree",
+        size=7,
+        epoch_blocks=6,
+        villains=frozenset("efg"),
+        is_bound_broken=True,
+        follows={"b": frozenset({1}), "c": frozenset({2}), "d": frozenset({2})},
+    )
+    world = World(seed, setup, keys)
+    villains = [world.corrupt(name, Conspirator) for name in sorted(setup.villains)]
+    world.start()
+
+    def is_over() -> bool:
+        return all(
+            isinstance(node.chain, TreeChain) and TARGET in node.chain.halted
+            for node in world.honest
+        )
+
+    world.run(90_000, is_over)
+    _require(bool(world.judge.wrong), "nobody was robbed")
+    _require(is_over(), "a shard of liars goes on")
+    witness = world.nodes["a"].chain
+    for villain in villains:
+        assert villain.signer is not None
+        is_convicted = witness.is_convicted(villain.signer.public_key)
+        _require(is_convicted, f"{villain.name} gets away")
+    # Until they have left the set, and some blocks more.
+    world.run_for(25_000)
+    return finish(world)
+
+
 def run_stale_certificate(seed: int, chain: str, keys: KeyRing | None) -> World:
     """One keeps certificates for more than K views, in which nobody else makes any."""
     setup = Setup(chain="tree", epoch_blocks=60, villains=frozenset("d"))
@@ -303,6 +340,7 @@ SHARD_SCENARIOS: dict[str, Scenario] = {
     "shards-no-hosts": run_no_hosts,
     "shards-silent-hosts": run_silent_hosts,
     "shards-hostile-hosts": run_hostile_hosts,
+    "shards-conspiracy": run_conspiracy,
     "shards-stale-certificate": run_stale_certificate,
     "shards-lying-pair": run_cast("lying producer", "credulous endorser"),
     "shards-double-pair": run_cast("double producer", "credulous endorser"),

@@ -25,6 +25,7 @@ from chain.foreign_packets import (
     list_sent,
     take_packets,
 )
+from chain.halts import find_halted, read_halts
 from chain.header import Header, build_proposal, compute_block_hash
 from chain.held import HeldBlock
 from chain.ledger import ShardLedger
@@ -52,7 +53,7 @@ from primitives.kv import MemoryStore
 from shards.certificate import ChunkCertificate
 from shards.chunk import ChunkHeader, compute_chunk_hash
 from shards.errors import InvalidShardEvidence
-from shards.fraud import build_fraud, build_notice, compute_proof_hash
+from shards.fraud import FraudNotice, build_fraud, build_notice, compute_proof_hash
 from shards.layout import ROOT_SHARD
 from shards.messages import ProducedChunk
 from shards.packet import PacketProof
@@ -104,6 +105,8 @@ class TreeChain:
         self._node = node
         self._pool = EvidencePool(tree.judge, EVIDENCE_EPOCHS)
         self.evidence = EvidenceDesk(node, self._take_evidence)
+        self._early: list[FraudNotice] = []
+        """Of chunks that stand on blocks that are not final here yet."""
 
     @property
     def final_height(self) -> int:
@@ -190,6 +193,11 @@ class TreeChain:
         """Tell whether the stake of a key is tombstoned in the final state."""
         stake = find_stake(ShardLedger(self._read_root), public_key)
         return stake is not None and stake.offence is not None
+
+    @property
+    def halted(self) -> frozenset[int]:
+        """Shards that stand still after the last final block."""
+        return find_halted(read_halts(self._read_root), self.tree.final_height)
 
     def find_imbalance(self) -> str:
         """Return what is wrong with the books; empty when nothing is."""
@@ -307,7 +315,11 @@ class TreeChain:
         validators = self.tree.get_validators(proof.header.epoch)
         if validators is not None:
             self.tree.frauds.offer(encode(proof))
-            self.evidence.accuse(build_notice(proof, validators))
+            self._accuse(build_notice(proof, validators))
+
+    def _accuse(self, notice: FraudNotice) -> None:
+        if not self.evidence.accuse(notice):
+            self._early.append(notice)
 
     def add_block(
         self, proposal: Proposal, block_bytes: bytes, *, is_decided: bool = False
@@ -376,10 +388,20 @@ class TreeChain:
         """Make a block and its ancestors final."""
         self._show_blocks(certificate)
         if self.tree.finalize(certificate):
+            self._repeat_denouncing()
             self._pool.revalidate(self._read_root)
             if self.final_height % REPEAT_BLOCKS == 0:
                 for piece in self._pool.list_pieces():
                     self.evidence.tell(piece.data)
+
+    def _repeat_denouncing(self) -> None:
+        """Try again what was early; and what executed differently here is new."""
+        early, self._early = self._early, []
+        for notice in early:
+            if notice.slot.epoch >= self.tree.epoch.epoch - 1:
+                self._accuse(notice)
+        for stray in self.tree.strays.take():
+            self.denounce(stray.produced, stray.certificate)
 
     def _show_blocks(self, certificate: Certificate) -> None:
         """Let the judge see what becomes final while the state before it is there."""

@@ -68,6 +68,9 @@ class Setup:
     """Whether validators change the layout of a tree chain."""
     villains: frozenset[str] = frozenset()
     """Nodes that are to be replaced by Byzantine ones."""
+    is_bound_broken: bool = False
+    """Whether villains hold a third of the power, as they do nowhere else: they vote
+    as they should and vouch for wrong chunks."""
     frail: frozenset[str] = frozenset()
     """Honest nodes that may lose a file; what they promised is then as good as broken,
     so together with the villains they never get a third of the power."""
