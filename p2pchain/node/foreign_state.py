@@ -45,6 +45,8 @@ ANSWER_BYTES = 512 * 1024
 """An answer ends with the value that goes over it; hundreds of usual buckets."""
 MAX_ANSWER_BYTES = 2 * 1024 * 1024
 """The longest answer: a bucket that somebody made large on purpose comes alone."""
+MAX_READS = 8
+"""At once: whoever asks us without end must not make us ask others without end."""
 TIMEOUT_S = 1.5
 """For one peer: a round trip, and a few blocks taken back."""
 DEADLINE_S = 5.0
@@ -74,6 +76,7 @@ class StateExchange:
         self._tree = tree
         self._helpful = b""
         """The peer that showed something last."""
+        self._turns = trio.Semaphore(MAX_READS)
         network.handle_request(
             VALUES,
             self._on_request,
@@ -93,20 +96,32 @@ class StateExchange:
                 `MAX_LAG` blocks ago.
         """
         found: dict[ShardId, ForeignValue] = {}
+        wanted = frozenset(shards)
         with trio.move_on_after(DEADLINE_S):
-            for peer_id in self._order_peers():
-                while missing := tuple(sorted(set(shards) - found.keys())):
-                    last = self._tree.final_height
-                    oldest = max(oldest, last - MAX_LAG, 0)
-                    question = Question(key, missing, last, min(oldest, last))
-                    shown = await self._ask(peer_id, question)
-                    if not shown:
+            async with self._turns:
+                for peer_id in self._order_peers():
+                    await self._ask_all(peer_id, key, wanted, oldest, found)
+                    if len(found) == len(wanted):
                         break
-                    found.update(shown)
-                    self._helpful = peer_id
-                if len(found) == len(set(shards)):
-                    break
         return found
+
+    async def _ask_all(
+        self,
+        peer_id: bytes,
+        key: bytes,
+        wanted: frozenset[ShardId],
+        oldest: Height,
+        found: dict[ShardId, ForeignValue],
+    ) -> None:
+        """Ask one peer until it has nothing more that is missing."""
+        while missing := tuple(sorted(wanted - found.keys())):
+            last = self._tree.final_height
+            least = min(max(oldest, last - MAX_LAG, 0), last)
+            shown = await self._ask(peer_id, Question(key, missing, last, least))
+            if not shown:
+                return
+            found.update(shown)
+            self._helpful = peer_id
 
     async def _ask(
         self, peer_id: bytes, question: Question

@@ -18,6 +18,7 @@ from network.faults import Fault
 from p2pchain.node.foreign_state import (
     DEADLINE_S,
     MAX_LAG,
+    MAX_READS,
     VALUES,
     StateExchange,
     ValuesAnswer,
@@ -223,6 +224,36 @@ def test_silence_costs_some_seconds_and_nobody():
         assert not await bench.exchange.read(KEY, [2])
         assert trio.current_time() - begun <= DEADLINE_S
         assert not bench.wire.faults
+
+    run(test)
+
+
+def test_a_few_questions_at_a_time():
+    async def test():
+        bench = Bench()
+        bench.step()
+        most = waiting = 0
+
+        async def request(*args, **params):
+            nonlocal most, waiting
+            waiting += 1
+            most = max(most, waiting)
+            await trio.sleep(0.1)
+            waiting -= 1
+            return await bench.wire.serving._on_request(PEER, args[2])
+
+        bench.wire.tampers = {PEER: "honest"}
+        bench.wire.request = request
+        answers = []
+
+        async def read():
+            answers.append(await bench.exchange.read(KEY, [2]))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3 * MAX_READS):
+                nursery.start_soon(read)
+        assert most == MAX_READS
+        assert [list(found) for found in answers] == [[2]] * 3 * MAX_READS
 
     run(test)
 
