@@ -364,6 +364,30 @@ class CompletionRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """Texts to be turned into vectors, checked by the api."""
+
+    model: str
+    """Name or hex id, as the caller gave it."""
+    inputs: tuple[str | tuple[int, ...], ...]
+    """Texts or token ids, at least one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """Texts as vectors."""
+
+    vectors: tuple[bytes, ...]
+    """In the order of the inputs; float32, little-endian."""
+    prompt_tokens: int
+    """Of all inputs together."""
+    sessions: tuple[bytes, ...]
+    """One per input."""
+    price: int
+    """Of all of them, in atoms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """First event: the route stands and the prompt fits."""
 
@@ -571,4 +595,13 @@ class Backend(Protocol):
             UnknownModel, PromptTooLong, NoRoute, InsufficientFunds, Overloaded:
                 Before `Started`.
             StageLost: A hop died or broke the protocol in mid-answer.
+        """
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Turn texts into vectors; every text is a session of one step, paid ahead.
+
+        Raises:
+            UnknownModel, Unsupported: No such model, or it does not do that.
+            PromptTooLong, NoRoute, InsufficientFunds, Overloaded, StageLost: As for
+                an answer; of several texts the first that fails.
         """

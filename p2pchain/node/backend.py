@@ -32,6 +32,8 @@ from p2pchain.api.backend import (
     CompletionEvent,
     CompletionRequest,
     ConsensusInfo,
+    EmbeddingRequest,
+    Embeddings,
     EpochStatus,
     MempoolInfo,
     NetInfo,
@@ -527,6 +529,10 @@ class NodeBackend:
     ) -> AsyncGenerator[CompletionEvent, None]:
         """Run a session; closing the generator early ends it."""
         return self._require_gateway().complete(request)
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Encode texts; see `p2pchain.api.backend.Backend.embed`."""
+        return await self._require_gateway().embed(request)
 
     def _require_gateway(self) -> Gateway:
         if self.gateway is None:

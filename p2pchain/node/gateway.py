@@ -14,7 +14,7 @@ may be mended and the reader notices nothing, so `Started` comes with the first 
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
 from statistics import median_low
 
@@ -37,6 +37,8 @@ from p2pchain.api.backend import (
     CompletionEvent,
     CompletionRequest,
     Delta,
+    EmbeddingRequest,
+    Embeddings,
     Finished,
     HopReport,
     RouteHop,
@@ -53,6 +55,7 @@ from p2pchain.api.errors import (
     StageLost,
     TransactionRejected,
     UnknownModel,
+    Unsupported,
 )
 from p2pchain.errors import TransactionFailed
 from p2pchain.node.chain_service import ChainService
@@ -69,6 +72,8 @@ log = logging.getLogger(__name__)
 
 WAITING_TOKENS = 64
 """Tokens that a slow reader may be behind before the session waits."""
+TEXTS_AT_ONCE = 4
+"""Of one request to encode: half of what a provider takes from one channel."""
 DRAIN_S = 3.0
 """What open answers get to end by themselves when the node stops."""
 CLOSE_S = 5.0
@@ -178,9 +183,90 @@ class Gateway:
     ) -> AsyncGenerator[CompletionEvent, None]:
         """Answer a request; see `p2pchain.api.backend.Backend.complete`."""
         self._validate_model(request.model)
+        if self.worker.info.is_encoder:
+            text = "this model turns texts into vectors; see /v1/embeddings"
+            raise Unsupported(text, param="model")
         prompt = await self._encode(request)
         max_tokens = self._compute_max_tokens(request, len(prompt))
         sampling = replace_fields(request.sampling, max_tokens=max_tokens)
+        report = _Report()
+        async with aclosing(self._run(prompt, max_tokens, sampling, report)) as answer:
+            async for plan, route, token in answer:
+                if len(report.laps) == 1:
+                    yield _build_started(plan, route)
+                yield Delta(text=token.text, logprobs=token.logprobs)
+        yield report.build_finished()
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Encode texts; see `p2pchain.api.backend.Backend.embed`."""
+        self._validate_model(request.model)
+        if not self.worker.info.is_encoder:
+            text = "this model answers; it does not turn texts into vectors"
+            raise Unsupported(text, param="model")
+        prompts = [await self._encode_input(text) for text in request.inputs]
+        reports = [_Report() for _ in prompts]
+        limiter = trio.CapacityLimiter(TEXTS_AT_ONCE)
+        failures: list[Exception] = []
+        async with trio.open_nursery() as nursery:
+
+            async def encode(prompt: tuple[int, ...], report: _Report) -> None:
+                try:
+                    async with limiter:
+                        await self._encode_prompt(prompt, report)
+                except Exception as error:
+                    # The first one is the answer; the others are not paid for.
+                    failures.append(error)
+                    nursery.cancel_scope.cancel()
+
+            for prompt, report in zip(prompts, reports, strict=True):
+                nursery.start_soon(encode, prompt, report)
+        if failures:
+            raise failures[0]
+        return Embeddings(
+            vectors=tuple(report.laps[-1].vector for report in reports),
+            prompt_tokens=sum(map(len, prompts)),
+            sessions=tuple(report.session for report in reports),
+            price=sum(
+                hop.price for report in reports for hop in report.build_finished().hops
+            ),
+        )
+
+    async def _encode_prompt(self, prompt: tuple[int, ...], report: "_Report") -> None:
+        """Run the one step of a text."""
+        async with aclosing(self._run(prompt, 0, SamplingParams(), report)) as steps:
+            async for _ in steps:
+                continue
+
+    async def _encode_input(self, text: str | tuple[int, ...]) -> tuple[int, ...]:
+        """Return a text's token ids, if the model takes as many."""
+        wanted = CompletionRequest(model="", prompt=text, sampling=SamplingParams())
+        prompt = await self._encode(wanted)
+        most = self.worker.info.max_positions
+        if not 0 < len(prompt) <= most:
+            raise PromptTooLong(
+                f"a text of {len(prompt)} tokens; this model takes {most}",
+                param="input",
+            )
+        return prompt
+
+    async def _run(
+        self,
+        prompt: tuple[int, ...],
+        max_tokens: int,
+        sampling: SamplingParams,
+        report: "_Report",
+    ) -> AsyncGenerator[tuple[SessionPlan, tuple[FoundHop, ...], TokenEvent], None]:
+        """Run sessions until one has begun, and that one to its end.
+
+        Args:
+            prompt: Token ids.
+            max_tokens: Of the answer; 0 encodes the prompt.
+            sampling: How tokens are chosen.
+            report: Takes what it was.
+
+        Yields:
+            Tokens with the session and the route that they come from.
+        """
         retries = Retries(self._routes, self._chain)
         while True:
             if self._is_stopping:
@@ -191,7 +277,6 @@ class Gateway:
             await self._fill(needs)
             with self._pool.reserve(needs) as channels:
                 plan = self._build_plan(route, channels, prompt, max_tokens, retries)
-                report = _Report()
                 rerouting = Rerouting(
                     self._routes,
                     self._pool,
@@ -208,10 +293,8 @@ class Gateway:
                     try:
                         async with receiver:
                             async for token in receiver:
-                                if not report.laps:
-                                    yield _build_started(plan, route)
                                 report.add(token)
-                                yield Delta(text=token.text, logprobs=token.logprobs)
+                                yield plan, route, token
                     finally:
                         running.session.cancel()
                         with trio.CancelScope(shield=True):
@@ -221,14 +304,14 @@ class Gateway:
                 self._praise(summary, rerouting)
                 break
             if report.laps or not await retries.allow(
-                error, running.session.summary, route
+                error, running.session.summary, route, is_text=plan.is_text
             ):
                 raise _translate(error) from error
             log.info("trying again: %s", error)
         if summary is None or summary.finish_reason == "cancelled":
             # Not by the reader, or nobody would be here to be told.
             raise ShuttingDown("the node stops")
-        yield report.build_finished(summary)
+        report.summary = summary
 
     async def _encode(self, request: CompletionRequest) -> tuple[int, ...]:
         try:
@@ -354,11 +437,22 @@ class _Report:
 
     laps: list[TokenEvent] = field(default_factory=list)
     """Tokens that the reader got."""
+    summary: SessionSummary | None = None
+    """When the session is over."""
 
     def add(self, token: TokenEvent) -> None:
         self.laps.append(token)
 
-    def build_finished(self, summary: SessionSummary) -> Finished:
+    @property
+    def session(self) -> bytes:
+        """The session that went to its end."""
+        assert self.summary is not None
+        return self.summary.session_id
+
+    def build_finished(self) -> Finished:
+        """Return it for the caller, when the session is over."""
+        summary = self.summary
+        assert summary is not None
         decodes = [token for token in self.laps if token.step > 0]
         laps_us = [token.elapsed_us for token in decodes]
         return Finished(
@@ -426,6 +520,8 @@ def _translate(error: Exception) -> Exception:
         return NoRoute(str(error))
     if isinstance(error, Busy):
         return Overloaded(str(error))
+    if isinstance(error, BadPrompt):
+        return PromptTooLong(str(error))
     if isinstance(error, SessionError):
         return StageLost(str(error))
     if isinstance(error, P2PChainError):

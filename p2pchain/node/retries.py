@@ -5,7 +5,9 @@ Which refusals a gateway mends by itself, before its reader has seen anything.
     its final block is not ours                wait for the next one and ask again
     it is busy, gone, or cannot reach the next ask others, if they cover its layers
 
-Nothing was computed and nothing paid in a session that is tried again, except arrears.
+Nothing was computed and nothing paid in a session that is tried again, except arrears,
+and except the one step of a text: what was paid ahead and not delivered stays with the
+hops for later sessions of the channel.
 """
 
 import logging
@@ -13,7 +15,7 @@ import logging
 import trio
 
 from inference.messages import RefuseCode
-from inference.session_errors import HopLost, HopRefused
+from inference.session_errors import HopAborted, HopLost, HopRefused
 from inference.session_plan import HopPlan, SessionSummary
 from inference.steps import PREFILL_TOKENS
 from p2pchain.node.chain_service import ChainService
@@ -61,6 +63,8 @@ class Retries:
         error: Exception,
         summary: SessionSummary | None,
         route: tuple[FoundHop, ...],
+        *,
+        is_text: bool = False,
     ) -> bool:
         """Tell whether another try makes sense, when it does.
 
@@ -68,10 +72,12 @@ class Retries:
             error: Why the last one ended.
             summary: How far it came.
             route: The hops that it had.
+            is_text: It had one step, which was paid ahead and is made anew.
         """
-        if not isinstance(error, HopRefused | HopLost) or summary is None:
+        kinds = HopRefused | HopLost | (HopAborted if is_text else HopLost)
+        if not isinstance(error, kinds) or summary is None:
             return False
-        if any(hop.units or hop.steps for hop in summary.hops):
+        if not is_text and any(hop.units or hop.steps for hop in summary.hops):
             return False
         for hop in summary.hops:
             if hop.arrears_units:
@@ -117,7 +123,7 @@ class Retries:
 
 
 def _find_culprit(
-    error: HopRefused | HopLost, route: tuple[FoundHop, ...]
+    error: HopRefused | HopLost | HopAborted, route: tuple[FoundHop, ...]
 ) -> FoundHop | None:
     for index, found in enumerate(route):
         if found.hop.node_key == error.peer_id:

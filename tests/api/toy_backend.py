@@ -8,6 +8,7 @@ real node would show it.
 """
 
 import random
+import struct
 import time
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ from p2pchain.api.backend import (
     CompletionRequest,
     ConsensusInfo,
     Delta,
+    EmbeddingRequest,
+    Embeddings,
     EpochStatus,
     Finished,
     HopReport,
@@ -96,6 +99,25 @@ class ToyModel:
         if model not in (MODEL, "0x" + MODEL_ID.hex()):
             raise UnknownModel(f"no model {model!r}", param="model")
         return HOPS
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Turn each text into its length and its number of words."""
+        self.get_route(request.model)
+        vectors, tokens = [], 0
+        for text in request.inputs:
+            if text == "lost":
+                raise StageLost("node2 is gone")
+            words = text.split() if isinstance(text, str) else list(text)
+            if len(words) > CONTEXT:
+                raise PromptTooLong(f"{len(words)} tokens", param="input")
+            tokens += len(words)
+            vectors.append(struct.pack("<3f", len(text), len(words), 0.5))
+        return Embeddings(
+            vectors=tuple(vectors),
+            prompt_tokens=tokens,
+            sessions=(SESSION,) * len(vectors),
+            price=7 * tokens,
+        )
 
     async def complete(self, request: CompletionRequest):
         route = self.get_route(request.model)

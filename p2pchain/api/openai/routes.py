@@ -1,5 +1,5 @@
 """
-/v1/models, /v1/chat/completions and /v1/completions.
+/v1/models, /v1/chat/completions, /v1/completions and /v1/embeddings.
 
 An error before the first token is an HTTP status; one after it is an event
 `data: {"error": ...}` that ends the stream without [DONE], which OpenAI's client
@@ -27,6 +27,7 @@ from p2pchain.api.openai.answers import (
     build_route_headers,
 )
 from p2pchain.api.openai.choices import Answer, collect, merge, start
+from p2pchain.api.openai.embeddings import build_embeddings, parse_embedding
 from p2pchain.api.openai.parse import ParsedRequest, parse_chat, parse_completion
 
 WRITE_TIMEOUT_S = 60.0
@@ -51,6 +52,7 @@ class OpenAiRoutes:
         app.router.add_get("/v1/models/{model:.+}", self.get_model)
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_post("/v1/completions", self.complete)
+        app.router.add_post("/v1/embeddings", self.embed)
 
     async def list_models(self, request: web.Request) -> web.Response:
         """GET /v1/models."""
@@ -74,6 +76,13 @@ class OpenAiRoutes:
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/completions."""
         return await self._answer(request, "text", parse_completion)
+
+    async def embed(self, request: web.Request) -> web.Response:
+        """POST /v1/embeddings."""
+        self._gate.require(request)
+        parsed = parse_embedding(await read_json(request))
+        made = await self._bridge.call(self._backend.embed, parsed.request)
+        return respond_json(build_embeddings(parsed, made))
 
     async def _load_models(self) -> tuple[ServedModel, ...]:
         async def load() -> tuple[ServedModel, ...]:
