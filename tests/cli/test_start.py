@@ -13,6 +13,8 @@ from devnet_process import run_cli, wait_until
 
 from p2pchain.client import RpcClient
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
