@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from tiny_models import FAMILIES, LAYERS, save_model
 
+from chain.contracts.model import compute_model_id
 from inference import pieces
 from inference.errors import BadWeights, UnsupportedModel
 from inference.model_info import Model, load_model
@@ -32,6 +33,7 @@ from inference.weights import open_weights
 from primitives.codec import encode
 from primitives.errors import DecodeError, P2PChainError
 
+PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol"
 OFTEN = {"llama-tied", "gpt2", "bloom", "mixtral", "mamba", "opt-projected"}
 EXACTLY_READ = [
     pytest.param(family, marks=() if family in OFTEN else pytest.mark.slow)
@@ -234,3 +236,14 @@ def test_shares_make_the_whole(directory: Path, own: set[int], with_ends: bool) 
         union |= set(select_parts(outline, LAYERS, layers, with_ends=False))
     union |= set(select_parts(outline, LAYERS, None, with_ends=True))
     assert union == everything
+
+
+def test_the_vectors_of_the_protocol_page() -> None:
+    weights, tokenizer = Manifest((CONFIG, TENSOR)), Manifest(())
+    roots = weights.compute_root(), tokenizer.compute_root()
+    page = (
+        Path(__file__).parents[2] / "docs" / "protocol" / "15-weights.md"
+    ).read_text()
+    for value in (encode(CONFIG), encode(TENSOR), *roots, compute_model_id(*roots)):
+        assert f"| `{value.hex()}` |" in page
+    assert all(f"`{name}`" in page for name in pieces.TOKENIZER_FILES)
