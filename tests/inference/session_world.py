@@ -288,6 +288,8 @@ class Payee:
         self.book = PayeeBook(self.store)
         self.standings: dict[bytes, Standing] = {}
         self.closed: list[SessionAccount] = []
+        self.is_dead = False
+        """A dead process writes nothing more, whatever its tasks still do."""
 
     def get_channel(self, channel_id: bytes) -> PayeeChannel | None:
         channel = self._world.channels.get(channel_id)
@@ -309,10 +311,12 @@ class Payee:
         return self.book.accept(channel_id, payment)
 
     def save_standing(self, channel_id: bytes, standing: Standing) -> None:
-        self.standings[channel_id] = standing
+        if not self.is_dead:
+            self.standings[channel_id] = standing
 
     def on_session_closed(self, account: SessionAccount) -> None:
-        self.closed.append(account)
+        if not self.is_dead:
+            self.closed.append(account)
 
     def get_paid(self, channel_id: bytes) -> int:
         """Return the atoms that the best claim is worth."""
@@ -382,6 +386,7 @@ class HopNode:
     def kill(self) -> None:
         """Die as a process does: every connection breaks, nothing is said."""
         self.is_alive = False
+        self.payee.is_dead = True
         self.scope.cancel()
         for stream in self.streams:
             stream.abort()
@@ -389,6 +394,7 @@ class HopNode:
     def revive(self) -> None:
         """Start again with the same book."""
         self.is_alive = True
+        self.payee.is_dead = False
         self.streams.clear()
         self.stage = self.world.stage_class(self.index)
         self.start_service()
