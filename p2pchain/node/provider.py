@@ -204,7 +204,9 @@ class Provider:
         await self.worker.open(MEASURE_SESSION, MEASURED_STEPS)
         times = []
         try:
-            for position in range(MEASURED_STEPS):
+            for step in range(MEASURED_STEPS):
+                # A text begins anew each time.
+                position = 0 if info.is_encoder else step
                 started = time.perf_counter_ns()
                 await self.worker.forward(MEASURE_SESSION, position, hidden, 1)
                 times.append((time.perf_counter_ns() - started) // 1000)
