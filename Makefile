@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Networks of real processes run in one worker, everything else beside them.
 WORKERS ?= -n 2
 
-.PHONY: install demo test test-all sim check bench format clean
+.PHONY: install demo test test-all sim check bench bench-inference format clean
 
 install: $(STAMP)
 
@@ -50,6 +50,10 @@ check: install
 
 bench: install
 	@$(BIN)/python -m p2pchain.bench $(ARGS)
+
+# The inference engine beside `generate`; needs 12 GB of disk and as much memory.
+bench-inference: install
+	@$(BIN)/python -m p2pchain.bench.inference --json bench-inference.json $(ARGS)
 
 format: install
 	@$(BIN)/ruff check --fix .

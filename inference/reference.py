@@ -5,7 +5,7 @@ The slow, obvious reference: one process, the whole model, the library's `genera
 
 reads requests from stdin, one JSON object a line, and answers each with one line:
 
-    {"messages": [{"role", "content"}], "tokens": N}
+    {"messages": [{"role", "content"}], "tokens": N}   or   {"prompt": [id, ...], ...}
     {"ids": [...], "text": "...", "seconds": S}
 
 Greedy, exactly N tokens, whatever the model says of its end.  What the stages give is
@@ -66,8 +66,11 @@ class Reference:
         """Return ids, text and seconds of the answer to one request."""
         from inference.sampling import ChatMessage
 
-        messages = [ChatMessage(m["role"], m["content"]) for m in request["messages"]]
-        prompt = self._tokenizer.encode_chat(messages)
+        prompt = request.get("prompt")
+        if prompt is None:
+            given = request["messages"]
+            messages = [ChatMessage(m["role"], m["content"]) for m in given]
+            prompt = self._tokenizer.encode_chat(messages)
         tokens = request["tokens"]
         inputs = self._torch.tensor([prompt])
         started = time.perf_counter()
