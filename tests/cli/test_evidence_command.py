@@ -5,30 +5,14 @@ import json
 import pytest
 from chain_backend import ChainNode
 from chain_evidence import make_certificates, make_votes
-from serving import serve
 
 from p2pchain.cli.evidence import MAX_FILE_BYTES, read_evidence
-from p2pchain.cli.main import main
 from p2pchain.errors import HomeError
 
 
 @pytest.fixture
 def node():
     return ChainNode()
-
-
-@pytest.fixture
-def run(capsys, node, tmp_path):
-    """Run a command against a real server."""
-    with serve(node) as server:
-
-        def run(*words, code=0):
-            got = main(["--home", str(tmp_path), "--rpc", server.url, *words])
-            said = capsys.readouterr()
-            assert got == code, said.err
-            return said
-
-        yield run
 
 
 def test_submit_and_list(run, node):

@@ -36,12 +36,6 @@ def node() -> LightNode:
 
 
 @pytest.fixture
-def server(node):
-    with serve(node) as running:
-        yield running
-
-
-@pytest.fixture
 def home(tmp_path: Path, node) -> Path:
     """A home with a genesis and PERSON's keystore, of a node that does not run."""
     home = tmp_path / "home"

@@ -5,7 +5,6 @@ import json
 import pytest
 from chain_backend import ChainNode
 from chain_world import build_genesis
-from serving import TOKEN, serve
 
 from p2pchain.cli.main import main
 from p2pchain.cli.staking import describe_seat, describe_stake
@@ -17,21 +16,6 @@ L = 6
 @pytest.fixture
 def node():
     return ChainNode(build_genesis(epoch_blocks=L, epoch_reward=4 * COIN))
-
-
-@pytest.fixture
-def run(capsys, node, tmp_path):
-    """Run a command against a node with short epochs; returns what it said."""
-    (tmp_path / "api_token").write_text(TOKEN + "\n")
-    with serve(node) as server:
-
-        def run(*words, code=0):
-            got = main(["--home", str(tmp_path), "--rpc", server.url, *words])
-            said = capsys.readouterr()
-            assert got == code, said.err
-            return said
-
-        yield run
 
 
 def build_seat(**changes):
