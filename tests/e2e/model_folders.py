@@ -3,6 +3,7 @@
 Every token but the end of text is one character, so a text tells its token ids.
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -61,13 +62,40 @@ def save_model(
         noise = torch.randn_like(parameter)
         parameter.data = noise * 0.3 if parameter.ndim > 1 else 1 + noise * 0.1
     model.save_pretrained(directory)
+    _save_tokenizer(directory)
+    return directory
+
+
+def save_encoder(directory: Path) -> Path:
+    """Save a random BERT whose vectors are normalised means; return the directory."""
+    torch.manual_seed(1)
+    sizes = _SIZES | {"max_position_embeddings": 256, "num_hidden_layers": 4}
+    del sizes["num_key_value_heads"]
+    model = hf.BertModel(hf.BertConfig(**sizes))
+    for parameter in model.parameters():
+        noise = torch.randn_like(parameter)
+        parameter.data = noise * 0.3 if parameter.ndim > 1 else 1 + noise * 0.1
+    model.save_pretrained(directory)
+    _save_tokenizer(directory)
+    modules = [
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]
+    (directory / "modules.json").write_text(json.dumps(modules))
+    (directory / "1_Pooling").mkdir()
+    pooling = {"pooling_mode_mean_tokens": True}
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return directory
+
+
+def _save_tokenizer(directory: Path) -> None:
     tokenizer = Tokenizer(models.BPE(vocab=VOCABULARY, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     hf.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>"
     ).save_pretrained(directory)
-    return directory
 
 
 def generate(directory: Path, prompt: list[int], tokens: int) -> list[int]:
