@@ -6,7 +6,6 @@ import json
 import pytest
 from chain_backend import ChainNode
 from chain_world import BOB, COIN, DAVE
-from serving import TOKEN, serve
 
 from p2pchain.cli.main import main
 from primitives.address import encode_address
@@ -17,28 +16,6 @@ BOB_, DAVE_ = encode_address(BOB.public_key), encode_address(DAVE.public_key)
 @pytest.fixture
 def node():
     return ChainNode()
-
-
-@pytest.fixture
-def server(node):
-    with serve(node) as running:
-        yield running
-
-
-@pytest.fixture
-def run(capsys, server, tmp_path):
-    """Run a command against the server, with its token in the home."""
-    (tmp_path / "api_token").write_text(TOKEN + "\n")
-
-    def run(*words, code=0):
-        got = main(
-            ["--home", str(tmp_path), "--rpc", server.url, *(str(w) for w in words)]
-        )
-        said = capsys.readouterr()
-        assert got == code, said.err
-        return said
-
-    return run
 
 
 @pytest.fixture
@@ -217,3 +194,17 @@ def test_an_address_where_no_node_is(capsys, url):
 def test_a_server_that_is_no_node(capsys, server):
     assert main(["--rpc", server.url + "/api/v1", "status"]) == 1
     assert "p2pchain:" in capsys.readouterr().err
+
+
+def test_doctor_predicts(run, ask):
+    said = run("doctor").out
+    assert "toy: 8 layers, about" in said
+    assert "tokens/s" in said
+    assert "[6, 8)" in said
+    found = ask("doctor", "toy")
+    assert found["model"] == "toy"
+    assert found["weights_exact"] is False
+    assert 0 < found["swarm"]["fastest_us"] <= found["swarm"]["slowest_us"]
+    assert 0 < found["here"]["fastest_us"] <= found["here"]["slowest_us"]
+    assert found["faster"] in ("here", "swarm", "equal")
+    assert "layers [2, 4)" in run("doctor", "org/other", code=1).err

@@ -1,0 +1,195 @@
+"""
+`p2pchain doctor`: how fast this swarm will answer, and whether it is worth it.
+
+It asks the node for the route that a request would take now, measures this machine's
+memory, and compares.  It is a prediction for one session: what others compute at the
+same time, and the prompt, are not in it.
+"""
+
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from p2pchain.cli.options import add_command
+from p2pchain.cli.output import Output, format_table
+from p2pchain.cli.session import get_home_path, open_client
+from p2pchain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from inference.device import Device
+    from inference.forecast import Alone, Forecast
+    from p2pchain.cli.options import Commands
+
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_MATRICES = 12
+"""Of hidden x hidden in a layer, for want of its files: four of attention, and a
+feed-forward part of four times the width, or a gated one of two and two thirds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Bytes of a model's weights."""
+
+    layers: int
+    ends: int
+    is_exact: bool
+    """Whether files here say it; else it follows from the model's sizes."""
+
+
+def add_parser(commands: "Commands") -> None:
+    """Add `doctor`."""
+    parser = add_command(
+        commands, "doctor", run, "predict tokens per second, here and in the swarm"
+    )
+    parser.add_argument(
+        "model", nargs="?", help="default: the first one that is served"
+    )
+
+
+def run(args: Namespace, output: Output) -> None:
+    """Predict, and say where a token comes sooner."""
+    # Imported here: numpy takes a moment that no other command needs.
+    from inference.device import measure_device
+    from inference.forecast import (
+        Stage,
+        compute_read_us,
+        forecast_alone,
+        forecast_route,
+        judge,
+    )
+    from inference.memory import compute_weights_room
+
+    client = open_client(args)
+    route = client.call("route", **({"model": args.model} if args.model else {}))
+    hops = route["hops"]
+    providers = client.get("/api/v1/providers")["providers"]
+    model = _find_model(client.get("/api/v1/models")["models"], route["model"])
+    sizes = _find_sizes(args, model)
+    device = measure_device()
+    stages = [
+        Stage(hop["end"] - hop["start"], hop["measured_us"], hop["latency_us"])
+        for hop in hops
+    ]
+    ends_us = compute_read_us(sizes.ends, device.bytes_per_s)
+    swarm = forecast_route(stages, ends_us)
+    alone = forecast_alone(
+        sizes.layers,
+        ends_us,
+        device.bytes_per_s,
+        layer_us=_find_own(client.call("status"), providers, model),
+        layers=model["layers"],
+        fits=sizes.layers + sizes.ends <= compute_weights_room(device.room_bytes),
+    )
+    verdict = judge(swarm, alone)
+    document = {
+        "model": model["name"],
+        "weights_bytes": sizes.layers + sizes.ends,
+        "weights_exact": sizes.is_exact,
+        "swarm": {
+            **asdict(swarm),
+            "fastest_us": swarm.fastest_us,
+            "slowest_us": swarm.slowest_us,
+        },
+        "here": asdict(alone),
+        "memory_bytes_per_s": device.bytes_per_s,
+        "faster": verdict.value,
+    }
+    text = _describe(model, sizes, hops, swarm, alone, device, verdict.value)
+    output.show(document, text)
+
+
+def _find_model(models: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Return the chain's record of a model, by name or id."""
+    for model in models:
+        if name in (model["name"], model["model_id"]):
+            return model
+    raise ConfigError(f"the chain has no model {name} any more")
+
+
+def _find_own(
+    status: dict[str, Any], providers: list[dict[str, Any]], model: dict[str, Any]
+) -> float | None:
+    """Return a layer's time as this node measured it; None if it hosts none."""
+    for each in providers:
+        is_ours = each["account"] == status["address"]
+        if is_ours and each["model_id"] == model["model_id"]:
+            layers: int = each["end"] - each["start"]
+            return float(each["measured_us"]) / layers
+    return None
+
+
+def _find_sizes(args: Namespace, model: dict[str, Any]) -> _Sizes:
+    """Return a model's sizes: from files of the home, or from the chain's numbers."""
+    from inference.errors import ModelError
+    from inference.pieces import assign_layers
+    from inference.pieces_folder import MODELS_FOLDER, OUTLINE_FILE, read_outline
+
+    name = model["model_id"].removeprefix("0x")
+    folder = get_home_path(args) / "weights" / MODELS_FOLDER / name
+    if (Path(folder) / OUTLINE_FILE).is_file():
+        try:
+            tensors = read_outline(folder).tensors
+            owners = assign_layers(tensors, model["layers"])
+        except ModelError:
+            pass
+        else:
+            layers = sum(each.size for each in tensors if each.name in owners)
+            total = sum(each.size for each in tensors)
+            return _Sizes(layers, total - layers, True)
+    width = _DTYPE_BYTES.get(model["dtype"], 4)
+    layers = _MATRICES * model["hidden_size"] ** 2 * model["layers"] * width
+    return _Sizes(layers, model["vocab_size"] * model["hidden_size"] * width, False)
+
+
+def _describe(
+    model: dict[str, Any],
+    sizes: _Sizes,
+    hops: list[dict[str, Any]],
+    swarm: "Forecast",
+    alone: "Alone",
+    device: "Device",
+    verdict: str,
+) -> str:
+    about = "" if sizes.is_exact else "about "
+    size = f"{about}{(sizes.layers + sizes.ends) / 1e6:.1f} MB"
+    slow, fast = 1e6 / swarm.slowest_us, 1e6 / swarm.fastest_us
+    lap = f"{swarm.shortest_lap_us / 1000:.2f} to {swarm.longest_lap_us / 1000:.2f}"
+    rows = [
+        (
+            hop["name"],
+            f"[{hop['start']}, {hop['end']})",
+            f"{hop['measured_us'] / 1000:.2f}",
+            "-" if hop["latency_us"] is None else f"{hop['latency_us'] / 1000:.2f}",
+        )
+        for hop in hops
+    ]
+    lines = [
+        f"model   {model['name']}: {model['layers']} layers, {size} of weights",
+        f"swarm   {slow:.1f} to {fast:.1f} tokens/s: {swarm.compute_us / 1000:.2f} ms "
+        f"in the stages, {swarm.ends_us / 1000:.2f} at the requester, "
+        f"{swarm.visits_us / 1000:.2f} for {len(hops)} visits, {lap} on the way",
+    ]
+    if swarm.unmeasured:
+        lines.append(
+            f"        the way to {swarm.unmeasured} of them was never measured and is "
+            "not counted: it will be slower"
+        )
+    fits = (
+        "fits" if alone.fits else f"does not fit into {device.room_bytes / 1e6:.0f} MB"
+    )
+    lines += [
+        f"here    {1e6 / alone.slowest_us:.1f} to {1e6 / alone.fastest_us:.1f} tokens/s"
+        f": memory is read at {device.bytes_per_s / 1e9:.1f} GB/s; the model {fits}",
+        f"faster  {_EXPLAINED[verdict]}",
+        "",
+        format_table(("node", "layers", "ms per token", "round trip ms"), rows),
+    ]
+    return "\n".join(lines)
+
+
+_EXPLAINED = {
+    "here": "here: run the model on this machine alone, it will be faster",
+    "swarm": "the swarm",
+    "equal": "cannot be told: what is known of the way leaves both possible",
+}
