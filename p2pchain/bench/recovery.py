@@ -24,8 +24,8 @@ from p2pchain.bench.report import Figure, describe
 from p2pchain.client import RpcClient, RpcError
 from p2pchain.node.initialise import BUNDLED_NAME
 
-WORKER_KILLS = 16
-NODE_KILLS = 4
+WORKER_KILLS = 12
+NODE_KILLS = 3
 """A node takes half a minute to come back, and the chain misses a vote meanwhile."""
 TOKENS = 200
 KILL_AT = 30

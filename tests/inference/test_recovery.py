@@ -16,6 +16,7 @@ from session_world import (
     run,
 )
 
+from inference.channel_account import Standing
 from inference.hop_ports import HopLimits
 from inference.messages import AbortCode, Accept, Data, Linked, decode_frame
 from inference.session_errors import HopLost
@@ -459,6 +460,25 @@ def test_a_replacement_that_refuses_is_not_the_last():
             assert [e.token_id for e in events] == world.expect(PROMPT, 30)
             last = session.summary.hops[1]
             assert last.plan.node_name == world.spares[4].name
+
+    run(test)
+
+
+def test_a_replacement_that_is_owed_something_is_paid_that_first():
+    async def test():
+        kind = type("Mortal", (Mortal,), {"dies_at": 9})
+        async with open_world(villains={1: kind}, spares=range(4)) as world:
+            spare = world.spares[1]
+            spare.payee.standings[spare.channel_id] = Standing(7, 0, 0, 7)
+            session = world.session(PROMPT, 30)
+            events = await collect(session)
+            assert [e.token_id for e in events] == world.expect(PROMPT, 30)
+            replacement = next(
+                hop for hop in session.summary.hops if hop.plan.node_name == spare.name
+            )
+            assert replacement.arrears_units == 7
+            await world.rest()
+            check_accounts(world)
 
     run(test)
 
