@@ -336,6 +336,7 @@ class StageWorker(SupervisedWorker):
         role += ["--null"] if null else []
         super().__init__(directory, model, role=role, threads=threads)
         self.layers = layers
+        self.precision = precision
         self._kv_budget_bytes = kv_budget_bytes
         self._reservations = Reservations(CacheCost(0), kv_budget_bytes)
 

@@ -25,6 +25,7 @@ from chain.contracts.channel import Channel
 from inference.activations import DTYPE_OF_NAME
 from inference.errors import BadPrompt, Busy, WorkerError
 from inference.messages import RefuseCode
+from inference.precision import Precision
 from inference.sampling import ChatMessage, SamplingParams
 from inference.session_driver import RequesterSession
 from inference.session_errors import HopRefused, SessionError
@@ -105,6 +106,7 @@ class Gateway:
         pool: ChannelPool,
         payer: Payer,
         names: Mapping[bytes, str],
+        precision: Precision = Precision.NATIVE,
     ) -> None:
         """
         Args:
@@ -116,13 +118,16 @@ class Gateway:
             pool: The channels.
             payer: Pays over them.
             names: What people call accounts.
+            precision: Of the layers that we buy.
         """
         self.worker = worker
         self.model_id = worker.info.model_id
         self._chain = chain
         self._treasury = treasury
         self._pool = pool
-        self._routes = RouteFinder(worker.info, treasury.address, chain, network, names)
+        self._routes = RouteFinder(
+            worker.info, treasury.address, chain, network, names, precision
+        )
         self._ports = RequesterPorts(
             worker=worker,
             dialer=network,

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from inference.precision import Precision
 from p2pchain.errors import ConfigError, HomeError
 from primitives.keys import SecretKey
 from primitives.types import ShardId
@@ -72,6 +73,9 @@ class Config:
     """Whether /v1 answers here, with a requester worker of our own."""
     bls: str = "native"
     """`native`, or `reference` for the slow py_ecc."""
+    precision: str = "native"
+    """Of the weights of layers that we host, and of those that we buy as a gateway:
+    `native`, `int8` or `int4`.  Sold as layers of another kind: no route mixes them."""
     torch_threads: int = 1
     """Per worker; more than the machine's idle cores makes everything slower."""
     chunk_workers: int = -1
@@ -383,6 +387,8 @@ def _validate(config: Config, source: str) -> None:
         raise ConfigError(f"{source}: model must be a folder, a name, or bundled")
     if config.bls not in ("native", "reference"):
         raise ConfigError(f"{source}: bls must be native or reference")
+    if config.precision not in tuple(Precision):
+        raise ConfigError(f"{source}: precision must be native, int8 or int4")
     if not 1 <= config.torch_threads <= 256:
         raise ConfigError(f"{source}: torch_threads must be from 1 to 256")
     if not -1 <= config.chunk_workers <= 64:

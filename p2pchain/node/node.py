@@ -25,6 +25,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 from msgspec.structs import replace
@@ -40,6 +41,7 @@ from inference.errors import ModelError
 from inference.model_info import Model, load_model
 from inference.pieces_folder import PARTS_FOLDER
 from inference.pieces_store import PieceStore
+from inference.precision import Precision
 from inference.shared_payer import SharedPayer
 from inference.supervisor import RequesterWorker, StageWorker
 from network.endpoint import Endpoint
@@ -364,8 +366,7 @@ class Node:
         if not self._works_with_model or self._config.chain_model is not None:
             return None
         directory = resolve_model_dir(self._config.model)
-        if not self._config.null_layers:
-            require_certificate(directory, self._home.path / CERTIFICATES_FOLDER)
+        self._certify(directory)
         return load_model(directory, get_model_name(self._config.model))
 
     def _find_name(self, model: Model) -> Model:
@@ -444,9 +445,15 @@ class Node:
             with_ends=config.gateway,
             local=model,
             local_folder=local,
+            certify=self._certify,
             account=self._keys.account.public_key,
             is_behind=self._is_behind,
         )
+
+    def _certify(self, directory: Path) -> None:
+        """Refuse a model that cannot be divided exactly; raises ModelError."""
+        if not self._config.null_layers:
+            require_certificate(directory, self._home.path / CERTIFICATES_FOLDER)
 
     def _is_behind(self) -> bool:
         """Tell whether blocks are still to be caught up with."""
@@ -471,6 +478,7 @@ class Node:
             model,
             layers,
             threads=self._config.torch_threads,
+            precision=Precision(self._config.precision),
             null=self._config.null_layers,
         )
         worker.prepare = ready.prepare
@@ -505,6 +513,7 @@ class Node:
             pool=self._pool,
             payer=SharedPayer(self._payer_book),
             names=_get_names(self._genesis),
+            precision=Precision(self._config.precision),
         )
 
 

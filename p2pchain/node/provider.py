@@ -120,7 +120,7 @@ class Provider:
         info = self.worker.info
         start, end = self.worker.layers
         return HopOffer(
-            profile=get_profile_hash(info),
+            profile=get_profile_hash(info, self.worker.precision),
             start=start,
             end=end,
             input_price=self._prices[0],
@@ -272,7 +272,7 @@ class Provider:
         minimum = self._chain.queries.get_model(self.model_id).min_collateral
         return Register(
             model_id=self.model_id,
-            profile=get_profile_hash(self.worker.info),
+            profile=get_profile_hash(self.worker.info, self.worker.precision),
             start=start,
             end=end,
             input_price=self._prices[0],

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from chain.contracts.registration import Registration, RegistrationStatus
 from inference.hop_driver import compute_now_us
 from inference.model_info import ModelInfo
+from inference.precision import Precision
 from market import errors as market_errors
 from market.breaker import Breaker
 from market.offer import Link, Offer, Request
@@ -47,6 +48,7 @@ class RouteFinder:
         chain: ChainService,
         network: Network,
         names: Mapping[bytes, str],
+        precision: Precision = Precision.NATIVE,
     ) -> None:
         """
         Args:
@@ -55,13 +57,14 @@ class RouteFinder:
             chain: Where providers are registered.
             network: Knows how far they are.
             names: What people call accounts.
+            precision: Of the weights that we want to pay for; no route mixes them.
         """
         self._info = info
         self._account = account
         self._chain = chain
         self._network = network
         self._names = names
-        self._profile = get_profile_hash(info)
+        self._profile = get_profile_hash(info, precision)
         self._breaker = Breaker()
 
     def find(

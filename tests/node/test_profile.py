@@ -1,0 +1,18 @@
+"""Layers of another precision are another thing to sell."""
+
+from inference.bundled.paths import model_dir
+from inference.model_info import ModelInfo, load_model_info
+from inference.precision import Precision
+from p2pchain.node.profile import build_profile, get_profile_hash
+
+
+def test_every_precision_has_a_profile_of_its_own() -> None:
+    info: ModelInfo = load_model_info(model_dir())
+    names = {get_profile_hash(info, precision) for precision in Precision}
+    assert len(names) == len(Precision)
+    assert get_profile_hash(info) == get_profile_hash(info, Precision.NATIVE)
+    assert build_profile(info).quantisation == "none"
+    for precision in Precision:
+        profile = build_profile(info, precision)
+        assert profile.activation_dtype == info.dtype
+        assert profile.weights_root == info.weights_root
