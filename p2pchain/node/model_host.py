@@ -64,6 +64,8 @@ class ModelHost:
         with_ends: Whether this node is a gateway.
         local: The model, where a folder has it.
         local_folder: That folder.
+        certify: Refuses a model, by its configuration, that cannot be divided exactly;
+            not asked about a local one.
         account: Ours: our own registration is not somebody else's.
         is_behind: Whether blocks are still to be caught up with.
     """
@@ -79,6 +81,7 @@ class ModelHost:
         with_ends: bool,
         local: Model | None,
         local_folder: Path | None,
+        certify: Callable[[Path], object],
         account: bytes,
         is_behind: Callable[[], bool],
     ) -> None:
@@ -90,6 +93,7 @@ class ModelHost:
         self._with_ends = with_ends
         self._local = local
         self._local_folder = local_folder
+        self._certify = certify
         self._account = account
         self._is_behind = is_behind
         self.stage = "the chain"
@@ -103,6 +107,8 @@ class ModelHost:
             ModelError: The model cannot be run.
         """
         record = await self._find_record()
+        if self._local is None:
+            await self._probe(record)
         layers = await self._choose(record)
         self._follow(record, layers)
         if self._local is not None:
@@ -112,6 +118,14 @@ class ModelHost:
             ready = await self._fetch(record, layers)
         self.stage = ""
         return ready
+
+    async def _probe(self, record: ModelRecord) -> None:
+        """Find out whether a model can be divided, before its weights are fetched."""
+        self.stage = f"the configuration of {record.name}"
+        await self._weights.obtain(Share(record, None, False, ""))
+        self.stage = f"the probe of {record.name}"
+        folder = self._weights.get_folder(record.model_id)
+        await trio.to_thread.run_sync(self._certify, folder, abandon_on_cancel=True)
 
     async def _fetch(
         self, record: ModelRecord, layers: tuple[int, int] | None

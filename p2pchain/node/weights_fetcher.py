@@ -160,7 +160,8 @@ class WeightsFetcher:
             ModelError: The chain's model is none that can be run.
         """
         model = await self._insist(share.record, lambda: self._try(share))
-        self._fresh.add(share)
+        if share.pin:
+            self._fresh.add(share)
         return model
 
     async def find_outline(self, record: ModelRecord) -> Outline:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from chain.contracts.registration import RegistrationStatus
 from chain.following import Follow, Layers
 from inference.device import SHARE, Device
+from inference.errors import NotCertified
 from inference.memory import compute_stage_bytes
 from inference.model_info import Model, ModelInfo
 from inference.pieces import Manifest, Piece
@@ -102,6 +103,7 @@ def build(chain, folder: Path, **changes) -> ModelHost:
         "with_ends": False,
         "local": MODEL,
         "local_folder": FOLDER,
+        "certify": lambda directory: None,
         "account": ME,
         "is_behind": lambda: False,
     } | changes
@@ -228,7 +230,7 @@ class ToyFetcher:
 def test_a_name_that_the_chain_does_not_have_yet_is_waited_for(
     chain, tmp_path, caplog
 ) -> None:
-    weights = ToyFetcher()
+    weights, probed = ToyFetcher(), []
     host = build(
         chain,
         tmp_path,
@@ -237,6 +239,7 @@ def test_a_name_that_the_chain_does_not_have_yet_is_waited_for(
         local_folder=None,
         setting="tiny",
         layers=(2, 4),
+        certify=probed.append,
     )
     chain.models = (OTHER,)
 
@@ -254,6 +257,21 @@ def test_a_name_that_the_chain_does_not_have_yet_is_waited_for(
         await ready.prepare()
 
     trio.run(main)
-    share, again = weights.shares
+    first, share, again = weights.shares
+    # The configuration alone, to see whether the model can be divided.
+    assert dataclasses.astuple(first)[1:] == (None, False, "")
+    assert probed == [Path("/cache") / RECORD.model_id.hex()]
     assert share == again
     assert dataclasses.astuple(share)[1:] == (range(2, 4), False, "own")
+
+
+def test_a_model_that_cannot_be_divided_is_not_fetched(chain, tmp_path) -> None:
+    def refuse(directory: Path) -> None:
+        raise NotCertified("it cannot be divided")
+
+    weights = ToyFetcher()
+    options = {"local": None, "local_folder": None, "setting": "tiny"}
+    host = build(chain, tmp_path, weights=weights, certify=refuse, **options)
+    with pytest.raises(NotCertified):
+        trio.run(host.prepare)
+    assert [share.pin for share in weights.shares] == [""]

@@ -265,6 +265,46 @@ def test_a_share_comes_from_all_peers_and_nothing_else_does(
     run(main, tmp_path / "home")
 
 
+def test_the_configuration_can_be_had_alone(
+    source: Path, model: Model, tmp_path: Path
+) -> None:
+    async def main(town: Town) -> None:
+        await town.add(Holder, b"1", source, model)
+        record = build_model_record(model.info)
+        assert await town.obtain(Share(record, None, False, "")) == model
+        assert town.store.used_bytes == len(CONFIG)
+
+    run(main, tmp_path / "home")
+
+
+def test_what_is_fetched_ahead_makes_room_for_what_is_hosted(
+    source: Path, model: Model, tmp_path: Path
+) -> None:
+    """A hundred bytes more than one layer is the whole cache."""
+
+    async def main(town: Town) -> None:
+        await town.add(Holder, b"1", source, model)
+        record = build_model_record(model.info)
+        with trio.fail_after(WAIT_S):
+            await town.fetcher.prefetch(Share(record, range(1, 2), False, ""))
+        ahead = select_parts(model.outline, LAYERS, range(1, 2), with_ends=False)
+        assert all(part.digest in town.store for part in ahead)
+        await town.obtain(share_of(model, range(2, 3)))
+        check_share_is_here(town, model, range(2, 3))
+        # What was fetched ahead has gone, and takes nothing hosted away again.
+        with trio.fail_after(WAIT_S):
+            await town.fetcher.prefetch(Share(record, range(1, 2), False, ""))
+        check_share_is_here(town, model, range(2, 3))
+
+    layer = sum(p.size for p in model.outline.tensors if ".layers.1." in p.name)
+    run(main, tmp_path / "home", limit_bytes=layer + len(CONFIG) + 100)
+
+
+def check_share_is_here(town: Town, model: Model, layers: range) -> None:
+    parts = select_parts(model.outline, LAYERS, layers, with_ends=False)
+    assert all(part.digest in town.store for part in parts)
+
+
 @pytest.mark.parametrize("kind", [Liar, Endless, Trickler, Boaster, BadOffer])
 def test_a_villain_delays_and_no_more(
     source: Path, model: Model, tmp_path: Path, kind: type[Villain]
