@@ -45,6 +45,7 @@ from blake3 import blake3
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from inference.certificate import GHOST, RAGGED, TEXT, VERSION, Certificate, Check
+from inference.directory_check import validate_directory, validate_no_pickles
 from inference.errors import ModelError, UnsupportedModel
 from inference.ghost_cache import GhostCache
 from inference.local_pipeline import EncoderPipeline, LocalPipeline, load_stages
@@ -497,10 +498,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if options.model is not None:
-        _print(certify_directory, options.model)
+        _print(_certify_whole, options.model)
     for name in options.type or ():
         _print(certify_type, name)
     return 0
+
+
+def _certify_whole(directory: Path) -> Certificate:
+    """Certify a directory; what is whole but cannot be divided gets a refusal.
+
+    Raises:
+        BadWeights: It is not whole.
+    """
+    certificate = certify_directory(directory)
+    if certificate.is_exact:
+        validate_directory(directory)
+    else:
+        validate_no_pickles(directory)
+    return certificate
 
 
 def _print(certify: Callable[[Any], Certificate], subject: Any) -> None:

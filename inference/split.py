@@ -60,7 +60,7 @@ from inference.pieces import CONFIG_FILE, hash_blob
 from inference.weights import StoredTensor, open_weights, read_json
 from primitives.errors import P2PChainError
 
-_TORCH_DTYPES = {
+TORCH_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -291,7 +291,7 @@ def _load(directory: Path, own: range) -> Part:
         except Exception as error:
             # The library and the model's own code raise errors of every kind here.
             raise BadWeights(f"the weights cannot be loaded: {error}") from error
-    _validate_report(report)
+    validate_report(report)
     _validate_complete(model)
     decoder, layer_list = _find_layers(model)
     part = Part(model, decoder, own, meter.bytes_read, meter.hashes)
@@ -433,8 +433,12 @@ def _blank_all_but(module: nn.Module, keep: nn.Module) -> None:
             setattr(module, name, Blank(child))
 
 
-def _validate_report(report: dict[str, Any]) -> None:
-    """Refuse a model of which anything is missing; what is left over is not ours."""
+def validate_report(report: dict[str, Any]) -> None:
+    """Refuse a model of which anything is missing; what is left over is not ours.
+
+    Raises:
+        BadWeights: Names the first tensor that is missing or of another shape.
+    """
     if missing := sorted(report["missing_keys"]):
         raise BadWeights(f"{len(missing)} tensors missing, first {missing[0]}")
     if mismatched := sorted(report["mismatched_keys"]):
@@ -492,4 +496,4 @@ class _LazyTensor:
         view = memoryview(array)
         entry.read_into(view)
         self._meter.add(entry.name, entry.length, hash_blob(view))
-        return raw.view(_TORCH_DTYPES[entry.dtype]).reshape(entry.shape)
+        return raw.view(TORCH_DTYPES[entry.dtype]).reshape(entry.shape)
