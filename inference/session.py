@@ -62,10 +62,9 @@ from inference.messages import (
 )
 from inference.receipts import Sign
 from inference.sampling import SampledToken
+from inference.session_answer import Answer
 from inference.session_errors import (
-    HopAborted,
     HopLost,
-    HopRefused,
     ReceiptMismatch,
     SessionError,
     StepTimeout,
@@ -90,10 +89,16 @@ from inference.session_events import (
     Sample,
     Sampled,
 )
-from inference.session_plan import SessionPlan, SessionTimeouts, TokenEvent
+from inference.session_plan import SessionPlan, SessionTimeouts
 from inference.session_recovery import Recovery
 from inference.session_route import Route, RouteHop
 from inference.session_track import Track
+from inference.session_verdicts import (
+    build_abort,
+    build_refusal,
+    can_be_mended,
+    get_abort_code,
+)
 from inference.session_watch import Watch
 from inference.steps import compute_number, compute_step
 from primitives.errors import P2PChainError
@@ -140,15 +145,10 @@ class RequesterMachine:
         self.phase = Phase.OPENING
         self.route = Route(plan, signer)
         self.started_us = now_us
-        self.first_token_us = 0
-        """From the start to the first token; 0 before it."""
-        self.tokens: list[int] = []
-        """The answer so far."""
+        self.answer = Answer(plan, now_us)
         self.positions = 0
         """Positions that came back as a valid answer."""
         self.recoveries = 0
-        self.longest_gap_us = 0
-        """Longest time from a loss to the next token."""
         self._token_bytes = compute_size(1, plan.hidden_size, plan.dtype)
         self._timeouts = timeouts
         self._signer = signer
@@ -164,8 +164,6 @@ class RequesterMachine:
         self._elapsed_us = 0
         self._usual_us = 0
         """What a decode step takes, smoothed."""
-        self._lost_us = 0
-        """When the route broke, until the next token."""
         self._is_owed = False
         """The last step waits for its range to be attested."""
         self._is_lap_done = False
@@ -179,7 +177,7 @@ class RequesterMachine:
     @property
     def tokens_out(self) -> int:
         """Tokens that were shown."""
-        return len(self.tokens)
+        return len(self.answer.tokens)
 
     @property
     def deadline_us(self) -> int:
@@ -250,7 +248,7 @@ class RequesterMachine:
                 case Accept() if not hop.is_accepted:
                     return self._on_accept(hop, message)
                 case Refuse() if not hop.is_accepted:
-                    return self._lose(hop, _build_refusal(hop, message))
+                    return self._lose(hop, build_refusal(hop, message))
                 case Data(attempt=attempt) if attempt < hop.terms.attempt:
                     return []
                 case Data() if self._recovery is not None:
@@ -260,7 +258,7 @@ class RequesterMachine:
                 case Finish() if is_last:
                     return self._on_lap(message)
                 case Abort():
-                    return self._lose(hop, self._build_abort(hop, message))
+                    return self._lose(hop, build_abort(self.route, hop, message))
                 case Progress():
                     return self._on_progress(hop, message)
                 case Kept() if self._recovery is not None:
@@ -291,15 +289,8 @@ class RequesterMachine:
         )
         self.phase = Phase.EMBEDDING
         self._set_deadline(self._timeouts.worker_s)
-        token_ids = self._get_tokens(step.position, step.position + step.tokens)
+        token_ids = self.answer.get_ids(step.position, step.position + step.tokens)
         return [Embed(step.number, step.position, token_ids)]
-
-    def _get_tokens(self, first: int, end: int) -> tuple[int, ...]:
-        """Return the token ids at some positions of prompt and answer."""
-        prompt = self.plan.prompt
-        size = len(prompt)
-        answer = self.tokens[max(0, first - size) : max(0, end - size)]
-        return (*prompt[first:end], *answer)
 
     def _on_embedded(self, step: int, body: bytes) -> list[Effect]:
         if self._recovery is not None:
@@ -381,7 +372,7 @@ class RequesterMachine:
         self._token = None
         shown: list[Effect] = []
         if token is not None:
-            event = self._build_token(token)
+            event = self.answer.add(token, step, track, self._elapsed_us, self._now_us)
             shown.append(Emit(event))
             self._finish_reason = self._finish_reason or event.finish_reason or ""
         if self._finish_reason:
@@ -403,31 +394,6 @@ class RequesterMachine:
             following = self._send_step(token.embedding)
         return [*following, *track.pay(), *shown]
 
-    def _build_token(self, token: SampledToken) -> TokenEvent:
-        self.tokens.append(token.token_id)
-        if not self.first_token_us:
-            self.first_token_us = self._now_us - self.started_us
-        if self._lost_us:
-            gap_us = self._now_us - self._lost_us
-            self.longest_gap_us = max(self.longest_gap_us, gap_us)
-            self._lost_us = 0
-        step = self._step
-        reason = token.finish_reason
-        if reason is None and self.tokens_out >= self.plan.max_tokens:
-            reason = "length"
-        return TokenEvent(
-            token_id=token.token_id,
-            text=token.text,
-            finish_reason=reason,
-            step=step.number,
-            position=step.position + step.tokens,
-            elapsed_us=self._elapsed_us,
-            hops=self._track.timings,
-            vector=token.embedding if self.plan.is_text else b"",
-            route=self._track.peers,
-            logprobs=token.logprobs,
-        )
-
     # Losses
 
     def _must_mend(self) -> bool:
@@ -447,16 +413,10 @@ class RequesterMachine:
         text = f"{hop.name} is lost: {text}"
         return [*blame, *self._lose(hop, HopLost(text, peer_id=hop.peer_id))]
 
-    def _build_abort(self, hop: RouteHop, message: Abort) -> SessionError:
-        culprit = self.route.find(message.culprit) or hop
-        text = f"{hop.name}: {message.text}"
-        kind = HopLost if message.code == AbortCode.PEER_LOST else HopAborted
-        return kind(text, peer_id=culprit.peer_id, code=message.code)
-
     def _lose(self, hop: RouteHop, error: SessionError) -> list[Effect]:
         """Mend the route, or fail where that cannot be."""
         if self._recovery is not None:
-            if not _can_be_mended(error):
+            if not can_be_mended(error):
                 hop.is_gone = True
                 raise error
             return self._recovery.lose(hop, error, self._now_us)
@@ -464,7 +424,7 @@ class RequesterMachine:
         hop.error = error
         is_early = self.phase is Phase.OPENING
         is_late = self.phase is Phase.FINISHING or bool(self._finish_reason)
-        if is_early or is_late or not self._can_recover or not _can_be_mended(error):
+        if is_early or is_late or not self._can_recover or not can_be_mended(error):
             return self._fail(error)
         if self.phase is Phase.SAMPLING:
             # The token is on its way, and does not need the hop.
@@ -494,7 +454,7 @@ class RequesterMachine:
         self.phase = Phase.RECOVERING
         self.positions = position
         self.recoveries += 1
-        self._lost_us = self._lost_us or self._now_us
+        self.answer.note_loss(self._now_us)
         self._is_unlinked = False
         self._recovery = Recovery(
             self.route,
@@ -503,7 +463,7 @@ class RequesterMachine:
             self._signer,
             self._sign,
             position,
-            self._get_tokens,
+            self.answer.get_ids,
             self._now_us,
         )
         return self._recovery.begin(self._now_us)
@@ -564,13 +524,9 @@ class RequesterMachine:
             effects.append(Blame(culprit, str(error)))
         if self._is_owed:
             effects += self._track.pay_attested(culprit)
-        code = next(
-            (code for kind, code in _ABORT_CODES if isinstance(error, kind)),
-            AbortCode.CANCELLED,
-        )
         return [
             *effects,
-            *self._abort_all(code, str(error), culprit),
+            *self._abort_all(get_abort_code(error), str(error), culprit),
             *self._end(error),
         ]
 
@@ -629,37 +585,3 @@ class RequesterMachine:
 
     def _set_deadline(self, seconds: float) -> None:
         self._deadline_us = self._now_us + int(seconds * 1_000_000)
-
-
-_ABORT_CODES = (
-    (HopLost, AbortCode.PEER_LOST),
-    (WrongAnswer, AbortCode.BAD_DATA),
-    (ReceiptMismatch, AbortCode.BAD_RECEIPT),
-    (StepTimeout, AbortCode.TIMEOUT),
-)
-"""What the other hops are told when a session fails."""
-
-_MENDED_CODES = (
-    AbortCode.PEER_LOST,
-    AbortCode.STAGE_LOST,
-    AbortCode.TIMEOUT,
-    AbortCode.STOPPING,
-    AbortCode.INTERNAL,
-)
-"""A hop that gives up for these can be replaced; the others are somebody's lie."""
-
-
-def _can_be_mended(error: SessionError) -> bool:
-    """Tell whether another hop could do what this one does not."""
-    if isinstance(error, HopAborted):
-        return error.code in _MENDED_CODES
-    return isinstance(error, HopLost | HopRefused | StepTimeout)
-
-
-def _build_refusal(hop: RouteHop, message: Refuse) -> SessionError:
-    return HopRefused(
-        f"{hop.name} refused: {message.text}",
-        peer_id=hop.peer_id,
-        code=message.code,
-        owed_units=message.owed_units,
-    )

@@ -441,11 +441,11 @@ class RequesterSession:
             ),
             route_hops=len(route.hops),
             recoveries=machine.recoveries,
-            longest_gap_us=machine.longest_gap_us,
+            longest_gap_us=machine.answer.longest_gap_us,
             tokens_in=min(machine.positions, len(self.plan.prompt)),
             tokens_out=machine.tokens_out,
             finish_reason=end.finish_reason,
-            first_token_us=machine.first_token_us,
+            first_token_us=machine.answer.first_token_us,
             total_us=now_us - machine.started_us,
             fault=end.error,
         )

@@ -262,13 +262,13 @@ class Recovery:
         self._searches += 1
         self._wait_us = self._after(self._timeouts.search_s)
         hops = self._route.hops
-        staying = (hop.peer_id for hop in (*hops[: gap[0]], *hops[gap[1] + 1 :]))
+        there = (hop.peer_id for hop in hops if not hop.is_gone)
         lost, self._lost = tuple(self._lost), []
         find = FindHops(
             search=self._searches,
             start=hops[gap[0]].plan.start,
             end=hops[gap[1]].plan.end,
-            excluded=frozenset([*self._excluded, *staying]),
+            excluded=frozenset([*self._excluded, *there]),
             lost=lost,
             positions=self._position,
         )
