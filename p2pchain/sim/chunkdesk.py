@@ -19,12 +19,13 @@ from chain.chunk_judge import ChunkJudge
 from chain.errors import UnfinalParent, UnknownBlock
 from consensus.participant import LOST_LOG_WAIT_MS
 from consensus.wal import encode_header, encode_records, scan_wal
+from p2pchain.node.chunk_lead import MOST_LEAD_S, ChunkLead
 from p2pchain.node.chunk_outbox import CHUNK_PREFIX
 from primitives.codec import decode, encode
 from shards import effects as fx
 from shards import events as ev
 from shards.certificate import CertifiedChunk
-from shards.chunk import compute_chunk_hash
+from shards.chunk import ChunkHeader, compute_chunk_hash
 from shards.desk import Desk
 from shards.desk_state import DeskConfig, DeskRecord
 from shards.inclusion import INCLUSION_VIEWS
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from p2pchain.sim.node import Node
     from p2pchain.sim.treechain import TreeChain
 
-LEAD_MS = 300
-"""Before a leader's turn: two messages of at most a hundred in good weather."""
+VIEW = "view"
+"""Name of the timer that waits for the desk's turn."""
 
 Outgoing = fx.SaveChunk | fx.Persist | fx.Send | fx.Broadcast
 
@@ -94,6 +95,10 @@ class ChunkDesk:
         )
         self._judge = ChunkJudge(chain.tree)
         self._place: Place | None = None
+        self._lead = ChunkLead()
+        self._coming: Place | None = None
+        """What the timer waits for, and when its time may come at the earliest."""
+        self._open_ms = 0.0
         self._events: deque[ev.Event] = deque()
         self._refusals: list[fx.Refuse] = []
         self._is_handling = False
@@ -128,8 +133,11 @@ class ChunkDesk:
         self._place = place
         due_ms = self._chain.get_time_ms(place.parent_hash)
         due_ms += self.node.world.params.interval_ms
-        wait_ms = due_ms - self.node.get_clock_ms() - LEAD_MS
-        self._set_timer("view", max(0, wait_ms), place)
+        now_ms = self.node.get_clock_ms()
+        wait_ms = due_ms - now_ms - round(self._lead.lead_s * 1000)
+        self._set_timer(VIEW, max(0, wait_ms), place)
+        self._coming = place
+        self._open_ms = due_ms - MOST_LEAD_S * 1000
 
     def on_final(self) -> None:
         """Blocks became final, durably."""
@@ -167,6 +175,7 @@ class ChunkDesk:
             return
         if isinstance(message, ProducedChunk):
             self._keep(message)
+            self._hurry(message.header.epoch, message.header.created_view)
         if world.setup.is_relaying and not isinstance(message, Endorsement):
             for other in world.nodes.values():
                 if other is not self.node and other.name != sender:
@@ -221,7 +230,16 @@ class ChunkDesk:
                 self._chain.evidence.accuse(effect.evidence)
             case fx.CertificateReady():
                 judge.on_certified(self.node, effect.certified)
+                self._note_lead(effect.certified.header)
                 self._denounce(effect.certified)
+
+    def _note_lead(self, header: ChunkHeader) -> None:
+        """A chunk is certified; of our own we know how long that took."""
+        if header.producer == self.desk.index:
+            self._lead.on_certified(header.created_view, self._get_clock_s())
+
+    def _get_clock_s(self) -> float:
+        return self.node.get_clock_ms() / 1000
 
     def _work(self, action: Any, request: Any) -> None:
         """Execute now, or after as long as a worker takes."""
@@ -289,12 +307,22 @@ class ChunkDesk:
             assert isinstance(value, ev.TimerFired)
             self._blame(self._handle(value))
 
+    def _hurry(self, epoch: int, view: int) -> None:
+        """Somebody's turn has come already: do not let it wait for ours."""
+        place = self._coming
+        if place is None or (place.epoch, place.view) != (epoch, view):
+            return
+        if self.node.get_clock_ms() >= self._open_ms:
+            self._set_timer(VIEW, 0, place)
+
     def _enter(self, place: Place) -> None:
         tree = self._chain.tree
+        self._coming = None
         if place.epoch != self._epoch or not tree.has(place.parent_hash):
             return
         entered = self._judge.enter(place.view, place.parent_hash)
         if entered is not None:
+            self._lead.begin(place.view, self._get_clock_s())
             self._blame(self._handle(entered))
             self._forget_saved(place.view)
 
