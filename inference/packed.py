@@ -26,6 +26,8 @@ NATIVE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e
 """How far the same numbers may be off when they are added up in another order, of the
 largest one.  Rounding gives a hundredth of it; a mistake a hundred times as much."""
 
+SMALLEST_ELEMENTS = 2**16
+"""Of a matrix that is laid out anew: below it the call costs more than it saves."""
 _USUAL_ROWS = 64
 """What the layout is chosen for: a step's budget; one row is as fast in it."""
 _INT8_LIMIT = 127
@@ -143,7 +145,7 @@ def can_pack(part: Part, precision: Precision) -> bool:
 
 
 def pack(part: Part, precision: Precision) -> int:
-    """Replace every linear layer of a part; return how many.
+    """Replace every linear layer of a part but, natively, small ones; return how many.
 
     The plain weights are gone afterwards.
 
@@ -158,7 +160,9 @@ def pack(part: Part, precision: Precision) -> int:
     for module in list(part.model.modules()):
         for name, child in list(module.named_children()):
             weight = _get_weight(child)
-            if weight is not None:
+            if weight is None:
+                continue
+            if precision is not Precision.NATIVE or weight.numel() >= SMALLEST_ELEMENTS:
                 bias = None if child.bias is None else child.bias.detach()
                 setattr(module, name, _build_layer(weight, bias, precision))
                 count += 1

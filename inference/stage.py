@@ -71,6 +71,8 @@ class StageEngine:
         """
         self.part = part
         self.hidden_size: int = part.config.hidden_size
+        # The library looks it up in every parameter.
+        self._dtype = part.dtype
         self.executor = executor or choose_executor(part)
         _test(self.executor, part)
         cost = self.executor.cost
@@ -162,7 +164,7 @@ class StageEngine:
         tokens = hidden.shape[1] if hidden.ndim == 3 else 0
         if not tokens or hidden.shape != (1, tokens, self.hidden_size):
             raise BadAnswer(f"hidden states of shape {tuple(hidden.shape)}")
-        if hidden.dtype != self.part.dtype:
+        if hidden.dtype != self._dtype:
             raise BadAnswer(f"hidden states in {hidden.dtype}")
         self.scheduler.submit(call, session_id, position, tokens)
         self._inputs[call] = _Input(hidden)

@@ -15,6 +15,7 @@ the death of the thread that started us, which is not the death of the node.)
 """
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
@@ -51,6 +52,9 @@ from primitives.errors import P2PChainError
 NICENESS = 5
 """Below the node, above batch jobs."""
 
+OOM_SCORE = 700
+"""Of 1000: before the node and the user's programs, which have none."""
+
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "HF_HUB_OFFLINE": "1",
@@ -69,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     link = socket.socket(fileno=options.fd)
     _watch_for_hangup(link)
     os.nice(NICENESS)
+    _offer_to_the_killer()
     # Before torch is imported, which the services do: it reads them once.
     os.environ.update(ENVIRONMENT, OMP_NUM_THREADS=str(options.threads))
     logging.basicConfig(format=f"worker {os.getpid()} %(levelname)s %(message)s")
@@ -160,6 +165,12 @@ def _write_frame(link: socket.socket, message: Answer, payload: Buffer) -> None:
     except ConnectionError:
         # The node is gone; the next read says so and the loop ends.
         log.info("the node closed its end")
+
+
+def _offer_to_the_killer() -> None:
+    """Where memory runs out the system shall end a worker, and never the node."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
 
 
 def _watch_for_hangup(link: socket.socket) -> None:

@@ -16,6 +16,9 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 
+from inference import packed
+from inference.bundled.pairs import load_pairs
+from inference.bundled.paths import model_dir
 from inference.errors import UnsupportedModel
 from inference.executor import TEST_PAGES, draw_hidden
 from inference.ghost_executor import GhostExecutor
@@ -24,6 +27,8 @@ from inference.packed import NativeLayer, pack
 from inference.precision import Precision
 from inference.ragged import TEST_TOKENS, RaggedExecutor, build_ragged
 from inference.ragged_attention import find_window
+from inference.requester import RequesterEngine
+from inference.sampling import ChatMessage, SamplingParams
 from inference.split import Part, load_stage
 from inference.stage import StageEngine
 
@@ -229,8 +234,20 @@ def test_any_order_of_requests_equals_each_alone(
     assert not asked
 
 
+@pytest.fixture
+def pack_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay out the small matrices of tiny models, too."""
+    monkeypatch.setattr(packed, "SMALLEST_ELEMENTS", 0)
+
+
+def test_small_matrices_stay_as_they_are(llama: Path) -> None:
+    assert pack(load_stage(llama, range(1, 3)), Precision.NATIVE) == 0
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen2"])
-def test_packed_weights_give_what_plain_ones_give(tmp_path: Path, family: str) -> None:
+def test_packed_weights_give_what_plain_ones_give(
+    tmp_path: Path, family: str, pack_all: None
+) -> None:
     directory = save_model(tmp_path, family)
     expected = run_alone(load_stage(directory, range(1, 3)), draw(9))
     engine = StageEngine.load(directory, range(1, 3))
@@ -274,13 +291,52 @@ def test_int8_does_not_depend_on_what_shares_the_pass(llama: Path) -> None:
     assert torch.equal(answers[1], alone)
 
 
+def test_eight_answers_in_shared_passes_are_those_of_generate() -> None:
+    reference = hf.AutoModelForCausalLM.from_pretrained(model_dir()).eval()
+    requester = RequesterEngine.load(model_dir(), 2048)
+    stages = [StageEngine.load(model_dir(), range(a, a + 4)) for a in (0, 4)]
+    assert [stage.executor.name for stage in stages] == ["ragged", "ragged"]
+    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+    names = [bytes([65 + number]) for number in range(8)]
+    hidden, ids, prompts = {}, {name: [] for name in names}, {}
+    for name, pair in zip(names, load_pairs()[::9], strict=False):
+        message = ChatMessage("user", pair.question)
+        prompt = prompts[name] = requester.encode_chat([message])
+        requester.open_session(name, params, prompt)
+        hidden[name] = requester.embed(name, 0, prompt)
+        for stage in stages:
+            stage.open_session(name, 100)
+    positions = dict.fromkeys(names, 0)
+    for _ in range(12):
+        for stage in stages:
+            for call, name in enumerate(names):
+                stage.submit(call, name, positions[name], hidden[name])
+            while stage.has_work:
+                for call, output in stage.step():
+                    hidden[names[call]] = output
+        tokens = requester.sample_all(list(hidden.items()))
+        for name, token in zip(hidden, tokens, strict=True):
+            positions[name] += hidden[name].shape[1]
+            ids[name].append(token.token_id)
+            hidden[name] = requester.embed_last(name)
+    for name in names:
+        expected = reference.generate(
+            torch.tensor([prompts[name]]),
+            attention_mask=torch.ones(1, len(prompts[name])),
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=None,
+        )
+        assert ids[name] == expected[0, len(prompts[name]) :].tolist()
+
+
 def test_a_model_for_the_general_engine_is_not_quantised(tmp_path: Path) -> None:
     directory = save_model(tmp_path, "mpt")
     with pytest.raises(UnsupportedModel, match="not in int8"):
         StageEngine.load(directory, range(1, 3), precision=Precision.INT8)
 
 
-def test_packing_that_breaks_the_model_is_noticed(llama: Path) -> None:
+def test_packing_that_breaks_the_model_is_noticed(llama: Path, pack_all: None) -> None:
     part = load_stage(llama, range(1, 3))
     layer = part.decoder.layers[1].mlp
     # As code does that takes a projection's weight for a product of its own.
@@ -293,7 +349,7 @@ def test_packing_that_breaks_the_model_is_noticed(llama: Path) -> None:
         build_ragged(part, hidden, Precision.NATIVE)
 
 
-def test_packing_keeps_no_plain_weights(llama: Path) -> None:
+def test_packing_keeps_no_plain_weights(llama: Path, pack_all: None) -> None:
     part = load_stage(llama, range(1, 3))
     count = pack(part, Precision.NATIVE)
     assert count == 2 * 7

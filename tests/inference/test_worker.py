@@ -29,6 +29,7 @@ from inference.errors import (
 )
 from inference.memory import PAGE_TOKENS
 from inference.sampling import ChatMessage, SampledToken, SamplingParams
+from inference.worker import OOM_SCORE
 from inference.worker_service import NullService
 from inference.worker_wire import (
     MAX_HEADER_BYTES,
@@ -233,6 +234,8 @@ def test_a_worker_is_niced_and_imports_nothing_it_does_not_need(
 ) -> None:
     ours = os.getpriority(os.PRIO_PROCESS, 0)
     assert os.getpriority(os.PRIO_PROCESS, stage.process.pid) == min(19, ours + 5)
+    score = Path(f"/proc/{stage.process.pid}/oom_score_adj").read_text()
+    assert int(score) == OOM_SCORE
     with start_worker(directory, "stage", "--layers", "0:1", "--null") as worker:
         worker.receive()
         maps = Path(f"/proc/{worker.process.pid}/maps").read_text()
