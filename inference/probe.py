@@ -260,14 +260,16 @@ class _Undivided:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model: Any = model
-        self._name = get_cache_argument(model.base_model)
+        name = get_cache_argument(model.base_model)
+        if name is None:
+            raise UnsupportedModel("its forward pass takes no cache")
+        self._name = name
         self._cache = transformers.DynamicCache(config=model.config)
 
     @torch.inference_mode()
     def run(self, token_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Return the logits (B, T, V) of the next T tokens."""
-        if self._name is not None:
-            kwargs |= {self._name: self._cache, "use_cache": True}
+        kwargs |= {self._name: self._cache, "use_cache": True}
         logits: torch.Tensor = self._model(input_ids=token_ids, **kwargs).logits
         return logits
 

@@ -182,6 +182,7 @@ _WANTED = {
     "num_key_value_heads": HEADS,
     "num_experts_per_tok": 2,
     "n_routed_experts": HEADS,
+    "n_shared_experts": 1,
 }
 """Settings that some classes need though their default is to have none."""
 
