@@ -32,6 +32,7 @@ from genesis.presets import build_devnet_genesis
 from genesis.state import build_chain_spec
 from inference.errors import BadPrompt, WorkerFailed
 from inference.model_info import ModelInfo
+from inference.precision import Precision
 from inference.sampling import ChatMessage, SamplingParams
 from inference.shared_payer import SharedPayer
 from inference.supervisor import WorkerState, WorkerStatus
@@ -188,7 +189,17 @@ class ToyWorker:
 
     @property
     def status(self) -> WorkerStatus:
-        return WorkerStatus(self.state, self.reason, 1, 0, self.layers, 0, 0, 0)
+        return WorkerStatus(
+            state=self.state,
+            reason=self.reason,
+            pid=1,
+            restarts=0,
+            layers=self.layers,
+            bytes_read=0,
+            position_bytes=0,
+            used_bytes=0,
+            engine="",
+        )
 
     async def run(self) -> None:
         if self.starts_ready:
@@ -204,6 +215,8 @@ class ToyWorker:
 
 class ToyStage(AffineStage, ToyWorker):
     """Layers [start, end); every layer is the same affine map."""
+
+    precision = Precision.NATIVE
 
     def __init__(self, layers: tuple[int, int]) -> None:
         AffineStage.__init__(self, layers[0])
