@@ -187,7 +187,9 @@ KILLS = [
         range(4),
         "honest desks unblamed",
     ),
-    Kill(accuse_on_suspicion, "shards-double-pair", range(6), "honest desks unblamed"),
+    Kill(
+        accuse_on_suspicion, "shards-double-pair", range(9, 12), "honest desks unblamed"
+    ),
     Kill(consume_packets_twice, "shards-calm", range(2), "packets once"),
 ]
 
