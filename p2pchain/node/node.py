@@ -22,28 +22,16 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
-from msgspec.structs import replace
 
 from chain.contracts.registration import MAX_ADDRESSES
-from chain.following import Follow, Layers
 from chain.queries import Queries
 from consensus.participant import ParticipantConfig
 from genesis.genesis import Genesis
 from genesis.state import build_chain_spec
-from inference.certify import CERTIFICATES_FOLDER, require_certificate
-from inference.errors import ModelError
-from inference.model_info import Model, load_model
-from inference.pieces_folder import PARTS_FOLDER
-from inference.pieces_store import PieceStore
-from inference.precision import Precision
-from inference.shared_payer import SharedPayer
-from inference.supervisor import RequesterWorker, StageWorker
 from network.endpoint import Endpoint
 from network.errors import InvalidEndpoint, ListenFailed
 from network.network import Network
@@ -61,11 +49,8 @@ from p2pchain.node.consensus_driver import ConsensusDriver
 from p2pchain.node.foreign_accounts import ForeignAccounts
 from p2pchain.node.foreign_packets import PacketExchange
 from p2pchain.node.foreign_state import StateExchange
-from p2pchain.node.gateway import Gateway
-from p2pchain.node.home import AUTO, Config, Home, write_atomically
-from p2pchain.node.initialise import get_model_name, resolve_model_dir
-from p2pchain.node.model_host import ModelHost, Ready, find_model, load_choice
-from p2pchain.node.provider import Provider
+from p2pchain.node.home import Config, Home, write_atomically
+from p2pchain.node.hosting import Hosting, HostingPorts
 from p2pchain.node.provider_book import ProviderBook
 from p2pchain.node.settlement import Settlement
 from p2pchain.node.shard_sync import ShardSync
@@ -74,8 +59,6 @@ from p2pchain.node.state_sync import Checkpoint, StateSync
 from p2pchain.node.state_sync_files import PartFiles
 from p2pchain.node.state_sync_server import StateSyncServer
 from p2pchain.node.treasury import Treasury
-from p2pchain.node.weights_fetcher import WeightsFetcher
-from p2pchain.node.weights_server import WeightsServer
 from p2pchain.node.work_feed import WorkFeed
 from p2pchain.version import VERSION
 from primitives import bls
@@ -123,12 +106,9 @@ class Node:
         """Those that it listens at, once it does."""
         spec = build_chain_spec(genesis)
         self._network = Network(node_key=keys.node, chain_id=spec.chain_id)
-        model = self._load_model()
-        follow = self._build_follow(model)
+        self._hosting = Hosting(home, config, genesis)
+        follow = self._hosting.build_follow(keys.validator)
         self._chain = ChainService(spec, kv, self._network, follow)
-        if model is not None:
-            model = self._find_name(model)
-        self._weights = self._build_weights(model)
         self._workers = _build_workers(config)
         self._chain.tree.executor = self._workers
         self._bodies = BodyExchange(self._network, self._chain.tree)
@@ -182,10 +162,8 @@ class Node:
             self._network, spec.chain_id, _RegisteredKeys(self._chain).__contains__
         )
         session_key = derive_session_key(keys.account)
-        self._payer_book = PayerBook(kv, session_key)
-        self._pool = ChannelPool(
-            self._chain, self._treasury, self._payer_book, session_key
-        )
+        payer_book = PayerBook(kv, session_key)
+        self._pool = ChannelPool(self._chain, self._treasury, payer_book, session_key)
         self._advertised = _parse_advertised(config, keys.node.public_key)
         self._addresses = AddressBook(
             self._chain.queries,
@@ -194,15 +172,22 @@ class Node:
         )
         self._addresses.refresh()
         self._chain.listen(self._addresses.on_final)
-        self._provider: Provider | None = None
-        self._gateway: Gateway | None = None
         self._backend: NodeBackend | None = None
-        self._model_host: ModelHost | None = None
-        if config.chain_model is not None or config.layers == AUTO:
-            self._model_host = self._build_model_host(model)
-        elif model is not None:
-            folder = resolve_model_dir(config.model)
-            self._build_services(Ready(model, folder, config.layer_range, None))
+        self._hosting.open(
+            HostingPorts(
+                chain=self._chain,
+                network=self._network,
+                treasury=self._treasury,
+                book=self._book,
+                publish=self._feed.publish,
+                pool=self._pool,
+                payer_book=payer_book,
+                account=keys.account,
+                node_key=keys.node,
+                is_behind=self._is_behind,
+                on_ready=self._on_hosting,
+            )
+        )
         for peer in config.peers:
             self._network.add_endpoint(_parse_peer(peer), persistent=True)
 
@@ -235,12 +220,9 @@ class Node:
             services.start_soon(self._pool.run)
             # Also without layers: an earlier start may have left claims to settle.
             services.start_soon(self._settlement.run, self._book)
-            if self._model_host is not None:
-                services.start_soon(self._host, self._model_host, services, endpoints)
-            self._start_services(services, endpoints)
+            self._hosting.start(services, endpoints)
             await self._serve(endpoints, stop)
-            if self._provider is not None:
-                await self._provider.drain()
+            await self._hosting.drain_provider()
             services.cancel_scope.cancel()
         self._book.flush()
         self._pool.flush()
@@ -249,31 +231,11 @@ class Node:
         self._home.runtime.unlink(missing_ok=True)
         log.info("stopped at height %d", self._chain.height)
 
-    async def _host(
-        self,
-        model_host: ModelHost,
-        services: trio.Nursery,
-        endpoints: tuple[Endpoint, ...],
-    ) -> None:
-        """Begin to host what was not here, or not chosen, at the start."""
-        try:
-            self._build_services(await model_host.prepare())
-        except (ConfigError, ModelError) as error:
-            log.error("no layers are served: %s", error)
-            model_host.stage = f"a model that can be served: {error}"
-            return
+    def _on_hosting(self) -> None:
+        """Let others know of what works with a model since now."""
         if self._backend is not None:
-            self._backend.provider = self._provider
-            self._backend.gateway = self._gateway
-        self._start_services(services, endpoints)
-
-    def _start_services(
-        self, services: trio.Nursery, endpoints: tuple[Endpoint, ...]
-    ) -> None:
-        if self._provider is not None:
-            services.start_soon(self._provider.run, endpoints)
-        if self._gateway is not None:
-            services.start_soon(self._gateway.run)
+            self._backend.provider = self._hosting.provider
+            self._backend.gateway = self._hosting.gateway
 
     async def _listen(self, services: trio.Nursery) -> tuple[Endpoint, ...]:
         """Return where others reach us, once they do."""
@@ -301,8 +263,7 @@ class Node:
             self._write_runtime(endpoints[0], f"http://{self._config.rpc_host}:{port}")
             await stop.wait()
             log.info("stopping")
-            if self._gateway is not None:
-                await self._gateway.drain()
+            await self._hosting.drain_gateway()
             nursery.cancel_scope.cancel()
 
     def _write_runtime(self, endpoint: Endpoint, rpc: str) -> None:
@@ -324,14 +285,14 @@ class Node:
             pool=self._pool,
             book=self._book,
             feed=self._feed,
-            provider=self._provider,
-            gateway=self._gateway,
+            provider=self._hosting.provider,
+            gateway=self._hosting.gateway,
             staking=self._staking,
             state_sync=self._state_sync,
             shard_sync=self._shard_sync,
             foreign_state=self._foreign_state,
-            weights=self._weights,
-            model_host=self._model_host,
+            weights=self._hosting.weights,
+            model_host=self._hosting.model_host,
         )
 
     def _build_state_sync(self) -> StateSync:
@@ -361,160 +322,9 @@ class Node:
             get_wanted=lambda: tree.wanted,
         )
 
-    def _load_model(self) -> Model | None:
-        """Return the model that a worker of ours needs, if a folder has it."""
-        if not self._works_with_model or self._config.chain_model is not None:
-            return None
-        directory = resolve_model_dir(self._config.model)
-        self._certify(directory)
-        return load_model(directory, get_model_name(self._config.model))
-
-    def _find_name(self, model: Model) -> Model:
-        """Return a model under the name that the chain has for it.
-
-        Raises:
-            ConfigError: The chain has no such model.
-        """
-        roots = (model.info.weights_root, model.info.tokenizer_hash)
-        models = self._chain.queries.list_models()
-        for record in models:
-            if (record.weights_root, record.tokenizer_hash) == roots:
-                # The folder may be called anything; the chain has a name for it.
-                return replace(model, info=replace(model.info, name=record.name))
-        raise ConfigError(
-            f"the model {self._config.model} is none of this network's "
-            f"({', '.join(record.name for record in models) or 'it has none'}): its "
-            "weights or its tokenizer differ"
-        )
-
-    @property
-    def _works_with_model(self) -> bool:
-        return bool(self._config.layers) or self._config.gateway
-
-    def _build_follow(self, model: Model | None) -> Follow:
-        """Return what to follow: what is asked for, and the shards we work with.
-
-        Of a model that only the chain has, and of layers that are still to be chosen,
-        `ModelHost` says so later.
-        """
-        config, name = self._config, self._config.chain_model
-        layers: tuple[Layers, ...] = ()
-        if self._works_with_model:
-            record = find_model(self._genesis.models, name or "", model)
-            chosen = config.layer_range
-            if record is not None and config.layers == AUTO:
-                chosen = load_choice(self._home.weights, record)
-            if record is not None and config.gateway:
-                chosen = 0, record.layers
-            if record is not None and chosen is not None:
-                layers = (Layers(record.model_id, *chosen),)
-        custodian = None
-        if config.custodian and self._keys.validator is not None:
-            custodian = self._keys.validator.public_key
-        return Follow(config.followed_shards, layers, custodian)
-
-    def _build_weights(self, model: Model | None) -> WeightsFetcher:
-        """Serve what is here, and be ready to take what is not."""
-        folder = self._home.weights
-        limit_bytes = self._config.weights_cache_mb * 10**6
-        store = PieceStore(folder / PARTS_FOLDER, limit_bytes=limit_bytes)
-        server = WeightsServer(self._network, store)
-        if model is not None:
-            directory = resolve_model_dir(self._config.model)
-            server.add(model.info.model_id, model.outline, directory)
-        queries = self._chain.queries
-
-        def list_providers(model_id: bytes) -> list[bytes]:
-            registrations = queries.list_registrations()
-            return [r.node_key for r in registrations if r.model_id == model_id]
-
-        return WeightsFetcher(self._network, store, folder, server, list_providers)
-
-    def _build_model_host(self, model: Model | None) -> ModelHost | None:
-        config = self._config
-        if not self._works_with_model:
-            return None
-        local = None if model is None else resolve_model_dir(config.model)
-        layers = AUTO if config.layers == AUTO else config.layer_range
-        return ModelHost(
-            chain=self._chain,
-            weights=self._weights,
-            folder=self._home.weights,
-            setting=config.chain_model or "",
-            layers=layers,
-            with_ends=config.gateway,
-            local=model,
-            local_folder=local,
-            certify=self._certify,
-            account=self._keys.account.public_key,
-            is_behind=self._is_behind,
-        )
-
-    def _certify(self, directory: Path) -> None:
-        """Refuse a model that cannot be divided exactly; raises ModelError."""
-        if not self._config.null_layers:
-            require_certificate(directory, self._home.path / CERTIFICATES_FOLDER)
-
     def _is_behind(self) -> bool:
         """Tell whether blocks are still to be caught up with."""
         return self._state_sync.is_holding or self._driver.status.is_catching_up
-
-    def _build_services(self, ready: Ready) -> None:
-        """Build what works with the model: a provider, a gateway, or both."""
-        self._provider = self._build_provider(ready)
-        self._gateway = self._build_gateway(ready)
-
-    def _build_provider(self, ready: Ready) -> Provider | None:
-        model, layers = ready.model, ready.layers
-        if layers is None:
-            return None
-        if layers[1] > model.info.layers:
-            raise ConfigError(
-                f"layers {self._config.layers}: {model.info.name} has "
-                f"{model.info.layers}"
-            )
-        worker = StageWorker(
-            ready.directory,
-            model,
-            layers,
-            threads=self._config.torch_threads,
-            precision=Precision(self._config.precision),
-            null=self._config.null_layers,
-        )
-        worker.prepare = ready.prepare
-        if self._config.null_layers:
-            log.warning("null_layers: answers are nonsense, and sold as real ones")
-        return Provider(
-            worker=worker,
-            prices=(self._config.input_price, self._config.output_price),
-            node_key=self._keys.node,
-            chain=self._chain,
-            treasury=self._treasury,
-            network=self._network,
-            book=self._book,
-            publish=self._feed.publish,
-        )
-
-    def _build_gateway(self, ready: Ready) -> Gateway | None:
-        if not self._config.gateway:
-            return None
-        worker = RequesterWorker(
-            ready.directory,
-            ready.model,
-            threads=self._config.torch_threads,
-        )
-        worker.prepare = ready.prepare
-        return Gateway(
-            worker=worker,
-            session_key=derive_session_key(self._keys.account),
-            chain=self._chain,
-            treasury=self._treasury,
-            network=self._network,
-            pool=self._pool,
-            payer=SharedPayer(self._payer_book),
-            names=_get_names(self._genesis),
-            precision=Precision(self._config.precision),
-        )
 
 
 class _RegisteredKeys:
@@ -533,10 +343,6 @@ class _RegisteredKeys:
                 for registration in self._queries.list_registrations()
             )
         return node_key in self._keys
-
-
-def _get_names(genesis: Genesis) -> Mapping[bytes, str]:
-    return {validator.account: validator.name for validator in genesis.validators}
 
 
 def _parse_peer(text: str) -> Endpoint:

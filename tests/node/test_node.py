@@ -48,14 +48,14 @@ def get_key(home: Home) -> str:
 
 def test_roles_follow_the_settings(homes) -> None:
     validator, gateway = build(homes[0]), build(homes[1])
-    assert validator._provider is not None
-    assert validator._gateway is None
-    assert gateway._provider is None
-    assert gateway._gateway is not None
+    assert validator._hosting.provider is not None
+    assert validator._hosting.gateway is None
+    assert gateway._hosting.provider is None
+    assert gateway._hosting.gateway is not None
     listener = build(homes[1], gateway=False)
-    assert listener._provider is listener._gateway is None
+    assert listener._hosting.provider is listener._hosting.gateway is None
     both = build(homes[0], gateway=True)
-    assert None not in (both._provider, both._gateway)
+    assert None not in (both._hosting.provider, both._hosting.gateway)
     assert both._keys.validator is None
 
 
@@ -64,7 +64,7 @@ def test_a_model_is_called_what_the_chain_calls_it(homes, tmp_path: Path) -> Non
     folder = tmp_path / "some-other-name"
     shutil.copytree(model_dir(), folder)
     node = build(homes[1], model=str(folder))
-    assert node._gateway.worker.info.name == BUNDLED_NAME
+    assert node._hosting.gateway.worker.info.name == BUNDLED_NAME
 
 
 def test_another_model_is_refused(homes, tmp_path: Path) -> None:
