@@ -6,7 +6,7 @@ The slow, obvious reference: one process, the whole model, the library's `genera
 reads requests from stdin, one JSON object a line, and answers each with one line:
 
     {"messages": [{"role", "content"}], "tokens": N}   or   {"prompt": [id, ...], ...}
-    {"ids": [...], "text": "...", "seconds": S}
+    {"ids": [...], "text": "...", "seconds": S, "cpu_seconds": C}
 
 Greedy, exactly N tokens, whatever the model says of its end.  What the stages give is
 compared with this, and how fast they are is told as a ratio to it.
@@ -73,7 +73,7 @@ class Reference:
             prompt = self._tokenizer.encode_chat(messages)
         tokens = request["tokens"]
         inputs = self._torch.tensor([prompt])
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         output = self._model.generate(
             inputs,
             attention_mask=self._torch.ones_like(inputs),
@@ -83,9 +83,15 @@ class Reference:
             pad_token_id=0,
         )
         seconds = time.perf_counter() - started
+        cpu_seconds = time.process_time() - cpu_started
         ids = output[0, len(prompt) :].tolist()
         text = self._tokenizer.decode(ids)
-        return {"ids": ids, "text": text, "seconds": seconds}
+        return {
+            "ids": ids,
+            "text": text,
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+        }
 
 
 if __name__ == "__main__":

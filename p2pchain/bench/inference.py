@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -47,6 +48,8 @@ DECODE_TOKENS = {SMALL.name: 48, MIDDLE.name: 24, LARGE.name: 12}
 ROUNDS = {SMALL.name: 4, MIDDLE.name: 3, LARGE.name: 2}
 SESSIONS = 8
 SESSION_TOKENS = 24
+PRECISION_TOKENS = 10
+PRECISION_ROUNDS = 3
 PREFILL_TOKENS = 512
 LONG_TOKENS = 2048
 SHORT_TOKENS = 24
@@ -98,8 +101,13 @@ def run_decode(bench: Bench, size: LlamaSize, dtype: str) -> list[Figure]:
     title = f"{size.name} {dtype}"
     pairs = zip(ours, theirs, strict=True)
     is_same = all(answer.ids == other["ids"] for answer, other in pairs)
+    cpu_ratios = [
+        other["cpu_seconds"] / answer.cpu_s
+        for answer, other in zip(ours, theirs, strict=True)
+    ]
     return [
         summarise(f"{title}: ratio to generate", ratios, "", "goal 1.0"),
+        summarise(f"{title}: the same in CPU seconds", cpu_ratios, ""),
         summarise(f"{title}: two stages", whole, "tokens/s", f"{tokens} tokens each"),
         summarise(f"{title}: generate", reference_speeds, "tokens/s"),
         Figure(
@@ -124,26 +132,36 @@ def run_all_decodes(bench: Bench) -> list[Figure]:
 def run_precisions(bench: Bench) -> list[Figure]:
     """Quantised weights against the model's own, at 0.5B, one session and eight."""
     directory = bench.get_model(MIDDLE, "float32")
-    speeds: dict[tuple[Precision, int], float] = {}
+    trials: dict[tuple[Precision, int], list[Trial]] = {}
 
-    async def measure(precision: Precision) -> None:
-        async with open_swarm(directory, precision=precision) as swarm:
-            for sessions in (1, SESSIONS):
-                await _run_sessions(swarm, sessions, 2)
-                rates = [
-                    await _run_sessions(swarm, sessions, SESSION_TOKENS // 2)
-                    for _ in range(3)
-                ]
-                speeds[precision, sessions] = median(rates)
+    async def measure() -> None:
+        async with AsyncExitStack() as stack:
+            swarms = {
+                precision: await stack.enter_async_context(
+                    open_swarm(directory, precision=precision)
+                )
+                for precision in Precision
+            }
+            for number in range(1 + PRECISION_ROUNDS):
+                for sessions in (1, SESSIONS):
+                    for precision, swarm in swarms.items():
+                        trial = await _run_sessions(swarm, sessions, PRECISION_TOKENS)
+                        # The first round warms up.
+                        if number:
+                            trials.setdefault((precision, sessions), []).append(trial)
 
-    for precision in Precision:
-        trio.run(measure, precision)
+    trio.run(measure)
     figures = []
-    for (precision, sessions), speed in speeds.items():
-        ratio = speed / speeds[Precision.NATIVE, sessions]
-        name = f"0.5B {precision}, {sessions} session{'s' * (sessions > 1)}"
-        note = "" if precision is Precision.NATIVE else f"{ratio:.2f} x native"
-        figures.append(Figure(name, speed, "tokens/s", note))
+    for (precision, sessions), found in trials.items():
+        native = trials[Precision.NATIVE, sessions]
+        pairs = list(zip(found, native, strict=True))
+        name = f"{precision}, {sessions} session{'s' * (sessions > 1)}"
+        figures.append(summarise(name, [trial.speed for trial in found], "tokens/s"))
+        if precision is not Precision.NATIVE:
+            ratios = [a.speed / b.speed for a, b in pairs]
+            figures.append(summarise(f"{name}, to native", ratios, ""))
+            ratios = [b.cpu_s / a.cpu_s for a, b in pairs]
+            figures.append(summarise(f"{name}, to native in CPU seconds", ratios, ""))
     return figures
 
 
@@ -151,7 +169,7 @@ def run_sessions(bench: Bench) -> list[Figure]:
     """Eight sessions at once against one."""
     directory = bench.get_model(SMALL, "float32")
 
-    async def measure() -> tuple[list[float], list[float]]:
+    async def measure() -> tuple[list[Trial], list[Trial]]:
         async with open_swarm(directory) as swarm:
             await _run_sessions(swarm, SESSIONS, 4)
             one, many = [], []
@@ -161,12 +179,15 @@ def run_sessions(bench: Bench) -> list[Figure]:
             return one, many
 
     one, many = trio.run(measure)
-    ratios = [a / b for a, b in zip(many, one, strict=True)]
+    pairs = list(zip(one, many, strict=True))
     return [
-        summarise("eight sessions to one", ratios, "", "goal 3"),
-        summarise("one session", one, "tokens/s"),
-        summarise("eight sessions together", many, "tokens/s"),
-    ]
+        summarise("eight sessions to one", [b.speed / a.speed for a, b in pairs], "",
+                  "goal 3"),
+        summarise("the same in tokens per CPU second",
+                  [SESSIONS * a.cpu_s / b.cpu_s for a, b in pairs], ""),
+        summarise("one session", [trial.speed for trial in one], "tokens/s"),
+        summarise("eight together", [trial.speed for trial in many], "tokens/s"),
+    ]  # fmt: skip
 
 
 def run_prefill(bench: Bench) -> list[Figure]:
@@ -281,14 +302,24 @@ SECTIONS: dict[str, tuple[str, Callable[[Bench], list[Figure]]]] = {
 """Small models first; each writes over the one before."""
 
 
-async def _run_sessions(swarm: WorkerSwarm, sessions: int, tokens: int) -> float:
-    """Return the tokens per second of so many sessions together."""
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Some sessions at once."""
+
+    speed: float
+    """Tokens per second of all together."""
+    cpu_s: float
+    """Of all workers."""
+
+
+async def _run_sessions(swarm: WorkerSwarm, sessions: int, tokens: int) -> Trial:
     prompts = [draw_prompt(PROMPT_TOKENS, number) for number in range(sessions)]
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), swarm.read_cpu_s()
     async with trio.open_nursery() as nursery:
         for number, prompt in enumerate(prompts):
             nursery.start_soon(swarm.answer, bytes([number]), prompt, tokens)
-    return sessions * tokens / (time.perf_counter() - started)
+    speed = sessions * tokens / (time.perf_counter() - started)
+    return Trial(speed, swarm.read_cpu_s() - cpu_started)
 
 
 def _compute_decode_speed(answer: Answer) -> float:

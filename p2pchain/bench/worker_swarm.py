@@ -12,6 +12,7 @@ from inference.model_info import Model, load_model
 from inference.precision import Precision
 from inference.sampling import SamplingParams
 from inference.supervisor import RequesterWorker, StageWorker, supervise
+from p2pchain.bench.procfs import read_cpu_s
 
 CHUNK_TOKENS = 128
 """Of a prompt that travel together, as on the network."""
@@ -26,6 +27,8 @@ class Answer:
     seconds: float
     first_s: float
     """Until the first token."""
+    cpu_s: float
+    """Of all workers together; only its own where no other answer ran beside it."""
 
 
 class WorkerSwarm:
@@ -39,7 +42,7 @@ class WorkerSwarm:
     async def answer(self, name: bytes, prompt: Sequence[int], tokens: int) -> Answer:
         """Answer greedily, with exactly `tokens` tokens."""
         params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), self.read_cpu_s()
         await self.requester.open(name, params, prompt)
         for stage in self.stages:
             await stage.open(name, len(prompt) + tokens)
@@ -57,9 +60,15 @@ class WorkerSwarm:
             token = await self.requester.sample(name, hidden, 1)
             ids.append(token.token_id)
         seconds = time.perf_counter() - started
+        cpu_s = self.read_cpu_s() - cpu_started
         for worker in (self.requester, *self.stages):
             await worker.close(name)
-        return Answer(ids, seconds, first_s)
+        return Answer(ids, seconds, first_s, cpu_s)
+
+    def read_cpu_s(self) -> float:
+        """Return the CPU seconds that the workers have used so far."""
+        workers = (self.requester, *self.stages)
+        return sum(read_cpu_s(worker.pid) for worker in workers if worker.pid)
 
     async def _run(
         self, name: bytes, position: int, hidden: bytes, tokens: int

@@ -17,11 +17,13 @@ from inference import supervisor as supervisor_module
 from inference.errors import (
     BadAnswer,
     BadPrompt,
+    BadRequest,
     Busy,
     UnknownSession,
     WorkerFailed,
     WorkerLost,
 )
+from inference.memory import PAGE_TOKENS
 from inference.model_info import Model, load_model
 from inference.pieces import Manifest
 from inference.sampling import ChatMessage, SamplingParams
@@ -254,6 +256,37 @@ async def test_calls_are_bounded(directory: Path, model: Model) -> None:
             await worker.close(b"s")
             os.kill(worker.pid, signal.SIGCONT)
         assert done == MAX_CALLS
+
+
+@trio_test
+async def test_busy_is_said_at_once_and_a_death_gives_everything_back(
+    directory: Path, model: Model
+) -> None:
+    position_bytes = 2 * 2 * 8 * 4
+    budget = 2 * PAGE_TOKENS * position_bytes
+    stage = StageWorker(directory, model, (0, 1), kv_budget_bytes=budget)
+    async with supervise(stage):
+        await stage.wait_ready()
+        assert stage.status.engine == "ragged"
+        assert stage.status.position_bytes == position_bytes
+        await stage.open(b"a", PAGE_TOKENS + 1)
+        assert stage.status.used_bytes == budget
+        # Stopped, as if in a long pass: the node need not ask it.
+        os.kill(stage.pid, signal.SIGSTOP)
+        with pytest.raises(Busy):
+            await stage.open(b"b", 1)
+        await stage.close(b"a")
+        assert stage.status.used_bytes == 0
+        os.kill(stage.pid, signal.SIGCONT)
+        await stage.open(b"b", 2 * PAGE_TOKENS)
+        with pytest.raises(BadRequest):
+            await stage.open(b"b", 1)
+        os.kill(stage.pid, signal.SIGKILL)
+        while stage.ready.is_set():
+            await trio.sleep(0.01)
+        await stage.wait_ready()
+        assert stage.status.used_bytes == 0
+        await stage.open(b"c", 2 * PAGE_TOKENS)
 
 
 @trio_test
