@@ -5,9 +5,13 @@
     -> who computed, who was paid, in which blocks and shards
     -> the books balance, or exit 1
 
+With `--kill` a provider dies in the middle of the answer, and another one goes on.
+
 Everything it shows is asked from the running nodes over their public interfaces.
 """
 
+import os
+import signal
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 QUESTION = "What is p2pchain?"
 MAX_TOKENS = 128
+KILL_AT = 12
+"""Pieces of text before a provider dies."""
 SETTLE_TIMEOUT_S = 60.0
 """Settlements follow the answer by a block or two."""
 
@@ -72,6 +78,12 @@ def add_parser(commands: "Commands") -> None:
         "--once", action="store_true", help="end after the table; exit 1 if it is wrong"
     )
     parser.add_argument("--question", default=QUESTION, help=f"instead of {QUESTION!r}")
+    parser.add_argument(
+        "--kill",
+        action="store_true",
+        help="kill the first provider's worker in the middle of the answer; "
+        "with --replicas 2 the answer does not change",
+    )
 
 
 def run(args: Namespace, output: Output) -> None:
@@ -95,11 +107,13 @@ async def _show(args: Namespace, output: Output, devnet: Devnet) -> None:
     client = RpcClient(gateway.rpc, gateway.home.load_api_token())
     route = (await _ask(client, "route"))["hops"]
     payer = (await _ask(client, "wallet_address"))["address"]
-    accounts = {payer: gateway.name, **{h["provider"]: h["name"] for h in route}}
+    payees = await _load_payees(client, route, is_complete=args.kill)
+    accounts = {payer: gateway.name, **payees}
     before = {each: await _load_wealth(client, each) for each in accounts}
     height = int((await _ask(client, "status"))["height"])
     output.say(f"\nasking: {args.question}\n")
-    answer = await trio.to_thread.run_sync(_chat, client, args.question, output)
+    kill = _build_kill(devnet, output) if args.kill else None
+    answer = await trio.to_thread.run_sync(_chat, client, args.question, output, kill)
     settlements = await _wait_settled(client, answer)
     after = {each: await _load_wealth(client, each) for each in accounts}
     changes = {each: compute_change(before[each], after[each]) for each in accounts}
@@ -113,8 +127,46 @@ async def _show(args: Namespace, output: Output, devnet: Devnet) -> None:
     validate_books(payer, changes, int(answer.account["price"]))
 
 
-def _chat(client: RpcClient, question: str, output: Output) -> Answer:
-    """Ask, and show the answer as it comes unless stdout is for programs."""
+async def _load_payees(
+    client: RpcClient, route: list[Json], *, is_complete: bool
+) -> dict[str, str]:
+    """Return the names of those who may be paid, by address: a route's, or all."""
+    payees = {hop["provider"]: hop["name"] for hop in route}
+    if is_complete:
+        validators = (await _ask(client, "validators"))["validators"]
+        names = {each["account"]: each["name"] for each in validators}
+        for each in (await _get(client, "/api/v1/providers"))["providers"]:
+            payees.setdefault(each["account"], names.get(each["account"], "?"))
+    return payees
+
+
+def _build_kill(devnet: Devnet, output: Output) -> Callable[[str], None]:
+    """Return what kills the worker of a node, by the node's name."""
+    pids = {node.name: node.stage_pid for node in devnet.nodes}
+
+    def kill(name: str) -> None:
+        pid = pids[name]
+        if pid is not None:
+            output.say(f"\n[killing process {pid}, the layers of {name}]")
+            os.kill(pid, signal.SIGKILL)
+
+    return kill
+
+
+def _chat(
+    client: RpcClient,
+    question: str,
+    output: Output,
+    kill: Callable[[str], None] | None = None,
+) -> Answer:
+    """Ask, and show the answer as it comes unless stdout is for programs.
+
+    Args:
+        client: Of the gateway.
+        question: What is asked.
+        output: Where progress goes.
+        kill: Called with the route's first node in the middle of the answer.
+    """
     started = time.monotonic()
     body = {
         "model": client.get("/v1/models")["data"][0]["id"],
@@ -122,7 +174,7 @@ def _chat(client: RpcClient, question: str, output: Output) -> Answer:
         "max_tokens": MAX_TOKENS,
         "temperature": 0,
     }
-    text, route = "", ""
+    text, route, pieces = "", "", 0
     account: Json = {}
     for chunk in client.stream_chat(body):
         if "headers" in chunk:
@@ -132,6 +184,10 @@ def _chat(client: RpcClient, question: str, output: Output) -> Answer:
         for choice in chunk["choices"]:
             piece = choice["delta"].get("content") or ""
             text += piece
+            pieces += bool(piece)
+            if kill is not None and pieces == KILL_AT:
+                kill(route.split(",")[0])
+                kill = None
             if not output.as_json:
                 print(piece, end="", flush=True)
     if not output.as_json:
