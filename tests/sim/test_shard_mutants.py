@@ -4,14 +4,18 @@ The kill list about chunks: each weakened rule is found, by an invariant that it
 For each there is a scenario that brings the trouble which the rule is for.
 """
 
+from dataclasses import replace
+
 import pytest
 from mutant_kills import Kill
 
+from chain import processing
 from chain.branch import Branch
 from chain.execution import ChunkRun
 from p2pchain.sim.chunkdesk import ChunkDesk
 from p2pchain.sim.disk import Disk
 from shards import inclusion, roles
+from shards.absentees import Absentees
 from shards.chunk import get_count
 from shards.committee import Committee, draw_committee
 from shards.desk import Desk
@@ -161,6 +165,23 @@ def consume_packets_twice(monkeypatch):
     monkeypatch.setattr(ChunkRun, "consume", consume_again)
 
 
+def take_the_word_of_liars(monkeypatch):
+    """Who executes a certified chunk otherwise goes on with what its header says."""
+    combine = processing.combine_chunks
+
+    def believe(base, executed, certified, refused):
+        processed = combine(base, executed, certified, refused)
+        followed = processed.followed | (processed.strayed.keys() & processed.heads)
+        return replace(processed, followed=followed, strayed={})
+
+    monkeypatch.setattr(processing, "combine_chunks", believe)
+
+
+def wait_for_silent_hosts(monkeypatch):
+    """Everybody is awaited for a Delta, whatever it did before."""
+    monkeypatch.setattr(Absentees, "add", lambda self, shard, public_key: None)
+
+
 KILLS = [
     Kill(sign_without_a_record, "shards-calm", range(1), "promises kept"),
     Kill(endorse_without_a_body, "shards-calm", range(1), "promises kept"),
@@ -191,6 +212,8 @@ KILLS = [
         accuse_on_suspicion, "shards-double-pair", range(9, 12), "honest desks unblamed"
     ),
     Kill(consume_packets_twice, "shards-calm", range(2), "packets once"),
+    Kill(take_the_word_of_liars, "shards-conspiracy", range(2), "shards kept"),
+    Kill(wait_for_silent_hosts, "shards-silent-hosts", range(1, 4), "shard progress"),
 ]
 
 
