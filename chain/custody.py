@@ -32,7 +32,7 @@ def choose_followed(
         follow: What the node wants.
     """
     wanted = follow.choose(layout)
-    if follow.custodian is not None:
+    if follow.custodian is not None and follow.shards is not None:
         kept = list_custody(ledger, follow.custodian)
         wanted |= kept & set(layout.shard_ids)
     return wanted

@@ -320,6 +320,7 @@ class Node:
             PartFiles(self._home.shard_sync),
             is_behind=self._is_behind,
             get_wanted=lambda: tree.wanted,
+            get_own=lambda: tree.follow.choose(tree.layout),
         )
 
     def _is_behind(self) -> bool:

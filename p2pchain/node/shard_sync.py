@@ -6,7 +6,12 @@ Theory of operation
     wanted, not followed --> base: a boundary of ours --frontier--> parts --> files
         --Adoption (chain/adoption.py)--> buckets --chunks, with bodies--> last block
         --> followed, in one write
-    followed, not wanted --> dropped, in one write; then its buckets go
+    taken on for others, not wanted any more --> dropped, in one write; then its
+                                                 buckets go
+
+A shard that a node works with is kept even where a split has moved its layers to
+another one: channels stay where they were opened.  What was taken on for others'
+sake alone, as a custodian does, is let go.
 
 One shard at a time.  The base is the newest boundary of our own final chain that peers
 still serve, and of which the chunks since then can be executed: the last one or the
@@ -126,6 +131,7 @@ class ShardSync:
         files: Where parts are kept.
         is_behind: Whether blocks are still to be caught up with.
         get_wanted: Returns the shards that should be followed now.
+        get_own: Returns those of them that are not followed for others' sake.
     """
 
     def __init__(
@@ -138,6 +144,7 @@ class ShardSync:
         *,
         is_behind: Callable[[], bool],
         get_wanted: Callable[[], frozenset[ShardId]],
+        get_own: Callable[[], frozenset[ShardId]],
     ) -> None:
         self._network = network
         self._chain = chain
@@ -146,6 +153,9 @@ class ShardSync:
         self._files = files
         self._is_behind = is_behind
         self._get_wanted = get_wanted
+        self._get_own = get_own
+        self._kept: set[ShardId] = set()
+        """Taken on for others' sake."""
         self._parts = PartFetcher(network, files)
         self._adoption: Adoption | None = None
         self._board: PartBoard | None = None
@@ -185,24 +195,19 @@ class ShardSync:
         Raises:
             StoreError: The disk failed.
         """
+        self._kept.update(self._tree.followed - self._get_own() - {ROOT_SHARD})
         while True:
             while self._is_behind():
                 await trio.sleep(LOOK_S)
-            for unwanted in sorted(self._tree.followed - self._list_wanted()):
-                await self._drop(unwanted)
-            shard = self._choose()
-            if shard is None:
+            self._kept -= self._get_own()
+            unwanted = self._kept & self._tree.followed - self._list_wanted()
+            for shard in sorted(unwanted):
+                await self._drop(shard)
+            wanted = self._choose()
+            if wanted is None:
                 await self._wait_final()
-                continue
-            try:
-                await self._take(shard)
-            except CannotAdopt as error:
-                _, pause_s = self._rests.get(shard, (0.0, PAUSE_S))
-                until = trio.current_time() + pause_s
-                self._rests[shard] = until, min(2 * pause_s, MAX_PAUSE_S)
-                log.info("shard %d is not followed yet: %s", shard, error)
             else:
-                self._rests.pop(shard, None)
+                await self._try(wanted)
 
     def _on_final(self, held: HeldBlock) -> None:
         if held.is_epoch_root:
@@ -227,7 +232,21 @@ class ShardSync:
                 return shard
         return None
 
+    async def _try(self, shard: ShardId) -> None:
+        try:
+            await self._take(shard)
+        except CannotAdopt as error:
+            _, pause_s = self._rests.get(shard, (0.0, PAUSE_S))
+            until = trio.current_time() + pause_s
+            self._rests[shard] = until, min(2 * pause_s, MAX_PAUSE_S)
+            log.info("shard %d is not followed yet: %s", shard, error)
+            return
+        self._rests.pop(shard, None)
+        if shard not in self._get_own():
+            self._kept.add(shard)
+
     async def _drop(self, shard: ShardId) -> None:
+        self._kept.discard(shard)
         self._tree.drop(shard)
         self._chain.on_follow()
         log.info("shard %d is not followed any more", shard)
