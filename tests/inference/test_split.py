@@ -23,7 +23,14 @@ from inference.split import get_cache_argument, load_ends, load_stage
 from inference.stage import StageEngine
 
 INEXACT = {"deepseek-v4": "keeps a state"}
-EXACT = [name for name in FAMILIES if name not in (*INEXACT, "mamba")]
+QUICK = ("llama-tied", "qwen2-window", "gemma3", "gpt2", "opt-projected", "bloom",
+         "mixtral", "gpt-oss")  # fmt: skip
+"""Tied weights, windows, learned positions, projections, ALiBi, experts, sinks."""
+EXACT = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in FAMILIES
+    if name not in (*INEXACT, "mamba")
+]
 
 
 def load(directory: Path, cuts: tuple[int, ...] = (1, 2, 3)) -> LocalPipeline:
