@@ -294,7 +294,8 @@ class Gateway:
                 )
                 with closing(rerouting):
                     running, receiver = self._start(plan, sampling, rerouting)
-                    self._prepare(route, needs[0])
+                    if not plan.is_text:
+                        self._prepare(route, needs[0])
                     try:
                         async with receiver:
                             async for token in receiver:
@@ -360,12 +361,14 @@ class Gateway:
 
     def _prepare(self, route: tuple[FoundHop, ...], need: Need) -> None:
         """Open channels to those who could take over, while nobody waits for it."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self._fill_ahead, route, need)
+
+    async def _fill_ahead(self, route: tuple[FoundHop, ...], need: Need) -> None:
+        # The session begins first.
+        await trio.lowlevel.checkpoint()
         backups = self._routes.find_backups(route)
         needs = [replace(need, registration=each.registration) for each in backups]
-        if needs and self._nursery is not None:
-            self._nursery.start_soon(self._fill_ahead, needs)
-
-    async def _fill_ahead(self, needs: list[Need]) -> None:
         try:
             await self._pool.fill(needs)
         except P2PChainError as error:
