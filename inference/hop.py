@@ -93,7 +93,7 @@ from inference.messages import (
 )
 from inference.receipts import Sign
 from inference.session_errors import BadMessage, ReceiptMismatch
-from inference.steps import Step, compute_number
+from inference.steps import PREFILL_TOKENS, Step, compute_number
 from inference.terms import get_step
 
 MAX_REPEATS = 16
@@ -384,8 +384,9 @@ class HopSession:
         return [Send(Side.REQUESTER, linked)]
 
     def _build_kept(self, fetch: Fetch) -> Send:
-        # Not a step that may be taken back: nobody asks for it.
-        body = self.kept.get(fetch.position, fetch.tokens)
+        body = None
+        if fetch.tokens <= PREFILL_TOKENS:
+            body = self.kept.get(fetch.position, fetch.tokens)
         tokens = 0 if body is None else fetch.tokens
         kept = Kept(self.terms.session, fetch.position, tokens)
         return Send(Side.REQUESTER, kept, body or b"")

@@ -611,7 +611,7 @@ def test_what_was_sent_on_is_kept_for_a_replacement():
 
     assert fetch(0, PROMPT) == (PROMPT, half * PROMPT)
     assert fetch(PROMPT - 1, 4) == (4, half * 4)
-    assert fetch(PROMPT, 4) == fetch(900, 1) == (0, b"")
+    assert fetch(PROMPT, 4) == fetch(900, 1) == fetch(0, 65_535) == (0, b"")
     # The bound is shared: what does not fit is not kept at all.
     full = bench.session.budget.free
     bench.session.budget.free = 0
