@@ -29,8 +29,10 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Annotated
 
 from blake3 import blake3
+from msgspec import Meta
 
 from inference.errors import BadWeights, UnsupportedModel
 from inference.safetensors_file import DTYPE_BYTES, MAX_DIMENSIONS
@@ -62,8 +64,11 @@ PART_BYTES = 1024 * 1024
 keeps a vote waiting; its hash is a thirty-thousandth of it."""
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Of config.json and each tokenizer file; the largest vocabularies take half."""
-MAX_TENSORS = 1_000_000
-"""The largest mixture-of-experts models have about a hundred thousand."""
+MAX_TENSORS = 200_000
+"""The largest mixture-of-experts models have about a hundred thousand; one takes some
+four hundred bytes of memory while it is decoded, and a stranger may have sent it."""
+MAX_NAME_CHARACTERS = 512
+MAX_DTYPE_CHARACTERS = 8
 MAX_OUTLINE_BYTES = 60 * 1024 * 1024
 """Of a model of 1.8 TB; one message of the network holds 64 MiB."""
 
@@ -80,10 +85,10 @@ class Part:
 class Piece(Record):
     """One entry of a manifest: a tensor, or a file."""
 
-    name: str
-    dtype: str
+    name: Annotated[str, Meta(max_length=MAX_NAME_CHARACTERS)]
+    dtype: Annotated[str, Meta(max_length=MAX_DTYPE_CHARACTERS)]
     """As safetensors spells it; empty for a file."""
-    shape: tuple[U63, ...]
+    shape: Annotated[tuple[U63, ...], Meta(max_length=MAX_DIMENSIONS)]
     size: U63
     """In bytes."""
     parts: tuple[Hash32, ...]
@@ -111,7 +116,7 @@ class Piece(Record):
 class Manifest(Record):
     """Pieces in order of name."""
 
-    pieces: tuple[Piece, ...]
+    pieces: Annotated[tuple[Piece, ...], Meta(max_length=MAX_TENSORS + 1)]
 
     def compute_root(self) -> bytes:
         """Return the root that names all of it, 32 bytes."""
@@ -279,7 +284,7 @@ def _validate_piece(piece: Piece) -> None:
     if piece.is_file:
         if piece.shape or piece.size > MAX_FILE_BYTES:
             raise BadWeights(f"{where}: a file of {piece.size} bytes")
-    elif piece.dtype not in DTYPE_BYTES or len(piece.shape) > MAX_DIMENSIONS:
-        raise BadWeights(f"{where}: dtype {piece.dtype[:20]}, {len(piece.shape)} sides")
+    elif piece.dtype not in DTYPE_BYTES:
+        raise BadWeights(f"{where}: dtype {piece.dtype}")
     elif prod(piece.shape) * DTYPE_BYTES[piece.dtype] != piece.size:
         raise BadWeights(f"{where}: {piece.size} bytes do not fit its shape")

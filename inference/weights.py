@@ -28,6 +28,7 @@ from inference.errors import BadWeights
 from inference.pieces import (
     CONFIG_FILE,
     MAX_FILE_BYTES,
+    MAX_NAME_CHARACTERS,
     MAX_TENSORS,
     PART_BYTES,
     TOKENIZER_FILES,
@@ -110,6 +111,8 @@ def open_weights(directory: Path) -> Weights:
             entries[entry.name] = entry
     if not 0 < len(entries) <= MAX_TENSORS:
         raise BadWeights(f"{len(entries)} tensors in {directory.name}")
+    if any(len(name) > MAX_NAME_CHARACTERS for name in entries):
+        raise BadWeights(f"a tensor's name has more than {MAX_NAME_CHARACTERS} letters")
     if CONFIG_FILE in entries:
         raise BadWeights(f"a tensor is called {CONFIG_FILE}")
     for name in _read_index(directory):
