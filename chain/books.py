@@ -147,7 +147,8 @@ def balance_books(books: Books) -> Books:
 
     That they were balanced, the validators' signatures say.
     """
-    return msgspec.structs.replace(books, away=books.created - books.held)
+    away = books.away + books.created - books.held
+    return msgspec.structs.replace(books, away=away)
 
 
 def compute_books_changes(
@@ -224,16 +225,15 @@ def _close_books(books: dict[ShardId, Books], gone: Iterable[ShardId]) -> None:
 
     Their state is empty, and what they ever minted and burned is counted there now.
     """
-    for shard in gone:
-        root, left = books[ROOT_SHARD], books.get(shard)
-        if left is None:
-            # Not followed: what the root shard inherits is what it then lacks.
-            away = root.away + root.created - root.held
-            books[ROOT_SHARD] = msgspec.structs.replace(root, away=away)
-            continue
+    gone = set(gone)
+    for shard in gone & books.keys():
+        root, left = books[ROOT_SHARD], books[shard]
         inherited = msgspec.structs.replace(root, away=root.away + left.away)
         books[ROOT_SHARD] = inherited
         books[shard] = msgspec.structs.replace(left, away=0)
+    if gone - books.keys():
+        # Not followed: what the root shard inherits of them is what it then lacks.
+        books[ROOT_SHARD] = balance_books(books[ROOT_SHARD])
 
 
 def _add_bucket(amounts: dict[str, int], before: Bucket, after: Bucket) -> None:
