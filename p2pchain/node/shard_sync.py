@@ -196,6 +196,8 @@ class ShardSync:
             StoreError: The disk failed.
         """
         self._kept.update(self._tree.followed - self._get_own() - {ROOT_SHARD})
+        if self._list_wanted() <= self._tree.followed:
+            self._files.clear()  # Parts of an earlier time that nobody wants now.
         while True:
             while self._is_behind():
                 await trio.sleep(LOOK_S)
