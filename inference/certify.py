@@ -20,7 +20,8 @@ from blake3 import blake3
 from inference.bundled.paths import model_dir
 from inference.certificate import VERSION, Certificate
 from inference.errors import BadWeights, ModelError, NotCertified, type_of_code
-from inference.weights import CONFIG_FILE, read_json
+from inference.pieces import CONFIG_FILE
+from inference.weights import read_json
 from inference.worker import ENVIRONMENT
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError

@@ -171,7 +171,8 @@ class GhostCache(DynamicCache):
         """Return how many positions there are; the library asks this of layer 0."""
         if not self._tracks_length:
             return self.length
-        return int(super().get_seq_length(layer_idx))
+        length: int = super().get_seq_length(layer_idx)
+        return length
 
     def mark(self) -> None:
         """Remember this as the beginning of a step, for layers with a state."""

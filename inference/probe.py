@@ -50,6 +50,7 @@ from inference.errors import ModelError, UnsupportedModel
 from inference.ghost_cache import GhostCache
 from inference.local_pipeline import EncoderPipeline, LocalPipeline, load_stages
 from inference.model_info import is_encoder, validate_config
+from inference.pieces import CONFIG_FILE
 from inference.probe_ragged import probe_ragged
 from inference.split import (
     Part,
@@ -60,7 +61,7 @@ from inference.split import (
     quiet_library,
 )
 from inference.tiny_config import LAYERS, VOCAB, build_tiny_config
-from inference.weights import CONFIG_FILE, read_json
+from inference.weights import read_json
 from primitives.codec import encode
 from primitives.errors import P2PChainError
 

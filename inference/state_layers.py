@@ -98,7 +98,7 @@ class KeptHybridLayer(KeptState, LinearAttentionAndFullAttentionLayer):
     def restore(self) -> None:
         """Go back to the mark."""
         super().restore()
-        if self.is_initialized:
+        if self.keys is not None and self.values is not None:
             self.keys = self.keys[..., : self._marked_length, :]
             self.values = self.values[..., : self._marked_length, :]
 

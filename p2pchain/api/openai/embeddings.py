@@ -49,8 +49,8 @@ def parse_embedding(body: Any) -> ParsedEmbedding:
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidParams("model must name a model; see /v1/models", param="model")
-    wanted = body.get("encoding_format") or "float"
-    if wanted not in ("float", "base64"):
+    wanted = body.get("encoding_format")
+    if wanted not in (None, "float", "base64"):
         raise InvalidParams(
             "encoding_format must be float or base64", param="encoding_format"
         )
@@ -60,7 +60,7 @@ def parse_embedding(body: Any) -> ParsedEmbedding:
     inputs = _parse_inputs(body.get("input"))
     return ParsedEmbedding(
         request=EmbeddingRequest(model=model, inputs=inputs),
-        format=wanted,
+        format="base64" if wanted == "base64" else "float",
         dimensions=dimensions,
     )
 
