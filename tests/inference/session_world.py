@@ -677,6 +677,11 @@ async def open_world(
         nursery.cancel_scope.cancel()
 
 
+def build_sampling(max_tokens: int) -> SamplingParams:
+    """Return how a greedy answer of so many tokens is chosen."""
+    return SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+
+
 def is_owing(error: Exception) -> bool:
     """Tell whether a hop wants to be paid for an earlier session first."""
     return isinstance(error, HopRefused) and error.code == RefuseCode.UNPAID
