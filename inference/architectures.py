@@ -24,9 +24,11 @@ def list_model_types() -> list[str]:
 
 def build_markdown(certificates: Iterable[Certificate]) -> str:
     """Return the tables of docs/architectures.md."""
-    certificates = sorted(certificates, key=lambda c: (c.kind, c.model_type))
-    served = [c for c in certificates if c.is_exact]
-    refused = [c for c in certificates if not c.is_exact]
+    # Some types are other names of one.
+    by_type = {each.model_type: each for each in certificates}
+    ordered = sorted(by_type.values(), key=lambda c: (c.kind, c.model_type))
+    served = [c for c in ordered if c.is_exact]
+    refused = [c for c in ordered if not c.is_exact]
     lines = [
         "| model type | class | kind | engines | rollback | padded batch |",
         "|---|---|---|---|---|---|",
