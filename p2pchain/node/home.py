@@ -90,10 +90,11 @@ class Config:
     executes every block and so has all history."""
     snapshot_after_epochs: int = 16
     """How far is far; on a devnet that is a quarter of an hour."""
-    follow_shards: str = "all"
-    """Which layer shards to hold, execute and answer for: `all`, `hosted`, or numbers
-    as in `1,2`; besides, always the root shard and those of the layers that this node
-    hosts or, as a gateway, buys.  One that is new among them is taken from peers."""
+    follow_shards: str = "hosted"
+    """Which layer shards to hold, execute and answer for: `all`, numbers as in `1,2`,
+    or `hosted`, which is all on gateways and on nodes that neither host nor vote;
+    besides, always the root shard and those of the layers that this node hosts or, as
+    a gateway, buys.  One that is new among them is taken from peers."""
     custodian: bool = True
     """Whether a validator follows the shards, too, whose custodian it is or soon will
     be: three of all validators by lot, per shard and epoch, so that a shard lives on
@@ -113,6 +114,9 @@ class Config:
     @property
     def followed_shards(self) -> frozenset[ShardId] | None:
         """The layer shards that are named; None: all there are."""
+        works = self.validator or bool(self.layers)
+        if self.follow_shards == "hosted" and (self.gateway or not works):
+            return None
         return parse_shards(self.follow_shards)
 
     @property

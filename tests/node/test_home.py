@@ -232,7 +232,22 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     [("all", None), ("hosted", set()), ("1,2", {1, 2}), (" 3 ", {3})],
 )
 def test_followed_shards(text: str, expected: set[int] | None) -> None:
-    assert replace(Config(name="x"), follow_shards=text).followed_shards == expected
+    config = Config(name="x", layers="0:1", follow_shards=text)
+    assert config.followed_shards == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "is_all"),
+    [
+        (Config(name="explorer"), True),
+        (Config(name="gateway", gateway=True), True),
+        (Config(name="both", gateway=True, layers="0:1", validator=True), True),
+        (Config(name="provider", layers="0:1"), False),
+        (Config(name="voter", validator=True), False),
+    ],
+)
+def test_who_follows_all_shards_unless_told_otherwise(config, is_all: bool) -> None:
+    assert config.followed_shards == (None if is_all else frozenset())
 
 
 @pytest.mark.parametrize("text", ["", "none", "1,,2", "-1", "65536", "1;2", "٣"])
