@@ -495,7 +495,7 @@ class World:
                 if hop.index == index
                 and hop.is_alive
                 and hop.is_serving
-                and not hop.stage.is_dead
+                and not getattr(hop.stage, "is_dead", False)
                 and hop.key.public_key not in wanted.excluded
             ]
             if not able:

@@ -43,18 +43,20 @@ async def ask_and_kill(directory):
     stages = [
         StageWorker(directory, model, (0, LAYERS // 2)),
         StageWorker(directory, model, (LAYERS // 2, LAYERS)),
+        StageWorker(directory, model, (LAYERS // 2, LAYERS)),
     ]
     async with (
         supervise(requester),
         supervise(stages[0]),
         supervise(stages[1]),
+        supervise(stages[2]),
         open_world(hops=2) as world,
     ):
         for worker in (requester, *stages):
             await worker.wait_ready()
         world.hidden_size, world.max_positions = HIDDEN, POSITIONS
         world.worker = requester
-        for hop, stage in zip(world.hops, stages, strict=True):
+        for hop, stage in zip(world.hops, stages[:2], strict=True):
             hop.stage = stage
             hop.start_service()
         prompt = await requester.encode_chat([ChatMessage("user", "the layers")])
@@ -96,6 +98,24 @@ async def ask_and_kill(directory):
         assert arrears[1] == 0
         events = await collect(world.session(prompt, 12, arrears=arrears))
         assert [event.token_id for event in events] == expected[:12]
+
+        # With another worker for its layers nobody notices that it is killed.
+        spare = world.add_spare(1)
+        spare.stage = stages[2]
+        spare.start_service()
+        await world.nursery.start(spare.run)
+        world.can_recover = True
+        session = world.session(prompt, 40)
+        seen = []
+
+        async def kill(event):
+            seen.append(event.token_id)
+            if len(seen) == 20:
+                os.kill(stages[1].pid, signal.SIGKILL)
+
+        await session.run(kill)
+        assert seen == expected
+        assert session.summary.recoveries == 1
 
 
 def get_owed(hop):
