@@ -26,6 +26,10 @@ NATIVE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e
 """How far the same numbers may be off when they are added up in another order, of the
 largest one.  Rounding gives a hundredth of it; a mistake a hundred times as much."""
 
+QUANTISED_TOLERANCE = {Precision.INT8: 0.3, Precision.INT4: 1.0}
+"""A few per cent of each product for int8, eight for int4, and of thousands of numbers
+the one that is off most counts."""
+
 SMALLEST_ELEMENTS = 2**16
 """Of a matrix that is laid out anew: below it the call costs more than it saves."""
 _USUAL_ROWS = 64
@@ -171,13 +175,15 @@ def pack(part: Part, precision: Precision) -> int:
     return count
 
 
-def is_same_when_packed(part: Part, run: Callable[[], torch.Tensor]) -> bool:
-    """Pack a part natively and tell whether a run of it still gives the same.
+def is_same_when_packed(
+    part: Part, precision: Precision, run: Callable[[], torch.Tensor]
+) -> bool:
+    """Pack a part and tell whether a run of it still gives the same.
 
     Where it does not, the part cannot be used any more.
     """
     before = run()
-    if not pack(part, Precision.NATIVE):
+    if not pack(part, precision):
         return True
     try:
         after = run()
@@ -185,7 +191,12 @@ def is_same_when_packed(part: Part, run: Callable[[], torch.Tensor]) -> bool:
         # A model's own code may want of its weights what packed ones do not have.
         return False
     worst = float((after - before).abs().max())
-    return worst <= NATIVE_TOLERANCE[part.dtype] * float(before.abs().max())
+    return worst <= get_tolerance(part.dtype, precision) * float(before.abs().max())
+
+
+def get_tolerance(dtype: torch.dtype, precision: Precision) -> float:
+    """Return how far packed weights may be off, of the largest number."""
+    return max(NATIVE_TOLERANCE[dtype], QUANTISED_TOLERANCE.get(precision, 0.0))
 
 
 def is_packed(part: Part) -> bool:

@@ -22,7 +22,7 @@ from inference.errors import UnsupportedModel
 from inference.executor import TEST_PAGES, build_test_work
 from inference.ghost_executor import GhostExecutor
 from inference.memory import CacheCost
-from inference.packed import NATIVE_TOLERANCE, pack
+from inference.packed import NATIVE_TOLERANCE, get_tolerance, pack
 from inference.paged_store import PagedStore
 from inference.pages import PageRun
 from inference.precision import Precision
@@ -36,14 +36,6 @@ _UNFIT_ROPE = frozenset({"dynamic", "longrope"})
 
 TOLERANCE = NATIVE_TOLERANCE
 """How far the engines may differ in the self-test."""
-
-PACKED_TOLERANCE = {
-    Precision.NATIVE: 1e-3,
-    Precision.INT8: 0.3,
-    Precision.INT4: 1.0,
-}
-"""The same for packed weights: a few per cent of each product for int8, eight for int4,
-of which the largest of thousands of numbers counts."""
 
 TEST_TOKENS = 21
 """More than one page, so that the page's edge is crossed."""
@@ -119,8 +111,8 @@ def build_ragged(
     alone = _run_alone(part, hidden)
     _compare(_run_mixed(executor, hidden), alone, TOLERANCE[part.dtype])
     if precision is not None and pack(part, precision):
-        bound = max(TOLERANCE[part.dtype], PACKED_TOLERANCE[precision])
-        _compare(_run_mixed(executor, hidden), alone, bound)
+        tolerance = get_tolerance(part.dtype, precision)
+        _compare(_run_mixed(executor, hidden), alone, tolerance)
     return executor
 
 

@@ -29,6 +29,7 @@ from inference.errors import (
 from inference.executor import draw_hidden
 from inference.ghost_cache import GhostCache
 from inference.packed import is_same_when_packed
+from inference.precision import Precision
 from inference.sampler import choose_token, compute_logprobs
 from inference.sampling import (
     ChatMessage,
@@ -78,8 +79,19 @@ class RequesterEngine:
         self.self_test()
 
     @classmethod
-    def load(cls, directory: Path, max_positions: int) -> "RequesterEngine":
+    def load(
+        cls,
+        directory: Path,
+        max_positions: int,
+        precision: Precision = Precision.NATIVE,
+    ) -> "RequesterEngine":
         """Load everything but the layers from a model directory.
+
+        Args:
+            directory: Of the model.
+            max_positions: Of prompt and answer together.
+            precision: Of the layers that are bought.  A quantised model's head is in
+                int8, which loses less than its layers do.
 
         Raises:
             BadWeights, UnsupportedModel: Says why.
@@ -87,7 +99,8 @@ class RequesterEngine:
         tokenizer = Tokenizer(directory)
         engine = cls(load_ends(directory), tokenizer, max_positions)
         hidden = draw_hidden(1, engine.hidden_size, engine.part.dtype, _CPU)
-        if is_same_when_packed(engine.part, lambda: engine.finish(hidden, [0])):
+        head = Precision.NATIVE if precision is Precision.NATIVE else Precision.INT8
+        if is_same_when_packed(engine.part, head, lambda: engine.finish(hidden, [0])):
             return engine
         return cls(load_ends(directory), tokenizer, max_positions)
 

@@ -406,9 +406,24 @@ class StageWorker(SupervisedWorker):
 class RequesterWorker(SupervisedWorker):
     """A worker that holds all of a model but its layers."""
 
-    def __init__(self, directory: Path, model: Model, *, threads: int = 1) -> None:
-        """Describe the requester; `run` starts it."""
-        super().__init__(directory, model, role=["requester"], threads=threads)
+    def __init__(
+        self,
+        directory: Path,
+        model: Model,
+        *,
+        threads: int = 1,
+        precision: Precision = Precision.NATIVE,
+    ) -> None:
+        """Describe the requester; `run` starts it.
+
+        Args:
+            directory: The model's directory.
+            model: What `load_model` found there.
+            threads: Of torch.
+            precision: Of the layers whose answers it reads.
+        """
+        role = ["requester", "--precision", precision]
+        super().__init__(directory, model, role=role, threads=threads)
 
     async def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Return the token ids of a conversation; raises BadPrompt."""

@@ -119,7 +119,9 @@ def _send(link: socket.socket, replies: list[Reply]) -> None:
 
 def _build_service(options: argparse.Namespace) -> Service:
     if options.role == "requester":
-        return RequesterService(options.model, threads=options.threads)
+        return RequesterService(
+            options.model, threads=options.threads, precision=options.precision
+        )
     if options.null:
         return NullService(options.model)
     return StageService(
@@ -192,12 +194,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument("--model", type=Path, required=True, metavar="DIR")
         sub.add_argument("--fd", type=int, required=True, metavar="N")
         sub.add_argument("--threads", type=int, default=1, metavar="N")
+        sub.add_argument(
+            "--precision", type=Precision, choices=Precision, default=Precision.NATIVE
+        )
         if role == "stage":
             sub.add_argument("--layers", type=_parse_layers, required=True)
             sub.add_argument("--kv-bytes", type=int, default=DEFAULT_KV_BUDGET_BYTES)
-            sub.add_argument(
-                "--precision", type=Precision, choices=Precision, default="native"
-            )
             sub.add_argument("--null", action="store_true", help="compute nothing")
     return parser.parse_args(arguments)
 

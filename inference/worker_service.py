@@ -175,15 +175,25 @@ class StageService:
 class RequesterService:
     """A requester engine behind the wire."""
 
-    def __init__(self, directory: Path, *, threads: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        threads: int,
+        precision: Precision = Precision.NATIVE,
+    ) -> None:
         """Load and test the ends; raises BadWeights or UnsupportedModel."""
         self._shape = read_model_shape(directory)
         import_torch(threads)
         from inference.requester import RequesterEngine
         from inference.text_encoder import TextEncoder
 
-        kind = TextEncoder if self._shape.is_encoder else RequesterEngine
-        self._engine = kind.load(directory, self._shape.max_positions)
+        limit = self._shape.max_positions
+        self._engine: Any
+        if self._shape.is_encoder:
+            self._engine = TextEncoder.load(directory, limit)
+        else:
+            self._engine = RequesterEngine.load(directory, limit, precision)
         self._samples: list[tuple[Sample, Any]] = []
 
     @property

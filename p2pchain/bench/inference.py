@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -120,13 +121,11 @@ def run_decode(bench: Bench, size: LlamaSize, dtype: str) -> list[Figure]:
     ]
 
 
-def run_all_decodes(bench: Bench) -> list[Figure]:
-    """Every size and dtype, one after another."""
-    figures = []
-    for size in (SMALL, MIDDLE, LARGE):
-        for dtype in DTYPE_BYTES:
-            figures += run_decode(bench, size, dtype)
-    return figures
+def run_decodes(size: LlamaSize, bench: Bench) -> list[Figure]:
+    """One size in every dtype."""
+    return [
+        figure for dtype in DTYPE_BYTES for figure in run_decode(bench, size, dtype)
+    ]
 
 
 def run_precisions(bench: Bench) -> list[Figure]:
@@ -297,7 +296,9 @@ SECTIONS: dict[str, tuple[str, Callable[[Bench], list[Figure]]]] = {
     "fairness": ("A short request behind a prompt of 2,048", run_fairness),
     "memory": ("Memory of a stage, 110M float32", run_memory),
     "precision": ("Precision of weights, 0.5B", run_precisions),
-    "decode": ("One session through two stages", run_all_decodes),
+    "decode-110M": ("One session through two stages", partial(run_decodes, SMALL)),
+    "decode-0.5B": ("One session through two stages", partial(run_decodes, MIDDLE)),
+    "decode-1.1B": ("One session through two stages", partial(run_decodes, LARGE)),
 }
 """Small models first; each writes over the one before."""
 

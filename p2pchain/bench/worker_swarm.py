@@ -90,7 +90,7 @@ async def open_swarm(
     """Run a model's workers inside the block, one thread each."""
     model = model or load_model(directory)
     cuts = [model.info.layers * index // stages for index in range(stages + 1)]
-    requester = RequesterWorker(directory, model)
+    requester = RequesterWorker(directory, model, precision=precision)
     workers = [
         StageWorker(
             directory,

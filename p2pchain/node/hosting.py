@@ -292,6 +292,7 @@ class Hosting:
             ready.directory,
             ready.model,
             threads=self._config.torch_threads,
+            precision=Precision(self._config.precision),
         )
         worker.prepare = ready.prepare
         return Gateway(

@@ -23,6 +23,7 @@ from inference.errors import (
     Busy,
     UnknownSession,
 )
+from inference.precision import Precision
 from inference.requester import MAX_SESSIONS, RequesterEngine
 from inference.sampling import ChatMessage, SampledToken, SamplingParams
 from inference.stage import StageEngine
@@ -72,6 +73,15 @@ def swarm(directory: Path) -> Swarm:
 def requester(swarm: Swarm) -> RequesterEngine:
     swarm.requester.close_session(b"s")
     return swarm.requester
+
+
+def test_a_quantised_head_is_close(directory: Path, swarm: Swarm) -> None:
+    engine = RequesterEngine.load(directory, POSITIONS, Precision.INT4)
+    hidden = torch.randn(1, 3, HIDDEN, generator=torch.Generator().manual_seed(3))
+    expected = swarm.requester.finish(hidden, [0, 5, 9])
+    found = engine.finish(hidden, [0, 5, 9])
+    error = (found - expected).norm() / expected.norm()
+    assert 1e-4 < error < 0.1
 
 
 def test_sessions_that_share_the_head_get_their_own_tokens(
