@@ -43,7 +43,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import torch
 from torch import nn
@@ -72,6 +72,10 @@ TORCH_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+
+
+_TUPLE_ITEMS = 4
+"""Hidden states, and at most attention, cross-attention and a cache."""
 
 
 class Skip(nn.Module):
@@ -411,8 +415,13 @@ def _probe_output_form(decoder: Any, layer_list: nn.ModuleList) -> int | None:
         return forms[0]
     except Exception as error:
         # Whatever a model's own code raises here, it cannot be probed this way.
-        if inspect.signature(layer_list[0].forward).return_annotation is torch.Tensor:
+        annotation = inspect.signature(layer_list[0].forward).return_annotation
+        if annotation is torch.Tensor:
             return None
+        if get_origin(annotation) is tuple:
+            # Older families name one item of several; only the first counts.
+            items = len(get_args(annotation))
+            return items if items > 1 else _TUPLE_ITEMS
         raise UnsupportedModel(f"its layers cannot be probed: {error}") from error
     finally:
         handle.remove()
