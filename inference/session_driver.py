@@ -214,7 +214,8 @@ class RequesterSession:
         for stream in self._streams.values():
             stream.abort()
         self.summary = self._build_summary()
-        self._ports.payer.forget(self.plan.session_id)
+        for hop in self._machine.route.everyone:
+            self._ports.payer.forget(self._name_payments(hop.number))
         try:
             await self._ports.worker.close(self.plan.session_id)
         except P2PChainError as error:
@@ -351,12 +352,20 @@ class RequesterSession:
         plan = self._machine.route.everyone[hop].plan
         try:
             payment = self._ports.payer.pay(
-                self.plan.session_id, plan.channel_id, units
+                self._name_payments(hop), plan.channel_id, units
             )
         except P2PChainError as error:
             raise PaymentFailed(f"cannot pay {plan.node_name}: {error}") from error
         self._vouchers[hop] += payment.voucher is not None
         return payment
+
+    def _name_payments(self, hop: int) -> bytes:
+        """Return the name under which a hop is paid.
+
+        One provider can come back as another hop, over another stream, and may have
+        lost what it was sent before.
+        """
+        return self.plan.session_id + hop.to_bytes(2, "big")
 
     async def _pump(self, hop: int, stream: Stream) -> None:
         """Turn a hop's frames into events until its stream ends."""

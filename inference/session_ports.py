@@ -40,15 +40,21 @@ class RequesterWorker(Protocol):
 class Payer(Protocol):
     """Our side of the channels: `SharedPayer` over the wallet's book."""
 
-    def pay(self, session_id: bytes, channel_id: bytes, units: int) -> Payment:
+    def pay(self, stream: bytes, channel_id: bytes, units: int) -> Payment:
         """Release units and write that down before they are sent.
+
+        Args:
+            stream: Names the stream over which the payment goes: whoever reads it has
+                seen only what was sent there.
+            channel_id: The channel.
+            units: How many.
 
         Raises:
             P2PChainError: The deposit is exhausted or the channel not ours.
         """
 
-    def forget(self, session_id: bytes) -> None:
-        """The session is over and pays no more."""
+    def forget(self, stream: bytes) -> None:
+        """The stream is over and nothing more is paid there."""
 
 
 class HopFinder(Protocol):

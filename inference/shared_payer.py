@@ -3,8 +3,8 @@ One payer for many sessions: every stream gets to see every voucher it needs.
 
 Sessions of one channel pay over streams of their own, and streams overtake each other.
 A payment that releases a preimage means nothing to a payee who has not seen the voucher
-whose chain it belongs to, so each session's first payment under a voucher carries it,
-whichever session had it signed.
+whose chain it belongs to, so the first payment under a voucher on each stream carries
+it, whichever stream had it signed.
 """
 
 from typing import Protocol
@@ -23,19 +23,19 @@ class Purse(Protocol):
 
 
 class SharedPayer:
-    """The `Payer` port over one purse; one object for all sessions of a node."""
+    """The `Payer` port over one purse; one object for all streams of a node."""
 
     def __init__(self, purse: Purse) -> None:
         self._purse = purse
         self._roots: dict[bytes, bytes] = {}
         """Chain root of each channel's newest voucher."""
         self._holders: dict[bytes, set[bytes]] = {}
-        """Sessions that have sent it, by channel."""
+        """Streams that have carried it, by channel."""
 
-    def pay(self, session_id: bytes, channel_id: bytes, units: int) -> Payment:
-        """Pay for one session; raises what the purse raises."""
+    def pay(self, stream: bytes, channel_id: bytes, units: int) -> Payment:
+        """Pay over one stream; raises what the purse raises."""
         holders = self._holders.setdefault(channel_id, set())
-        if session_id not in holders:
+        if stream not in holders:
             self._purse.repeat_voucher(channel_id)
         payment = self._purse.pay(channel_id, units)
         voucher = payment.voucher
@@ -43,13 +43,13 @@ class SharedPayer:
             if self._roots.get(channel_id) != voucher.chain_root:
                 self._roots[channel_id] = voucher.chain_root
                 holders.clear()
-            holders.add(session_id)
+            holders.add(stream)
         return payment
 
-    def forget(self, session_id: bytes) -> None:
-        """Drop a session that is over."""
+    def forget(self, stream: bytes) -> None:
+        """Drop a stream that is over."""
         for channel_id, holders in list(self._holders.items()):
-            holders.discard(session_id)
+            holders.discard(stream)
             if not holders:
                 del self._holders[channel_id]
                 self._roots.pop(channel_id, None)
