@@ -74,6 +74,8 @@ OFFER_S = 5.0
 PAUSE_S = 1.0
 """After an attempt that led to nothing, twice as long each time."""
 MAX_PAUSE_S = 300.0
+FRESH_S = 10.0
+"""What was hashed so lately is not hashed again: two workers start with one look."""
 MAX_PEERS = 64
 """Asked for offers: each has a connection, and more make nothing faster."""
 
@@ -124,8 +126,10 @@ class WeightsFetcher:
         self._server = server
         self._get_providers = get_providers
         self._board: WorkBoard[Part] | None = None
-        self._fresh: set[Share] = set()
-        """Obtained a moment ago: need not be hashed again."""
+        self._hashed_at: dict[Share, float] = {}
+        """When all of a share was last found to be here, on trio's clock."""
+        self._ensuring = trio.Lock()
+        self._fetching = trio.Lock()
         self.problem = ""
         """Why nothing comes; empty while something does."""
         self.wanted = ""
@@ -147,11 +151,10 @@ class WeightsFetcher:
 
         Called before a worker reads it; what a disk has damaged is fetched anew.
         """
-        if share in self._fresh:
-            self._fresh.discard(share)
-        else:
-            await self.obtain(share)
-            self._fresh.discard(share)
+        async with self._ensuring:
+            hashed_at = self._hashed_at.get(share, float("-inf"))
+            if trio.current_time() >= hashed_at + FRESH_S:
+                await self.obtain(share)
 
     async def obtain(self, share: Share) -> Model:
         """Return a model of which the share is here, however long that takes.
@@ -160,8 +163,7 @@ class WeightsFetcher:
             ModelError: The chain's model is none that can be run.
         """
         model = await self._insist(share.record, lambda: self._try(share))
-        if share.pin:
-            self._fresh.add(share)
+        self._hashed_at[share] = trio.current_time()
         return model
 
     async def find_outline(self, record: ModelRecord) -> Outline:
@@ -188,7 +190,7 @@ class WeightsFetcher:
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
         finally:
-            self._board, self.wanted, self.problem = None, "", ""
+            self.wanted, self.problem = "", ""
 
     async def prefetch(self, share: Share) -> None:
         """Fetch a share that a placement announces; gives up rather than wait."""
@@ -196,11 +198,17 @@ class WeightsFetcher:
             await self._try(share)
         except (ModelError, NobodyHas) as error:
             log.info("not fetched ahead: %s", error)
-        finally:
-            self._board = None
 
     async def _try(self, share: Share) -> Model:
+        async with self._fetching:
+            try:
+                return await self._take(share)
+            finally:
+                self._board = None
+
+    async def _take(self, share: Share) -> Model:
         record = share.record
+        self.wanted = record.name
         folder = self.get_folder(record.model_id)
         outline = await self._load_outline(record)
         self._server.add(record.model_id, outline, None)

@@ -413,7 +413,11 @@ def test_a_crash_between_any_two_writes_costs_nothing_that_was_here(
 
 
 def test_a_damaged_part_is_fetched_anew_before_a_worker_reads_it(
-    source: Path, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    source: Path,
+    model: Model,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main(town: Town) -> None:
         holder = await town.add(Holder, b"1", source, model)
@@ -428,7 +432,10 @@ def test_a_damaged_part_is_fetched_anew_before_a_worker_reads_it(
         # It was obtained a moment ago, so the first start of a worker trusts it.
         await town.fetcher.ensure(share)
         assert holder.sent == []
-        await town.fetcher.ensure(share)
+        monkeypatch.setattr(weights_fetcher, "FRESH_S", 0.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(town.fetcher.ensure, share)
+            nursery.start_soon(town.fetcher.ensure, share)
         assert holder.sent == [part.digest]
         assert f"{part.digest.hex()} is damaged" in caplog.text
         check_share(town, source, model, range(2))
