@@ -28,6 +28,7 @@ from chain.slashing import REWARD_EVENT, SETTLE_EVENT, SLASH_EVENT
 from chain.stake import StakeStatus
 from consensus.evidence import build_evidence
 from consensus.messages import Kind
+from genesis.validation import MIN_BLOCK_BYTES
 from p2pchain.sim.committee import hand_bodies
 from primitives import bls
 from primitives.codec import encode
@@ -290,7 +291,7 @@ def test_a_late_node_replays_the_conviction():
 
 
 def test_a_full_block_still_has_room_for_evidence():
-    world = make_world(12, block_bytes=64 * 1024)
+    world = make_world(12, block_bytes=MIN_BLOCK_BYTES)
     pool = EvidencePool(world.tree.judge, EVIDENCE_EPOCHS)
     read = world.ledger()._read
     for index in range(8):
@@ -298,11 +299,13 @@ def test_a_full_block_still_has_room_for_evidence():
     flood = [
         world.sign(PEOPLE[i].account, Unbond(ATOMS), 0, nonce=n)
         for i in range(12)
-        for n in range(60)
+        for n in range(130)
     ]
     held = world.build(*flood, evidence=pool.pick(read))
     assert len(held.block.body.evidence) == 8
-    assert len(held.block_bytes) <= 64 * 1024
+    (chunk,) = held.chunks
+    assert len(chunk.transactions) < len(flood)
+    assert len(held.block_bytes) <= MIN_BLOCK_BYTES
     world.finalize(held)
 
 
