@@ -246,14 +246,23 @@ def assign_layers(tensors: Iterable[Piece], layer_count: int) -> dict[str, int]:
     return max(fitting, key=len)
 
 
-def count_layer_bytes(outline: Outline, layer_count: int) -> tuple[int, ...]:
-    """Return the bytes of each layer's tensors; raises as `assign_layers`."""
+def count_layer_bytes(
+    outline: Outline, layer_count: int, number_bytes: int | None = None
+) -> tuple[int, ...]:
+    """Return the bytes of each layer's tensors; raises as `assign_layers`.
+
+    Args:
+        outline: Of the model.
+        layer_count: How many layers it has.
+        number_bytes: Of a number in the memory of a stage; None: as in the files.
+    """
     sizes = [0] * layer_count
     owners = assign_layers(outline.tensors, layer_count)
     for piece in outline.tensors:
         owner = owners.get(piece.name)
         if owner is not None and owner < layer_count:
-            sizes[owner] += piece.size
+            width = number_bytes or DTYPE_BYTES[piece.dtype]
+            sizes[owner] += piece.size // DTYPE_BYTES[piece.dtype] * width
     return tuple(sizes)
 
 

@@ -23,7 +23,7 @@ from chain.contracts.registration import RegistrationStatus
 from chain.following import Layers
 from inference.device import Device, measure_device
 from inference.memory import compute_weights_room
-from inference.model_info import Model
+from inference.model_info import DTYPE_BYTES, Model
 from inference.pieces import Outline, count_layer_bytes
 from inference.placement import Choice, choose_layers, count_hosts
 from p2pchain.errors import ConfigError
@@ -187,7 +187,9 @@ class ModelHost:
         assert self._layers == AUTO
         self.stage = f"the outline of {record.name}"
         outline = await self._load_outline(record)
-        sizes = count_layer_bytes(outline, record.layers)
+        # What a stage computes in may be wider than what the files have.
+        width = DTYPE_BYTES.get(record.dtype)
+        sizes = count_layer_bytes(outline, record.layers, width)
         device = await trio.to_thread.run_sync(measure_device)
         room = compute_weights_room(device.room_bytes)
         saved = load_choice(self._folder, record)

@@ -244,6 +244,13 @@ def test_layers_are_found_by_their_names() -> None:
     }
 
 
+def test_layers_are_counted_in_the_numbers_of_files_or_of_a_stage() -> None:
+    tensors = name_tensors("embed", "h.0.a", "h.0.b", "h.1.a", "h.2.draft")
+    outline = Outline(Manifest((CONFIG, *tensors)), Manifest(()))
+    assert count_layer_bytes(outline, 2) == (16, 8)
+    assert count_layer_bytes(outline, 2, 2) == (8, 4)
+
+
 @pytest.mark.parametrize(
     "names", [(), ("a", "b"), ("h.0.w", "h.2.w"), ("h.1.w", "h.2.w"), ("h.00000000.w",)]
 )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from p2pchain.errors import ConfigError, HomeError
 from p2pchain.node.home import (
+    AUTO,
     Config,
     Home,
     build_config,
@@ -254,3 +255,20 @@ def test_who_follows_all_shards_unless_told_otherwise(config, is_all: bool) -> N
 def test_what_are_no_shards(text: str) -> None:
     with pytest.raises(ConfigError, match="follow_shards"):
         _ = replace(Config(name="x"), follow_shards=text).followed_shards
+
+
+def test_a_model_is_a_folder_or_a_name_of_the_chain(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for folder in ("bundled", "here", "./away", "~/away", "/away", "a/b"):
+        assert Config(name="n", model=folder).chain_model is None
+    for name in ("tiny-llama", "ab" * 32):
+        assert Config(name="n", model=name).chain_model == name
+
+
+def test_layers_may_be_left_to_the_node() -> None:
+    config = build_config({"name": "n", "layers": "auto"}, "test")
+    assert config.layers == AUTO
+    assert config.layer_range is None
+    with pytest.raises(ConfigError, match="weights_cache_mb"):
+        build_config({"name": "n", "weights_cache_mb": 0}, "test")
