@@ -486,7 +486,7 @@ def _check_gift(
 
 def _round_up(difference: float) -> str:
     """Return the power of ten above: roundings differ between machines, not this."""
-    bound = 1e-5
+    bound = 1e-4
     while difference > bound:
         bound *= 10
     return f"{bound:.0e}"
