@@ -264,13 +264,13 @@ def run_conspiracy(seed: int, chain: str, keys: KeyRing | None) -> World:
         )
 
     world.run(90_000, is_over)
-    _require(bool(world.judge.wrong), "nobody was robbed")
     witness = world.nodes["a"].chain
     assert isinstance(witness, TreeChain)
-    if not is_over() and TARGET in witness.tree.followed and seed % 2:
+    if not is_over():
         # What fellows alone have seen, and no block ever held, does no harm.
+        is_unseen = seed % 2 == 1 and TARGET in witness.tree.followed
+        _require(is_unseen, "a shard of liars goes on")
         return finish(world)
-    _require(is_over(), "a shard of liars goes on")
     for villain in villains:
         assert villain.signer is not None
         is_convicted = witness.is_convicted(villain.signer.public_key)
