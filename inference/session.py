@@ -103,6 +103,9 @@ from inference.session_watch import Watch
 from inference.steps import compute_number, compute_step
 from primitives.errors import P2PChainError
 
+LAST_LAP_US = 1_000_000
+"""For the rest of the last lap once a hop is lost in it: the answer is complete."""
+
 
 class Phase(Enum):
     """Where the session stands."""
@@ -403,15 +406,17 @@ class RequesterMachine:
 
     def _miss(self, hop: RouteHop, text: str, is_fault: bool) -> list[Effect]:
         """A hop's stream has ended, or brought nonsense."""
+        error = HopLost(f"{hop.name} is lost: {text}", peer_id=hop.peer_id)
         if self.phase is Phase.FINISHING and not is_fault:
-            hop.is_gone = True
+            hop.is_gone, hop.error = True, error
             awaits_lap = hop is self.route.last and not self._is_lap_done
             is_unattested = self._track.signed_input is not None and hop.receipt is None
             if not awaits_lap and not is_unattested:
+                # It may have passed the lap on; nobody waits long for it.
+                self._deadline_us = min(self._deadline_us, self._now_us + LAST_LAP_US)
                 return []
         blame = [Blame(hop.peer_id, text)] if is_fault else []
-        text = f"{hop.name} is lost: {text}"
-        return [*blame, *self._lose(hop, HopLost(text, peer_id=hop.peer_id))]
+        return [*blame, *self._lose(hop, error)]
 
     def _lose(self, hop: RouteHop, error: SessionError) -> list[Effect]:
         """Mend the route, or fail where that cannot be."""
@@ -559,11 +564,17 @@ class RequesterMachine:
                 raise self._build_late_error()
 
     def _build_late_error(self) -> SessionError:
-        hop = self._track.find_unattested()
-        if hop is not None:
-            text = f"no receipt from {hop.name} in time"
-            return ReceiptMismatch(text, peer_id=hop.peer_id)
-        return StepTimeout("the last lap did not come back in time")
+        for hop in self.route.hops:
+            if hop.error is not None:
+                return hop.error
+        missing = self._track.find_unattested()
+        if missing is None:
+            return StepTimeout("the last lap did not come back in time")
+        text = f"no receipt from {missing.name} in time"
+        if self.phase is Phase.ATTESTING:
+            return ReceiptMismatch(text, peer_id=missing.peer_id)
+        # It may be the hop before that did not pass the lap on.
+        return StepTimeout(text, peer_id=missing.peer_id)
 
     def _on_slow_step(self) -> list[Effect]:
         """Ask the hops how far they are, or judge what they said."""
