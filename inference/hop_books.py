@@ -3,9 +3,9 @@ The books of one session at one hop: steps, bills, payments, ranges, receipts.
 
 The state machine (inference/hop.py) decides when something happens; this is the account
 of it.  The last step can be taken back, once: when the route changes, a step that was
-under way did not arrive anywhere, and nobody is to be paid or to sign for it.  Its bill,
-its place in the open range and, if it closed the range, the receipt go; the next receipt
-then has the same `previous_own` as the one that was withdrawn.
+under way did not arrive anywhere, and nobody is to be paid or to sign for it.  Its
+bill, its place in the open range and, if it closed the range, the receipt go; the next
+receipt then has the same `previous_own` as the one that was withdrawn.
 """
 
 from collections.abc import Callable
@@ -113,7 +113,7 @@ class HopBooks:
     # Steps
 
     def deliver(self, held: Held, out_digest: bytes, compute_us: int) -> Receipt | None:
-        """Enter a step that is about to leave; returns the receipt if a range closes."""
+        """Enter a step that leaves now; returns the receipt if it closes a range."""
         step = held.step
         self._before = _Page(
             self.steps,

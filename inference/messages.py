@@ -150,8 +150,8 @@ class SessionTerms(Record):
     output_price: Amount
     """Atoms per layer and decoded token."""
     prompt_tokens: U32
-    """Positions at the input price: the prompt, and what is computed anew of the answer
-    after a change of the route.  The schedule of the attempt's steps follows from it."""
+    """Positions at the input price: the prompt, and what is computed anew of the
+    answer after a change of the route.  The attempt's schedule of steps follows."""
     max_positions: U32
     """Prompt and answer together, in tokens; a bound, not a promise."""
     hidden_size: U32

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from fraud_world import PAYER, SHARD, FraudWorld, replace
+from fraud_world import SHARD, FraudWorld, replace
 from test_fraud_desk import Wire
 
 from chain.blocktree import open_tree
