@@ -18,7 +18,7 @@ from devnet_process import (
     wait_until,
 )
 
-from p2pchain.client import RpcClient
+from p2pchain.client import RpcClient, RpcError
 from primitives.types import ATOMS_PER_COIN
 
 COIN = ATOMS_PER_COIN
@@ -38,6 +38,13 @@ class Newcomer:
         done = run_cli("--home", str(self.home), "--json", *args)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    def is_ready(self) -> bool:
+        """Tell whether it is at the chain's end; it listens anew with a snapshot."""
+        try:
+            return bool(self.rpc.call("status")["ready"])
+        except (FileNotFoundError, RpcError):
+            return False
 
     @property
     def rpc(self) -> RpcClient:
@@ -65,7 +72,7 @@ def newcomer(net: RunningDevnet, tmp_path_factory) -> Iterator[Newcomer]:
         )  # fmt: skip
     wait_until((home / "node.json").is_file, "the newcomer to listen")
     newcomer = Newcomer(home, passphrase, process)
-    wait_until(lambda: newcomer.rpc.call("status")["ready"], "the newcomer to catch up")
+    wait_until(newcomer.is_ready, "the newcomer to catch up")
     yield newcomer
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
