@@ -154,6 +154,8 @@ class Homes:
             peers=tuple(str(peer) for peer in peers),
             layers=node.layers,
             validator=node.stake > 0,
+            # The load and the checks ask any node about any shard.
+            follow_shards="all",
         )
 
 
