@@ -64,7 +64,9 @@ def test_a_validator_that_follows_one_shard_votes_on(devnet) -> None:
     proof = devnet.rpc(name).call("state_proof", shard=2, key="0x61")
     assert proof["value"] is None
     gaps = devnet.rpc(name).call("account_txs", address=address)["missing"]
-    assert [(gap["shard"], gap["until"]) for gap in gaps] == [(2, None)]
+    # By lot it was a custodian of the other shard before, or was not.
+    assert {gap["shard"] for gap in gaps} == {2}
+    assert gaps[-1]["until"] is None
     with pytest.raises(RpcError) as error:
         devnet.rpc(name).call("state_proof", shard=2, key="0x61", height="1")
     assert error.value.code == -32006
