@@ -51,7 +51,7 @@ FLUSH_S = 1.0
 MEASURED_STEPS = 5
 DRAIN_S = 5.0
 """What open sessions get to move to another provider when the node stops."""
-STOP_S = 2.0
+STOP_S = 5.0
 """What those that did not get to say goodbye."""
 MEASURE_SESSION = b"measure".ljust(32, b"\0")
 
