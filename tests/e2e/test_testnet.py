@@ -86,6 +86,14 @@ QUIET = 'name = "quiet"\nblocks = 5000\n' + "".join(
 )
 
 
+def is_stopped(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return all(
+        (thread / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+        for thread in threads
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_however_a_run_ends_its_nodes_end_too(number: int, tmp_path) -> None:
     """SIGKILL is the hard one: a paused node must not stay behind either."""
@@ -94,6 +102,8 @@ def test_however_a_run_ends_its_nodes_end_too(number: int, tmp_path) -> None:
     process = start_run(manifest, home)
     pids = read_pids(home)
     os.kill(pids[0], signal.SIGSTOP)
+    # The kernel continues only what has stopped, and threads stop one by one.
+    wait_until(lambda: is_stopped(pids[0]), "the node to stop")
     process.send_signal(number)
     process.communicate(timeout=120)
     assert process.returncode == (1 if number != signal.SIGKILL else -signal.SIGKILL)

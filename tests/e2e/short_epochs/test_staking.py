@@ -70,12 +70,15 @@ def newcomer(net: RunningDevnet, tmp_path_factory) -> Iterator[Newcomer]:
             [sys.executable, "-m", "p2pchain", *options, "start"],
             stdout=log, stderr=log,
         )  # fmt: skip
-    wait_until((home / "node.json").is_file, "the newcomer to listen")
-    newcomer = Newcomer(home, passphrase, process)
-    wait_until(newcomer.is_ready, "the newcomer to catch up")
-    yield newcomer
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    try:
+        wait_until((home / "node.json").is_file, "the newcomer to listen")
+        newcomer = Newcomer(home, passphrase, process)
+        wait_until(newcomer.is_ready, "the newcomer to catch up")
+        yield newcomer
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(30)
+    assert code == 0
 
 
 def find_seat(
