@@ -75,7 +75,8 @@ def _build_row(shard: Json) -> tuple[object, ...]:
         (chunk["producer_name"] or f"#{chunk['producer']}") if is_made else "-",
         describe_endorsers(chunk),
         shard["backlog"],
-        ", ".join(_describe_host(host) for host in shard["hosts"]) or "-",
+        ", ".join(map(_describe_host, shard["hosts"]))
+        or ("-" if shard["followed"] else "?"),
     )
 
 

@@ -160,6 +160,9 @@ def test_commands_say_it_too(server, capsys, tmp_path):
     (tmp_path / "api_token").write_text(TOKEN + "\n")
     options = ["--home", str(tmp_path), "--rpc", server.url]
     assert main([*options, "status"]) == 0
-    assert "followed: 0, 1" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "followed: 0, 1" in shown
+    rows = [line.split() for line in shown.splitlines() if "active" in line]
+    assert [row[-1] == "?" for row in rows if row[0] in "12"] == [False, True]
     assert main([*options, "wallet", "balance", DAVE_]) == 0
     assert "does not follow shards 2" in capsys.readouterr().out

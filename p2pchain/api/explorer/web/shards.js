@@ -47,7 +47,7 @@ export async function showShards() {
         shards.map((s) => [linkShard(s.shard), layersOf(s), phaseOf(s.phase),
           s.chunk.seq === "0" ? "none yet" : linkChunk(s.shard, s.chunk.seq), linkBlock(s.chunk_height),
           producerOf(s.chunk), endorsedBy(s.chunk), s.backlog,
-          wrap(s.hosts.map((h, i) => [i ? ", " : "", hostOf(h)]))])),
+          s.followed ? wrap(s.hosts.map((h, i) => [i ? ", " : "", hostOf(h)])) : "not known here"])),
       el("h2", {}, "On duty now"),
       table(["shard", "view", "producers", "committee", "a chunk needs", "a bad chunk is"],
         shards.filter((s) => s.duty).map(({ shard, duty }) => [linkShard(shard), duty.view, wrap(turns(duty.producers)),
