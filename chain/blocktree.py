@@ -53,6 +53,7 @@ from chain.errors import (
     StoreError,
     UnfinalParent,
     UnknownBlock,
+    UselessEvidence,
 )
 from chain.evidence import QUORUMS_WORD, EvidenceJudge
 from chain.executor import ChunkExecutor, InProcess
@@ -97,6 +98,7 @@ from primitives.kv import KeyValueStore
 from primitives.types import Epoch, Height, ShardId, TimeMs, View
 from shards.certificate import CertifiedChunk
 from shards.chunk import ChunkHeader, compute_chunk_hash
+from shards.fraud import FraudNotice
 from shards.inclusion import InclusionBase
 from shards.layout import ROOT_SHARD, Layout
 from shards.messages import ProducedChunk
@@ -359,7 +361,8 @@ class BlockTree:
             time_ms: Now; raised to one above the parent's if it is not later.
             picker: Where the root shard's transactions come from.
             chunks: Certified ones of layer shards; what does not fit is left out.
-            evidence: Pieces that convict somebody in the parent's state.
+            evidence: Pieces that convict somebody in the parent's state; see
+                `select_evidence`.
 
         Raises:
             UnknownBlock: The parent is not held.
@@ -369,14 +372,14 @@ class BlockTree:
         """
         parent = self.get(parent_hash)
         self._validate_root(parent)
+        branch = self._build_branch(parent)
+        court = self._open_court(branch)
         given = SystemInput(
             proposer=proposer,
             attendance=attendance,
             evidence=evidence,
             mix=compute_mix(parent.header.mix, reveal),
         )
-        branch = self._build_branch(parent)
-        court = self._open_court(branch)
         system = run_system(self.spec, parent, given, self.judge, court)
         processed = build_chunks(
             self.spec,
@@ -535,6 +538,27 @@ class BlockTree:
             self.spec, branch, produced, self.verified, self.executor
         )
         self._executed.add(compute_chunk_hash(produced.header), executed)
+
+    def select_evidence(
+        self, parent_hash: bytes, pieces: Sequence[bytes]
+    ) -> tuple[bytes, ...]:
+        """Return the pieces that a block on a held parent can judge.
+
+        A chunk that no block of its epoch took is nobody's once the epoch is over.
+        """
+        parent = self.get(parent_hash)
+        court = self._open_court(self._build_branch(parent))
+        ledger = ShardLedger(lambda key: parent.view.get(ROOT_SHARD, key))
+        selected = []
+        for data in pieces:
+            found = self.judge.read(data, lambda epoch: get_validators(ledger, epoch))
+            if isinstance(found.piece, FraudNotice):
+                try:
+                    court.judge(found.piece, found.validators)
+                except UselessEvidence:
+                    continue
+            selected.append(data)
+        return tuple(selected)
 
     def open_final_court(self) -> BranchCourt:
         """Return the court of a block on the last final one: for pools of evidence."""

@@ -270,7 +270,10 @@ class TreeChain:
             time_ms=time_ms,
             picker=self.build_picker(),
             chunks=desk.offer(parent_hash, view),
-            evidence=self._pool.pick(lambda key: parent.view.get(ROOT_SHARD, key)),
+            evidence=self.tree.select_evidence(
+                parent_hash,
+                self._pool.pick(lambda key: parent.view.get(ROOT_SHARD, key)),
+            ),
         )
         return held.block_hash, held.block_bytes, held.height
 

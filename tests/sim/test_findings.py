@@ -68,6 +68,12 @@ def test_a_shard_goes_on_when_its_only_hosts_are_silent():
     assert not outcome.failure
 
 
+def test_a_leader_leaves_out_what_its_branch_cannot_judge():
+    """Conspiracy 4008: a lie that no block took, of an epoch that was over."""
+    outcome = run_job(Job(4008, "shards-conspiracy", "tree", False))
+    assert not outcome.failure
+
+
 def test_a_shard_that_was_not_followed_may_go():
     """Resharding 0: `db verify` missed the state of a shard that had retired."""
     world = get_scenario("shards-resharding")(0, "tree", None)
