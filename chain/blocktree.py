@@ -53,7 +53,6 @@ from chain.errors import (
     StoreError,
     UnfinalParent,
     UnknownBlock,
-    UselessEvidence,
 )
 from chain.evidence import QUORUMS_WORD, EvidenceJudge
 from chain.executor import ChunkExecutor, InProcess
@@ -98,7 +97,6 @@ from primitives.kv import KeyValueStore
 from primitives.types import Epoch, Height, ShardId, TimeMs, View
 from shards.certificate import CertifiedChunk
 from shards.chunk import ChunkHeader, compute_chunk_hash
-from shards.fraud import FraudNotice
 from shards.inclusion import InclusionBase
 from shards.layout import ROOT_SHARD, Layout
 from shards.messages import ProducedChunk
@@ -361,8 +359,7 @@ class BlockTree:
             time_ms: Now; raised to one above the parent's if it is not later.
             picker: Where the root shard's transactions come from.
             chunks: Certified ones of layer shards; what does not fit is left out.
-            evidence: Pieces that convict somebody in the parent's state; see
-                `select_evidence`.
+            evidence: Pieces that convict somebody in the parent's state.
 
         Raises:
             UnknownBlock: The parent is not held.
@@ -539,30 +536,13 @@ class BlockTree:
         )
         self._executed.add(compute_chunk_hash(produced.header), executed)
 
-    def select_evidence(
-        self, parent_hash: bytes, pieces: Sequence[bytes]
-    ) -> tuple[bytes, ...]:
-        """Return the pieces that a block on a held parent can judge.
-
-        A chunk that no block of its epoch took is nobody's once the epoch is over.
-        """
-        parent = self.get(parent_hash)
-        court = self._open_court(self._build_branch(parent))
-        ledger = ShardLedger(lambda key: parent.view.get(ROOT_SHARD, key))
-        selected = []
-        for data in pieces:
-            found = self.judge.read(data, lambda epoch: get_validators(ledger, epoch))
-            if isinstance(found.piece, FraudNotice):
-                try:
-                    court.judge(found.piece, found.validators)
-                except UselessEvidence:
-                    continue
-            selected.append(data)
-        return tuple(selected)
+    def open_court(self, parent_hash: bytes) -> BranchCourt:
+        """Return the court of a block on a held parent; raises UnknownBlock."""
+        return self._open_court(self._build_branch(self.get(parent_hash)))
 
     def open_final_court(self) -> BranchCourt:
         """Return the court of a block on the last final one: for pools of evidence."""
-        return self._open_court(self._build_branch(self._final))
+        return self.open_court(self.final_hash)
 
     def save_pending(self, block_hash: bytes) -> None:
         """Make a pending block and its pending ancestors survive a crash.

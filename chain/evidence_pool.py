@@ -94,11 +94,14 @@ class EvidencePool:
         self._pieces[verdict.evidence_id] = PooledEvidence(data, verdict)
         return verdict
 
-    def pick(self, read: ReadState) -> tuple[bytes, ...]:
+    def pick(self, read: ReadState, court: Court = NO_COURT) -> tuple[bytes, ...]:
         """Return what a block may hold, the piece that convicts most first.
 
         Args:
             read: The root shard's state at the parent block.
+            court: Judges frauds on the parent's branch.  One that it cannot judge
+                stays out: a chunk that no block of its epoch took is nobody's once
+                the epoch is over.
         """
         ledger = ShardLedger(read)
         now = get_epoch_record(ledger).epoch
@@ -112,7 +115,7 @@ class EvidencePool:
             if not is_timely(piece.verdict, now, self._evidence_epochs):
                 continue
             targets = find_targets(ledger, piece.verdict) - convicted
-            if targets:
+            if targets and self._is_for(court, ledger, piece):
                 picked.append(piece.data)
                 convicted |= targets
             if len(picked) == MAX_EVIDENCE:
@@ -136,6 +139,16 @@ class EvidencePool:
             if not targets <= self._get_convicted(max(now, piece.verdict.epoch)):
                 self._pieces[piece.verdict.evidence_id] = piece
         return tuple(name for name in before if name not in self._pieces)
+
+    def _is_for(self, court: Court, ledger: Ledger, piece: PooledEvidence) -> bool:
+        accusation = self._judge.read(
+            piece.data, lambda epoch: get_validators(ledger, epoch)
+        )
+        try:
+            self._judge.judge(accusation, court)
+        except UselessEvidence:
+            return False
+        return True
 
     def _validate_use(self, ledger: Ledger, accusation: Accusation) -> None:
         now = get_epoch_record(ledger).epoch

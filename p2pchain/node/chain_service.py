@@ -143,9 +143,7 @@ class ChainService:
             time_ms=time_ms,
             picker=self.mempool,
             chunks=self.offer_chunks(parent_hash, view),
-            evidence=self.tree.select_evidence(
-                parent_hash, self.evidence.pick(parent_hash)
-            ),
+            evidence=self.evidence.pick(parent_hash),
         )
         return held.block_hash, held.block_bytes, held.height
 

@@ -123,7 +123,8 @@ class EvidenceDesk:
     def pick(self, parent_hash: bytes) -> tuple[bytes, ...]:
         """Return the evidence for a block of ours on a held parent."""
         view = self._tree.get(parent_hash).view
-        return self.pool.pick(lambda key: view.get(ROOT_SHARD, key))
+        court = self._tree.open_court(parent_hash)
+        return self.pool.pick(lambda key: view.get(ROOT_SHARD, key), court)
 
     def on_final(self) -> None:
         """Drop what the final chain has dealt with; sometimes tell the rest again."""

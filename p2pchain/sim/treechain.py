@@ -270,9 +270,9 @@ class TreeChain:
             time_ms=time_ms,
             picker=self.build_picker(),
             chunks=desk.offer(parent_hash, view),
-            evidence=self.tree.select_evidence(
-                parent_hash,
-                self._pool.pick(lambda key: parent.view.get(ROOT_SHARD, key)),
+            evidence=self._pool.pick(
+                lambda key: parent.view.get(ROOT_SHARD, key),
+                self.tree.open_court(parent_hash),
             ),
         )
         return held.block_hash, held.block_bytes, held.height
