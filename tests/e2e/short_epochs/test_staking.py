@@ -111,6 +111,15 @@ def list_stakes(net: RunningDevnet, account: str) -> list[dict[str, Any]]:
     return [stake for stake in stakes if stake["account"] == account]
 
 
+def wait_paid(newcomer: Newcomer, amount: int) -> None:
+    """Wait until the newcomer's own node has the block that pays it."""
+
+    def is_paid() -> bool:
+        return int(newcomer.run("wallet", "balance")["total"]) >= amount
+
+    wait_until(is_paid, "the payment at the newcomer's own node", EPOCHS_S)
+
+
 def wait_voting(net: RunningDevnet, newcomer: Newcomer, account: str) -> None:
     """Wait until the newcomer votes, is attended to and was rewarded.
 
@@ -145,6 +154,7 @@ def test_from_an_empty_folder_to_a_validator_and_out_again(net, newcomer) -> Non
     net.rpc(token=True).call(
         "wallet_send", recipient=account, amount=str(9000 * COIN), wait=True
     )
+    wait_paid(newcomer, 9000 * COIN)
     staked = newcomer.run("wallet", "stake", str(STAKE))
     assert staked["final"] is True
     assert staked["stake"]["bonded"] == str(STAKE * COIN)
