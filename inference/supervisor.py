@@ -319,6 +319,7 @@ class StageWorker(SupervisedWorker):
         kv_budget_bytes: int = DEFAULT_KV_BUDGET_BYTES,
         precision: Precision = Precision.NATIVE,
         null: bool = False,
+        growth_bytes: int | None = None,
     ) -> None:
         """Describe the stage; `run` starts it.
 
@@ -330,10 +331,13 @@ class StageWorker(SupervisedWorker):
             kv_budget_bytes: Memory for the caches of all sessions.
             precision: Of the weights.
             null: Compute nothing and return the input, to measure the rest.
+            growth_bytes: Memory that the process may take beyond what it has when it
+                is loaded (memory_limit.py); None for what the machine has free.
         """
         role = ["stage", "--layers", f"{layers[0]}:{layers[1]}"]
         role += ["--kv-bytes", str(kv_budget_bytes), "--precision", precision]
         role += ["--null"] if null else []
+        role += [] if growth_bytes is None else ["--growth-bytes", str(growth_bytes)]
         super().__init__(directory, model, role=role, threads=threads)
         self.layers = layers
         self.precision = precision

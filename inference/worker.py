@@ -26,8 +26,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from inference.device import measure_free_bytes
 from inference.errors import ModelError
 from inference.memory import DEFAULT_KV_BUDGET_BYTES
+from inference.memory_limit import limit_growth
 from inference.precision import Precision
 from inference.worker_service import (
     Buffer,
@@ -87,6 +89,7 @@ def _run(link: socket.socket, options: argparse.Namespace) -> int:
         # collector looks at them all again every few hundred steps.
         gc.collect()
         gc.freeze()
+        limit_growth(measure_free_bytes(), options.growth_bytes)
         _write_frame(link, service.build_ready(), b"")
     except P2PChainError as error:
         code = getattr(error, "code", ModelError.code)
@@ -197,6 +200,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument(
             "--precision", type=Precision, choices=Precision, default=Precision.NATIVE
         )
+        sub.add_argument("--growth-bytes", type=int, metavar="N")
         if role == "stage":
             sub.add_argument("--layers", type=_parse_layers, required=True)
             sub.add_argument("--kv-bytes", type=int, default=DEFAULT_KV_BUDGET_BYTES)
