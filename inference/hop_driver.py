@@ -187,7 +187,7 @@ class HopDriver:
         self._must_leave = True
         self.post(PoolChanged())
 
-    def post(self, event: PoolChanged | GivingUp) -> None:
+    def post(self, event: PoolChanged | GivingUp | Expired) -> None:
         """Hand in an event from outside; it may be dropped when the inbox is full.
 
         A full inbox means that events are being handled, and each of them looks at

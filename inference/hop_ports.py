@@ -143,6 +143,22 @@ class HopLimits:
     """The worker's own limit of memory is usually lower and says Busy."""
     max_sessions_per_channel: int = 8
     """Each of them may leave one step unpaid."""
+    max_sessions_per_account: int = 16
+    """A quarter: it takes four deposits, and their owners, to hold all places."""
+    max_sessions_per_peer: int = 32
+    """One gateway may serve several accounts."""
+    max_newcomers: int = 48
+    """Sessions on channels that have never paid; a quarter is left to the others."""
+    opens_per_s: float = 16.0
+    open_burst: int = 64
+    """Sessions that one peer may ask for, in the long run and at once; a refusal costs
+    half a millisecond."""
+    max_silent_pushes: int = 64
+    """Streams of one neighbour that have not named their session yet: one for each
+    that may be opening."""
+    crowded_idle_s: float = 20.0
+    """After which a session that waits for its next step gives way, if all places are
+    taken; a step of another stage may take five seconds, so it is not merely slow."""
     trust_after: int = 0
     """Paid steps after which a channel may pay after the step; 100 in public."""
     max_kept_bytes: int = DEFAULT_LIMIT_BYTES

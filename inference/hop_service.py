@@ -8,6 +8,7 @@ the peer (`on_fault`) and ends the session.
 """
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -24,7 +25,8 @@ from inference.hop_admission import (
     validate_open,
 )
 from inference.hop_driver import CLEANUP_S, HopDriver, compute_now_us
-from inference.hop_events import GivingUp, PoolChanged, Side
+from inference.hop_events import Expired, GivingUp, PoolChanged, Side
+from inference.hop_places import Holder, NoPlace, Places
 from inference.hop_ports import HopLimits, HopPorts, Stream
 from inference.kept_outputs import OutputBudget
 from inference.messages import (
@@ -58,13 +60,15 @@ class HopService:
         self._max_body = 0
         self._budget = OutputBudget(self._limits.max_kept_bytes)
         self._drivers: dict[bytes, HopDriver] = {}
-        self._admitting: set[bytes] = set()
+        self._places = Places(self._limits)
+        self._silent: Counter[bytes] = Counter()
+        """Streams of neighbours that have not said which session they are for."""
         self._accounts: dict[bytes, ChannelAccount] = {}
 
     @property
     def sessions(self) -> int:
         """Sessions that are open or being opened."""
-        return len(self._drivers) + len(self._admitting)
+        return len(self._places)
 
     def leave(self) -> None:
         """Take no new sessions and ask the open ones to move to another provider."""
@@ -106,8 +110,19 @@ class HopService:
         The first frame, which names the session, comes with the requester's first
         step; by then every hop has accepted.
         """
-        wait_s = self._limits.idle_s
-        first = await self._receive_first(stream, wait_s, Data | Finish | Abort)
+        peer_id = stream.peer_id
+        if self._silent[peer_id] >= self._limits.max_silent_pushes:
+            stream.abort()
+            return
+        self._silent[peer_id] += 1
+        try:
+            first = await self._receive_first(
+                stream, self._limits.idle_s, Data | Finish | Abort
+            )
+        finally:
+            self._silent[peer_id] -= 1
+            if not self._silent[peer_id]:
+                del self._silent[peer_id]
         if first is None:
             return
         message, frame = first
@@ -143,8 +158,11 @@ class HopService:
     async def _serve_session(self, message: Open, stream: Stream) -> None:
         """Admit a session and serve it; raises Refusal before anything was promised."""
         terms = message.terms
-        self._validate(message)
-        with self._hold_place(terms), self._hold_account(message) as account:
+        self._validate(message, stream.peer_id)
+        with (
+            self._hold_account(message) as account,
+            self._hold_place(terms, stream.peer_id, account),
+        ):
             async with self._hold_stage(terms), self._hold_next(terms) as following:
                 trusted = account.standing.paid_steps
                 fewest = 1 if has_one_step(terms) else 0
@@ -170,36 +188,63 @@ class HopService:
                     self._on_pool,
                 )
                 self._drivers[terms.session] = driver
-                self._admitting.discard(terms.session)
                 try:
                     await driver.run()
                 finally:
                     del self._drivers[terms.session]
         await driver.close_streams()
 
-    def _validate(self, message: Open) -> None:
+    def _validate(self, message: Open, peer_id: bytes) -> None:
         terms = message.terms
         if self._is_stopping:
             raise Refusal(RefuseCode.BUSY, "the node shuts down")
+        try:
+            self._places.ask(peer_id, compute_now_us())
+        except NoPlace as error:
+            raise Refusal(RefuseCode.BUSY, str(error)) from error
         validate_open(
             message,
             self._ports.get_offer(),
             chain_id=self._ports.chain_id,
             node_key=self._ports.key.public_key,
         )
-        if terms.session in self._drivers or terms.session in self._admitting:
+        if terms.session in self._drivers or terms.session in self._places:
             raise Refusal(RefuseCode.INVALID, "the session is open already")
-        if self.sessions >= self._limits.max_sessions:
-            raise Refusal(RefuseCode.BUSY, f"{self.sessions} sessions are open")
 
     @contextmanager
-    def _hold_place(self, terms: SessionTerms) -> Iterator[None]:
-        """Count a session that is being admitted."""
-        self._admitting.add(terms.session)
+    def _hold_place(
+        self, terms: SessionTerms, peer_id: bytes, account: ChannelAccount
+    ) -> Iterator[None]:
+        """Hold a place, from the admission on."""
+        holder = Holder(peer_id, terms.client, terms.channel_id)
+        if self._places.is_full:
+            self._dismiss_idle()
+        try:
+            self._places.enter(
+                terms.session, holder, lambda: account.standing.paid_steps > 0
+            )
+        except NoPlace as error:
+            raise Refusal(RefuseCode.BUSY, str(error)) from error
         try:
             yield
         finally:
-            self._admitting.discard(terms.session)
+            self._places.leave(terms.session)
+
+    def _dismiss_idle(self) -> None:
+        """End the session that has waited longest for a step, if long enough."""
+        idle = [
+            (driver.session.deadline_us, session_id)
+            for session_id, driver in self._drivers.items()
+            if session_id in self._places and driver.session.phase is Phase.WAITING
+        ]
+        if not idle:
+            return
+        deadline_us, session_id = min(idle)
+        spare_s = self._limits.idle_s - self._limits.crowded_idle_s
+        if deadline_us - compute_now_us() <= spare_s * 1e6:
+            log.info("session %s gives way: it is idle", session_id.hex()[:8])
+            self._places.leave(session_id)
+            self._drivers[session_id].post(Expired())
 
     @contextmanager
     def _hold_account(self, message: Open) -> Iterator[ChannelAccount]:
