@@ -5,13 +5,25 @@ The library's linear layers hand a plain matrix to the kernel in every step, whi
 is not the best one: a matrix that oneDNN has laid out for its own kernels once, when it
 is loaded, is multiplied two to five times faster by several rows and no slower by one
 (docs/log.md).  So every linear layer of a part is replaced by a packed one; nothing is
-listed by architecture.  The plain weights are dropped one by one on the way, and the
-part must afterwards give what it gave before, within the tolerance of its precision.
+listed by architecture.  The plain weights are dropped on the way, and the part must
+afterwards give what it gave before, within the tolerance of its precision.
+
+Layers that are given the same tensor (queries, keys and values; gate and up) become one
+product: a call has a fixed cost of ten to thirty microseconds, and the input is
+quantised once.  Which they are shows in a run that is watched; the first of them that
+is called computes for all, and the others take their columns, if what they are given
+is that same tensor:
+
+    q_proj(x) --> x times (q | k | v) --> columns of q
+    k_proj(x) ------------------------->  columns of k
+    v_proj(x) ------------------------->  columns of v
 
 What is no linear layer (norms, experts in one tensor, attention itself) stays as it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +31,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from inference.errors import UnsupportedModel
+from inference.kernels import Kernel, build_kernel
 from inference.precision import Precision
 from inference.split import Part
 
@@ -32,23 +45,21 @@ the one that is off most counts."""
 
 SMALLEST_ELEMENTS = 2**16
 """Of a matrix that is laid out anew: below it the call costs more than it saves."""
-_USUAL_ROWS = 64
-"""What the layout is chosen for: a step's budget; one row is as fast in it."""
-_INT8_LIMIT = 127
-_INT7_LIMIT = 63
-_INT8_ZERO = 128
-"""The kernel takes unsigned inputs; this one stands for zero."""
-_GROUP = 32
-"""Inputs that share a scale in int4."""
-_INT4_LEVELS = 15
-_TINY = torch.finfo(torch.float32).tiny
-"""Instead of a scale of zero, where everything that it scales is zero."""
+
+Groups = Sequence[Sequence[nn.Module]]
+"""Linear layers that are given the same tensor, in the order of their calls."""
 
 
 class PackedLayer(nn.Module):
-    """A linear layer whose weights are in the form of some kernel."""
+    """A linear layer that takes its columns of a product."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        product: "SharedProduct",
+        index: int,
+    ) -> None:
         """Remember sizes and bias; `weight` (outputs, inputs) itself is not kept."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -56,77 +67,75 @@ class PackedLayer(nn.Module):
         # computes with it fails the comparison after packing.
         self.weight = weight.new_zeros(1, 1).expand(weight.shape)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-
-
-class NativeLayer(PackedLayer):
-    """The weights as they are, laid out for oneDNN."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__(weight, bias)
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _USUAL_ROWS)
+        self._product = product
+        self._index = index
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         """Return (..., outputs) of (..., inputs)."""
-        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            given, self._packed, self.bias, "none", [], ""
-        )
-        return output
+        return self._product.take(given, self._index)
 
 
-class Int8Layer(PackedLayer):
-    """Weights of 7 bits, inputs of 8."""
+class SharedProduct:
+    """One product for layers that are given the same tensor."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__(weight, bias)
-        exact = weight.float()
-        largest = exact.abs().amax(dim=1)
-        self._scales = (largest / _INT7_LIMIT).clamp(min=_TINY)
-        levels = (exact / self._scales[:, None]).round_().to(torch.int8)
-        self._packed = torch.ops.onednn.qlinear_prepack(levels, None)
-        self._zeros = torch.zeros(self.out_features, dtype=torch.int64)
+    def __init__(self, kernel: Kernel, outputs: Sequence[int]) -> None:
+        """Take the kernel of all, and the number of outputs of each."""
+        self._kernel = kernel
+        self._outputs = list(outputs)
+        self._given: torch.Tensor | None = None
+        self._columns: dict[int, torch.Tensor] = {}
 
-    def forward(self, given: torch.Tensor) -> torch.Tensor:
-        """Return (..., outputs) of (..., inputs)."""
-        rows = given.reshape(-1, self.in_features).float()
-        scales = rows.abs().amax(dim=1, keepdim=True).mul_(1 / _INT8_LIMIT)
-        scales.clamp_(min=_TINY)
-        levels = (rows / scales).round_().add_(_INT8_ZERO).to(torch.uint8)
-        sums = torch.ops.onednn.qlinear_pointwise(
-            levels, 1.0, _INT8_ZERO, self._packed, self._scales, self._zeros, None,
-            1.0, 0, torch.float32, "none", [], "",
-        )  # fmt: skip
-        output = sums.mul_(scales)
-        if self.bias is not None:
-            output.add_(self.bias)
-        return output.to(given.dtype).view(*given.shape[:-1], self.out_features)
+    def take(self, given: torch.Tensor, index: int) -> torch.Tensor:
+        """Return the columns of one layer; each is taken once from a product."""
+        if len(self._outputs) == 1:
+            return self._kernel(given)
+        if given is not self._given or index not in self._columns:
+            columns = self._kernel(given).split(self._outputs, dim=-1)
+            self._given, self._columns = given, dict(enumerate(columns))
+        taken = self._columns.pop(index)
+        if not self._columns:
+            # The same tensor with other numbers in it may be given later.
+            self._given = None
+        return taken
 
 
-class Int4Layer(PackedLayer):
-    """Weights of 4 bits, inputs in bfloat16."""
+@dataclass(slots=True)
+class InputWatch:
+    """Learns from the first call of every layer which are given the same tensor."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__(weight, bias)
-        groups = weight.float().view(self.out_features, -1, _GROUP)
-        low, high = groups.amin(dim=2, keepdim=True), groups.amax(dim=2, keepdim=True)
-        scales = ((high - low) / _INT4_LEVELS).clamp(min=_TINY)
-        levels = ((groups - low) / scales).round_().to(torch.int32)
-        self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(
-            levels.view(self.out_features, self.in_features), 1
-        )
-        # The kernel takes the value of level 8 as a group's zero.
-        zeros = low + scales * 8
-        both = torch.cat([scales, zeros], dim=2).transpose(0, 1)
-        self._scales_and_zeros = both.contiguous().to(torch.bfloat16)
+    _inputs: list[torch.Tensor] = field(default_factory=list)
+    """Kept, for a tensor is known by its place in memory."""
+    _members: dict[int, list[nn.Module]] = field(default_factory=dict)
+    _seen: set[nn.Module] = field(default_factory=set)
 
-    def forward(self, given: torch.Tensor) -> torch.Tensor:
-        """Return (..., outputs) of (..., inputs)."""
-        rows = given.reshape(-1, self.in_features).to(torch.bfloat16)
-        output = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            rows, self._packed, _GROUP, self._scales_and_zeros
-        ).to(given.dtype)
-        if self.bias is not None:
-            output.add_(self.bias)
-        return output.view(*given.shape[:-1], self.out_features)
+    @property
+    def groups(self) -> list[list[nn.Module]]:
+        """The groups that were seen, layers alone among them."""
+        return list(self._members.values())
+
+    def look(self, module: nn.Module, given: tuple[Any, ...]) -> None:
+        """Forward pre-hook of a linear layer."""
+        if module in self._seen or not given:
+            return
+        self._seen.add(module)
+        self._inputs.append(given[0])
+        self._members.setdefault(id(given[0]), []).append(module)
+
+
+@contextmanager
+def watch_inputs(part: Part) -> Iterator[InputWatch]:
+    """Watch the linear layers of a part inside the block."""
+    watch = InputWatch()
+    handles = [
+        module.register_forward_pre_hook(watch.look)
+        for module in part.model.modules()
+        if _get_weight(module) is not None
+    ]
+    try:
+        yield watch
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def can_pack(part: Part, precision: Precision) -> bool:
@@ -148,10 +157,15 @@ def can_pack(part: Part, precision: Precision) -> bool:
     return False
 
 
-def pack(part: Part, precision: Precision) -> int:
+def pack(part: Part, precision: Precision, groups: Groups = ()) -> int:
     """Replace every linear layer of a part but, natively, small ones; return how many.
 
     The plain weights are gone afterwards.
+
+    Args:
+        part: A loaded part.
+        precision: Of the packed weights.
+        groups: What a watch has seen; layers in none of them stay alone.
 
     Raises:
         UnsupportedModel: There is nothing to quantise, or no kernel for it here.
@@ -160,16 +174,23 @@ def pack(part: Part, precision: Precision) -> int:
         if precision is Precision.NATIVE:
             return 0
         raise UnsupportedModel(f"no kernels here for {precision} of {part.dtype}")
+    places = _find_places(part)
+    known = {member for group in groups for member in group}
+    alone = [[module] for module in places if module not in known]
     count = 0
-    for module in list(part.model.modules()):
-        for name, child in list(module.named_children()):
-            weight = _get_weight(child)
-            if weight is None:
-                continue
-            if precision is not Precision.NATIVE or weight.numel() >= SMALLEST_ELEMENTS:
-                bias = None if child.bias is None else child.bias.detach()
-                setattr(module, name, _build_layer(weight, bias, precision))
-                count += 1
+    for group in (*groups, *alone):
+        members = [module for module in group if module in places]
+        weights = [_get_weight(module) for module in members]
+        elements = sum(weight.numel() for weight in weights if weight is not None)
+        if not members:
+            continue
+        if precision is Precision.NATIVE and elements < SMALLEST_ELEMENTS:
+            continue
+        layers = _pack_group(members, precision)
+        for module, layer in zip(members, layers, strict=True):
+            for parent, name in places.pop(module):
+                setattr(parent, name, layer)
+            count += 1
     if not count and precision is not Precision.NATIVE:
         raise UnsupportedModel("no linear layers to quantise")
     return count
@@ -182,8 +203,9 @@ def is_same_when_packed(
 
     Where it does not, the part cannot be used any more.
     """
-    before = run()
-    if not pack(part, precision):
+    with watch_inputs(part) as watch:
+        before = run()
+    if not pack(part, precision, watch.groups):
         return True
     try:
         after = run()
@@ -204,26 +226,50 @@ def is_packed(part: Part) -> bool:
     return any(isinstance(module, PackedLayer) for module in part.model.modules())
 
 
+def _find_places(part: Part) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
+    """Return the linear layers, and under which names of which modules each stands."""
+    places: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
+    for parent in part.model.modules():
+        for name, child in parent.named_children():
+            if _get_weight(child) is not None:
+                places.setdefault(child, []).append((parent, name))
+    return places
+
+
 def _get_weight(module: nn.Module) -> torch.Tensor | None:
     """Return (outputs, inputs) of a plain linear layer, None for another module."""
     # Exact types: what a subclass adds would be lost.
     if type(module) is nn.Linear:
         return module.weight.detach()
     if type(module) is Conv1D:
-        return module.weight.detach().t().contiguous()
+        return module.weight.detach().t()
     return None
 
 
-def _build_layer(
-    weight: torch.Tensor, bias: torch.Tensor | None, precision: Precision
-) -> PackedLayer:
-    outputs, inputs = weight.shape
-    match precision:
-        case Precision.INT8:
-            return Int8Layer(weight, bias)
-        case Precision.INT4 if inputs % _GROUP == 0 and outputs % 16 == 0:
-            return Int4Layer(weight, bias)
-        case Precision.INT4:
-            return Int8Layer(weight, bias)
-        case _:
-            return NativeLayer(weight, bias)
+def _pack_group(
+    members: Sequence[nn.Module], precision: Precision
+) -> list[PackedLayer]:
+    """Return packed layers instead of plain ones that are given the same tensor."""
+    weights = [weight for m in members if (weight := _get_weight(m)) is not None]
+    biases = [None if m.bias is None else m.bias.detach() for m in members]
+    every = weights[0].contiguous() if len(weights) == 1 else torch.cat(weights)
+    kernel = build_kernel(every, _join_biases(weights, biases), precision)
+    product = SharedProduct(kernel, [len(weight) for weight in weights])
+    return [
+        PackedLayer(weight, bias, product, index)
+        for index, (weight, bias) in enumerate(zip(weights, biases, strict=True))
+    ]
+
+
+def _join_biases(
+    weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+) -> torch.Tensor | None:
+    """Return one bias of all outputs, zero for layers without; None without any."""
+    if all(bias is None for bias in biases):
+        return None
+    return torch.cat(
+        [
+            weight.new_zeros(len(weight)) if bias is None else bias
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
+    )

@@ -22,7 +22,7 @@ from inference.errors import UnsupportedModel
 from inference.executor import TEST_PAGES, build_test_work
 from inference.ghost_executor import GhostExecutor
 from inference.memory import CacheCost
-from inference.packed import NATIVE_TOLERANCE, get_tolerance, pack
+from inference.packed import NATIVE_TOLERANCE, get_tolerance, pack, watch_inputs
 from inference.paged_store import PagedStore
 from inference.pages import PageRun
 from inference.precision import Precision
@@ -109,8 +109,9 @@ def build_ragged(
     executor = _build(part)
     executor.allocate(TEST_PAGES)
     alone = _run_alone(part, hidden)
-    _compare(_run_mixed(executor, hidden), alone, TOLERANCE[part.dtype])
-    if precision is not None and pack(part, precision):
+    with watch_inputs(part) as watch:
+        _compare(_run_mixed(executor, hidden), alone, TOLERANCE[part.dtype])
+    if precision is not None and pack(part, precision, watch.groups):
         tolerance = get_tolerance(part.dtype, precision)
         _compare(_run_mixed(executor, hidden), alone, tolerance)
     return executor

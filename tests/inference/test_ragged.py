@@ -23,7 +23,7 @@ from inference.errors import UnsupportedModel
 from inference.executor import TEST_PAGES, draw_hidden
 from inference.ghost_executor import GhostExecutor
 from inference.memory import PAGE_TOKENS
-from inference.packed import NativeLayer, pack
+from inference.packed import PackedLayer, pack
 from inference.precision import Precision
 from inference.ragged import TEST_TOKENS, RaggedExecutor, build_ragged
 from inference.ragged_attention import find_window
@@ -252,7 +252,7 @@ def test_packed_weights_give_what_plain_ones_give(
     expected = run_alone(load_stage(directory, range(1, 3)), draw(9))
     engine = StageEngine.load(directory, range(1, 3))
     kinds = [type(module) for module in engine.part.model.modules()]
-    assert NativeLayer in kinds
+    assert PackedLayer in kinds
     assert nn.Linear not in kinds
     engine.open_session(b"s", 9)
     assert_close(engine.forward(b"s", 0, draw(9)), expected, 1e-5)
