@@ -60,5 +60,5 @@ def compute_digest(body: bytes | memoryview) -> bytes:
 
 
 def compute_range_hash(digests: Sequence[bytes]) -> bytes:
-    """Return one hash over the digests of a range's steps, in order."""
+    """Return one hash over the places and digests of a range's steps, in order."""
     return compute_hash("activations", *digests)

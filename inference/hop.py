@@ -93,8 +93,7 @@ from inference.messages import (
 )
 from inference.receipts import Sign
 from inference.session_errors import BadMessage, ReceiptMismatch
-from inference.steps import PREFILL_TOKENS, Step, compute_number
-from inference.terms import get_step
+from inference.steps import PREFILL_TOKENS, Schedule, Step
 
 MAX_REPEATS = 16
 """Steps of a session that are computed twice, with another input, at one price: a route
@@ -120,6 +119,12 @@ class _Delivery:
     body: bytes
     compute_us: int
 
+    def is_answer_to(self, held: Held) -> bool:
+        """Tell whether `held` is the same step with the same input."""
+        step = held.step
+        place = self.step.position, self.step.tokens
+        return (*place, self.in_digest) == (step.position, step.tokens, held.in_digest)
+
 
 @dataclass(slots=True, kw_only=True)
 class HopSession:
@@ -127,6 +132,7 @@ class HopSession:
 
     Args:
         terms: What both sides agreed on; a change of the route replaces them.
+        schedule: Where the session begins.
         account: The channel's pool, shared with other sessions of the channel.
         prepaid_steps: Steps at the beginning that are paid before they are computed.
         requester: Peer id at the other end of the requester's stream.
@@ -138,6 +144,7 @@ class HopSession:
     """
 
     terms: SessionTerms
+    schedule: Schedule
     account: ChannelAccount
     prepaid_steps: int
     requester: bytes
@@ -147,14 +154,14 @@ class HopSession:
     now_us: int
     budget: OutputBudget = field(default_factory=OutputBudget)
     phase: Phase = Phase.WAITING
-    number: int = 0
-    """Of the next step, in the schedule of this attempt."""
     deadline_us: int = field(init=False)
     books: HopBooks = field(init=False)
     kept: KeptOutputs = field(init=False)
     _prompt_tokens: int = field(init=False)
     _held: Held | None = None
     _sent: _Delivery | None = None
+    _spare: _Delivery | None = None
+    """The answer to a step that was taken back, in case that it comes again."""
     _relink: Relink | None = None
     """A change of the route that waits for the computation under way."""
     _linked: Linked | None = None
@@ -184,7 +191,7 @@ class HopSession:
             case DataArrived():
                 return self._on_data(event)
             case PayArrived(units):
-                self.books.promise(units, self._get_next_step())
+                self.books.promise(units, self.schedule)
                 return self._on_pool()
             case PoolChanged():
                 return self._on_pool()
@@ -228,9 +235,9 @@ class HopSession:
         if event.side is not self._data_side:
             text = "data from a side that sends none"
             return self._refuse_input(AbortCode.PROTOCOL, text, event.side)
-        if data.step < self.number:
+        if data.step < self.schedule.number:
             return []
-        if self._held is not None and data.step == self.number:
+        if self._held is not None and data.step == self.schedule.number:
             return []
         if self.phase is not Phase.WAITING:
             text = f"step {data.step} while {self.phase.name.lower()}"
@@ -238,7 +245,7 @@ class HopSession:
         work = self.books.work
         try:
             held = check_data(
-                self.terms, self.number, work, data, event.body, self.now_us
+                self.terms, self.schedule, work, data, event.body, self.now_us
             )
         except BadMessage as error:
             return self._refuse_input(AbortCode.BAD_DATA, str(error), event.side)
@@ -256,15 +263,11 @@ class HopSession:
             return []
         assert self._held is not None
         self._started_us = self.now_us
-        step, sent = self._held.step, self._sent
-        if (
-            sent is not None
-            and (sent.step.position, sent.step.tokens) == (step.position, step.tokens)
-            and sent.in_digest == self._held.in_digest
-        ):
+        step, spare = self._held.step, self._spare
+        if spare is not None and spare.is_answer_to(self._held):
             # The step that was taken back: our layers have it, and its answer is here.
-            return self._deliver(sent.body, sent.compute_us)
-        if sent is not None and sent.step.position == step.position:
+            return self._deliver(spare.body, spare.compute_us)
+        if spare is not None:
             self._repeats += 1
             if self._repeats > MAX_REPEATS:
                 text = f"more than {MAX_REPEATS} steps are made again for nothing"
@@ -275,12 +278,10 @@ class HopSession:
 
     def _get_required(self) -> int:
         """Return the units that must be paid before the held step is computed."""
+        assert self._held is not None
         if self.books.steps < self.prepaid_steps:
-            return self.books.billed + self.books.compute_units(self._get_next_step())
+            return self.books.billed + self.books.compute_units(self._held.step)
         return self.books.billed
-
-    def _get_next_step(self) -> Step:
-        return get_step(self.terms, self.number)
 
     # The answer
 
@@ -295,10 +296,8 @@ class HopSession:
             return self._abort(AbortCode.INTERNAL, text, terms.provider)
         if self._relink is not None:
             # Nobody waits for this answer now, but the step may come again.
-            self._sent = _Delivery(
-                held.step, held.in_digest, event.body, event.compute_us
-            )
-            return self._change_route(self._relink)
+            made = _Delivery(held.step, held.in_digest, event.body, event.compute_us)
+            return self._change_route(self._relink, made)
         return self._deliver(event.body, event.compute_us)
 
     def _deliver(self, body: bytes, compute_us: int) -> list[Effect]:
@@ -310,8 +309,8 @@ class HopSession:
         self.kept.put(step.position, body)
         self._sent = _Delivery(step, held.in_digest, body, compute_us)
         self._token_us = compute_us // step.tokens
-        self._held = None
-        self.number += 1
+        self._held = self._spare = None
+        self.schedule = self.schedule.advance(step)
         self.phase = Phase.WAITING
         self._set_deadline(self.limits.idle_s)
         timing = HopTiming(
@@ -340,11 +339,14 @@ class HopSession:
     def _on_relink(self, relink: Relink) -> list[Effect]:
         if relink.terms.attempt <= self.terms.attempt:
             return []
-        books = self.books
-        is_open = self.phase is not Phase.FINISHED
-        positions = (books.position, books.last_position) if is_open else ()
+        undone = self._get_undone()
+        position = None if undone is None else undone.step.position
         try:
-            check_relink(self.terms, relink, self._prompt_tokens, positions)
+            if self.phase is Phase.FINISHED:
+                raise BadMessage("a change of the route after the last step")
+            check_relink(
+                self.terms, relink, self._prompt_tokens, self.schedule, position
+            )
         except BadMessage as error:
             return self._refuse_input(AbortCode.PROTOCOL, str(error), Side.REQUESTER)
         if self.phase is Phase.COMPUTING:
@@ -352,18 +354,31 @@ class HopSession:
             return []
         return self._change_route(relink)
 
-    def _change_route(self, relink: Relink) -> list[Effect]:
-        """Settle the attempt that is over, and look for the new neighbours."""
-        if relink.position < self.books.position:
+    def _change_route(
+        self, relink: Relink, made: _Delivery | None = None
+    ) -> list[Effect]:
+        """Settle the attempt that is over, and look for the new neighbours.
+
+        Args:
+            relink: The change.
+            made: The step under way, which nobody waits for any more.
+        """
+        undone = self._get_undone()
+        if undone is not None and undone.step.position == relink.position:
             self.books.take_back()
+            made = undone
+        self._spare = made or self._spare
+        if self._spare is not None and self._spare.step.position != relink.position:
+            self._spare = None
         receipt = said = self.books.cut_off()
         if self._linked is not None:
             # The change before this one was never confirmed.
             said = receipt or self._linked.receipt
         self.kept.cut(relink.position)
         self._relink = self._held = None
+        self._sent = None
         self.terms = terms = relink.terms
-        self.number = compute_number(terms.prompt_tokens, relink.position)
+        self.schedule = self.schedule.resume(terms.prompt_tokens, relink.position)
         self.phase = Phase.WAITING
         self._set_deadline(self.limits.idle_s)
         linked = Linked(terms.session, terms.attempt, said)
@@ -374,6 +389,14 @@ class HopSession:
         if receipt is not None:
             effects.append(KeepReceipt(receipt))
         return effects
+
+    def _get_undone(self) -> _Delivery | None:
+        """Return the last step if it may not have arrived anywhere.
+
+        Whoever sends another one has had its answer.
+        """
+        can_take_back = self._held is None and self.books.can_take_back
+        return self._sent if can_take_back else None
 
     def _on_reached(self, event: Reached) -> list[Effect]:
         if event.attempt != self.terms.attempt or self._linked is None:
@@ -400,8 +423,8 @@ class HopSession:
         if event.side is not self._data_side:
             text = "Finish from a side that sends no data"
             return self._refuse_input(AbortCode.PROTOCOL, text, event.side)
-        if self.phase is not Phase.WAITING or finish.steps != self.number:
-            text = f"Finish after {finish.steps} steps, {self.number} were made"
+        if self.phase is not Phase.WAITING or finish.steps != self.schedule.number:
+            text = f"Finish after {finish.steps} of {self.schedule.number} steps"
             return self._refuse_input(AbortCode.PROTOCOL, text, event.side)
         receipt = None
         if books.work.tokens:
@@ -448,7 +471,7 @@ class HopSession:
     def _on_expired(self) -> list[Effect]:
         match self.phase:
             case Phase.HELD:
-                text = f"step {self.number} waits for its payment"
+                text = f"step {self.schedule.number} waits for its payment"
                 return self._abort(AbortCode.UNPAID, text, self.requester)
             case Phase.COMPUTING:
                 text = "the stage does not answer"
@@ -501,7 +524,7 @@ class HopSession:
 
     def _get_progress(self, step: int) -> Progress:
         left_us = 0
-        if step < self.number:
+        if step < self.schedule.number:
             activity = Activity.DONE
         elif self.phase is Phase.HELD:
             activity = Activity.NO_PAYMENT

@@ -8,15 +8,15 @@ from inference.activations import Dtype
 from inference.channel_account import ChannelAccount
 from inference.hop_ports import HopOffer, PayeeChannel
 from inference.messages import VERSION, Open, RefuseCode, SessionTerms, verify_open
-from inference.steps import PREFILL_TOKENS, RANGE_TOKENS, compute_step
-from inference.terms import get_prices, get_step, is_text
+from inference.steps import MAX_DECODE_TOKENS, PREFILL_TOKENS, RANGE_STEPS, Step
+from inference.terms import get_prices, get_schedule
 
 MAX_RANGE_UNITS = 2**31
 """Units that one receipt can hold with room to spare; nobody means to pay as much."""
 
 _FULL_RANGES = (
-    (compute_step(PREFILL_TOKENS, 0), 1),
-    (compute_step(1, 1), RANGE_TOKENS),
+    (Step(0, 0, PREFILL_TOKENS, is_prefill=True, closes_range=True), 1),
+    (Step(1, 0, MAX_DECODE_TOKENS, is_prefill=False, closes_range=True), RANGE_STEPS),
 )
 """A full prefill step, and as many decode steps as one receipt covers."""
 
@@ -65,7 +65,7 @@ def _validate_bounds(terms: SessionTerms, offer: HopOffer) -> None:
     if not 0 < terms.prompt_tokens <= terms.max_positions <= offer.max_positions:
         text = f"prompt and answer have at most {offer.max_positions} positions here"
         raise Refusal(RefuseCode.TERMS, text)
-    if is_text(terms) != offer.is_encoder:
+    if get_schedule(terms).is_text != offer.is_encoder:
         text = "texts are encoded here" if offer.is_encoder else "tokens are decoded"
         raise Refusal(RefuseCode.TERMS, f"{text}, and nothing else")
     if terms.input_price < offer.input_price or terms.output_price < offer.output_price:
@@ -87,7 +87,7 @@ def validate_channel(terms: SessionTerms, channel: PayeeChannel | None) -> Payee
         text = f"the channel's unit price is {channel.unit_price}"
         raise Refusal(RefuseCode.CHANNEL, text)
     prices = get_prices(terms)
-    ranges = (*_FULL_RANGES, (get_step(terms, 0), 1))
+    ranges = (*_FULL_RANGES, (get_schedule(terms).propose(), 1))
     dearest = max(prices.compute_units(step) * n for step, n in ranges)
     if dearest > MAX_RANGE_UNITS:
         raise Refusal(RefuseCode.TERMS, f"{dearest} units per receipt")
@@ -106,7 +106,7 @@ def validate_funds(
     if owed:
         text = f"{owed} units of an earlier session are not paid"
         raise Refusal(RefuseCode.UNPAID, text, owed_units=owed)
-    first = get_prices(terms).compute_units(get_step(terms, 0))
+    first = get_prices(terms).compute_units(get_schedule(terms).propose())
     if remaining_units + account.free < first:
         text = f"{remaining_units} units are left, the first step costs {first}"
         raise Refusal(RefuseCode.DEPOSIT, text)

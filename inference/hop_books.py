@@ -23,7 +23,7 @@ from inference.receipts import (
     sign_receipt,
 )
 from inference.session_account import SessionAccount
-from inference.steps import Step
+from inference.steps import Schedule, Step
 from inference.terms import get_contribution, get_prices
 from primitives.types import EMPTY_HASH
 
@@ -41,6 +41,7 @@ class _Page:
     trail: ReceiptTrail
     receipts: int
     decodes: int
+    tokens_out: int
 
 
 class HopBooks:
@@ -77,19 +78,13 @@ class HopBooks:
         self._trail = ReceiptTrail()
         self._receipts: list[Receipt] = []
         self._decode_us: list[int] = []
+        self._tokens_out = 0
         self._before: _Page | None = None
 
     @property
-    def position(self) -> int:
-        """First position that was not delivered."""
-        return self._trail.position + self.work.tokens
-
-    @property
-    def last_position(self) -> int:
-        """First position of the last step, or `position` if it cannot be taken back."""
-        if self._before is None:
-            return self.position
-        return self._before.trail.position + self._before.work.tokens
+    def can_take_back(self) -> bool:
+        """Tell whether the last step can be made undone."""
+        return self._before is not None
 
     # Payments
 
@@ -97,12 +92,12 @@ class HopBooks:
         """Return what a step costs."""
         return self._prices.compute_units(step)
 
-    def promise(self, units: int, following: Step) -> None:
+    def promise(self, units: int, schedule: Schedule) -> None:
         """Note units that the requester means for this session.
 
         A promise beyond what can be due with the following step is of no use to anyone.
         """
-        limit = self.billed + self.compute_units(following)
+        limit = self.billed + self._prices.compute_dearest(schedule)
         self._promised = max(self.claimed, min(self._promised + units, limit))
 
     def claim(self) -> None:
@@ -122,11 +117,13 @@ class HopBooks:
             self._trail,
             len(self._receipts),
             len(self._decode_us),
+            self._tokens_out,
         )
         units = self.compute_units(step)
         self.work = self.work.add(step, units, held.in_digest, out_digest)
         self.steps += 1
         self.billed += units
+        self._tokens_out += step.output_tokens
         self.account.bill(units)
         if not step.is_prefill:
             self._decode_us.append(min(compute_us, MAX_US))
@@ -143,6 +140,7 @@ class HopBooks:
         self.work, self._trail = before.work, before.trail
         del self._receipts[before.receipts :]
         del self._decode_us[before.decodes :]
+        self._tokens_out = before.tokens_out
         self._before = None
 
     def sign_range(self, said: SignedInput | None, receipt: Receipt | None) -> Receipt:
@@ -197,8 +195,6 @@ class HopBooks:
         """Return the session as it is filed; code 0 is an end in order."""
         terms = self._terms
         tokens = sum(receipt.tokens for receipt in self._receipts)
-        assert tokens == self._trail.position
-        tokens_in = min(tokens, terms.prompt_tokens)
         return SessionAccount(
             session=terms.session,
             channel_id=terms.channel_id,
@@ -207,8 +203,8 @@ class HopBooks:
             end=terms.end,
             unit_price=terms.unit_price,
             receipts=tuple(self._receipts),
-            tokens_in=tokens_in,
-            tokens_out=tokens - tokens_in,
+            tokens_in=tokens - self._tokens_out,
+            tokens_out=self._tokens_out,
             billed_units=self.billed,
             claimed_units=self.claimed,
             decode_us=tuple(self._decode_us),

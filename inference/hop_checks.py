@@ -16,8 +16,7 @@ from inference.messages import (
 )
 from inference.receipts import Range, validate_input, validate_predecessor
 from inference.session_errors import BadMessage, ReceiptMismatch
-from inference.steps import Step, compute_number, compute_step
-from inference.terms import get_step
+from inference.steps import Schedule, Step
 from primitives.types import EMPTY_HASH
 
 
@@ -33,13 +32,18 @@ class Held:
 
 
 def check_data(
-    terms: SessionTerms, number: int, work: Range, data: Data, body: bytes, now_us: int
+    terms: SessionTerms,
+    schedule: Schedule,
+    work: Range,
+    data: Data,
+    body: bytes,
+    now_us: int,
 ) -> Held:
-    """Return the step if it is the next one and everything about it is as agreed.
+    """Return the step if it may come next and everything about it is as agreed.
 
     Args:
         terms: Of the session.
-        number: Of the step that is due.
+        schedule: Where it stands.
         work: The open range.
         data: What came.
         body: Hidden states that came with it.
@@ -49,16 +53,9 @@ def check_data(
         BadMessage: Another step, shape or length, or numbers that are not finite.
         ReceiptMismatch: The range closes and its sender signed for other bytes.
     """
-    step = get_step(terms, number)
-    if data.attempt != terms.attempt or data.step != step.number:
-        raise BadMessage(f"step {data.step} where {step.number} is due")
-    if (data.position, data.tokens) != (step.position, step.tokens):
-        raise BadMessage(
-            f"positions {data.position}+{data.tokens} where "
-            f"{step.position}+{step.tokens} are due"
-        )
-    if step.position + step.tokens > terms.max_positions:
-        raise BadMessage("a step beyond the session's last position")
+    if data.attempt != terms.attempt or data.step != schedule.number:
+        raise BadMessage(f"step {data.step} where {schedule.number} is due")
+    step = schedule.check(data.position, data.tokens)
     if (data.hidden_size, data.dtype) != (terms.hidden_size, terms.dtype):
         raise BadMessage("hidden states of another shape or dtype")
     size = compute_size(step.tokens, data.hidden_size, data.dtype)
@@ -101,7 +98,11 @@ def check_predecessor(
 
 
 def check_relink(
-    terms: SessionTerms, relink: Relink, first: int, positions: tuple[int, ...]
+    terms: SessionTerms,
+    relink: Relink,
+    first: int,
+    schedule: Schedule,
+    undone: int | None,
 ) -> None:
     """Check a change of the route against what was agreed.
 
@@ -109,7 +110,8 @@ def check_relink(
         terms: In force.
         relink: What came.
         first: Prompt tokens of the terms that opened the session here.
-        positions: Where the session can go on.
+        schedule: Where the session stands.
+        undone: First position of a step that can be taken back.
 
     Raises:
         BadMessage: Anything but the route differs, or it goes on somewhere else.
@@ -128,12 +130,9 @@ def check_relink(
         raise BadMessage(f"attempt {new.attempt} after attempt {terms.attempt}")
     if terms.provider in (new.previous, new.next):
         raise BadMessage("a hop is not its own neighbour")
-    if relink.position not in positions:
-        text = " or ".join(map(str, positions))
-        raise BadMessage(f"position {relink.position} where {text} is due")
+    position = relink.position
+    if position != undone and not schedule.may_begin_at(position):
+        raise BadMessage(f"position {position} where {schedule.end} is due")
     # More would be answers at the price of prompts.
-    if new.prompt_tokens != max(first, relink.position):
+    if new.prompt_tokens != max(first, position):
         raise BadMessage(f"{new.prompt_tokens} positions at the input price")
-    number = compute_number(new.prompt_tokens, relink.position)
-    if compute_step(new.prompt_tokens, number).position != relink.position:
-        raise BadMessage("a change of the route in the middle of a step")

@@ -153,7 +153,13 @@ class HopDriver:
 
     async def _accept_session(self) -> None:
         session = self.session
-        accept = Accept(session.terms.session, session.prepaid_steps)
+        schedule = session.schedule
+        accept = Accept(
+            session.terms.session,
+            session.prepaid_steps,
+            cached=schedule.cached,
+            rolls_back=schedule.rolls_back,
+        )
         lost = await self._send(Side.REQUESTER, accept, b"")
         if lost is not None:
             await self._apply(lost)

@@ -128,6 +128,8 @@ class HopOffer:
     max_positions: int
     is_encoder: bool = False
     """Texts are encoded, in one step each, and nothing is decoded."""
+    rolls_back: bool = True
+    """Every layer can forget its last positions; none keeps a state."""
 
     @property
     def max_step_tokens(self) -> int:

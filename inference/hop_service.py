@@ -44,7 +44,7 @@ from inference.messages import (
     encode_frame,
 )
 from inference.session_errors import BadMessage
-from inference.terms import has_one_step
+from inference.terms import get_schedule, has_one_step
 from primitives.errors import P2PChainError, RemoteError
 
 log = logging.getLogger(__name__)
@@ -164,11 +164,15 @@ class HopService:
             self._hold_place(terms, stream.peer_id, account),
         ):
             async with self._hold_stage(terms), self._hold_next(terms) as following:
+                offer = self._ports.get_offer()
                 trusted = account.standing.paid_steps
                 fewest = 1 if has_one_step(terms) else 0
                 ahead = max(fewest, self._limits.trust_after - trusted)
                 session = HopSession(
                     terms=terms,
+                    schedule=get_schedule(
+                        terms, rolls_back=offer is not None and offer.rolls_back
+                    ),
                     account=account,
                     prepaid_steps=ahead,
                     requester=stream.peer_id,

@@ -30,7 +30,7 @@ class OutputBudget:
 
 
 class KeptOutputs:
-    """One session's outputs, from position 0 on.
+    """One session's outputs, from its first step's position on.
 
     Args:
         budget: Shared with the other sessions.
@@ -41,6 +41,7 @@ class KeptOutputs:
         self._budget = budget
         self._token_bytes = token_bytes
         self._data: bytearray | None = bytearray()
+        self._start = 0
 
     def put(self, position: int, body: bytes) -> None:
         """Keep a step's output; a position that is there already is written over."""
@@ -48,27 +49,26 @@ class KeptOutputs:
         data = self._data
         if data is None:
             return
-        if len(data) != position * self._token_bytes or not self._budget.take(
-            len(body)
-        ):
+        if not data:
+            self._start = position
+        is_next = len(data) == (position - self._start) * self._token_bytes
+        if not is_next or not self._budget.take(len(body)):
             self.drop()
             return
         data += body
 
     def cut(self, position: int) -> None:
         """Forget everything from a position on."""
-        size = position * self._token_bytes
+        size = max(0, position - self._start) * self._token_bytes
         if self._data is not None and len(self._data) > size:
             self._budget.give_back(len(self._data) - size)
             del self._data[size:]
 
     def get(self, position: int, tokens: int) -> bytes | None:
         """Return what was sent on for these positions, or None."""
-        start, end = (
-            position * self._token_bytes,
-            (position + tokens) * self._token_bytes,
-        )
-        if self._data is None or not tokens or end > len(self._data):
+        start = (position - self._start) * self._token_bytes
+        end = start + tokens * self._token_bytes
+        if self._data is None or not tokens or start < 0 or end > len(self._data):
             return None
         return bytes(self._data[start:end])
 

@@ -52,7 +52,7 @@ from primitives.types import (
     Signature,
 )
 
-VERSION = 2
+VERSION = 3
 
 HOP_PROTOCOL = "hop/1"
 PUSH_PROTOCOL = "push/1"
@@ -62,7 +62,9 @@ MAX_HOPS = 64
 MAX_TEXT = 200
 """Characters of an explanation for people."""
 MAX_HEADER_BYTES = 4 * 1024
-"""Data with a receipt and sixty-four timings is the longest, about 2 KiB."""
+"""Open with all keys of a prefix is the longest, about 3 KiB."""
+MAX_PREFIX_KEYS = 64
+"""Names of beginnings of a prompt: 2 KiB."""
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """128 tokens of 32,768 numbers in float32."""
 MAX_FRAME_BYTES = 4 + MAX_HEADER_BYTES + MAX_BODY_BYTES
@@ -151,7 +153,7 @@ class SessionTerms(Record):
     """Atoms per layer and decoded token."""
     prompt_tokens: U32
     """Positions at the input price: the prompt, and what is computed anew of the
-    answer after a change of the route.  The attempt's schedule of steps follows."""
+    answer after a change of the route."""
     max_positions: U32
     """Prompt and answer together, in tokens; a bound, not a promise."""
     hidden_size: U32
@@ -170,6 +172,9 @@ class Open(Record, tag=1):
     arrears: Payment | None
     """Pays what an earlier session left unpaid on this channel."""
     signature: Signature
+    prefix: Annotated[tuple[Hash32, ...], Meta(max_length=MAX_PREFIX_KEYS)] = ()
+    """Names of beginnings of the prompt that the hop may have kept, longer and longer;
+    empty where none is asked for."""
 
 
 class Accept(Record, tag=2):
@@ -178,6 +183,11 @@ class Accept(Record, tag=2):
     session: Hash32
     prepaid_steps: U32
     """Steps at the beginning that are paid before they are computed."""
+    cached: U32 = 0
+    """Positions at the beginning that it has kept and need not compute: whole pages,
+    fewer than the prompt has.  Step 0 may begin at any page of them."""
+    rolls_back: bool = True
+    """Whether it can forget its last positions: without, no step guesses."""
 
 
 class Refuse(Record, tag=3):
@@ -251,7 +261,7 @@ class Finish(Record, tag=7):
     session: Hash32
     attempt: U16
     steps: U32
-    """Steps that were made in all."""
+    """Steps that were made in this attempt."""
     signed_input: SignedInput | None
     """As in Data, when a range is open."""
     receipt: Receipt | None
@@ -292,8 +302,8 @@ class Relink(Record, tag=11):
     terms: SessionTerms
     """As before but for attempt, prompt tokens and neighbours."""
     position: U32
-    """Where the attempt goes on.  Every valid answer came from before it; a step that
-    begins here and was computed did not arrive, and is taken back."""
+    """Where the attempt goes on.  A step that begins here and was computed did not
+    arrive, and is taken back; of one that began earlier the rest is forgotten."""
     signature: Signature
 
 

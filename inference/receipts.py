@@ -55,7 +55,9 @@ class Range:
     """Steps since the last receipt, as one participant saw them."""
 
     first_position: int = 0
+    """Of its first step; a later one may begin earlier than the one before it ended."""
     tokens: int = 0
+    """Of all its steps: what was computed, not how far it came."""
     units: int = 0
     """What the steps cost at this hop."""
     in_digests: tuple[bytes, ...] = ()
@@ -65,12 +67,13 @@ class Range:
         self, step: Step, units: int, in_digest: bytes, out_digest: bytes
     ) -> "Range":
         """Return the range with one more step at its end."""
+        place = _encode_place(step.position, step.tokens)
         return Range(
             first_position=self.first_position if self.tokens else step.position,
             tokens=self.tokens + step.tokens,
             units=self.units + units,
-            in_digests=(*self.in_digests, in_digest),
-            out_digests=(*self.out_digests, out_digest),
+            in_digests=(*self.in_digests, place + in_digest),
+            out_digests=(*self.out_digests, place + out_digest),
         )
 
     @property
@@ -88,8 +91,12 @@ def compute_history_root(
     before: bytes, first_position: int, tokens: int, in_hash: bytes
 ) -> bytes:
     """Return the hash chain of a session's inputs, one range further."""
-    place = first_position.to_bytes(4, "big") + tokens.to_bytes(4, "big")
+    place = _encode_place(first_position, tokens)
     return compute_hash("history", before, place, in_hash)
+
+
+def _encode_place(position: int, tokens: int) -> bytes:
+    return position.to_bytes(4, "big") + tokens.to_bytes(4, "big")
 
 
 # The requester's word
@@ -150,8 +157,6 @@ class ReceiptTrail:
 
     previous_own: bytes = EMPTY_HASH
     history_root: bytes = EMPTY_HASH
-    position: int = 0
-    """First position that no receipt covers yet."""
 
     def extend(self, receipt: Receipt) -> "ReceiptTrail":
         """Return the trail with `receipt` as its last one."""
@@ -159,7 +164,6 @@ class ReceiptTrail:
             self,
             previous_own=compute_receipt_hash(receipt),
             history_root=receipt.history_root,
-            position=receipt.first_position + receipt.tokens,
         )
 
 
@@ -294,7 +298,7 @@ def validate_own_trail(
     history = compute_history_root(
         trail.history_root, receipt.first_position, receipt.tokens, receipt.in_hash
     )
-    if receipt.history_root != history or receipt.first_position != trail.position:
+    if receipt.history_root != history:
         raise ReceiptMismatch("a receipt with another history", peer_id=node)
     if not verify_receipt(receipt):
         raise ReceiptMismatch("a receipt with a wrong signature", peer_id=node)

@@ -100,7 +100,6 @@ from inference.session_verdicts import (
     get_abort_code,
 )
 from inference.session_watch import Watch
-from inference.steps import compute_number, compute_step
 from primitives.errors import P2PChainError
 
 LAST_LAP_US = 1_000_000
@@ -160,7 +159,8 @@ class RequesterMachine:
         self._can_recover = can_recover and not plan.is_text
         self._now_us = now_us
         self._track = self._build_track()
-        self._step = compute_step(len(plan.prompt), 0, is_text=plan.is_text)
+        self._schedule = self.route.build_schedule()
+        self._step = self._schedule.propose()
         self._token: SampledToken | None = None
         self._finish_reason = ""
         self._sent_us = 0
@@ -282,17 +282,19 @@ class RequesterMachine:
             return self._recovery.on_accept(hop, message, self._now_us)
         if not self.route.accept(hop, message):
             return []
-        return self._recover(0) if self._must_mend() else self._begin_step(0)
+        self._schedule = self.route.build_schedule()
+        self.positions = self._schedule.cached
+        if self._must_mend():
+            return self._recover(self.positions)
+        return self._begin_step(self.positions)
 
     # A step
 
-    def _begin_step(self, number: int) -> list[Effect]:
-        step = self._step = compute_step(
-            self.route.prompt_tokens, number, is_text=self.plan.is_text
-        )
+    def _begin_step(self, position: int) -> list[Effect]:
+        step = self._step = self._schedule.propose(position)
         self.phase = Phase.EMBEDDING
         self._set_deadline(self._timeouts.worker_s)
-        token_ids = self.answer.get_ids(step.position, step.position + step.tokens)
+        token_ids = self.answer.get_ids(step.position, step.end)
         return [Embed(step.number, step.position, token_ids)]
 
     def _on_embedded(self, step: int, body: bytes) -> list[Effect]:
@@ -333,7 +335,7 @@ class RequesterMachine:
         if not step.is_prefill:
             usual_us = self._usual_us or self._elapsed_us
             self._usual_us = (7 * usual_us + self._elapsed_us) // 8
-        self.positions = step.position + step.tokens
+        self.positions = step.end
         is_sampled = self.positions >= len(self.plan.prompt)
         if not is_sampled or self._finish_reason or self._token is not None:
             return self._attest()
@@ -372,6 +374,7 @@ class RequesterMachine:
     def _complete_step(self) -> list[Effect]:
         """Pay, show the token, and go on or finish."""
         step, token, track = self._step, self._token, self._track
+        self._schedule = self._schedule.advance(step)
         self._token = None
         shown: list[Effect] = []
         if token is not None:
@@ -385,13 +388,13 @@ class RequesterMachine:
                 return [*track.pay(), *shown, *self._fail(gone.error)]
             if track.has_open_range:
                 self._is_owed = True
-                return [*shown, *self._begin_finish(step.number + 1)]
-            return [*self._begin_finish(step.number + 1), *track.pay(), *shown]
+                return [*shown, *self._begin_finish()]
+            return [*self._begin_finish(), *track.pay(), *shown]
         if self._must_mend():
             paid = track.pay()
             return [*paid, *shown, *self._recover(self.positions)]
         # The next step goes first: payments and the reader ride in its shadow.
-        following = self._begin_step(step.number + 1)
+        following = self._begin_step(self.positions)
         if token is not None and len(token.embedding) == self._token_bytes:
             # The worker has looked it up already; no need to ask.
             following = self._send_step(token.embedding)
@@ -481,9 +484,8 @@ class RequesterMachine:
             return []
         self._recovery = None
         self._track = self._build_track()
-        return self._begin_step(
-            compute_number(self.route.prompt_tokens, self.positions)
-        )
+        self._schedule = self._schedule.resume(self.route.prompt_tokens, self.positions)
+        return self._begin_step(self.positions)
 
     def _build_track(self) -> Track:
         return Track(
@@ -492,10 +494,10 @@ class RequesterMachine:
 
     # The end
 
-    def _begin_finish(self, steps: int) -> list[Effect]:
+    def _begin_finish(self) -> list[Effect]:
         self.phase = Phase.FINISHING
         self._set_deadline(self._timeouts.finish_s)
-        return [self._track.finish(steps)]
+        return [self._track.finish(self._schedule.number)]
 
     def _on_lap(self, message: Finish) -> list[Effect]:
         if self.phase is not Phase.FINISHING or message.attempt != self.route.attempt:
@@ -517,7 +519,7 @@ class RequesterMachine:
         if self.phase in (Phase.OPENING, Phase.RECOVERING):
             return [*self._abort_all(AbortCode.CANCELLED, ""), *self._end(None)]
         if self.phase is Phase.EMBEDDING:
-            return self._begin_finish(self._step.number)
+            return self._begin_finish()
         # A step is under way: it will be paid, then the last lap follows.
         return []
 

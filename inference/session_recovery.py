@@ -63,7 +63,8 @@ from inference.session_plan import HopPlan, SessionPlan, SessionTimeouts
 from inference.session_route import Route, RouteHop
 from inference.session_track import Track
 from inference.session_watch import Watch
-from inference.steps import Step, compute_number, compute_step
+from inference.steps import Step
+from inference.terms import get_schedule
 
 MAX_SEARCHES = 16
 """For other hops in one recovery; more losses are no accident."""
@@ -334,14 +335,16 @@ class Recovery:
     def on_accept(self, hop: RouteHop, message: Accept, now_us: int) -> list[Effect]:
         """Note that a replacement is ready."""
         self._route.accept(hop, message)
+        hop.schedule = get_schedule(hop.terms, cached=hop.cached)
+        hop.position = min(hop.cached, self._position)
         return self._go_on(now_us)
 
     # Positions that are behind
 
     def _begin_replay(self, hop: RouteHop) -> list[Effect]:
         """Get what goes into the hop's next step."""
-        tokens = self._route.prompt_tokens
-        step = compute_step(tokens, compute_number(tokens, hop.position))
+        assert hop.schedule is not None
+        step = hop.schedule.propose(hop.position)
         track = Track(self._plan, (hop,), hop.terms.attempt, self._signer, self._sign)
         self._replay = _Replay(hop, step, track)
         index = self._route.hops.index(hop)
@@ -423,7 +426,9 @@ class Recovery:
         if not track.is_answered or track.find_unattested() is not None:
             return []
         track.close_range()
-        hop.position += replay.step.tokens
+        assert hop.schedule is not None
+        hop.position = replay.step.end
+        hop.schedule = hop.schedule.advance(replay.step)
         self._replay = self._watch = None
         self._now_us = now_us
         self._extend()
@@ -449,7 +454,7 @@ class Recovery:
         """Note that a hop has its neighbours."""
         is_current = message.attempt == self._route.attempt
         if message.receipt is not None or is_current:
-            hop.take_cut_off(message.receipt, self._position)
+            hop.take_cut_off(message.receipt)
         if not is_current or not self._is_relinked:
             return []
         hop.is_linked = True

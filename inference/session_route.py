@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from chain.contracts.proof import Receipt
+from inference.memory import PAGE_TOKENS
 from inference.messages import (
     Abort,
     Accept,
@@ -18,12 +19,12 @@ from inference.messages import (
     RefuseCode,
     SessionTerms,
 )
-from inference.receipts import Contribution, ReceiptTrail, validate_own_trail
+from inference.receipts import Contribution, Range, ReceiptTrail, validate_own_trail
 from inference.session_errors import HopRefused, ReceiptMismatch, SessionError
 from inference.session_events import Effect, OpenHop, PayHop, SendTo
 from inference.session_plan import HopPlan, SessionPlan, build_terms
-from inference.steps import Prices, Step
-from inference.terms import get_contribution, get_prices
+from inference.steps import Prices, Schedule, Step
+from inference.terms import get_contribution, get_prices, get_schedule
 from primitives.types import EMPTY_HASH
 
 
@@ -50,8 +51,14 @@ class RouteHop:
     """It is not in the route any more."""
     error: SessionError | None = None
     """How it was lost."""
+    cached: int = 0
+    """Positions at the beginning that it had before the session."""
+    rolls_back: bool = True
+    """Whether it can forget its last positions."""
     position: int = 0
-    """While the route is mended: positions that it has computed."""
+    """While the route is mended: positions that it has."""
+    schedule: Schedule | None = None
+    """While it computes positions anew, alone."""
     complaints: int = 0
     """Times that it could not reach its next hop."""
     prepaid_steps: int = 0
@@ -63,8 +70,8 @@ class RouteHop:
     """Answers that came through it."""
     queue_us: int = 0
     compute_us: int = 0
-    range_units: int = 0
-    """Price of the open range."""
+    work: Range = field(default_factory=Range)
+    """The open range, without digests: what its next receipt is about."""
     units: int = 0
     """Paid in this session."""
     due_units: int = 0
@@ -78,6 +85,7 @@ class RouteHop:
     reply_us: int = 0
     """How long replies take, smoothed; 0 when there was none."""
     _trail_before: ReceiptTrail = field(default_factory=ReceiptTrail)
+    _work_before: Range = field(default_factory=Range)
 
     @property
     def peer_id(self) -> bytes:
@@ -105,7 +113,8 @@ class RouteHop:
         units = self.prices.compute_units(step)
         self.sent_units = 0
         self.due_units += units
-        self.range_units += units
+        self._work_before = self.work
+        self.work = self.work.add(step, units, b"", b"")
         self.steps += 1
         self.queue_us += timing.queue_us
         self.compute_us += timing.compute_us
@@ -121,7 +130,7 @@ class RouteHop:
         if is_answered:
             units = self.prices.compute_units(step)
             self.due_units -= units
-            self.range_units -= units
+            self.work = self._work_before
             self.steps -= 1
         if self.receipt is not None:
             self.receipt = None
@@ -163,12 +172,8 @@ class RouteHop:
         self.receipt = receipt
         self.receipts += 1
 
-    def take_cut_off(self, receipt: Receipt | None, position: int) -> None:
+    def take_cut_off(self, receipt: Receipt | None) -> None:
         """Check the receipt for a range that a change of the route cut off.
-
-        Args:
-            receipt: What the hop said.
-            position: Where the attempt goes on.
 
         Raises:
             ReceiptMismatch: It is missing, too much, or about something else.
@@ -178,14 +183,17 @@ class RouteHop:
             validate_own_trail(receipt, self.contribution, self.trail)
             if receipt.previous_hop != EMPTY_HASH:
                 raise ReceiptMismatch("a cut-off range with a link", peer_id=peer_id)
-            if receipt.price_units != self.range_units:
-                text = f"{receipt.price_units} units where {self.range_units} came back"
+            work = self.work
+            agreed = work.first_position, work.tokens, work.units
+            said = receipt.first_position, receipt.tokens, receipt.price_units
+            if said != agreed:
+                text = f"a cut-off range of {said} where {agreed} came back"
                 raise ReceiptMismatch(text, peer_id=peer_id)
             self.trail = self.trail.extend(receipt)
-            self.range_units = 0
+            self.work = Range()
             self.receipts += 1
-        if self.trail.position != position:
-            text = f"receipts up to {self.trail.position} where {position} is due"
+        if self.work.tokens:
+            text = f"no receipt for {self.work.tokens} tokens"
             raise ReceiptMismatch(text, peer_id=peer_id)
 
 
@@ -285,14 +293,26 @@ class Route:
         """Note an acceptance; True when every hop has accepted.
 
         Raises:
-            HopRefused: It wants more steps ahead than we pay.
+            HopRefused: It wants more steps ahead than we pay, or makes no sense.
         """
         if message.prepaid_steps > self._plan.max_prepaid_steps:
             text = f"{hop.name} wants {message.prepaid_steps} steps ahead"
             raise HopRefused(text, peer_id=hop.peer_id, code=RefuseCode.TERMS)
+        if message.cached % PAGE_TOKENS or message.cached >= self.prompt_tokens:
+            text = f"{hop.name} has {message.cached} positions, it says"
+            raise HopRefused(text, peer_id=hop.peer_id, code=RefuseCode.INVALID)
         hop.prepaid_steps = message.prepaid_steps
+        hop.cached, hop.rolls_back = message.cached, message.rolls_back
         hop.is_accepted = True
         return all(hop.is_accepted for hop in self.hops)
+
+    def build_schedule(self) -> Schedule:
+        """Return where the session begins, when every hop has accepted."""
+        return get_schedule(
+            self.hops[0].terms,
+            cached=min(hop.cached for hop in self.hops),
+            rolls_back=all(hop.rolls_back for hop in self.hops),
+        )
 
     # The end
 

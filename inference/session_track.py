@@ -137,11 +137,11 @@ class Track:
         if self.signed_input is None:
             return
         receipts = [hop.receipt for hop in self.hops if hop.receipt is not None]
-        units = [hop.range_units for hop in self.hops]
+        units = [hop.work.units for hop in self.hops]
         validate_chain(receipts, units, self.signed_input, self._work)
         for hop in self.hops:
             hop.receipt = None
-            hop.range_units = 0
+            hop.work = Range()
         self._work = Range()
         self.signed_input = None
 

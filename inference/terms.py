@@ -2,7 +2,7 @@
 
 from inference.messages import SessionTerms
 from inference.receipts import Contribution
-from inference.steps import PREFILL_TOKENS, Prices, Step, compute_step
+from inference.steps import PREFILL_TOKENS, Prices, Schedule
 
 
 def get_prices(terms: SessionTerms) -> Prices:
@@ -15,22 +15,29 @@ def get_prices(terms: SessionTerms) -> Prices:
     )
 
 
-def is_text(terms: SessionTerms) -> bool:
-    """Tell whether a text is only to be encoded: there are no positions to decode."""
-    return terms.prompt_tokens == terms.max_positions
+def get_schedule(
+    terms: SessionTerms, *, cached: int = 0, rolls_back: bool = True
+) -> Schedule:
+    """Return the schedule of a session that begins under these terms.
 
-
-def has_one_step(terms: SessionTerms) -> bool:
-    """Tell whether the first step is the last: no later one brings its payment."""
-    is_short = terms.prompt_tokens <= PREFILL_TOKENS
-    return is_text(terms) or (
-        is_short and terms.max_positions == terms.prompt_tokens + 1
+    Args:
+        terms: What was agreed.
+        cached: Positions that need not be computed.
+        rolls_back: Whether every layer can forget its last positions.
+    """
+    return Schedule(
+        prompt_tokens=terms.prompt_tokens,
+        max_positions=terms.max_positions,
+        cached=cached,
+        rolls_back=rolls_back,
     )
 
 
-def get_step(terms: SessionTerms, number: int) -> Step:
-    """Return step `number` of a session under these terms."""
-    return compute_step(terms.prompt_tokens, number, is_text=is_text(terms))
+def has_one_step(terms: SessionTerms, cached: int = 0) -> bool:
+    """Tell whether the first step may be the last: no later one brings its payment."""
+    is_short = terms.prompt_tokens - cached <= PREFILL_TOKENS
+    is_text = terms.prompt_tokens == terms.max_positions
+    return is_text or (is_short and terms.max_positions == terms.prompt_tokens + 1)
 
 
 def get_contribution(terms: SessionTerms) -> Contribution:

@@ -15,7 +15,7 @@ from chain.contracts.channel import Channel, Claim, compute_payword, compute_tot
 from chain.contracts.proof import Receipt, WorkRecord, compute_work_root
 from inference.messages import AbortCode
 from inference.session_account import SessionAccount, build_work_record
-from inference.steps import PREFILL_TOKENS, RANGE_TOKENS
+from inference.steps import PREFILL_TOKENS, RANGE_STEPS
 
 NO_WORK = WorkRecord(
     work_root=compute_work_root([]),
@@ -104,25 +104,30 @@ def recover_session(receipts: Sequence[Receipt], unit_price: int) -> SessionAcco
 
 
 def _drop_withdrawn(receipts: Sequence[Receipt]) -> list[Receipt]:
-    """Return the receipts without those that a later one begins before or within."""
-    kept: list[Receipt] = []
+    """Return the receipts without those in whose place a later one was signed.
+
+    Both follow the same one.
+    """
+    kept: dict[bytes, Receipt] = {}
     for receipt in receipts:
-        while kept and kept[-1].first_position >= receipt.first_position:
-            kept.pop()
-        kept.append(receipt)
-    return kept
+        if receipt.previous_own in kept:
+            followed = list(kept)
+            for name in followed[followed.index(receipt.previous_own) :]:
+                del kept[name]
+        kept[receipt.previous_own] = receipt
+    return list(kept.values())
 
 
 def _count_prompt(receipts: Sequence[Receipt]) -> int:
     """Return the prompt's tokens: full prefill steps and the one after them.
 
     After a full step a short range may be the prompt's end or an answer's beginning;
-    nobody is paid by this number, so we call it answer.
+    nobody is paid by this number, so we call it answer, and its guesses as well.
     """
     tokens = 0
     for receipt in receipts:
-        is_first = receipt.first_position == 0
-        if not is_first and receipt.tokens <= RANGE_TOKENS:
+        is_first = receipt is receipts[0]
+        if not is_first and receipt.tokens <= RANGE_STEPS:
             break
         tokens += receipt.tokens
         if receipt.tokens < PREFILL_TOKENS:

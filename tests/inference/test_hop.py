@@ -59,7 +59,7 @@ from inference.messages import (
     compute_relink_message,
 )
 from inference.receipts import Range, sign_input
-from inference.steps import compute_number, compute_step
+from inference.terms import get_schedule
 from primitives.keys import SecretKey
 
 HIDDEN = 4
@@ -105,15 +105,19 @@ class Bench:
     terms: SessionTerms = TERMS
     now_us: int = 0
     work: Range = field(default_factory=Range)
-    step: int = 0
-    prompt: int = PROMPT
     attempt: int = 1
+    cached: int = 0
+    rolls_back: bool = True
 
     def __post_init__(self):
         self.account = ChannelAccount.load(self.terms.channel_id, EMPTY_STANDING, 0)
         self.account.sessions = 1
+        self.schedule = get_schedule(
+            self.terms, cached=self.cached, rolls_back=self.rolls_back
+        )
         self.session = HopSession(
             terms=self.terms,
+            schedule=self.schedule,
             account=self.account,
             prepaid_steps=self.prepaid_steps,
             requester=REQUESTER,
@@ -129,8 +133,9 @@ class Bench:
 
     def build_data(self, **changes):
         """Return the next step as an honest requester sends it, or not quite."""
-        step = compute_step(self.prompt, self.step)
-        value = changes.pop("value", self.step)
+        step = self.schedule.propose(changes.pop("at", None), changes.pop("count", 1))
+        value = changes.pop("value", step.number)
+        self.next_step = step
         body = np.full((step.tokens, HIDDEN), value, np.float32).tobytes()
         self.next_work = self.work.add(step, 0, compute_digest(body), b"")
         said = None
@@ -139,7 +144,7 @@ class Bench:
         data = Data(
             session=SESSION,
             attempt=self.attempt,
-            step=self.step,
+            step=step.number,
             position=step.position,
             tokens=step.tokens,
             hidden_size=HIDDEN,
@@ -161,16 +166,16 @@ class Bench:
 
     def answer(self):
         """Deliver the step that is being computed."""
-        step = compute_step(self.prompt, self.step)
+        step = self.next_step
         body = np.full((step.tokens, HIDDEN), 0.5, np.float32).tobytes()
         effects = self.handle(Computed(body, 1000))
         self.work = Range() if step.closes_range else self.next_work
-        self.step += 1
+        self.schedule = self.schedule.advance(step)
         return effects
 
     def finish(self):
         said = self.sign(self.work) if self.work.tokens else None
-        finish = Finish(SESSION, self.attempt, self.step, said, None)
+        finish = Finish(SESSION, self.attempt, self.schedule.number, said, None)
         return FinishArrived(finish, Side.REQUESTER)
 
     def relink(self, position, **changes):
@@ -184,8 +189,8 @@ class Bench:
         if signature is None:
             signature = SIGNER.sign(compute_relink_message(terms, position))
         if terms.attempt > self.attempt and signature != bytes(64):
-            self.attempt, self.prompt = terms.attempt, terms.prompt_tokens
-            self.step, self.work = compute_number(self.prompt, position), Range()
+            self.attempt, self.work = terms.attempt, Range()
+            self.schedule = self.schedule.resume(terms.prompt_tokens, position)
         return self.handle(RelinkArrived(Relink(terms, position, signature)))
 
     def run_steps(self, count):
@@ -193,7 +198,7 @@ class Bench:
         for _ in range(count):
             assert kinds(self.handle(self.build_data())) == [Compute]
             self.answer()
-            self.pay(PREFILL_PRICE if self.step == 1 else DECODE_PRICE)
+            self.pay(PREFILL_PRICE if self.next_step.is_prefill else DECODE_PRICE)
         return self
 
 
@@ -327,7 +332,7 @@ def test_stale_data_is_ignored(changes):
 def test_two_steps_at_once_are_against_the_rules():
     bench = Bench()
     bench.handle(bench.build_data())
-    bench.step = 1
+    bench.schedule = bench.schedule.advance(bench.next_step)
     effects = bench.handle(bench.build_data())
     assert get_abort(effects).code == AbortCode.PROTOCOL
 
@@ -573,7 +578,7 @@ def test_a_neighbour_out_of_reach_is_reported():
 @pytest.mark.parametrize(
     ("position", "changes"),
     [
-        (PROMPT + 1, {}),
+        (PROMPT - 1, {}),
         (PROMPT + 4, {}),
         (0, {}),
         (PROMPT + 3, {"next": KEY.public_key}),
@@ -629,6 +634,131 @@ def test_whoever_stops_says_so_and_goes_on():
     assert kinds(bench.handle(bench.build_data())) == [Compute]
 
 
+# Guesses, and beginnings that are there already
+
+
+GUESS_PRICE = (2 * 10 + 4 * 2 * 3 + 4) // 5
+
+
+def test_wrong_guesses_are_dropped_and_paid():
+    bench = Bench().run_steps(2)
+    (compute,) = bench.handle(bench.build_data(count=5))
+    assert (compute.position, compute.tokens) == (PROMPT + 1, 5)
+    bench.answer()
+    assert bench.pay(GUESS_PRICE) == []
+    # Two of the five were right.
+    (compute,) = bench.handle(bench.build_data(at=PROMPT + 3, count=2))
+    assert (compute.position, compute.tokens) == (PROMPT + 3, 2)
+    bench.answer()
+    bench.pay(100)
+    receipt = bench.handle(bench.finish())[-1].receipt
+    assert (receipt.first_position, receipt.tokens) == (PROMPT, 8)
+    account = bench.handle(Lost(Side.REQUESTER))[-1].account
+    assert (account.tokens_in, account.tokens_out) == (PROMPT + 5, 3)
+    assert account.billed_units == PREFILL_PRICE + DECODE_PRICE + GUESS_PRICE + 6
+
+
+@pytest.mark.parametrize(
+    ("at", "count"), [(PROMPT - 1, 1), (PROMPT + 7, 1), (PROMPT, 17), (PROMPT, 0)]
+)
+def test_steps_that_may_not_come(at, count):
+    bench = Bench().run_steps(2)
+    bench.handle(bench.build_data(count=5))
+    bench.answer()
+    bench.pay(GUESS_PRICE)
+    effects = bench.handle(bench.build_data(at=at, count=count))
+    assert get_abort(effects).code == AbortCode.BAD_DATA
+
+
+def test_layers_that_cannot_forget_take_no_guesses_back():
+    bench = Bench(rolls_back=False).run_steps(2)
+    assert kinds(bench.handle(bench.build_data(count=2))) == [Compute]
+    bench.answer()
+    bench.pay(100)
+    effects = bench.handle(bench.build_data(at=PROMPT + 2))
+    assert get_abort(effects).code == AbortCode.BAD_DATA
+
+
+@pytest.mark.parametrize("accepted", [1, 3, 5])
+def test_a_change_after_guesses_keeps_what_was_right(accepted):
+    bench = Bench().run_steps(2)
+    bench.handle(bench.build_data(count=5))
+    bench.answer()
+    bench.pay(GUESS_PRICE)
+    position = PROMPT + 1 + accepted
+    bench.relink(position)
+    # It arrived, so it stays billed.
+    assert bench.session.books.billed == PREFILL_PRICE + DECODE_PRICE + GUESS_PRICE
+    (compute,) = bench.handle(bench.build_data())
+    assert compute.position == position
+    bench.answer()
+    position += 1
+    (send,) = bench.handle(FetchArrived(Fetch(SESSION, 0, position)))
+    assert len(send.body) == position * HIDDEN * 4
+
+
+def test_a_change_takes_back_guesses_that_were_lost():
+    bench = Bench().run_steps(2)
+    bench.handle(bench.build_data(count=5))
+    bench.answer()
+    bench.relink(PROMPT + 1)
+    assert bench.session.books.billed == PREFILL_PRICE + DECODE_PRICE
+    # The same ones again cost nothing to compute; others do.
+    effects = bench.handle(bench.build_data(value=2, count=5))
+    assert kinds(effects) == [SaveStanding, Send]
+    bench.relink(PROMPT + 1, attempt=3)
+    assert kinds(bench.handle(bench.build_data(value=2, count=4))) == [Compute]
+
+
+def test_nothing_is_taken_back_when_another_step_has_come():
+    bench = Bench().run_steps(2)
+    bench.handle(bench.build_data(count=5))
+    bench.answer()
+    # At the same place: its answer was no use, but it was had.
+    bench.pay(GUESS_PRICE)
+    bench.handle(bench.build_data(at=PROMPT + 1, count=3))
+    bench.relink(PROMPT + 1)
+    bench.handle(Computed(bytes(3 * HIDDEN * 4), 1))
+    assert bench.session.books.billed == PREFILL_PRICE + DECODE_PRICE + GUESS_PRICE
+
+
+LONG = msgspec.structs.replace(TERMS, prompt_tokens=50, max_positions=90)
+
+
+@pytest.mark.parametrize("start", [0, 16, 32])
+def test_a_session_may_begin_where_pages_end(start):
+    bench = Bench(terms=LONG, cached=32)
+    (compute,) = bench.handle(bench.build_data(at=start))
+    assert (compute.position, compute.tokens) == (start, 50 - start)
+    effects = bench.answer()
+    receipt = effects[-1].receipt
+    assert (receipt.first_position, receipt.tokens) == (start, 50 - start)
+    assert receipt.price_units == -(-(50 - start) * 2 * 3 // 5)
+    for position, tokens in ((start, 1), (49, 1), (start - 1, 1), (start, 51 - start)):
+        (send,) = bench.handle(FetchArrived(Fetch(SESSION, position, tokens)))
+        is_kept = position >= start and position + tokens <= 50
+        assert send.message.tokens == (tokens if is_kept else 0)
+
+
+@pytest.mark.parametrize("start", [8, 33, 48, 64])
+def test_a_session_begins_nowhere_else(start):
+    bench = Bench(terms=LONG, cached=32)
+    effects = bench.handle(bench.build_data(at=start))
+    assert get_abort(effects).code == AbortCode.BAD_DATA
+
+
+@pytest.mark.parametrize("is_computed", [True, False])
+def test_a_first_step_behind_the_beginning_is_lost(is_computed):
+    bench = Bench(terms=LONG, cached=32)
+    if is_computed:
+        bench.handle(bench.build_data(at=16))
+        bench.answer()
+    bench.relink(16, prompt_tokens=50)
+    effects = bench.handle(bench.build_data(value=0))
+    assert kinds(effects) == ([SaveStanding, Send, Send, KeepReceipt]
+                              if is_computed else [Compute])  # fmt: skip
+
+
 # Whatever happens
 
 
@@ -653,7 +783,7 @@ class Chaos:
         bench = self.bench
         match name:
             case "data":
-                return bench.handle(bench.build_data())
+                return bench.handle(bench.build_data(**self.draw_place()))
             case "odd data":
                 wrong = self.draw(st.sampled_from(list(WRONG.values())))
                 return bench.handle(bench.build_data(**wrong))
@@ -672,10 +802,22 @@ class Chaos:
             case _:
                 return bench.handle(self.draw(OTHERS))
 
+    def draw_place(self):
+        """Return where the next step begins, and how many tokens it has."""
+        schedule = self.bench.schedule
+        if schedule.end <= schedule.prompt_tokens:
+            return {}
+        at = self.draw(st.integers(schedule.prompt_tokens, schedule.end))
+        room = min(6, schedule.max_positions - at)
+        return {"at": at, "count": self.draw(st.integers(1, max(1, room)))}
+
     def relink(self):
         """Go on before the last step, or after it."""
-        bench, books = self.bench, self.bench.session.books
-        places = [books.position, books.last_position]
+        bench, session = self.bench, self.bench.session
+        undone = session._get_undone()
+        places = [session.schedule.end]
+        if undone is not None:
+            places.append(undone.step.position)
         return bench.relink(self.draw(st.sampled_from(places)))
 
     def check(self, before, effects):
@@ -702,7 +844,7 @@ class Chaos:
             assert account.standing.billed_units == session.books.billed
             owed = max(0, session.books.billed - session.books.claimed)
             assert account.arrears == owed
-            assert owed <= max(PREFILL_PRICE, DECODE_PRICE)
+            assert owed <= max(PREFILL_PRICE, DECODE_PRICE + 6)
 
 
 NAMES = ["data"] * 6 + ["pay"] * 6 + ["computed"] * 6 + [

@@ -21,7 +21,7 @@ from inference.hop_ports import HopLimits
 from inference.messages import AbortCode, Accept, Data, Linked, decode_frame
 from inference.session_errors import HopLost
 from inference.session_plan import SessionTimeouts
-from inference.steps import compute_step
+from inference.steps import Schedule
 
 PROMPT = [1, 2, 3]
 
@@ -60,13 +60,21 @@ class Mortal(HopNode):
 
 def compute_units(prompt_tokens, first, end):
     """Return what the steps of a session between two positions cost at one hop."""
-    units = number = 0
-    while (step := compute_step(prompt_tokens, number)).position < end:
+    units = 0
+    for step in draw_steps(prompt_tokens, end):
         if step.position >= first:
             prefill = compute_prefill_units(step.tokens)
             units += prefill if step.is_prefill else DECODE_UNITS
-        number += 1
     return units
+
+
+def draw_steps(prompt_tokens, end):
+    """Return the steps of a session that guesses nothing, up to a position."""
+    steps, schedule = [], Schedule(prompt_tokens=prompt_tokens, max_positions=10**6)
+    while (step := schedule.propose()).position < end:
+        steps.append(step)
+        schedule = schedule.advance(step)
+    return steps
 
 
 def compute_replay_units(positions):
@@ -106,12 +114,8 @@ def get_units(world, index):
 
 def draw_positions(prompt_tokens, max_tokens):
     """Return where the steps of a session begin."""
-    positions, number = [], 0
-    end = prompt_tokens + max_tokens - 1
-    while (step := compute_step(prompt_tokens, number)).position < end:
-        positions.append(step.position)
-        number += 1
-    return positions
+    steps = draw_steps(prompt_tokens, prompt_tokens + max_tokens - 1)
+    return [step.position for step in steps]
 
 
 async def lose_once(index, way, prompt_tokens, dies_at, seed=None, max_tokens=40):

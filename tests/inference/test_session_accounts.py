@@ -32,7 +32,7 @@ from inference.receipts import (
 from inference.session_account import SessionAccount, build_work_record
 from inference.session_errors import ReceiptMismatch
 from inference.shared_payer import SharedPayer
-from inference.steps import PREFILL_TOKENS, RANGE_TOKENS, Prices, compute_step
+from inference.steps import Prices, Schedule
 from primitives.codec import decode, encode
 from primitives.keys import SecretKey
 
@@ -41,28 +41,7 @@ SIGNER = SecretKey(b"\2" * 32)
 CHAIN, SESSION = b"\3" * 32, b"\4" * 32
 
 
-# Steps
-
-
-@given(st.integers(1, 2000))
-def test_schedule_covers_every_position_once(prompt_tokens):
-    position = number = 0
-    while position < prompt_tokens + 40:
-        step = compute_step(prompt_tokens, number)
-        assert (step.number, step.position) == (number, position)
-        assert step.is_prefill == (position < prompt_tokens)
-        if step.is_prefill:
-            assert 0 < step.tokens <= PREFILL_TOKENS
-            assert position + step.tokens <= prompt_tokens
-            assert step.closes_range
-            full = step.tokens == PREFILL_TOKENS
-            assert full or position + step.tokens == prompt_tokens
-        else:
-            decoded = position - prompt_tokens + 1
-            assert step.tokens == 1
-            assert step.closes_range == (decoded % RANGE_TOKENS == 0)
-        position += step.tokens
-        number += 1
+# Prices
 
 
 @given(
@@ -76,10 +55,13 @@ def test_units_are_rounded_up(layers, input_price, output_price, unit_price):
         output_price=output_price,
         unit_price=unit_price,
     )
-    for number in (0, 1, 2):
-        step = compute_step(130, number)
-        price = input_price if step.is_prefill else output_price
-        exact = step.tokens * layers * price
+    schedule = Schedule(prompt_tokens=130, max_positions=200)
+    for _ in range(4):
+        step = schedule.propose(tokens=5)
+        schedule = schedule.advance(step)
+        outputs = 0 if step.is_prefill else 1
+        price = outputs * output_price + (step.tokens - outputs) * input_price
+        exact = layers * price
         units = prices.compute_units(step)
         assert units * unit_price >= exact > (units - 1) * unit_price
 
@@ -206,7 +188,7 @@ def test_every_session_has_every_voucher_that_it_pays_with(payers):
 
 
 def build_range(tokens=3, in_bytes=b"in", out_bytes=b"out"):
-    step = compute_step(tokens, 0)
+    step = Schedule(prompt_tokens=tokens, max_positions=99).propose()
     return Range().add(step, 7, compute_digest(in_bytes), compute_digest(out_bytes))
 
 

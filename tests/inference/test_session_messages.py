@@ -14,6 +14,7 @@ from inference.messages import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
     MAX_HOPS,
+    MAX_PREFIX_KEYS,
     MAX_TEXT,
     Abort,
     Accept,
@@ -41,7 +42,7 @@ from inference.receipts import (
     sign_input,
 )
 from inference.session_errors import BadMessage
-from inference.steps import compute_step
+from inference.steps import Schedule
 from primitives.codec import encode
 from primitives.keys import SecretKey
 
@@ -69,8 +70,10 @@ data = st.builds(
     st.none() | receipts,
 )  # fmt: skip
 messages = st.one_of(
-    st.builds(Open, terms, st.none() | payments, signature),
-    st.builds(Accept, hash32, u32),
+    st.builds(
+        Open, terms, st.none() | payments, signature, st.lists(hash32).map(tuple)
+    ),
+    st.builds(Accept, hash32, u32, u32, st.booleans()),
     st.builds(Refuse, hash32, u16, text, u63),
     data,
     st.builds(Pay, hash32, u32, u32, payments),
@@ -161,6 +164,21 @@ def test_longest_messages_fit():
         receipt,
     )  # fmt: skip
     assert len(encode_frame(longest)) < MAX_HEADER_BYTES
+    voucher = Voucher(
+        b"\xff" * 32, 2**63 - 1, b"\xff" * 32, 2**63 - 1, 1024, b"\xff" * 64
+    )
+    terms = SessionTerms(
+        255, *[b"\xff" * 32] * 2, 65535, *[b"\xff" * 32] * 2, 65535, 65535,
+        *[b"\xff" * 32] * 3, *[2**63 - 1] * 3, *[2**32 - 1] * 3, 255,
+        *[b"\xff" * 32] * 2,
+    )  # fmt: skip
+    opening = Open(
+        terms,
+        Payment(voucher, 1024, b"\xff" * 32),
+        b"\xff" * 64,
+        (b"\xff" * 32,) * MAX_PREFIX_KEYS,
+    )
+    assert len(encode_frame(opening)) < MAX_HEADER_BYTES
     assert len(encode_frame(Abort(bytes(32), 1, clip_text("ß" * 999), bytes(32)))) < 600
 
 
@@ -185,7 +203,8 @@ def test_vectors_of_the_protocol_page():
     assert decode_frame(bytes.fromhex(probe)) == (Probe(session, 7), b"")
 
     body = bytes(64)
-    work = Range().add(compute_step(2, 0), 0, compute_digest(body), b"")
+    step = Schedule(prompt_tokens=2, max_positions=3).propose()
+    work = Range().add(step, 0, compute_digest(body), b"")
     said = sign_input(chain, session, work, key.public_key, key.sign)
     data = Data(session, 0, 0, 0, 2, 8, 1, (), said, None)
     for value in (

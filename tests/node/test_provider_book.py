@@ -169,9 +169,14 @@ def test_receipts_of_an_open_session_become_an_account() -> None:
     chain, store = Chain(channel, other), MemoryStore()
     book = chain.open_book(store)
     receipts = [
-        build_receipt(channel, 2, tokens=128),
-        build_receipt(channel, 300, first_position=128, tokens=40),
-        build_receipt(channel, 70_000, first_position=168, tokens=16),
+        build_receipt(channel, nonce, previous_own=bytes([index]) * 32, **place)
+        for index, (nonce, place) in enumerate(
+            [
+                (2, {"tokens": 128}),
+                (300, {"first_position": 128, "tokens": 40}),
+                (70_000, {"first_position": 168, "tokens": 16}),
+            ]
+        )
     ]
     stranger = build_receipt(other, 1, b"t")
     for receipt in [*receipts, stranger]:
@@ -203,7 +208,13 @@ def test_a_prompt_is_told_from_an_answer(tokens, prompt) -> None:
     receipts, position = [], 0
     for nonce, each in enumerate(tokens):
         receipts.append(
-            build_receipt(channel, nonce, first_position=position, tokens=each)
+            build_receipt(
+                channel,
+                nonce,
+                first_position=position,
+                tokens=each,
+                previous_own=bytes([nonce]) * 32,
+            )
         )
         position += each
     account = recover_session(receipts, 7)
@@ -213,9 +224,23 @@ def test_a_prompt_is_told_from_an_answer(tokens, prompt) -> None:
 def test_receipts_that_were_withdrawn_are_not_counted() -> None:
     channel = build_channel()
     receipts = [
-        build_receipt(channel, nonce, first_position=first, tokens=tokens)
-        for nonce, (first, tokens) in enumerate(
-            [(0, 128), (0, 128), (128, 16), (128, 15), (143, 16), (159, 3)]
+        build_receipt(
+            channel,
+            nonce,
+            first_position=first,
+            tokens=tokens,
+            previous_own=bytes([follows]) * 32,
+        )
+        for nonce, (first, tokens, follows) in enumerate(
+            [
+                (0, 128, 0),
+                (0, 128, 0),
+                (128, 24, 2),
+                (128, 15, 2),
+                # Guesses were wrong: the range goes back to an earlier position.
+                (140, 16, 4),
+                (159, 3, 5),
+            ]
         )
     ]
     account = recover_session(receipts, 7)
