@@ -28,6 +28,8 @@ class Executor(Protocol):
     """For people and certificates."""
     splits: bool
     """Whether a request may come in pieces."""
+    shares: bool
+    """Whether sessions may have pages in common."""
     cost: CacheCost
     """What its sessions take."""
 
@@ -43,6 +45,9 @@ class Executor(Protocol):
 
     def forget(self, session_id: bytes) -> None:
         """Free what a session has kept, if it has."""
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Write what one page holds to another one."""
 
 
 def build_test_work(

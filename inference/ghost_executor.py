@@ -20,6 +20,7 @@ class GhostExecutor:
 
     name = "ghost"
     splits = False
+    shares = False
 
     def __init__(self, part: Part) -> None:
         """Take a loaded part."""
@@ -45,6 +46,9 @@ class GhostExecutor:
             self.cost = CacheCost(
                 cache.measure_position_bytes(), cache.measure_state_bytes()
             )
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Nothing to do: caches are no pages, and nobody shares them."""
 
     def _run(self, work: Work, hidden: torch.Tensor) -> torch.Tensor:
         cache = self._caches.get(work.session_id)

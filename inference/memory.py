@@ -11,6 +11,9 @@ full from its opening: what was admitted never fails for memory.  What counts is
 length that its client asks and pays for, not the longest that the model could take;
 and memory is touched only as tokens come, so an early end costs nothing but the
 promise.
+
+Beginnings of sessions that are over stay in pages that nobody needs, within the same
+budget; they are promised to nobody and no reason to refuse anybody.
 """
 
 from dataclasses import dataclass
@@ -66,14 +69,18 @@ class CacheCost:
         paged = count_pages(positions) * PAGE_TOKENS
         return self.state_bytes + paged * self.position_bytes
 
+    def count_pages(self, positions: int) -> int:
+        """Return the pages of a session; none where positions take no memory."""
+        return count_pages(positions) if self.position_bytes else 0
+
     def count_budget_pages(self, budget_bytes: int) -> int:
         """Return the most pages that sessions can have within a budget.
 
-        Where pages cost nothing (no layers, or layers with a state only) the sessions
-        are bounded by their number.
+        Where positions take no memory (no layers, or layers with a state only) the
+        sessions are bounded by their number.
         """
         if self.position_bytes == 0:
-            return MAX_SESSIONS * count_pages(2**32 - 1)
+            return 0
         return budget_bytes // (PAGE_TOKENS * self.position_bytes)
 
 

@@ -48,6 +48,12 @@ class PagedStore:
         """Return keys and values of some slots, (1, heads, positions, width) each."""
         return _read(self.keys, ranges), _read(self.values, ranges)
 
+    def copy_page(self, source: int, target: int) -> None:
+        """Write what one page holds to another one."""
+        read, write = source * PAGE_TOKENS, target * PAGE_TOKENS
+        for store in (self.keys, self.values):
+            store[write : write + PAGE_TOKENS] = store[read : read + PAGE_TOKENS]
+
 
 def _read(store: torch.Tensor, ranges: Ranges) -> torch.Tensor:
     if len(ranges) == 1:

@@ -4,9 +4,13 @@ The pages of a stage's key-value store: who has which.  Integers only, no torch.
 A session gets all its pages when it opens (memory.py says why), in one run where there
 is one: then its keys and values lie side by side and attention reads them without a
 copy.  Where the pool is fragmented it gets several runs, the longest first.
+
+A session that begins like another one shares that one's first pages (prefix_index.py);
+its own follow right behind them where there is room.
 """
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from inference.memory import PAGE_TOKENS
@@ -37,18 +41,27 @@ class PagePool:
         """How many are free."""
         return sum(run.count for run in self._free)
 
-    def take(self, pages: int) -> tuple[PageRun, ...]:
+    def has_run(self, pages: int) -> bool:
+        """Whether so many lie side by side."""
+        return any(run.count >= pages for run in self._free)
+
+    def take(self, pages: int, place: int | None = None) -> tuple[PageRun, ...]:
         """Return runs of `pages` pages in all; the caller knows that there are so many.
 
         The smallest run that holds all of them, so that long ones stay for long
         sessions; without one, the longest runs.
+
+        Args:
+            pages: At least 1.
+            place: The first page, if all of them are free from there on.
         """
         assert 0 < pages <= self.free_pages
         taken: list[PageRun] = []
         while pages:
             fitting = [run for run in self._free if run.count >= pages]
+            wanted = [run for run in fitting if run.start == place]
             if fitting:
-                chosen = min(fitting, key=lambda run: run.count)
+                chosen = min(wanted or fitting, key=lambda run: run.count)
             else:
                 chosen = max(self._free, key=lambda run: run.count)
             count = min(pages, chosen.count)
@@ -73,6 +86,17 @@ class PagePool:
             if after is not None and after.start == end:
                 last, end = index + 1, after.end
             self._free[first:last] = [PageRun(start, end - start)]
+
+
+def build_runs(pages: Iterable[int]) -> tuple[PageRun, ...]:
+    """Return pages, in their order, as few runs."""
+    runs: list[PageRun] = []
+    for page in pages:
+        if runs and runs[-1].end == page:
+            runs[-1] = PageRun(runs[-1].start, runs[-1].count + 1)
+        else:
+            runs.append(PageRun(page, 1))
+    return tuple(runs)
 
 
 def find_slots(

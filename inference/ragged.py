@@ -46,6 +46,7 @@ class RaggedExecutor:
 
     name = "ragged"
     splits = True
+    shares = True
 
     def __init__(self, part: Part) -> None:
         """Probe the part.
@@ -90,6 +91,11 @@ class RaggedExecutor:
 
     def forget(self, session_id: bytes) -> None:
         """Nothing to do: pages belong to whom the scheduler gives them."""
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Write what one page holds to another one, in every layer."""
+        for store in self._stores.values():
+            store.copy_page(source, target)
 
 
 def build_ragged(

@@ -30,16 +30,23 @@ Positions are judged when a request is submitted: against the length that its se
 will have when the requests before it are done.  A request that fails takes those
 behind it in its session along.
 
-Spec: docs/adr/0030-two-engines.md
+Sessions that begin alike share full pages (prefix_index.py).  A shared page is never
+written: a session that goes back into one gets a page of its own in its place, with a
+copy of what stays.  Sharing saves work and not room: every session is still promised
+its full length, so whatever they share, there is a page when one is needed, and pages
+that only wait to be found again are the first to go.
+
+Spec: docs/adr/0030-two-engines.md, docs/adr/0036-prefix-cache.md
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from inference.errors import Busy, UnknownSession, WrongPosition
-from inference.memory import CacheCost, Reservations, count_pages
-from inference.pages import PagePool, PageRun
+from inference.memory import PAGE_TOKENS, CacheCost, Reservations
+from inference.pages import PagePool, PageRun, build_runs
+from inference.prefix_index import PrefixIndex
 
 STEP_TOKENS = 64
 """Budget of a step that others wait for.  A matrix product over 64 rows runs at the
@@ -53,6 +60,9 @@ DECODE_TOKENS = 8
 """A request of no more tokens is a decode step: one token and what was guessed."""
 MAX_REQUESTS = 256
 """One per session; whoever sends more has to wait for answers."""
+EVICTED_FOR_A_RUN = 4
+"""So many times what a session needs is freed at most for its pages to lie side by
+side: reading scattered ones costs it less than the loss of all others' beginnings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +99,30 @@ class _Request:
         return self.tokens <= DECODE_TOKENS
 
 
+@dataclass(frozen=True, slots=True)
+class PageCopy:
+    """What one page holds goes to another one, before anything else is written."""
+
+    source: int
+    target: int
+
+
 @dataclass(slots=True)
 class _Session:
     max_positions: int
-    pages: tuple[PageRun, ...]
+    pages: list[int]
     length: int = 0
     """Positions that are in the store."""
     planned: int = 0
     """Length when everything that is queued is done."""
     queue: deque[_Request] = field(default_factory=deque)
+    named: set[int] = field(default_factory=set)
+    """Which of its pages, counted from 0, have names and may be shared."""
+    runs: tuple[PageRun, ...] = ()
+    """Its pages."""
+
+    def __post_init__(self) -> None:
+        self.runs = build_runs(self.pages)
 
 
 class Scheduler:
@@ -124,6 +149,8 @@ class Scheduler:
         assert step_tokens >= 2 * PREFILL_GRAIN
         self.reservations = Reservations(cost, budget_bytes)
         self._pool = PagePool(cost.count_budget_pages(budget_bytes))
+        self._index = PrefixIndex()
+        self._copies: list[PageCopy] = []
         self._splits = splits
         self._step_tokens = step_tokens
         self._lone_step_tokens = lone_step_tokens
@@ -142,16 +169,38 @@ class Scheduler:
         """Return how many positions of a session are in the store."""
         return self._sessions[session_id].length
 
-    def open_session(self, session_id: bytes, max_positions: int) -> None:
+    def open_session(
+        self, session_id: bytes, max_positions: int, keys: Sequence[bytes] = ()
+    ) -> int:
         """Admit a session of at most `max_positions` tokens.
+
+        Args:
+            session_id: Its name.
+            max_positions: At least 1.
+            keys: Of its first full pages; those that are here are shared with it.
+
+        Returns:
+            How many positions are here already.
 
         Raises:
             BadRequest: The name is in use or not a name, or no positions.
             Busy: No room for it now.
         """
         self.reservations.open(session_id, max_positions)
-        pages = self._pool.take(count_pages(max_positions))
-        self._sessions[session_id] = _Session(max_positions, pages)
+        # The last position is never taken from here: its answer is to be computed.
+        shared = self._index.hold(keys[: (max_positions - 1) // PAGE_TOKENS])
+        place = shared[-1] + 1 if shared else None
+        pages = self.reservations.cost.count_pages(max_positions)
+        own = self._take_pages(pages - len(shared), place)
+        length = len(shared) * PAGE_TOKENS
+        self._sessions[session_id] = _Session(
+            max_positions,
+            [*shared, *own],
+            length=length,
+            planned=length,
+            named=set(range(len(shared))),
+        )
+        return length
 
     def close_session(self, session_id: bytes) -> list[int]:
         """Forget a session; return the calls of its requests that will not run."""
@@ -160,8 +209,34 @@ class Scheduler:
             return []
         dropped = self._drop_queue(session)
         self.reservations.close(session_id)
-        self._pool.give_back(session.pages)
+        named = sorted(session.named, reverse=True)
+        self._index.let_go(session.pages[index] for index in named)
+        own = (p for index, p in enumerate(session.pages) if index not in session.named)
+        self._pool.give_back(build_runs(sorted(own)))
         return dropped
+
+    def keep(self, session_id: bytes, first: int, keys: Sequence[bytes]) -> None:
+        """Name full pages of a session, so that others find them, now and later.
+
+        Pages that are not full yet, and keys that are known, are left as they are.
+
+        Args:
+            session_id: A session; one that is not open is no matter.
+            first: Which of its pages the first key is for, counted from 0.
+            keys: One per page.
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            return
+        full = session.length // PAGE_TOKENS
+        for index, key in enumerate(keys[: max(0, full - first)], first):
+            if self._index.add(key, session.pages[index]):
+                session.named.add(index)
+
+    def take_copies(self) -> list[PageCopy]:
+        """Return what is to be copied before the next step, in order; once."""
+        copies, self._copies = self._copies, []
+        return copies
 
     def submit(self, call: int, session_id: bytes, position: int, tokens: int) -> None:
         """Queue a request of `tokens` tokens from `position` on.
@@ -259,7 +334,41 @@ class Scheduler:
         if session.queue:
             request = session.queue[0]
             session.length = min(session.length, request.position)
+            self._make_own(session, request.position)
             (self._decodes if request.is_decode else self._prefills).append(request)
+
+    def _make_own(self, session: _Session, position: int) -> None:
+        """Let nobody else have the pages of a session from `position` on."""
+        first = position // PAGE_TOKENS
+        for index in sorted(i for i in session.named if i >= first):
+            session.named.discard(index)
+            page = session.pages[index]
+            if self._index.claim(page):
+                continue
+            self._index.let_go([page])
+            [own] = self._take_pages(1)
+            session.pages[index] = own
+            if index == first and position % PAGE_TOKENS:
+                self._copies.append(PageCopy(page, own))
+            session.runs = build_runs(session.pages)
+
+    def _take_pages(self, pages: int, place: int | None = None) -> list[int]:
+        """Return free pages, side by side if that costs others little.
+
+        There are enough: sessions were promised no more than all, and what they do
+        not use is free or can be forgotten.
+        """
+        if not pages:
+            return []
+        while not self._pool.has_run(pages):
+            if self._pool.free_pages >= EVICTED_FOR_A_RUN * pages:
+                break
+            page = self._index.evict()
+            if page is None:
+                break
+            self._pool.give_back((PageRun(page, 1),))
+        runs = self._pool.take(pages, place)
+        return [page for run in runs for page in range(run.start, run.end)]
 
     def _drop_queue(self, session: _Session) -> list[int]:
         if session.queue:
@@ -290,7 +399,7 @@ class Scheduler:
         return Work(
             call=request.call,
             session_id=request.session_id,
-            pages=self._sessions[request.session_id].pages,
+            pages=self._sessions[request.session_id].runs,
             position=request.position + request.done,
             offset=request.done,
             tokens=tokens,

@@ -9,6 +9,7 @@ continues the session, an earlier one first rolls it back.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -126,14 +127,36 @@ class StageEngine:
         """Whether a step would do anything."""
         return self.scheduler.has_work
 
-    def open_session(self, session_id: bytes, max_positions: int) -> None:
+    def open_session(
+        self, session_id: bytes, max_positions: int, keys: Sequence[bytes] = ()
+    ) -> int:
         """Admit a session of at most `max_positions` tokens.
+
+        Args:
+            session_id: Its name.
+            max_positions: At least 1.
+            keys: Of its first full pages, as `keep` was given them by others.
+
+        Returns:
+            How many positions are here already; it may begin at any of them.
 
         Raises:
             BadRequest: The name is in use or not a name, or no positions.
             Busy: No room for it now.
         """
-        self.scheduler.open_session(session_id, max_positions)
+        known = keys if self.executor.shares else ()
+        return self.scheduler.open_session(session_id, max_positions, known)
+
+    def keep(self, session_id: bytes, first: int, keys: Sequence[bytes]) -> None:
+        """Let others begin with full pages of a session.
+
+        Args:
+            session_id: A session; one that is not open is no matter.
+            first: Which of its pages the first key is for, counted from 0.
+            keys: One per page; those that are not full, or known, change nothing.
+        """
+        if self.executor.shares:
+            self.scheduler.keep(session_id, first, keys)
 
     def close_session(self, session_id: bytes) -> list[int]:
         """Forget a session; return its calls that nobody will answer.
@@ -174,6 +197,8 @@ class StageEngine:
         works = self.scheduler.plan()
         if not works:
             return []
+        for copy in self.scheduler.take_copies():
+            self.executor.copy_page(copy.source, copy.target)
         try:
             outputs = self._run(works)
         except Exception as error:

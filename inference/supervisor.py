@@ -57,7 +57,9 @@ from inference.worker_wire import (
     EncodeText,
     Forward,
     HiddenStates,
+    KeepPages,
     OpenAnswer,
+    Opened,
     OpenSession,
     Ready,
     Sample,
@@ -344,8 +346,18 @@ class StageWorker(SupervisedWorker):
         self._kv_budget_bytes = kv_budget_bytes
         self._reservations = Reservations(CacheCost(0), kv_budget_bytes)
 
-    async def open(self, session_id: bytes, max_positions: int) -> None:
+    async def open(
+        self, session_id: bytes, max_positions: int, keys: Sequence[bytes] = ()
+    ) -> int:
         """Admit a session of at most `max_positions` tokens.
+
+        Args:
+            session_id: Its name.
+            max_positions: At least 1.
+            keys: Of its first full pages, 32 bytes each.
+
+        Returns:
+            How many of its first positions are there already.
 
         Raises:
             Busy: No memory for it now; said without asking the worker.
@@ -356,10 +368,30 @@ class StageWorker(SupervisedWorker):
         if self._link is not None:
             reservations.open(session_id, max_positions)
         try:
-            await self._call(Done, lambda n: OpenSession(n, session_id, max_positions))
+            answer, _ = await self._call(
+                Opened,
+                lambda n: OpenSession(n, session_id, max_positions, tuple(keys)),
+            )
         except P2PChainError:
             reservations.close(session_id)
             raise
+        except trio.Cancelled:
+            reservations.close(session_id)
+            await super().close(session_id)
+            raise
+        return answer.cached
+
+    def keep(self, session_id: bytes, first: int, keys: Sequence[bytes]) -> None:
+        """Let later sessions begin with full pages of this one, if the worker lives.
+
+        Args:
+            session_id: An open session.
+            first: Which of its pages the first key is for, counted from 0.
+            keys: One per page, 32 bytes each.
+        """
+        if self._link is not None:
+            with contextlib.suppress(WorkerLost):
+                self._link.post(lambda n: KeepPages(n, session_id, first, tuple(keys)))
 
     async def close(self, session_id: bytes) -> None:
         """Forget a session and give its memory back; harmless where it is not there."""

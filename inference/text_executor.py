@@ -18,6 +18,7 @@ class TextExecutor:
 
     name = "text"
     splits = False
+    shares = False
 
     def __init__(self, part: Part) -> None:
         """Take a loaded part."""
@@ -28,6 +29,9 @@ class TextExecutor:
         """Nothing is kept."""
 
     def forget(self, session_id: bytes) -> None:
+        """Nothing was kept."""
+
+    def copy_page(self, source: int, target: int) -> None:
         """Nothing was kept."""
 
     def run(self, works: list[Work], hidden: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -40,7 +40,9 @@ from inference.worker_wire import (
     EncodeText,
     Forward,
     HiddenStates,
+    KeepPages,
     OpenAnswer,
+    Opened,
     OpenSession,
     ReadPiece,
     Ready,
@@ -91,7 +93,9 @@ class NullService:
     def handle(self, request: Request, payload: bytearray) -> list[Reply]:
         """Echo hidden states; every session is fine."""
         match request:
-            case OpenSession(call=call) | CloseSession(call=call):
+            case OpenSession(call=call):
+                return [(Opened(call, cached=0), b"")]
+            case CloseSession(call=call) | KeepPages(call=call):
                 return [(Done(call), b"")]
             case Forward(call=call, tokens=tokens):
                 validate_length(payload, tokens, self._shape)
@@ -150,8 +154,11 @@ class StageService:
                 hidden = build_tensor(payload, tokens, self._shape)
                 self._engine.submit(call, session_id, position, hidden)
                 return []
-            case OpenSession(call, session_id, max_positions):
-                self._engine.open_session(session_id, max_positions)
+            case OpenSession(call, session_id, max_positions, keys):
+                cached = self._engine.open_session(session_id, max_positions, keys)
+                return [(Opened(call, cached), b"")]
+            case KeepPages(call, session_id, first, keys):
+                self._engine.keep(session_id, first, keys)
                 return [(Done(call), b"")]
             case CloseSession(call, session_id):
                 dropped = self._engine.close_session(session_id)

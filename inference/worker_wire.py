@@ -31,6 +31,8 @@ class OpenSession(Record, tag=1):
     call: U32
     session_id: bytes
     max_positions: U32
+    keys: tuple[Hash32, ...]
+    """Of its first full pages, which may be there already."""
 
 
 class Forward(Record, tag=2):
@@ -89,6 +91,16 @@ class Sample(Record, tag=8):
     tokens: U32
 
 
+class KeepPages(Record, tag=9):
+    """To a stage: let later sessions begin with these pages of a session."""
+
+    call: U32
+    session_id: bytes
+    first: U32
+    """The first key's page, counted from 0 in the session."""
+    keys: tuple[Hash32, ...]
+
+
 Request = (
     OpenSession
     | Forward
@@ -98,6 +110,7 @@ Request = (
     | OpenAnswer
     | Embed
     | Sample
+    | KeepPages
 )
 
 
@@ -162,7 +175,15 @@ class Refused(Record, tag=37):
     text: str
 
 
-Answer = Ready | Done | HiddenStates | TokenIds | Sampled | Refused
+class Opened(Record, tag=38):
+    """A stage has admitted a session."""
+
+    call: U32
+    cached: U32
+    """Its first positions that are there already."""
+
+
+Answer = Ready | Done | HiddenStates | TokenIds | Sampled | Refused | Opened
 
 
 def encode_frame(message: Request | Answer, payload_bytes: int = 0) -> bytes:

@@ -42,7 +42,9 @@ from inference.worker_wire import (
     EncodeText,
     Forward,
     HiddenStates,
+    KeepPages,
     OpenAnswer,
+    Opened,
     OpenSession,
     Ready,
     Refused,
@@ -127,7 +129,7 @@ def stage(directory: Path) -> Iterator[RawWorker]:
 
 
 def test_a_stage_opens_runs_repeats_and_closes(stage: RawWorker) -> None:
-    assert stage.ask(OpenSession(1, b"run", 10)) == (Done(1), b"")
+    assert stage.ask(OpenSession(1, b"run", 10, ())) == (Opened(1, 0), b"")
     hidden = bytes(range(64)) * 6
     first = stage.ask(Forward(2, b"run", 0, 3), hidden)
     assert first[0] == HiddenStates(2, 3)
@@ -148,9 +150,9 @@ def test_a_stage_opens_runs_repeats_and_closes(stage: RawWorker) -> None:
         (Forward(7, b"s", 0, 2), TOKEN_BYTES, BadAnswer),
         (Forward(7, b"s", 0, 0), 0, BadAnswer),
         (Forward(7, b"s", 0, 2**32 - 1), TOKEN_BYTES, BadAnswer),
-        (OpenSession(7, b"s", 10), 0, BadRequest),
-        (OpenSession(7, b"", 10), 0, BadRequest),
-        (OpenSession(7, b"t", 41), 0, Busy),
+        (OpenSession(7, b"s", 10, ()), 0, BadRequest),
+        (OpenSession(7, b"", 10, ()), 0, BadRequest),
+        (OpenSession(7, b"t", 41, ()), 0, Busy),
         (EncodeText(7, "hi"), 0, BadRequest),
         (Sample(7, b"s", 1), TOKEN_BYTES, BadRequest),
     ],
@@ -158,7 +160,7 @@ def test_a_stage_opens_runs_repeats_and_closes(stage: RawWorker) -> None:
 def test_a_stage_refuses_and_lives(
     stage: RawWorker, request_: Request, payload_bytes: int, error: type[Exception]
 ) -> None:
-    assert stage.ask(OpenSession(6, b"s", 10)) == (Done(6), b"")
+    assert stage.ask(OpenSession(6, b"s", 10, ())) == (Opened(6, 0), b"")
     answer, payload = stage.ask(request_, bytes(payload_bytes))
     assert isinstance(answer, Refused)
     assert (answer.call, payload) == (7, b"")
@@ -169,7 +171,7 @@ def test_a_stage_refuses_and_lives(
 def test_pipelined_requests_of_a_session_are_answered_in_order(
     stage: RawWorker,
 ) -> None:
-    stage.send(OpenSession(1, b"p", 10))
+    stage.send(OpenSession(1, b"p", 10, ()))
     for number in range(2, 9):
         stage.send(Forward(number, b"p", number - 2, 1), bytes(TOKEN_BYTES))
     answers = [stage.receive()[0] for _ in range(8)]
@@ -179,7 +181,7 @@ def test_pipelined_requests_of_a_session_are_answered_in_order(
 
 
 def test_every_call_of_a_session_that_is_closed_is_answered(stage: RawWorker) -> None:
-    assert stage.ask(OpenSession(1, b"p", 40)) == (Done(1), b"")
+    assert stage.ask(OpenSession(1, b"p", 40, ())) == (Opened(1, 0), b"")
     forward = encode_frame(Forward(2, b"p", 0, 20), 20 * TOKEN_BYTES)
     frames = forward + bytes(20 * TOKEN_BYTES)
     frames += encode_frame(Forward(3, b"p", 20, 1), TOKEN_BYTES) + bytes(TOKEN_BYTES)
@@ -198,7 +200,7 @@ def test_every_call_of_a_session_that_is_closed_is_answered(stage: RawWorker) ->
 
 def test_sessions_that_share_passes_get_their_own_answers(stage: RawWorker) -> None:
     def ask_alone(name: bytes, hidden: bytes) -> bytes:
-        stage.ask(OpenSession(1, name, 10))
+        stage.ask(OpenSession(1, name, 10, ()))
         output = stage.ask(Forward(2, name, 0, len(hidden) // TOKEN_BYTES), hidden)[1]
         stage.ask(CloseSession(3, name))
         return output
@@ -213,7 +215,7 @@ def test_sessions_that_share_passes_get_their_own_answers(stage: RawWorker) -> N
     expected = {name: ask_alone(name, hidden) for name, hidden in inputs.items()}
     calls = {10 + number: name for number, name in enumerate(inputs)}
     for call, name in calls.items():
-        stage.ask(OpenSession(call, name, 10))
+        stage.ask(OpenSession(call, name, 10, ()))
     frames = b""
     for call, name in calls.items():
         tokens = len(inputs[name]) // TOKEN_BYTES
@@ -311,7 +313,8 @@ def test_errors_outside_the_tree_become_answers(
 
 
 messages = [
-    OpenSession(1, b"s", 5),
+    OpenSession(1, b"s", 5, (bytes(32), b"k" * 32)),
+    KeepPages(2, b"s", 3, (b"k" * 32,)),
     Forward(2, b"s", 0, 1),
     CloseSession(3, b"s"),
     EncodeChat(4, (ChatMessage("user", "é"),)),
