@@ -47,7 +47,9 @@ def _run(
 ) -> torch.Tensor:
     tokens = hidden.shape[1]
     if "position_ids" not in kwargs:
-        positions = torch.arange(cache.length, cache.length + tokens)
+        positions = torch.arange(
+            cache.length, cache.length + tokens, device=hidden.device
+        )
         kwargs = kwargs | {"position_ids": positions.unsqueeze(0)}
     output = part.run_layers(hidden, past_key_values=cache, **kwargs)
     cache.advance(tokens)

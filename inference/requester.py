@@ -37,13 +37,12 @@ from inference.sampling import (
     SamplingParams,
     TokenLogprob,
 )
-from inference.split import Part, load_ends
+from inference.split import CPU, Part, load_ends
 from inference.tokenizer import Tokenizer
 from primitives.errors import P2PChainError
 
 MAX_SESSIONS = 1024
 """A session holds token ids only; the gateway's own limit is lower."""
-_CPU = torch.device("cpu")
 _CONTEXT_TOKENS = 8
 """Tokens of the prompt that are decoded along with the first ones of the answer."""
 
@@ -73,6 +72,7 @@ class RequesterEngine:
         self.tokenizer = tokenizer
         self.max_positions = max_positions
         self.hidden_size: int = part.config.hidden_size
+        self._device = part.device
         self._answers: dict[bytes, _Answer] = {}
         # All its layers are ghosts: it only tells the library the position.
         self._cache = GhostCache(part.config, range(0))
@@ -84,6 +84,7 @@ class RequesterEngine:
         directory: Path,
         max_positions: int,
         precision: Precision = Precision.NATIVE,
+        device: torch.device = CPU,
     ) -> "RequesterEngine":
         """Load everything but the layers from a model directory.
 
@@ -92,17 +93,22 @@ class RequesterEngine:
             max_positions: Of prompt and answer together.
             precision: Of the layers that are bought.  A quantised model's head is in
                 int8, which loses less than its layers do.
+            device: Where the ends compute.
 
         Raises:
             BadWeights, UnsupportedModel: Says why.
         """
         tokenizer = Tokenizer(directory)
-        engine = cls(load_ends(directory), tokenizer, max_positions)
-        hidden = draw_hidden(1, engine.hidden_size, engine.part.dtype, _CPU)
-        head = Precision.NATIVE if precision is Precision.NATIVE else Precision.INT8
+        part = load_ends(directory, precision=precision, device=device)
+        engine = cls(part, tokenizer, max_positions)
+        if device != CPU:
+            return engine
+        hidden = draw_hidden(1, engine.hidden_size, part.dtype, device)
+        is_native = precision.packing is Precision.NATIVE
+        head = Precision.NATIVE if is_native else Precision.INT8
         if is_same_when_packed(engine.part, head, lambda: engine.finish(hidden, [0])):
             return engine
-        return cls(load_ends(directory), tokenizer, max_positions)
+        return cls(load_ends(directory, precision=precision), tokenizer, max_positions)
 
     def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Return the token ids of a conversation; raises BadPrompt."""
@@ -177,10 +183,12 @@ class RequesterEngine:
         """
         self._cache.truncate(0)
         self._cache.advance(max(positions))
-        position_ids = torch.tensor([positions])
+        position_ids = torch.tensor([positions], device=self._device)
         with torch.inference_mode():
             logits = self.part.run_back(
-                hidden, position_ids=position_ids, past_key_values=self._cache
+                hidden.to(self._device),
+                position_ids=position_ids,
+                past_key_values=self._cache,
             )
         return logits[0].float()
 
@@ -236,7 +244,7 @@ class RequesterEngine:
         answer = self._find(session_id)
         if not bool(torch.isfinite(logits).all()):
             raise BadAnswer("hidden states that give NaN or infinity as logits")
-        scores = logits.numpy()
+        scores = logits.cpu().numpy()
         token_id = choose_token(scores, answer.params, answer.prompt, answer.tokens)
         logprobs = self._explain(scores, answer.params, token_id)
         return replace(self._accept(answer, token_id), logprobs=logprobs)
@@ -291,10 +299,13 @@ class RequesterEngine:
         self._cache.truncate(0)
         self._cache.advance(position)
         tokens = token_ids.shape[1]
-        position_ids = torch.arange(position, position + tokens).unsqueeze(0)
+        positions = torch.arange(position, position + tokens, device=self._device)
+        position_ids = positions.unsqueeze(0)
         with torch.inference_mode():
             return self.part.run_front(
-                token_ids, position_ids=position_ids, past_key_values=self._cache
+                token_ids.to(self._device),
+                position_ids=position_ids,
+                past_key_values=self._cache,
             )
 
     def _find(self, session_id: bytes) -> _Answer:

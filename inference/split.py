@@ -39,7 +39,7 @@ self-test, never served.
 
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ from transformers.utils import logging as hf_logging
 from inference.errors import BadWeights, UnsupportedModel
 from inference.model_info import get_compute_dtype, is_encoder, validate_config
 from inference.pieces import CONFIG_FILE, hash_blob
+from inference.precision import Precision
 from inference.weights import StoredTensor, open_weights, read_json
 from primitives.errors import P2PChainError
 
@@ -73,6 +74,7 @@ TORCH_DTYPES = {
     "BOOL": torch.bool,
 }
 
+CPU = torch.device("cpu")
 
 _TUPLE_ITEMS = 4
 """Hidden states, and at most attention, cross-attention and a cache."""
@@ -125,10 +127,14 @@ class Blank(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return a zero for an embedding, else the input as it came."""
         if self.is_embedding:
-            return torch.zeros(())
+            return torch.zeros((), device=_find_device((*args, *kwargs.values())))
         given = [item for item in (*args, *kwargs.values()) if torch.is_tensor(item)]
         # Of token ids and embeddings the embeddings: masks are made by their shape.
         return next((item for item in given if item.is_floating_point()), given[0])
+
+
+def _find_device(given: Iterable[Any]) -> torch.device:
+    return next((item.device for item in given if torch.is_tensor(item)), CPU)
 
 
 class _Stop(Exception):
@@ -160,6 +166,11 @@ class Part:
         return self.model.config
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
+    @property
     def dtype(self) -> torch.dtype:
         """What hidden states are computed in."""
         return self.model.dtype
@@ -185,7 +196,9 @@ class Part:
         """
         self._inlet = hidden
         try:
-            token_ids = torch.zeros(hidden.shape[:2], dtype=torch.long)
+            token_ids = torch.zeros(
+                hidden.shape[:2], dtype=torch.long, device=hidden.device
+            )
             output = self.model(input_ids=token_ids, **self._build_arguments(kwargs))
             result: torch.Tensor = (
                 output.last_hidden_state if self.is_encoder else output.logits
@@ -245,26 +258,50 @@ class Part:
             last.register_forward_pre_hook(self._enter, with_kwargs=True)
 
 
-def load_stage(directory: Path, layers: range) -> Part:
+def load_stage(
+    directory: Path,
+    layers: range,
+    *,
+    precision: Precision = Precision.NATIVE,
+    device: torch.device = CPU,
+) -> Part:
     """Load the layers of `layers` and nothing else.
+
+    Args:
+        directory: Of the model.
+        layers: Not empty.
+        precision: Decides about the dtype; packing comes later.
+        device: Where they compute.
 
     Raises:
         BadWeights: A tensor is missing, damaged or of a wrong shape.
         UnsupportedModel: The model cannot be split; says why.
     """
-    return _load(directory, layers)
+    return _load(directory, layers, precision, device)
 
 
-def load_ends(directory: Path) -> Part:
+def load_ends(
+    directory: Path,
+    *,
+    precision: Precision = Precision.NATIVE,
+    device: torch.device = CPU,
+) -> Part:
     """Load everything but the layers: embedding, final norm and head.
+
+    Args:
+        directory: Of the model.
+        precision: Of the layers whose hidden states go in and out.
+        device: Where they compute.
 
     Raises:
         BadWeights, UnsupportedModel: As `load_stage`.
     """
-    return _load(directory, range(0))
+    return _load(directory, range(0), precision, device)
 
 
-def _load(directory: Path, own: range) -> Part:
+def _load(
+    directory: Path, own: range, precision: Precision, device: torch.device
+) -> Part:
     raw_config = read_json(directory / CONFIG_FILE)
     validate_config(raw_config)
     weights = open_weights(directory)
@@ -273,6 +310,7 @@ def _load(directory: Path, own: range) -> Part:
         raise UnsupportedModel(
             f"layers {own.start}:{own.stop} of a model of {config.num_hidden_layers}"
         )
+    dtype = precision.get_dtype(get_compute_dtype(raw_config, weights))
     meter = _Meter()
     tensors = {
         name: _LazyTensor(entry, meter) for name, entry in weights.entries.items()
@@ -285,7 +323,7 @@ def _load(directory: Path, own: range) -> Part:
                 **get_build_arguments(kind),
                 config=config,
                 state_dict=tensors,
-                dtype=getattr(torch, get_compute_dtype(raw_config, weights)),
+                dtype=getattr(torch, dtype),
                 # Not ignored but reported, so that the refusal can be ours.
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
@@ -297,6 +335,8 @@ def _load(directory: Path, own: range) -> Part:
             raise BadWeights(f"the weights cannot be loaded: {error}") from error
     validate_report(report)
     _validate_complete(model)
+    if device != CPU:
+        model.to(device)
     decoder, layer_list = _find_layers(model)
     part = Part(model, decoder, own, meter.bytes_read, meter.hashes)
     part.is_encoder = is_encoder(raw_config)

@@ -24,7 +24,7 @@ from inference.packed import is_packed
 from inference.precision import Precision
 from inference.ragged import TEST_TOKENS, build_ragged
 from inference.scheduler import Scheduler, Work
-from inference.split import Part, load_stage
+from inference.split import CPU, Part, load_stage
 from inference.text_executor import TextExecutor
 
 _SELF_TEST_TOKENS = 4
@@ -73,7 +73,7 @@ class StageEngine:
         self.part = part
         self.hidden_size: int = part.config.hidden_size
         # The library looks it up in every parameter.
-        self._dtype = part.dtype
+        self._dtype, self._device = part.dtype, part.device
         self.executor = executor or choose_executor(part)
         _test(self.executor, part)
         cost = self.executor.cost
@@ -94,21 +94,31 @@ class StageEngine:
         kv_budget_bytes: int = DEFAULT_KV_BUDGET_BYTES,
         max_positions: int | None = None,
         precision: Precision = Precision.NATIVE,
+        device: torch.device = CPU,
     ) -> "StageEngine":
         """Load `layers` from a model directory; reads only their weights.
+
+        Args:
+            directory: Of the model.
+            layers: Not empty.
+            kv_budget_bytes: For the caches of all sessions.
+            max_positions: Of the longest session.
+            precision: In which numbers they compute.
+            device: Where.
 
         Raises:
             BadWeights, UnsupportedModel: Says why.
         """
-        part = load_stage(directory, layers)
+        part = load_stage(directory, layers, precision=precision, device=device)
+        packing = precision.packing
         try:
-            executor: Executor = build_ragged(part, _draw(part, TEST_TOKENS), precision)
+            executor: Executor = build_ragged(part, _draw(part, TEST_TOKENS), packing)
         except UnsupportedModel as error:
-            if precision is not Precision.NATIVE:
+            if packing is not Precision.NATIVE:
                 raise UnsupportedModel(f"not in {precision}: {error}") from error
             log.info("layers %s are for another engine: %s", layers, error)
             if is_packed(part):
-                part = load_stage(directory, layers)
+                part = load_stage(directory, layers, precision=precision, device=device)
             executor = choose_executor(part)
         return cls(
             part,
@@ -190,7 +200,7 @@ class StageEngine:
         if hidden.dtype != self._dtype:
             raise BadAnswer(f"hidden states in {hidden.dtype}")
         self.scheduler.submit(call, session_id, position, tokens)
-        self._inputs[call] = _Input(hidden)
+        self._inputs[call] = _Input(hidden.to(self._device))
 
     def step(self) -> list[StageAnswer]:
         """Run one pass over what waits; return what is ready."""
@@ -296,8 +306,7 @@ def _test(executor: Executor, part: Part) -> None:
 
 def _draw(part: Part, tokens: int) -> torch.Tensor:
     """Return some hidden states for a self-test, (1, T, H)."""
-    device = next(part.model.parameters()).device
-    return draw_hidden(tokens, part.config.hidden_size, part.dtype, device)
+    return draw_hidden(tokens, part.config.hidden_size, part.dtype, part.device)
 
 
 def _is_memory_error(error: Exception) -> bool:

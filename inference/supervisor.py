@@ -42,6 +42,7 @@ from inference.errors import (
     WorkerFailed,
     WorkerLost,
 )
+from inference.hardware import CPU
 from inference.memory import DEFAULT_KV_BUDGET_BYTES, CacheCost, Reservations
 from inference.model_info import Model, ModelInfo
 from inference.precision import Precision
@@ -113,7 +114,14 @@ class SupervisedWorker:
     """One worker of any role; `run` is its life."""
 
     def __init__(
-        self, directory: Path, model: Model, *, role: Sequence[str], threads: int = 1
+        self,
+        directory: Path,
+        model: Model,
+        *,
+        role: Sequence[str],
+        threads: int = 1,
+        precision: Precision = Precision.NATIVE,
+        device: str = CPU,
     ) -> None:
         """Describe the worker; nothing is started yet.
 
@@ -122,8 +130,11 @@ class SupervisedWorker:
             model: What `load_model` found there; the worker is held to it.
             role: Its arguments before the common ones.
             threads: Of torch; more than 1 only where it has the cores to itself.
+            precision: In which numbers it computes.
+            device: Where: a name of torch's, or `auto`.
         """
         self.info: ModelInfo = model.info
+        self.precision = precision
         self.layers: tuple[int, int] | None = None
         self.ready = trio.Event()
         """Set while the worker is READY; another event after each loss."""
@@ -131,6 +142,7 @@ class SupervisedWorker:
         self._command = [
             *(sys.executable, "-m", "inference.worker", *role),
             *("--model", str(directory), "--threads", str(threads)),
+            *("--precision", precision, "--device", device),
         ]
         self._threads = threads
         self.prepare: Callable[[], Awaitable[None]] | None = None
@@ -142,6 +154,11 @@ class SupervisedWorker:
         self._reason = ""
         self._restarts = 0
         self._changed = trio.Event()
+
+    @property
+    def dtype(self) -> str:
+        """What hidden states are computed and sent in."""
+        return self.precision.get_dtype(self.info.dtype)
 
     @property
     def pid(self) -> int | None:
@@ -258,7 +275,7 @@ class SupervisedWorker:
             ("hidden size", report.hidden_size, info.hidden_size),
             ("vocabulary", report.vocab_size, info.vocab_size),
             ("layers", report.layers, info.layers),
-            ("dtype", report.dtype, info.dtype),
+            ("dtype", report.dtype, self.dtype),
         ):
             if found != expected:
                 raise BadWeights(f"{name} is {found}; {info.name} has {expected}")
@@ -320,6 +337,7 @@ class StageWorker(SupervisedWorker):
         threads: int = 1,
         kv_budget_bytes: int = DEFAULT_KV_BUDGET_BYTES,
         precision: Precision = Precision.NATIVE,
+        device: str = CPU,
         null: bool = False,
         growth_bytes: int | None = None,
     ) -> None:
@@ -331,18 +349,25 @@ class StageWorker(SupervisedWorker):
             layers: First layer, and the one after the last.
             threads: Of torch.
             kv_budget_bytes: Memory for the caches of all sessions.
-            precision: Of the weights.
+            precision: In which numbers they compute.
+            device: Where: a name of torch's, or `auto`.
             null: Compute nothing and return the input, to measure the rest.
             growth_bytes: Memory that the process may take beyond what it has when it
                 is loaded (memory_limit.py); None for what the machine has free.
         """
         role = ["stage", "--layers", f"{layers[0]}:{layers[1]}"]
-        role += ["--kv-bytes", str(kv_budget_bytes), "--precision", precision]
+        role += ["--kv-bytes", str(kv_budget_bytes)]
         role += ["--null"] if null else []
         role += [] if growth_bytes is None else ["--growth-bytes", str(growth_bytes)]
-        super().__init__(directory, model, role=role, threads=threads)
+        super().__init__(
+            directory,
+            model,
+            role=role,
+            threads=threads,
+            precision=precision,
+            device=device,
+        )
         self.layers = layers
-        self.precision = precision
         self._kv_budget_bytes = kv_budget_bytes
         self._reservations = Reservations(CacheCost(0), kv_budget_bytes)
 
@@ -449,6 +474,7 @@ class RequesterWorker(SupervisedWorker):
         *,
         threads: int = 1,
         precision: Precision = Precision.NATIVE,
+        device: str = CPU,
     ) -> None:
         """Describe the requester; `run` starts it.
 
@@ -457,9 +483,16 @@ class RequesterWorker(SupervisedWorker):
             model: What `load_model` found there.
             threads: Of torch.
             precision: Of the layers whose answers it reads.
+            device: Where the ends compute: a name of torch's, or `auto`.
         """
-        role = ["requester", "--precision", precision]
-        super().__init__(directory, model, role=role, threads=threads)
+        super().__init__(
+            directory,
+            model,
+            role=["requester"],
+            threads=threads,
+            precision=precision,
+            device=device,
+        )
 
     async def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Return the token ids of a conversation; raises BadPrompt."""

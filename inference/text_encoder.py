@@ -21,6 +21,7 @@ from inference.errors import (
     UnsupportedModel,
 )
 from inference.pooling import Pooling, read_pooling
+from inference.precision import Precision
 from inference.requester import MAX_SESSIONS
 from inference.sampling import ChatMessage, SampledToken, SamplingParams
 from inference.split import Part, load_ends
@@ -51,14 +52,27 @@ class TextEncoder:
         self.self_test()
 
     @classmethod
-    def load(cls, directory: Path, max_positions: int) -> "TextEncoder":
+    def load(
+        cls,
+        directory: Path,
+        max_positions: int,
+        precision: Precision = Precision.NATIVE,
+    ) -> "TextEncoder":
         """Load everything but the layers from a model directory.
+
+        What an encoder's ends compute is next to nothing: they stay on the processor.
+
+        Args:
+            directory: Of the model.
+            max_positions: Of a text.
+            precision: Of the layers that are bought; only its dtype matters here.
 
         Raises:
             BadWeights, UnsupportedModel: Says why.
         """
         pooling = read_pooling(directory)
-        return cls(load_ends(directory), Tokenizer(directory), pooling, max_positions)
+        part = load_ends(directory, precision=precision)
+        return cls(part, Tokenizer(directory), pooling, max_positions)
 
     def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Refuse: an encoder continues nothing.
@@ -128,7 +142,7 @@ class TextEncoder:
         vector = self.finish(hidden)
         if not bool(torch.isfinite(vector).all()):
             raise BadAnswer("hidden states that give NaN or infinity as a vector")
-        return SampledToken(0, "", "stop", vector.numpy().tobytes())
+        return SampledToken(0, "", "stop", vector.float().numpy().tobytes())
 
     def sample_all(
         self, requests: Sequence[tuple[bytes, torch.Tensor]]

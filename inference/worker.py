@@ -28,6 +28,7 @@ from pathlib import Path
 
 from inference.device import measure_free_bytes
 from inference.errors import ModelError
+from inference.hardware import CPU
 from inference.memory import DEFAULT_KV_BUDGET_BYTES
 from inference.memory_limit import limit_growth
 from inference.precision import Precision
@@ -123,7 +124,10 @@ def _send(link: socket.socket, replies: list[Reply]) -> None:
 def _build_service(options: argparse.Namespace) -> Service:
     if options.role == "requester":
         return RequesterService(
-            options.model, threads=options.threads, precision=options.precision
+            options.model,
+            threads=options.threads,
+            precision=options.precision,
+            device=options.device,
         )
     if options.null:
         return NullService(options.model)
@@ -133,6 +137,7 @@ def _build_service(options: argparse.Namespace) -> Service:
         threads=options.threads,
         kv_budget_bytes=options.kv_bytes,
         precision=options.precision,
+        device=options.device,
     )
 
 
@@ -200,6 +205,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument(
             "--precision", type=Precision, choices=Precision, default=Precision.NATIVE
         )
+        sub.add_argument("--device", default=CPU, metavar="cpu|cuda[:N]|auto")
         sub.add_argument("--growth-bytes", type=int, metavar="N")
         if role == "stage":
             sub.add_argument("--layers", type=_parse_layers, required=True)

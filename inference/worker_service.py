@@ -10,6 +10,7 @@ Torch is imported when a service needs it, not with this file: it takes two seco
 and the null stage, and a model that is refused by its headers, do without.
 """
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,13 +24,14 @@ from inference.errors import (
     UnsupportedModel,
     WorkerError,
 )
+from inference.hardware import CPU
 from inference.memory import CacheCost
 from inference.model_info import (
     DTYPE_BYTES,
     ModelShape,
     read_model_shape,
 )
-from inference.precision import Precision
+from inference.precision import AUTO, Precision
 from inference.sampling import SampledToken
 from inference.worker_wire import (
     Answer,
@@ -118,9 +120,10 @@ class StageService:
         threads: int,
         kv_budget_bytes: int,
         precision: Precision = Precision.NATIVE,
+        device: str = CPU,
     ) -> None:
         """Load and test the layers; raises BadWeights or UnsupportedModel."""
-        self._shape = read_model_shape(directory)
+        self._shape = read_shape(directory, precision)
         if not 0 <= layers.start < layers.stop <= self._shape.layers:
             raise UnsupportedModel(
                 f"layers {layers.start}:{layers.stop} of a model of "
@@ -135,6 +138,7 @@ class StageService:
             kv_budget_bytes=kv_budget_bytes,
             max_positions=self._shape.max_positions,
             precision=precision,
+            device=choose_device(device, precision),
         )
 
     @property
@@ -188,9 +192,10 @@ class RequesterService:
         *,
         threads: int,
         precision: Precision = Precision.NATIVE,
+        device: str = CPU,
     ) -> None:
         """Load and test the ends; raises BadWeights or UnsupportedModel."""
-        self._shape = read_model_shape(directory)
+        self._shape = read_shape(directory, precision)
         import_torch(threads)
         from inference.requester import RequesterEngine
         from inference.text_encoder import TextEncoder
@@ -198,9 +203,11 @@ class RequesterService:
         limit = self._shape.max_positions
         self._engine: Any
         if self._shape.is_encoder:
-            self._engine = TextEncoder.load(directory, limit)
+            self._engine = TextEncoder.load(directory, limit, precision)
         else:
-            self._engine = RequesterEngine.load(directory, limit, precision)
+            self._engine = RequesterEngine.load(
+                directory, limit, precision, choose_device(device, precision)
+            )
         self._samples: list[tuple[Sample, Any]] = []
 
     @property
@@ -276,6 +283,37 @@ class RequesterService:
         return replace(token, embedding=bytes(get_bytes(hidden)))
 
 
+def read_shape(directory: Path, precision: Precision) -> ModelShape:
+    """Return a model's sizes, and the dtype in which it is computed here."""
+    shape = read_model_shape(directory)
+    return dataclasses.replace(shape, dtype=precision.get_dtype(shape.dtype))
+
+
+def choose_device(device: str, precision: Precision) -> Any:
+    """Return the torch device that a word stands for.
+
+    Args:
+        device: A name of torch's, or `AUTO` for a CUDA device where there is one, but
+            packed weights have kernels for processors only.
+        precision: In which it is to compute.
+
+    Raises:
+        UnsupportedModel: There is none such here.
+    """
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if device == AUTO:
+        is_plain = precision.packing is Precision.NATIVE
+        device = "cuda" if has_cuda and is_plain else CPU
+    if device.startswith("cuda") and not has_cuda:
+        raise UnsupportedModel(f"no device {device} here")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise UnsupportedModel(f"no device {device} here") from error
+
+
 def import_torch(threads: int) -> None:
     """Import torch for so many threads; spinning ones were ruled out before."""
     import torch
@@ -339,4 +377,5 @@ def get_bytes(tensor: Any) -> memoryview:
     """Return the bytes of a (1, T, H) tensor, without a copy where it is contiguous."""
     import torch
 
-    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    flat = tensor.contiguous().view(-1).view(torch.uint8)
+    return memoryview(flat.cpu().numpy())

@@ -28,7 +28,7 @@ from typing import Any
 import trio
 
 from inference.device import measure_bytes_per_s
-from inference.precision import Precision
+from inference.precision import PACKINGS, Precision
 from p2pchain.bench.lab import LineProcess
 from p2pchain.bench.procfs import read_memory
 from p2pchain.bench.random_models import LARGE, MIDDLE, SMALL, LlamaSize, write_model
@@ -139,7 +139,7 @@ def run_precisions(bench: Bench) -> list[Figure]:
                 precision: await stack.enter_async_context(
                     open_swarm(directory, precision=precision)
                 )
-                for precision in Precision
+                for precision in PACKINGS
             }
             for number in range(1 + PRECISION_ROUNDS):
                 for sessions in (1, SESSIONS):

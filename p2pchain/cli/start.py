@@ -42,6 +42,17 @@ def add_parser(commands: "Commands") -> None:
         help="Hugging Face folder, bundled, or a model of the chain to take from peers",
     )
     parser.add_argument(
+        "--precision",
+        metavar="auto|native|fp32|bf16|fp16|int8|int4",
+        help="in which layers are hosted or bought; auto: what this machine does well "
+        "and others serve, chosen once",
+    )
+    parser.add_argument(
+        "--device",
+        metavar="auto|cpu|cuda[:N]",
+        help="where layers compute; auto: a CUDA device where there is one",
+    )
+    parser.add_argument(
         "--peers", nargs="+", metavar="P2P://KEY@HOST:PORT", help="keep connected to"
     )
     parser.add_argument(

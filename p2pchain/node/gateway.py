@@ -409,7 +409,7 @@ class Gateway:
             prompt=prompt,
             max_tokens=max_tokens,
             hidden_size=info.hidden_size,
-            dtype=DTYPE_OF_NAME[info.dtype],
+            dtype=DTYPE_OF_NAME[self.worker.dtype],
         )
 
     def _start(

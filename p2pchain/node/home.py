@@ -22,6 +22,7 @@ One process owns a home at a time; a lock file says which.
 import fcntl
 import json
 import os
+import re
 import secrets
 import tomllib
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ from primitives.types import ShardId
 
 DEFAULT_HOME = Path("~/.p2pchain")
 AUTO = "auto"
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?")
 """In place of layers: to be chosen."""
 MAX_LAYERS = 2**16 - 1
 """What a registration can say."""
@@ -74,8 +76,13 @@ class Config:
     bls: str = "native"
     """`native`, or `reference` for the slow py_ecc."""
     precision: str = "native"
-    """Of the weights of layers that we host, and of those that we buy as a gateway:
-    `native`, `int8` or `int4`.  Sold as layers of another kind: no route mixes them."""
+    """In which layers that we host compute, and those that we buy as a gateway:
+    `native`, `fp32`, `bf16`, `fp16`, `int8`, `int4`, or `auto` for what this machine
+    does well and others serve, which is chosen once.  Sold as layers of another kind:
+    no route mixes them."""
+    device: str = "auto"
+    """Where they compute: `cpu`, `cuda`, `cuda:1` and so on, or `auto` for a CUDA
+    device where there is one."""
     torch_threads: int = 1
     """Per worker; more than the machine's idle cores makes everything slower."""
     chunk_workers: int = -1
@@ -391,8 +398,11 @@ def _validate(config: Config, source: str) -> None:
         raise ConfigError(f"{source}: model must be a folder, a name, or bundled")
     if config.bls not in ("native", "reference"):
         raise ConfigError(f"{source}: bls must be native or reference")
-    if config.precision not in tuple(Precision):
-        raise ConfigError(f"{source}: precision must be native, int8 or int4")
+    if config.precision not in (*Precision, AUTO):
+        words = ", ".join(Precision)
+        raise ConfigError(f"{source}: precision must be {words} or auto")
+    if not _DEVICE.fullmatch(config.device):
+        raise ConfigError(f"{source}: device must be cpu, cuda, cuda:N or auto")
     if not 1 <= config.torch_threads <= 256:
         raise ConfigError(f"{source}: torch_threads must be from 1 to 256")
     if not -1 <= config.chunk_workers <= 64:

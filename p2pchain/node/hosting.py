@@ -102,11 +102,14 @@ class Hosting:
         if model is not None:
             model = self._model = self._find_name(model)
         self.weights = self._build_weights(model)
-        if self._config.chain_model is not None or self._config.layers == AUTO:
+        is_open = AUTO in (self._config.layers, self._config.precision)
+        if self._config.chain_model is not None or is_open:
             self.model_host = self._build_model_host(model)
         elif model is not None:
             folder = resolve_model_dir(self._config.model)
-            self._build_services(Ready(model, folder, self._config.layer_range, None))
+            precision = Precision(self._config.precision)
+            layers = self._config.layer_range
+            self._build_services(Ready(model, folder, layers, None, precision))
 
     def start(self, services: trio.Nursery, endpoints: tuple[Endpoint, ...]) -> None:
         """Run what there is, and get the rest.
@@ -247,6 +250,8 @@ class Hosting:
             certify=self._certify,
             account=self._ports.account.public_key,
             is_behind=self._ports.is_behind,
+            precision=config.precision,
+            device=config.device,
         )
 
     def _build_services(self, ready: Ready) -> None:
@@ -268,7 +273,8 @@ class Hosting:
             model,
             layers,
             threads=self._config.torch_threads,
-            precision=Precision(self._config.precision),
+            precision=ready.precision,
+            device=self._config.device,
             null=self._config.null_layers,
         )
         worker.prepare = ready.prepare
@@ -292,7 +298,8 @@ class Hosting:
             ready.directory,
             ready.model,
             threads=self._config.torch_threads,
-            precision=Precision(self._config.precision),
+            precision=ready.precision,
+            device=self._config.device,
         )
         worker.prepare = ready.prepare
         return Gateway(
@@ -304,7 +311,7 @@ class Hosting:
             pool=self._ports.pool,
             payer=SharedPayer(self._ports.payer_book),
             names=_get_names(self._genesis),
-            precision=Precision(self._config.precision),
+            precision=ready.precision,
         )
 
 

@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -22,13 +23,22 @@ from chain.contracts.model import ModelRecord
 from chain.contracts.registration import RegistrationStatus
 from chain.following import Layers
 from inference.device import Device, measure_device
+from inference.hardware import CPU, Hardware, measure_hardware
 from inference.memory import compute_weights_room
 from inference.model_info import DTYPE_BYTES, Model
 from inference.pieces import Outline, count_layer_bytes
 from inference.placement import Choice, choose_layers, count_hosts
+from inference.precision import Precision
 from p2pchain.errors import ConfigError
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.home import AUTO, write_atomically
+from p2pchain.node.precision_choice import (
+    choose_for,
+    count_served,
+    load_precision,
+    save_precision,
+)
+from p2pchain.node.profile import get_profile_hash
 from p2pchain.node.weights_fetcher import Share, WeightsFetcher
 
 LOOK_S = 0.5
@@ -50,6 +60,8 @@ class Ready:
     """Those to be hosted; None for a gateway alone."""
     prepare: Callable[[], Awaitable[None]] | None
     """To be awaited before a worker reads the directory; see `SupervisedWorker`."""
+    precision: Precision = Precision.NATIVE
+    """In which layers are hosted or bought."""
 
 
 class ModelHost:
@@ -68,6 +80,8 @@ class ModelHost:
             not asked about a local one.
         account: Ours: our own registration is not somebody else's.
         is_behind: Whether blocks are still to be caught up with.
+        precision: One of `Precision`, or `AUTO`.
+        device: Where layers compute: `AUTO`, or a name of torch's.
     """
 
     def __init__(
@@ -84,6 +98,8 @@ class ModelHost:
         certify: Callable[[Path], object],
         account: bytes,
         is_behind: Callable[[], bool],
+        precision: str = Precision.NATIVE,
+        device: str = CPU,
     ) -> None:
         self._chain = chain
         self._weights = weights
@@ -96,6 +112,9 @@ class ModelHost:
         self._certify = certify
         self._account = account
         self._is_behind = is_behind
+        self._precision = precision
+        self._device = device
+        self._hardware: Hardware | None = None
         self.stage = "the chain"
         """What it waits for, for people; empty when all is ready."""
 
@@ -109,13 +128,14 @@ class ModelHost:
         record = await self._find_record()
         if self._local is None:
             await self._probe(record)
-        layers = await self._choose(record)
+        precision = await self._choose_precision(record)
+        layers = await self._choose(record, precision)
         self._follow(record, layers)
         if self._local is not None:
             assert self._local_folder is not None
-            ready = Ready(self._local, self._local_folder, layers, None)
+            ready = Ready(self._local, self._local_folder, layers, None, precision)
         else:
-            ready = await self._fetch(record, layers)
+            ready = await self._fetch(record, layers, precision)
         self.stage = ""
         return ready
 
@@ -128,7 +148,10 @@ class ModelHost:
         await trio.to_thread.run_sync(self._certify, folder, abandon_on_cancel=True)
 
     async def _fetch(
-        self, record: ModelRecord, layers: tuple[int, int] | None
+        self,
+        record: ModelRecord,
+        layers: tuple[int, int] | None,
+        precision: Precision,
     ) -> Ready:
         share = Share(
             record, None if layers is None else range(*layers), self._with_ends, PIN
@@ -140,7 +163,7 @@ class ModelHost:
         async def ensure() -> None:
             await self._weights.ensure(share)
 
-        return Ready(model, directory, layers, ensure)
+        return Ready(model, directory, layers, ensure, precision)
 
     # Which model
 
@@ -172,9 +195,49 @@ class ModelHost:
             tree.follow, layers=(Layers(record.model_id, start, end),)
         )
 
+    # Which numbers
+
+    async def _choose_precision(self, record: ModelRecord) -> Precision:
+        if self._precision != AUTO:
+            return Precision(self._precision)
+        saved = load_precision(self._folder, record)
+        if saved is not None:
+            log.info("%s in %s as before", record.name, saved)
+            return saved
+        await self._catch_up("blocks, to see what others serve")
+        hardware = await self._measure_hardware()
+        registrations = self._chain.queries.list_registrations()
+        served = count_served(record, registrations, self._account)
+        is_buyer = self._layers is None
+        chosen = choose_for(record, served, hardware, is_buyer=is_buyer)
+        save_precision(self._folder, record, chosen)
+        return chosen
+
+    async def _measure_hardware(self) -> Hardware:
+        """Look once; a CUDA device takes seconds."""
+        if self._hardware is None:
+            look = partial(measure_hardware, is_cpu_only=self._device == CPU)
+            self._hardware = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+        return self._hardware
+
+    async def _measure_device(self) -> Device:
+        """Measure the memory that layers will lie in."""
+        hardware = await self._measure_hardware()
+        if hardware.gpus:
+            gpu = hardware.gpus[0]
+            return Device(gpu.free_bytes, gpu.bytes_per_s)
+        return await trio.to_thread.run_sync(measure_device)
+
+    async def _catch_up(self, stage: str) -> None:
+        self.stage = stage
+        while self._is_behind() or not self._chain.height:
+            await trio.sleep(LOOK_S)
+
     # Which layers
 
-    async def _choose(self, record: ModelRecord) -> tuple[int, int] | None:
+    async def _choose(
+        self, record: ModelRecord, precision: Precision
+    ) -> tuple[int, int] | None:
         if self._layers is None:
             return None
         if isinstance(self._layers, tuple):
@@ -188,18 +251,16 @@ class ModelHost:
         self.stage = f"the outline of {record.name}"
         outline = await self._load_outline(record)
         # What a stage computes in may be wider than what the files have.
-        width = DTYPE_BYTES.get(record.dtype)
+        width = DTYPE_BYTES.get(precision.get_dtype(record.dtype))
         sizes = count_layer_bytes(outline, record.layers, width)
-        device = await trio.to_thread.run_sync(measure_device)
+        device = await self._measure_device()
         room = compute_weights_room(device.room_bytes)
         saved = load_choice(self._folder, record)
         if saved is not None and sum(sizes[slice(*saved)]) <= room:
             log.info("hosting layers [%d, %d) of %s as before", *saved, record.name)
             return saved
-        self.stage = "blocks, to see which layers are needed"
-        while self._is_behind() or not self._chain.height:
-            await trio.sleep(LOOK_S)
-        held = self._list_held(record)
+        await self._catch_up("blocks, to see which layers are needed")
+        held = self._list_held(record, precision)
         luck = int.from_bytes(self._account[:8], "big")
         choice = choose_layers(sizes, held, room, luck)
         if choice is None:
@@ -218,12 +279,16 @@ class ModelHost:
             return self._local.outline
         return await self._weights.find_outline(record)
 
-    def _list_held(self, record: ModelRecord) -> list[tuple[int, int]]:
-        """Return the ranges that others serve now."""
+    def _list_held(
+        self, record: ModelRecord, precision: Precision
+    ) -> list[tuple[int, int]]:
+        """Return the ranges that others serve now; other profiles make other routes."""
+        profile = get_profile_hash(record, precision)
         return [
             (each.start, each.end)
             for each in self._chain.queries.list_registrations()
             if each.model_id == record.model_id
+            and each.profile == profile
             and each.status is RegistrationStatus.ACTIVE
             and each.account != self._account
         ]

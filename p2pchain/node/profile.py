@@ -1,6 +1,6 @@
 """What exactly our stages sell: the profile of a model as this version computes it."""
 
-from chain.contracts.model import Profile, compute_profile_hash
+from chain.contracts.model import ModelRecord, Profile, compute_profile_hash
 from inference.model_info import ModelInfo
 from inference.precision import Precision
 
@@ -9,29 +9,35 @@ QUANTISATION = {
     Precision.INT8: "w7-a8-token",
     Precision.INT4: "w4-group32",
 }
-"""Of the weights of linear layers; everything else is in the model's own dtype."""
+"""Of the weights of linear layers."""
 
 
-def build_profile(info: ModelInfo, precision: Precision = Precision.NATIVE) -> Profile:
+def build_profile(
+    info: ModelInfo | ModelRecord, precision: Precision = Precision.NATIVE
+) -> Profile:
     """Return the profile under which this version serves a model.
 
-    Activations, cache and wire are in the model's own dtype, and so are the weights
-    unless the precision says otherwise; the requester samples.
+    Weights, activations, cache and wire are in one dtype, but for packed weights; the
+    requester samples.  The kind of processor is no part of it: what two of them give
+    differs by rounding, as it does between two versions of a library.
     """
+    dtype = precision.get_dtype(info.dtype)
     return Profile(
         weights_root=info.weights_root,
         tokenizer_hash=info.tokenizer_hash,
-        weight_dtype=info.dtype,
-        activation_dtype=info.dtype,
-        cache_dtype=info.dtype,
-        quantisation=QUANTISATION[precision],
-        kernel="torch-cpu",
+        weight_dtype=dtype,
+        activation_dtype=dtype,
+        cache_dtype=dtype,
+        quantisation=QUANTISATION[precision.packing],
+        kernel="torch",
         attention="sdpa",
         codec="raw",
         sampler="requester",
     )
 
 
-def get_profile_hash(info: ModelInfo, precision: Precision = Precision.NATIVE) -> bytes:
+def get_profile_hash(
+    info: ModelInfo | ModelRecord, precision: Precision = Precision.NATIVE
+) -> bytes:
     """Return the name of that profile."""
     return compute_profile_hash(build_profile(info, precision))

@@ -126,7 +126,7 @@ class Provider:
             input_price=self._prices[0],
             output_price=self._prices[1],
             hidden_size=info.hidden_size,
-            dtype=DTYPE_OF_NAME[info.dtype],
+            dtype=DTYPE_OF_NAME[self.worker.dtype],
             max_positions=info.max_positions,
             is_encoder=info.is_encoder,
         )
@@ -200,7 +200,9 @@ class Provider:
 
     async def _time_steps(self) -> int:
         info = self.worker.info
-        hidden = bytes(compute_size(1, info.hidden_size, DTYPE_OF_NAME[info.dtype]))
+        hidden = bytes(
+            compute_size(1, info.hidden_size, DTYPE_OF_NAME[self.worker.dtype])
+        )
         await self.worker.open(MEASURE_SESSION, MEASURED_STEPS)
         times = []
         try:

@@ -169,6 +169,7 @@ class ToyWorker:
 
     info = INFO
     layers: tuple[int, int] | None = None
+    dtype = INFO.dtype
 
     def start_life(self) -> None:
         self.ready = trio.Event()

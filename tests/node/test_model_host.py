@@ -13,14 +13,18 @@ from chain.contracts.registration import RegistrationStatus
 from chain.following import Follow, Layers
 from inference.device import SHARE, Device
 from inference.errors import NotCertified
+from inference.hardware import Gpu, Hardware
 from inference.memory import compute_stage_bytes
 from inference.model_info import Model, ModelInfo
 from inference.pieces import Manifest, Piece
+from inference.precision import Precision
 from p2pchain.errors import ConfigError
 from p2pchain.node import model_host
 from p2pchain.node.home import AUTO
 from p2pchain.node.initialise import build_model_record
 from p2pchain.node.model_host import CHOICE_FILE, ModelHost, find_model, load_choice
+from p2pchain.node.precision_choice import PRECISION_FILE, load_precision
+from p2pchain.node.profile import get_profile_hash
 
 LAYERS = 8
 LAYER_BYTES = 4 * 10**6
@@ -83,6 +87,7 @@ class ToyChain:
             "end": end,
             "account": b"\5" * 32,
             "status": RegistrationStatus.ACTIVE,
+            "profile": get_profile_hash(RECORD),
         } | changes
         self.registrations.append(SimpleNamespace(**fields))
 
@@ -188,6 +193,77 @@ def test_nothing_is_chosen_before_the_chain_is_here(
 
     trio.run(main)
     assert load_choice(tmp_path, RECORD) == (0, LAYERS)
+
+
+VNNI = Hardware(frozenset({"avx512_vnni"}))
+HALF = replace(RECORD, dtype="bfloat16")
+
+
+def choose_precision(chain, folder: Path, monkeypatch, hardware, **changes):
+    """Let a node choose, and return what it is ready with."""
+    monkeypatch.setattr(model_host, "measure_hardware", lambda **_: hardware)
+    options = {"layers": (0, 4), "precision": AUTO} | changes
+    ready = trio.run(build(chain, folder, **options).prepare)
+    return ready.precision
+
+
+def test_a_precision_is_chosen_once(chain, tmp_path, monkeypatch) -> None:
+    chain.models = (HALF,)
+    first = choose_precision(chain, tmp_path, monkeypatch, VNNI)
+    assert first is Precision.INT8 is load_precision(tmp_path, HALF)
+    # Another processor, and others who serve something else, change nothing.
+    chain.register(0, 8, profile=get_profile_hash(HALF, Precision.FP32))
+    better = Hardware(frozenset({"amx_bf16"}))
+    assert choose_precision(chain, tmp_path, monkeypatch, better) is Precision.INT8
+    assert load_precision(tmp_path, OTHER) is None
+    # A word in the settings does, of course.
+    said = {"precision": "bf16"}
+    chosen = choose_precision(chain, tmp_path, monkeypatch, VNNI, **said)
+    assert chosen is Precision.BF16
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"precision": "int2"}'])
+def test_a_damaged_precision_is_chosen_anew(chain, tmp_path, monkeypatch, text) -> None:
+    (tmp_path / PRECISION_FILE).write_text(text)
+    chosen = choose_precision(chain, tmp_path, monkeypatch, VNNI)
+    assert chosen is Precision.NATIVE
+
+
+def test_who_joins_serves_what_others_serve(chain, tmp_path, monkeypatch) -> None:
+    chain.models = (HALF,)
+    chain.register(0, 8, profile=get_profile_hash(HALF, Precision.FP32))
+    chain.register(0, 4, profile=get_profile_hash(HALF, Precision.INT8))
+    chain.register(0, 8, profile=b"\7" * 32)
+    chain.register(0, 8, account=ME)
+    # No processor here does int4 well, so it does not count.
+    chain.register(0, 8, profile=get_profile_hash(HALF, Precision.INT4))
+    chain.register(0, 8, profile=get_profile_hash(HALF, Precision.INT4))
+    chosen = choose_precision(chain, tmp_path / "a", monkeypatch, VNNI)
+    assert chosen is Precision.FP32
+    # A gateway computes nothing: it takes what there is most of.
+    only_buy = {"layers": None, "with_ends": True}
+    bought = choose_precision(
+        chain, tmp_path / "b", monkeypatch, Hardware(), **only_buy
+    )
+    assert bought is Precision.INT4
+
+
+def test_layers_of_another_precision_fill_no_gap(chain, tmp_path, monkeypatch) -> None:
+    give_room(monkeypatch, 4)
+    chain.register(0, 4, profile=get_profile_hash(RECORD, Precision.INT8))
+    chain.register(4, 8)
+    assert prepare(build(chain, tmp_path)) == (0, 4)
+
+
+def test_layers_that_fit_into_a_gpu_are_chosen(chain, tmp_path, monkeypatch) -> None:
+    give_room(monkeypatch, 1)
+    free = int(compute_stage_bytes(6 * LAYER_BYTES) / SHARE) + 1
+    gpu = Gpu("toy", (9, 0), 2 * free, free, 1e12)
+    monkeypatch.setattr(
+        model_host, "measure_hardware", lambda **_: Hardware(gpus=(gpu,))
+    )
+    start, end = prepare(build(chain, tmp_path))
+    assert end - start == 6
 
 
 def test_layers_that_the_model_has_not_are_refused(chain, tmp_path) -> None:
