@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from inference.detokenizer import Detokenizer, StopScanner
+from inference.drafts import Drafter, NgramDrafter
 from inference.errors import (
     BadAnswer,
     BadPrompt,
@@ -33,6 +34,7 @@ from inference.precision import Precision
 from inference.sampler import choose_token, compute_logprobs
 from inference.sampling import (
     ChatMessage,
+    Choice,
     SampledToken,
     SamplingParams,
     TokenLogprob,
@@ -47,6 +49,19 @@ _CONTEXT_TOKENS = 8
 """Tokens of the prompt that are decoded along with the first ones of the answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A last stage's answer to one step of one session."""
+
+    session_id: bytes
+    hidden: torch.Tensor
+    """(1, T, H)"""
+    drafts: tuple[int, ...] = ()
+    """Guesses that the step carried, in its last rows."""
+    wanted: int = 0
+    """Guesses that the next step may carry."""
+
+
 @dataclass(slots=True)
 class _Answer:
     """One session: what was asked, and what has been said so far."""
@@ -57,6 +72,13 @@ class _Answer:
     scanner: StopScanner
     tokens: list[int] = field(default_factory=list)
     is_finished: bool = False
+    drafter: Drafter | None = None
+    """Made when the first guess is wanted."""
+
+    @property
+    def position(self) -> int:
+        """Of the last token in the sequence."""
+        return len(self.prompt) + len(self.tokens) - 1
 
 
 class RequesterEngine:
@@ -166,15 +188,15 @@ class RequesterEngine:
             )
         return self._run_front(position, torch.tensor([list(token_ids)]))
 
-    def embed_last(self, session_id: bytes) -> torch.Tensor:
-        """Return what enters layer 0 for the token chosen last, (1, 1, H).
+    def embed_next(self, session_id: bytes, drafts: Sequence[int]) -> torch.Tensor:
+        """Return what enters layer 0 for the last token and D guesses, (1, 1 + D, H).
 
         Raises:
             UnknownSession: No such session.
         """
         answer = self._find(session_id)
-        position = len(answer.prompt) + len(answer.tokens) - 1
-        return self._run_front(position, torch.tensor([answer.tokens[-1:]]))
+        token_ids = torch.tensor([[answer.tokens[-1], *drafts]])
+        return self._run_front(answer.position, token_ids)
 
     def finish(self, hidden: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
         """Return the logits (N, V) for what left the last layer, (1, N, H).
@@ -193,61 +215,96 @@ class RequesterEngine:
         return logits[0].float()
 
     def sample(self, session_id: bytes, hidden: torch.Tensor) -> SampledToken:
-        """Choose the next token from the last stage's answer, (1, T, H).
+        """Choose the next token from the last row of an answer, (1, T, H).
+
+        Raises:
+            As `choose` does.
+        """
+        return self.choose(Turn(session_id, hidden)).tokens[0]
+
+    def choose(self, turn: Turn) -> Choice:
+        """Choose the next tokens from the last stage's answer to a step.
+
+        The token after each row is chosen as if the rows behind it did not exist; the
+        next row counts when its guess is what was chosen.
 
         Raises:
             UnknownSession: No such session.
-            BadRequest: The answer is finished.
+            BadRequest: The answer is finished, or has fewer rows than guesses.
             BadAnswer: Not (1, T, H), or NaN or infinity in it: nobody is paid for it.
         """
-        [token] = self.sample_all([(session_id, hidden)])
-        if isinstance(token, Exception):
-            raise token
-        return token
+        [choice] = self.choose_all([turn])
+        if isinstance(choice, Exception):
+            raise choice
+        return choice
 
-    def sample_all(
-        self, requests: Sequence[tuple[bytes, torch.Tensor]]
-    ) -> list[SampledToken | Exception]:
-        """Like `sample` for several sessions, each once, in one pass of the head."""
-        results: dict[bytes, SampledToken | Exception] = {}
-        rows: dict[bytes, torch.Tensor] = {}
+    def choose_all(self, turns: Sequence[Turn]) -> list[Choice | Exception]:
+        """Like `choose` for several sessions, each once, in one pass of the head."""
+        results: dict[bytes, Choice | Exception] = {}
+        rows: list[torch.Tensor] = []
         positions: list[int] = []
-        for session_id, hidden in requests:
+        valid: list[Turn] = []
+        for turn in turns:
             try:
-                answer = self._validate_answer(session_id, hidden)
+                answer = self._validate_turn(turn)
             except P2PChainError as error:
-                results[session_id] = error
+                results[turn.session_id] = error
                 continue
-            positions.append(len(answer.prompt) + len(answer.tokens) - 1)
-            rows[session_id] = hidden[:, -1:]
-        if rows:
-            every = self.finish(torch.cat(list(rows.values()), dim=1), positions)
-            for session_id, logits in zip(rows, every, strict=True):
+            count = 1 + len(turn.drafts)
+            positions += range(answer.position, answer.position + count)
+            rows.append(turn.hidden[:, -count:])
+            valid.append(turn)
+        if valid:
+            logits = self.finish(torch.cat(rows, dim=1), positions)
+            parts = logits.split([1 + len(turn.drafts) for turn in valid])
+            for turn, part in zip(valid, parts, strict=True):
                 try:
-                    results[session_id] = self._choose(session_id, logits)
+                    results[turn.session_id] = self._choose(turn, part)
                 except P2PChainError as error:
-                    results[session_id] = error
-        return [results[session_id] for session_id, _ in requests]
+                    results[turn.session_id] = error
+        return [results[turn.session_id] for turn in turns]
 
-    def _validate_answer(self, session_id: bytes, hidden: torch.Tensor) -> _Answer:
-        answer = self._find(session_id)
+    def _validate_turn(self, turn: Turn) -> _Answer:
+        answer, hidden = self._find(turn.session_id), turn.hidden
         if answer.is_finished:
             raise BadRequest("this answer is finished")
         if hidden.ndim != 3 or hidden.shape != (1, hidden.shape[1], self.hidden_size):
             raise BadAnswer(f"hidden states of shape {tuple(hidden.shape)}")
         if not hidden.shape[1] or not bool(torch.isfinite(hidden).all()):
             raise BadAnswer("hidden states with NaN or infinity")
+        if len(turn.drafts) >= hidden.shape[1]:
+            raise BadRequest(f"{len(turn.drafts)} guesses in {hidden.shape[1]} rows")
         return answer
 
-    def _choose(self, session_id: bytes, logits: torch.Tensor) -> SampledToken:
-        """Choose from logits (V,)."""
-        answer = self._find(session_id)
+    def _choose(self, turn: Turn, logits: torch.Tensor) -> Choice:
+        """Choose from logits (1 + guesses, V)."""
+        answer = self._find(turn.session_id)
         if not bool(torch.isfinite(logits).all()):
             raise BadAnswer("hidden states that give NaN or infinity as logits")
-        scores = logits.cpu().numpy()
-        token_id = choose_token(scores, answer.params, answer.prompt, answer.tokens)
-        logprobs = self._explain(scores, answer.params, token_id)
-        return replace(self._accept(answer, token_id), logprobs=logprobs)
+        tokens: list[SampledToken] = []
+        rows = logits.cpu().numpy()
+        for scores, guess in zip(rows, (*turn.drafts, None), strict=True):
+            token_id = choose_token(scores, answer.params, answer.prompt, answer.tokens)
+            logprobs = self._explain(scores, answer.params, token_id)
+            tokens.append(replace(self._accept(answer, token_id), logprobs=logprobs))
+            if token_id != guess or answer.is_finished:
+                break
+        return Choice(tuple(tokens), self._draft(answer, tokens, turn.wanted))
+
+    def _draft(
+        self, answer: _Answer, tokens: list[SampledToken], wanted: int
+    ) -> tuple[int, ...]:
+        """Return guesses of what follows, at most `wanted`."""
+        if answer.drafter is not None:
+            answer.drafter.push([token.token_id for token in tokens])
+        elif wanted:
+            answer.drafter = NgramDrafter([*answer.prompt, *answer.tokens])
+        if answer.drafter is None or answer.is_finished:
+            return ()
+        # No more than the answer can still have behind the token that is certain.
+        left = answer.params.max_tokens - len(answer.tokens)
+        left = min(left, self.max_positions - answer.position - 1) - 1
+        return tuple(answer.drafter.draft(max(0, min(wanted, left))))
 
     def _explain(
         self, scores: NDArray[np.float32], params: SamplingParams, token_id: int

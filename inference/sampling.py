@@ -6,6 +6,7 @@ from typing import Annotated
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
+from inference.speculation import Speculation
 from primitives.codec import Record
 from primitives.types import U32, U63
 
@@ -56,6 +57,8 @@ class SamplingParams(Record):
     """Taken from it once per occurrence in the answer."""
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     """Say how likely each token was, and so many of the most likely ones; None: no."""
+    speculation: Speculation = Speculation.AUTO
+    """Whether steps carry guesses; the answer is the same with and without."""
 
     def __post_init__(self) -> None:
         """Turn integers into floats and check the ranges.
@@ -109,3 +112,15 @@ class SampledToken(Record):
     """What enters layer 0 for this token, if the worker has looked it up already."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """If asked for: of this token, then of the most likely ones in order."""
+
+
+class Choice(Record):
+    """What one step adds to an answer, and what may follow."""
+
+    tokens: tuple[SampledToken, ...]
+    """At least one: as long as the guesses before were what was chosen."""
+    drafts: tuple[U32, ...] = ()
+    """Guesses of what follows, if they were wanted."""
+    embedding: bytes = b""
+    """What enters layer 0 for the last token and the guesses, if it has been looked
+    up already."""

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import trio
+from msgspec.structs import replace
 
 from inference.errors import (
     BadWeights,
@@ -46,7 +47,7 @@ from inference.hardware import CPU
 from inference.memory import DEFAULT_KV_BUDGET_BYTES, CacheCost, Reservations
 from inference.model_info import Model, ModelInfo
 from inference.precision import Precision
-from inference.sampling import ChatMessage, SampledToken, SamplingParams
+from inference.sampling import ChatMessage, Choice, SampledToken, SamplingParams
 from inference.worker import ENVIRONMENT
 from inference.worker_link import BuildRequest, WorkerLink, open_pair
 from inference.worker_wire import (
@@ -526,18 +527,43 @@ class RequesterWorker(SupervisedWorker):
         )
         return payload
 
-    async def sample(
-        self, session_id: bytes, hidden: bytes | memoryview, tokens: int
-    ) -> SampledToken:
-        """Judge the last stage's answer and choose the next token from its last row.
+    async def choose(
+        self,
+        session_id: bytes,
+        hidden: bytes | memoryview,
+        tokens: int,
+        drafts: Sequence[int] = (),
+        wanted: int = 0,
+    ) -> Choice:
+        """Judge the last stage's answer to a step and choose the next tokens.
+
+        Args:
+            session_id: An open session.
+            hidden: (tokens, hidden_size) in the model's dtype.
+            tokens: Of the step.
+            drafts: Its guesses; the last rows belong to them.
+            wanted: Guesses that the next step may carry.
 
         Raises:
             BadAnswer: A wrong length, or NaN or infinity: nobody is paid for it.
         """
-        answer, _ = await self._call(
-            Sampled, lambda n: Sample(n, session_id, tokens), hidden
+        guesses = tuple(drafts)
+        answer, payload = await self._call(
+            Sampled, lambda n: Sample(n, session_id, tokens, guesses, wanted), hidden
         )
-        return answer.token
+        return Choice(answer.tokens, answer.drafts, payload)
+
+    async def sample(
+        self, session_id: bytes, hidden: bytes | memoryview, tokens: int
+    ) -> SampledToken:
+        """Choose one token from the last row; it carries its own embedding.
+
+        Raises:
+            BadAnswer: As `choose` says.
+        """
+        choice = await self.choose(session_id, hidden, tokens)
+        [token] = choice.tokens
+        return replace(token, embedding=token.embedding or choice.embedding)
 
 
 W = TypeVar("W", bound=SupervisedWorker)

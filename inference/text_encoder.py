@@ -22,8 +22,8 @@ from inference.errors import (
 )
 from inference.pooling import Pooling, read_pooling
 from inference.precision import Precision
-from inference.requester import MAX_SESSIONS
-from inference.sampling import ChatMessage, SampledToken, SamplingParams
+from inference.requester import MAX_SESSIONS, Turn
+from inference.sampling import ChatMessage, Choice, SampledToken, SamplingParams
 from inference.split import Part, load_ends
 from inference.tokenizer import Tokenizer
 from primitives.errors import P2PChainError
@@ -144,19 +144,17 @@ class TextEncoder:
             raise BadAnswer("hidden states that give NaN or infinity as a vector")
         return SampledToken(0, "", "stop", vector.float().numpy().tobytes())
 
-    def sample_all(
-        self, requests: Sequence[tuple[bytes, torch.Tensor]]
-    ) -> list[SampledToken | Exception]:
+    def choose_all(self, turns: Sequence[Turn]) -> list[Choice | Exception]:
         """Like `sample` for several sessions, each once."""
-        results: list[SampledToken | Exception] = []
-        for session_id, hidden in requests:
+        results: list[Choice | Exception] = []
+        for turn in turns:
             try:
-                results.append(self.sample(session_id, hidden))
+                results.append(Choice((self.sample(turn.session_id, turn.hidden),)))
             except P2PChainError as error:
                 results.append(error)
         return results
 
-    def embed_last(self, session_id: bytes) -> torch.Tensor:
+    def embed_next(self, session_id: bytes, drafts: Sequence[int]) -> torch.Tensor:
         """Refuse: there is no next step.
 
         Raises:

@@ -32,7 +32,7 @@ from inference.model_info import (
     read_model_shape,
 )
 from inference.precision import AUTO, Precision
-from inference.sampling import SampledToken
+from inference.sampling import Choice
 from inference.worker_wire import (
     Answer,
     CloseSession,
@@ -239,23 +239,31 @@ class RequesterService:
                 batch[sample[0].session_id] = sample
         self._samples = later
         try:
-            tokens = self._engine.sample_all(
-                [(session_id, hidden) for session_id, (_, hidden) in batch.items()]
+            choices = self._engine.choose_all(
+                [self._build_turn(*sample) for sample in batch.values()]
             )
             return [
-                (self._build_sampled(request, token), b"")
-                for (request, _), token in zip(batch.values(), tokens, strict=True)
+                self._build_sampled(request, choice)
+                for (request, _), choice in zip(batch.values(), choices, strict=True)
             ]
         except Exception as error:
             # The model's own code, or memory: nobody of the batch has an answer.
             return [(build_refusal(r.call, error), b"") for r, _ in batch.values()]
 
-    def _build_sampled(
-        self, request: Sample, token: SampledToken | Exception
-    ) -> Answer:
-        if isinstance(token, Exception):
-            return build_refusal(request.call, token)
-        return Sampled(request.call, self._embed_next(request.session_id, token))
+    def _build_turn(self, request: Sample, hidden: Any) -> Any:
+        from inference.requester import Turn
+
+        return Turn(request.session_id, hidden, request.drafts, request.wanted)
+
+    def _build_sampled(self, request: Sample, choice: Choice | Exception) -> Reply:
+        """Answer, and look the next step's input up: it saves a way there and back."""
+        if isinstance(choice, Exception):
+            return build_refusal(request.call, choice), b""
+        sampled = Sampled(request.call, choice.tokens, choice.drafts)
+        if choice.tokens[-1].finish_reason is not None:
+            return sampled, b""
+        hidden = self._engine.embed_next(request.session_id, choice.drafts)
+        return sampled, get_bytes(hidden)
 
     def _answer(self, request: Request, payload: bytearray) -> Reply:
         engine = self._engine
@@ -274,13 +282,6 @@ class RequesterService:
                 engine.close_session(session_id)
                 return Done(call), b""
         raise BadRequest(f"a requester does not answer {type(request).__name__}")
-
-    def _embed_next(self, session_id: bytes, token: SampledToken) -> SampledToken:
-        """Look the next step's input up at once: it saves a way there and back."""
-        if token.finish_reason is not None:
-            return token
-        hidden = self._engine.embed_last(session_id)
-        return replace(token, embedding=bytes(get_bytes(hidden)))
 
 
 def read_shape(directory: Path, precision: Precision) -> ModelShape:

@@ -84,11 +84,15 @@ class Embed(Record, tag=7):
 
 
 class Sample(Record, tag=8):
-    """To a requester: judge the payload and choose a token."""
+    """To a requester: judge the payload and choose tokens."""
 
     call: U32
     session_id: bytes
     tokens: U32
+    drafts: tuple[U32, ...]
+    """Guesses that the step carried, in the payload's last rows."""
+    wanted: U32
+    """Guesses that the next step may carry."""
 
 
 class KeepPages(Record, tag=9):
@@ -161,10 +165,12 @@ class TokenIds(Record, tag=35):
 
 
 class Sampled(Record, tag=36):
-    """The chosen token."""
+    """The chosen tokens; the payload is the next step's input, if there is one."""
 
     call: U32
-    token: SampledToken
+    tokens: tuple[SampledToken, ...]
+    drafts: tuple[U32, ...]
+    """Guesses of what follows."""
 
 
 class Refused(Record, tag=37):

@@ -27,7 +27,7 @@ from inference.packed import PackedLayer, pack
 from inference.precision import Precision
 from inference.ragged import TEST_TOKENS, RaggedExecutor, build_ragged
 from inference.ragged_attention import find_window
-from inference.requester import RequesterEngine
+from inference.requester import RequesterEngine, Turn
 from inference.sampling import ChatMessage, SamplingParams
 from inference.split import Part, load_stage
 from inference.stage import StageEngine
@@ -314,11 +314,11 @@ def test_eight_answers_in_shared_passes_are_those_of_generate() -> None:
             while stage.has_work:
                 for call, output in stage.step():
                     hidden[names[call]] = output
-        tokens = requester.sample_all(list(hidden.items()))
-        for name, token in zip(hidden, tokens, strict=True):
+        choices = requester.choose_all([Turn(*each) for each in hidden.items()])
+        for name, choice in zip(hidden, choices, strict=True):
             positions[name] += hidden[name].shape[1]
-            ids[name].append(token.token_id)
-            hidden[name] = requester.embed_last(name)
+            ids[name].append(choice.tokens[0].token_id)
+            hidden[name] = requester.embed_next(name, ())
     for name in names:
         expected = reference.generate(
             torch.tensor([prompts[name]]),

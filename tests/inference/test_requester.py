@@ -1,10 +1,12 @@
 """Prompt to text through four stages in one process, against `generate`."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 from tiny_models import (
     HIDDEN,
     LAYERS,
@@ -23,9 +25,11 @@ from inference.errors import (
     Busy,
     UnknownSession,
 )
+from inference.ghost_executor import GhostExecutor
 from inference.precision import Precision
-from inference.requester import MAX_SESSIONS, RequesterEngine
-from inference.sampling import ChatMessage, SampledToken, SamplingParams
+from inference.requester import MAX_SESSIONS, RequesterEngine, Turn
+from inference.sampling import ChatMessage, Choice, SampledToken, SamplingParams
+from inference.split import load_stage
 from inference.stage import StageEngine
 from inference.tokenizer import Tokenizer, build_transcript
 
@@ -54,9 +58,47 @@ class Swarm:
                 hidden = stage.forward(b"s", position, hidden)
             steps.append(self.requester.sample(b"s", hidden))
             position, ids = position + len(ids), [steps[-1].token_id]
+        self.close()
+        return steps
+
+    def guess(
+        self, prompt: list[int], params: SamplingParams, guesses: Sequence[int] | None
+    ) -> tuple[list[SampledToken], int]:
+        """Return an answer whose steps carry guesses, and how many steps it took.
+
+        Args:
+            prompt: Token ids.
+            params: How to choose.
+            guesses: What is guessed at each place of the answer; None has the engine
+                guess from the text so far.
+        """
+        self.requester.open_session(b"s", params, prompt)
+        for stage in self.stages:
+            stage.open_session(b"s", POSITIONS)
+        hidden = self.requester.embed(b"s", 0, prompt)
+        answer: list[SampledToken] = []
+        drafts: tuple[int, ...] = ()
+        position = steps = 0
+        while not answer or answer[-1].finish_reason is None:
+            steps += 1
+            for stage in self.stages:
+                hidden = stage.forward(b"s", position, hidden)
+            choice = self.requester.choose(Turn(b"s", hidden, drafts, 5))
+            assert 1 <= len(choice.tokens) <= 1 + len(drafts)
+            answer += choice.tokens
+            drafts = choice.drafts
+            if guesses is not None:
+                drafts = tuple(guesses[len(answer) : len(answer) + 5])
+            position = len(prompt) + len(answer) - 1
+            if answer[-1].finish_reason is None:
+                hidden = self.requester.embed_next(b"s", drafts)
+        self.close()
+        return answer, steps
+
+    def close(self) -> None:
+        """Forget the session."""
         for engine in (self.requester, *self.stages):
             engine.close_session(b"s")
-        return steps
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +112,9 @@ def swarm(directory: Path) -> Swarm:
 
 
 @pytest.fixture
-def requester(swarm: Swarm) -> RequesterEngine:
+def requester(swarm: Swarm) -> Iterator[RequesterEngine]:
+    yield swarm.requester
     swarm.requester.close_session(b"s")
-    return swarm.requester
 
 
 def test_a_quantised_head_is_close(directory: Path, swarm: Swarm) -> None:
@@ -98,9 +140,9 @@ def test_sessions_that_share_the_head_get_their_own_tokens(
         requester.open_session(name, GREEDY, prompt)
     bad = torch.full((1, 1, HIDDEN), float("nan"))
     requester.open_session(b"nan", GREEDY, [1])
-    requests = [*hidden.items(), (b"nan", bad), (b"nobody", hidden[b"a"])]
-    found = requester.sample_all(requests)
-    assert found[:3] == list(alone.values())
+    turns = [*hidden.items(), (b"nan", bad), (b"nobody", hidden[b"a"])]
+    found = requester.choose_all([Turn(*each) for each in turns])
+    assert found[:3] == [Choice((token,)) for token in alone.values()]
     assert isinstance(found[3], BadAnswer)
     assert isinstance(found[4], UnknownSession)
     for name in (*prompts, b"nan"):
@@ -122,6 +164,82 @@ def test_greedy_tokens_equal_generate(tmp_path: Path, family: str) -> None:
         eos_token_id=None,
     )[0, len(prompt) :].tolist()
     assert [step.token_id for step in swarm.answer(prompt, GREEDY)] == expected
+
+
+WAYS = {
+    "greedy": GREEDY,
+    "seeded": SamplingParams(temperature=0.9, seed=7, max_tokens=24, ignore_eos=True),
+    "narrow": SamplingParams(
+        temperature=1.5, top_k=9, top_p=0.8, seed=3, max_tokens=24, ignore_eos=True
+    ),
+    "penalties": SamplingParams(
+        temperature=0.7,
+        seed=1,
+        max_tokens=24,
+        ignore_eos=True,
+        repetition_penalty=1.3,
+        presence_penalty=0.4,
+        frequency_penalty=0.2,
+        logprobs=2,
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("is_ghost", [False, True])
+def test_guesses_change_nothing(
+    directory: Path, swarm: Swarm, way: str, is_ghost: bool
+) -> None:
+    if is_ghost:
+        swarm = Swarm(directory)
+        for number in range(LAYERS):
+            part = load_stage(directory, range(number, number + 1))
+            swarm.stages[number] = StageEngine(part, GhostExecutor(part))
+    params = WAYS[way]
+    prompt = swarm.requester.encode_text("one two one two one")
+    plain = swarm.answer(prompt, params)
+    ids = [step.token_id for step in plain]
+    # All right, all wrong, and some of each.
+    mixed = [each if i % 4 else 1 for i, each in enumerate(ids)]
+    for guesses, most in ((ids, 5), ([1] * 24, 24), (mixed, 16), (None, 24)):
+        found, steps = swarm.guess(prompt, params, guesses)
+        assert [(f.token_id, f.text, f.finish_reason) for f in found] == [
+            (p.token_id, p.text, p.finish_reason) for p in plain
+        ]
+        for ours, theirs in zip(found, plain, strict=True):
+            for a, b in zip(ours.logprobs, theirs.logprobs, strict=True):
+                assert a.token_id == b.token_id
+                assert abs(a.logprob - b.logprob) < 1e-4
+        assert steps <= most
+
+
+@pytest.mark.parametrize("length", range(1, 8))
+def test_a_stop_in_the_middle_of_right_guesses(swarm: Swarm, length: int) -> None:
+    prompt = swarm.requester.encode_text("nodes")
+    whole = "".join(step.text for step in swarm.answer(prompt, GREEDY))
+    params = replace(GREEDY, stop=(whole[length : length + 2],))
+    plain = swarm.answer(prompt, params)
+    assert plain[-1].finish_reason == "stop"
+    ids = [step.token_id for step in swarm.answer(prompt, GREEDY)]
+    found, steps = swarm.guess(prompt, params, ids)
+    assert found == plain
+    assert steps <= -(-len(plain) // 6) + 1
+
+
+def test_guesses_without_rows_are_refused(requester: RequesterEngine) -> None:
+    requester.open_session(b"s", GREEDY, [1, 2])
+    with pytest.raises(BadRequest):
+        requester.choose(Turn(b"s", torch.zeros(1, 2, HIDDEN), (1, 2)))
+    assert requester.choose(Turn(b"s", torch.zeros(1, 2, HIDDEN), (1,))).tokens
+
+
+def test_no_more_is_guessed_than_the_answer_can_have(
+    requester: RequesterEngine,
+) -> None:
+    few = replace(GREEDY, max_tokens=4)
+    requester.open_session(b"s", few, [5, 6, 5, 6, 5, 6])
+    choice = requester.choose(Turn(b"s", torch.zeros(1, 1, HIDDEN), (), 9))
+    assert len(choice.drafts) <= 2
 
 
 def test_pieces_of_text_are_the_decoded_answer(swarm: Swarm) -> None:

@@ -154,7 +154,7 @@ def test_a_stage_opens_runs_repeats_and_closes(stage: RawWorker) -> None:
         (OpenSession(7, b"", 10, ()), 0, BadRequest),
         (OpenSession(7, b"t", 41, ()), 0, Busy),
         (EncodeText(7, "hi"), 0, BadRequest),
-        (Sample(7, b"s", 1), TOKEN_BYTES, BadRequest),
+        (Sample(7, b"s", 1, (), 0), TOKEN_BYTES, BadRequest),
     ],
 )
 def test_a_stage_refuses_and_lives(
@@ -336,7 +336,7 @@ def test_requests_survive_the_wire(message: Request) -> None:
 
 
 def test_answers_survive_the_wire() -> None:
-    answer = Sampled(3, SampledToken(5, "é", "stop"))
+    answer = Sampled(3, (SampledToken(5, "é", "stop"),), (1, 2))
     assert decode_answer(encode(answer)) == answer
 
 
