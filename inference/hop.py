@@ -33,7 +33,7 @@ come again, the answer that we have is sent again, at the price of one step in a
 Spec: docs/protocol/07-inference.md
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import assert_never
@@ -56,6 +56,7 @@ from inference.hop_events import (
     FetchArrived,
     FinishArrived,
     GivingUp,
+    KeepPages,
     KeepReceipt,
     LeavingSoon,
     Lost,
@@ -72,6 +73,7 @@ from inference.hop_events import (
     Violated,
 )
 from inference.hop_ports import HopLimits
+from inference.hop_prefix import HopPrefix
 from inference.kept_outputs import KeptOutputs, OutputBudget
 from inference.messages import (
     Abort,
@@ -141,6 +143,7 @@ class HopSession:
         limits: How long it waits for what.
         now_us: Time of the acceptance, in the caller's monotonic microseconds.
         budget: What may be kept of the outputs, with all other sessions.
+        prefix: What it shares with sessions before and after it; None for nothing.
     """
 
     terms: SessionTerms
@@ -153,6 +156,7 @@ class HopSession:
     limits: HopLimits
     now_us: int
     budget: OutputBudget = field(default_factory=OutputBudget)
+    prefix: HopPrefix | None = None
     phase: Phase = Phase.WAITING
     deadline_us: int = field(init=False)
     books: HopBooks = field(init=False)
@@ -179,6 +183,18 @@ class HopSession:
         self.kept = KeptOutputs(self.budget, token_bytes)
         self._prompt_tokens = terms.prompt_tokens
         self._set_deadline(self.limits.idle_s)
+
+    def begin_with(self, outputs: Sequence[bytes], keys: tuple[bytes, ...]) -> None:
+        """Take what is kept of the session's beginning.
+
+        Args:
+            outputs: Of its first pages, which need not be computed.
+            keys: Of these and all further full pages of the prompt.
+        """
+        if outputs:
+            self.kept.put(0, b"".join(outputs))
+        if self.prefix is not None:
+            self.prefix.begin(keys, len(outputs))
 
     # Events
 
@@ -332,7 +348,16 @@ class HopSession:
         effects: list[Effect] = [SaveStanding(), Send(self._answer_side, data, body)]
         if receipt is not None:
             effects += [Send(Side.REQUESTER, Note(receipt)), KeepReceipt(receipt)]
+        if self.prefix is not None and step.is_prefill:
+            effects += self._keep_pages(*self.prefix.advance(step.end))
         return effects
+
+    def _keep_pages(self, first: int, keys: tuple[bytes, ...]) -> list[Effect]:
+        """Let later sessions begin with full pages of this one."""
+        if not keys:
+            return []
+        self.kept.keep_pages(first, keys)
+        return [KeepPages(first, keys)]
 
     # Another route
 
@@ -375,6 +400,8 @@ class HopSession:
             # The change before this one was never confirmed.
             said = receipt or self._linked.receipt
         self.kept.cut(relink.position)
+        if self.prefix is not None:
+            self.prefix.stop()
         self._relink = self._held = None
         self._sent = None
         self.terms = terms = relink.terms
@@ -443,8 +470,12 @@ class HopSession:
             steps=finish.steps,
             signed_input=None,
             receipt=receipt if self.terms.next is not None else None,
+            prefix=finish.prefix,
         )
         effects: list[Effect] = []
+        if self.prefix is not None:
+            kept = self.prefix.finish(finish.prefix, self.schedule.end)
+            effects += self._keep_pages(*kept)
         if receipt is not None:
             effects += [SaveStanding(), Send(Side.REQUESTER, Note(receipt))]
         effects += [Send(self._answer_side, onward), Release()]

@@ -33,6 +33,7 @@ from inference.hop_events import (
     FetchArrived,
     FinishArrived,
     GivingUp,
+    KeepPages,
     KeepReceipt,
     LeavingSoon,
     Lost,
@@ -328,6 +329,9 @@ class HopDriver:
                 self._ports.payee.save_standing(account.channel_id, account.standing)
             case KeepReceipt(receipt):
                 self._ports.publish(receipt)
+            case KeepPages(first, keys):
+                session_id = self.session.terms.session
+                self._ports.worker.keep(session_id, first, keys)
             case Release():
                 await self._release()
             case Blame(peer_id, text):

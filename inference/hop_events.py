@@ -225,6 +225,15 @@ class KeepReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepPages:
+    """Let later sessions begin with full pages of this one."""
+
+    first: int
+    """The first key's page, counted from 0."""
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """Free the stage's memory of this session; stop a computation under way."""
 
@@ -244,4 +253,14 @@ class End:
     account: SessionAccount
 
 
-Effect = Compute | SaveStanding | Send | Reach | KeepReceipt | Release | Blame | End
+Effect = (
+    Compute
+    | SaveStanding
+    | Send
+    | Reach
+    | KeepReceipt
+    | KeepPages
+    | Release
+    | Blame
+    | End
+)

@@ -5,7 +5,7 @@ The node fills these from network, wallet, chain and the stage's supervisor; the
 bring small ones of their own.  Everything is used on the trio thread.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,8 +50,17 @@ class Dialer(Protocol):
 class StageWorker(Protocol):
     """The process that holds our layers."""
 
-    async def open(self, session_id: bytes, max_positions: int) -> None:
-        """Make room for a session; raises Busy or WorkerError."""
+    async def open(
+        self, session_id: bytes, max_positions: int, keys: Sequence[bytes] = ()
+    ) -> int:
+        """Make room for a session; raises Busy or WorkerError.
+
+        Returns:
+            How many positions are there already, of those that `keys` name.
+        """
+
+    def keep(self, session_id: bytes, first: int, keys: Sequence[bytes]) -> None:
+        """Let later sessions begin with full pages, from page `first` on."""
 
     async def forward(
         self, session_id: bytes, position: int, hidden: bytes, tokens: int
@@ -128,6 +137,8 @@ class HopOffer:
     max_positions: int
     is_encoder: bool = False
     """Texts are encoded, in one step each, and nothing is decoded."""
+    shares: bool = False
+    """Sessions of one client that begin alike share what is kept of it."""
     rolls_back: bool = True
     """Every layer can forget its last positions; none keeps a state."""
 

@@ -9,7 +9,7 @@ the peer (`on_fault`) and ends the session.
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import trio
@@ -28,7 +28,9 @@ from inference.hop_driver import CLEANUP_S, HopDriver, compute_now_us
 from inference.hop_events import Expired, GivingUp, PoolChanged, Side
 from inference.hop_places import Holder, NoPlace, Places
 from inference.hop_ports import HopLimits, HopPorts, Stream
+from inference.hop_prefix import HopPrefix
 from inference.kept_outputs import OutputBudget
+from inference.memory import PAGE_TOKENS
 from inference.messages import (
     PUSH_PROTOCOL,
     Abort,
@@ -163,15 +165,24 @@ class HopService:
             self._hold_account(message) as account,
             self._hold_place(terms, stream.peer_id, account),
         ):
-            async with self._hold_stage(terms), self._hold_next(terms) as following:
+            prefix, keys = self._name_prefix(message)
+            async with (
+                self._hold_stage(terms, keys) as positions,
+                self._hold_next(terms) as following,
+            ):
+                # Who replaces our next hop needs the outputs of what is not computed.
+                outputs = self._budget.pages.find(keys[: positions // PAGE_TOKENS])
+                cached = len(outputs) * PAGE_TOKENS
                 offer = self._ports.get_offer()
                 trusted = account.standing.paid_steps
-                fewest = 1 if has_one_step(terms) else 0
+                fewest = 1 if has_one_step(terms, cached) else 0
                 ahead = max(fewest, self._limits.trust_after - trusted)
                 session = HopSession(
                     terms=terms,
                     schedule=get_schedule(
-                        terms, rolls_back=offer is not None and offer.rolls_back
+                        terms,
+                        cached=cached,
+                        rolls_back=offer is not None and offer.rolls_back,
                     ),
                     account=account,
                     prepaid_steps=ahead,
@@ -181,7 +192,9 @@ class HopService:
                     limits=self._limits,
                     now_us=compute_now_us(),
                     budget=self._budget,
+                    prefix=prefix,
                 )
+                session.begin_with(outputs, keys)
                 driver = HopDriver(
                     self._ports,
                     self._limits,
@@ -280,18 +293,34 @@ class HopService:
                 # Standing and book say everything that is needed to load it again.
                 del self._accounts[terms.channel_id]
 
+    def _name_prefix(self, message: Open) -> tuple[HopPrefix | None, tuple[bytes, ...]]:
+        """Return what a session may share, and the keys of its prompt's full pages."""
+        terms, offer = message.terms, self._ports.get_offer()
+        if offer is None or not offer.shares:
+            return None, ()
+        prefix = HopPrefix(terms, message.scope)
+        # The prompt's last position is computed: its answer is wanted.
+        most = (terms.prompt_tokens - 1) // PAGE_TOKENS
+        return prefix, prefix.derive_keys(message.prefix[:most])
+
     @asynccontextmanager
-    async def _hold_stage(self, terms: SessionTerms) -> AsyncIterator[None]:
-        """Make room in the stage; the driver frees it, unless it never came to run."""
+    async def _hold_stage(
+        self, terms: SessionTerms, keys: Sequence[bytes]
+    ) -> AsyncIterator[int]:
+        """Make room in the stage; the driver frees it, unless it never came to run.
+
+        Yields:
+            How many positions the stage has already.
+        """
         worker = self._ports.worker
         try:
-            await worker.open(terms.session, terms.max_positions)
+            cached = await worker.open(terms.session, terms.max_positions, keys)
         except Busy as error:
             raise Refusal(RefuseCode.BUSY, str(error)) from error
         except P2PChainError as error:
             raise Refusal(RefuseCode.NOT_SERVED, str(error)) from error
         try:
-            yield
+            yield cached
         except BaseException:
             with trio.CancelScope(
                 shield=True, deadline=trio.current_time() + CLEANUP_S

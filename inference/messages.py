@@ -35,12 +35,14 @@ from msgspec import Meta
 
 from chain.contracts.channel import Payment
 from chain.contracts.proof import Receipt
+from inference.prefix_keys import MAX_PREFIX_KEYS
 from inference.session_errors import BadMessage
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.hashing import compute_hash
 from primitives.keys import verify_signature
 from primitives.types import (
+    EMPTY_HASH,
     U8,
     U16,
     U32,
@@ -61,15 +63,15 @@ MAX_HOPS = 64
 """More stages than layers of today's large models make no sense."""
 MAX_TEXT = 200
 """Characters of an explanation for people."""
-MAX_HEADER_BYTES = 4 * 1024
-"""Open with all keys of a prefix is the longest, about 3 KiB."""
-MAX_PREFIX_KEYS = 64
-"""Names of beginnings of a prompt: 2 KiB."""
+MAX_HEADER_BYTES = 12 * 1024
+"""Open with all names of beginnings is the longest, about 9 KiB."""
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """128 tokens of 32,768 numbers in float32."""
 MAX_FRAME_BYTES = 4 + MAX_HEADER_BYTES + MAX_BODY_BYTES
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Names = Annotated[tuple[Hash32, ...], Meta(max_length=MAX_PREFIX_KEYS)]
+"""Of beginnings of a sequence (prefix_keys.py), in the order of their lengths."""
 
 
 class RefuseCode(IntEnum):
@@ -172,9 +174,11 @@ class Open(Record, tag=1):
     arrears: Payment | None
     """Pays what an earlier session left unpaid on this channel."""
     signature: Signature
-    prefix: Annotated[tuple[Hash32, ...], Meta(max_length=MAX_PREFIX_KEYS)] = ()
-    """Names of beginnings of the prompt that the hop may have kept, longer and longer;
-    empty where none is asked for."""
+    prefix: Names = ()
+    """Of beginnings of the prompt, a page longer each; the hop may have kept them, and
+    may keep them.  Empty where none is asked for."""
+    scope: Hash32 = EMPTY_HASH
+    """Names are valid together with it; it stands for the hops before this one."""
 
 
 class Accept(Record, tag=2):
@@ -265,6 +269,8 @@ class Finish(Record, tag=7):
     signed_input: SignedInput | None
     """As in Data, when a range is open."""
     receipt: Receipt | None
+    prefix: Names = ()
+    """Of beginnings of prompt and answer, which a later prompt may begin with."""
 
 
 class Abort(Record, tag=8):

@@ -60,6 +60,7 @@ from inference.messages import (
     Unlinked,
     clip_text,
 )
+from inference.prefix_keys import name_beginnings
 from inference.receipts import Sign
 from inference.sampling import SampledToken
 from inference.session_answer import Answer
@@ -181,6 +182,11 @@ class RequesterMachine:
     def tokens_out(self) -> int:
         """Tokens that were shown."""
         return len(self.answer.tokens)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Positions at the beginning that every hop had before the session."""
+        return self._schedule.cached
 
     @property
     def deadline_us(self) -> int:
@@ -497,7 +503,12 @@ class RequesterMachine:
     def _begin_finish(self) -> list[Effect]:
         self.phase = Phase.FINISHING
         self._set_deadline(self._timeouts.finish_s)
-        return [self._track.finish(self._schedule.number)]
+        names: tuple[bytes, ...] = ()
+        if not self.recoveries:
+            # Else some of it was computed behind other hops than these.
+            ids = self.answer.get_ids(0, self.positions)
+            names = name_beginnings(self.plan.prefix_secret, ids)
+        return [self._track.finish(self._schedule.number, names)]
 
     def _on_lap(self, message: Finish) -> list[Effect]:
         if self.phase is not Phase.FINISHING or message.attempt != self.route.attempt:

@@ -323,7 +323,7 @@ class RequesterSession:
             arrears = self._release_units(effect.hop, units)
             self._arrears[effect.hop] = units
         signature = self._ports.signer.sign(compute_open_message(effect.terms))
-        return Open(effect.terms, arrears, signature)
+        return Open(effect.terms, arrears, signature, effect.prefix, effect.scope)
 
     async def _send(self, hop: int, message: Message, body: bytes) -> Event | None:
         stream = self._streams.get(hop)
@@ -452,6 +452,7 @@ class RequesterSession:
             recoveries=machine.recoveries,
             longest_gap_us=machine.answer.longest_gap_us,
             tokens_in=min(machine.positions, len(self.plan.prompt)),
+            cached_tokens=machine.cached_tokens,
             tokens_out=machine.tokens_out,
             finish_reason=end.finish_reason,
             first_token_us=machine.answer.first_token_us,

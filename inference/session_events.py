@@ -17,10 +17,11 @@ from inference.messages import (
     Relink,
     SessionTerms,
 )
-from inference.sampling import SampledToken
+from inference.sampling import Choice
 from inference.session_errors import SessionError
 from inference.session_plan import HopPlan, TokenEvent
 from primitives.errors import P2PChainError
+from primitives.types import EMPTY_HASH
 
 # Events
 
@@ -55,9 +56,9 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The token that follows from the answer."""
+    """The tokens that follow from the answer."""
 
-    token: SampledToken
+    choice: Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,10 @@ class OpenHop:
     hop: int
     terms: SessionTerms
     plan: HopPlan
+    prefix: tuple[bytes, ...] = ()
+    """Names of the prompt's beginnings."""
+    scope: bytes = EMPTY_HASH
+    """What they are valid with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +159,14 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Choose a token; answer with Sampled, AnswerRejected or LocalFailed."""
+    """Choose tokens; answer with Sampled, AnswerRejected or LocalFailed."""
 
     body: bytes
     tokens: int
+    drafts: tuple[int, ...] = ()
+    """Guesses that the step carried."""
+    wanted: int = 0
+    """Guesses that the next one may carry."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,9 @@ class SessionPlan:
     attempt: int = 0
     max_prepaid_steps: int = 1000
     """Most steps that a hop may want ahead of its work in this session."""
+    prefix_secret: bytes = b""
+    """Sessions with the same one share what hops have kept of equal beginnings; empty
+    where nothing is to be shared.  Hops never see it."""
 
     @property
     def is_text(self) -> bool:
@@ -160,7 +163,9 @@ class SessionSummary:
     longest_gap_us: int
     """Longest time between two tokens in which the route was mended; 0 without."""
     tokens_in: int
-    """Prompt tokens that were processed."""
+    """Prompt tokens that were processed, by this session or one before it."""
+    cached_tokens: int
+    """Those that hops had kept from one before it: neither sent nor paid."""
     tokens_out: int
     """Tokens that the reader got."""
     finish_reason: str

@@ -19,6 +19,7 @@ from inference.messages import (
     RefuseCode,
     SessionTerms,
 )
+from inference.prefix_keys import name_beginnings, name_scope
 from inference.receipts import Contribution, Range, ReceiptTrail, validate_own_trail
 from inference.session_errors import HopRefused, ReceiptMismatch, SessionError
 from inference.session_events import Effect, OpenHop, PayHop, SendTo
@@ -214,6 +215,8 @@ class Route:
         """Those that compute now, in order."""
         self._plan = plan
         self._signer = signer
+        secret = b"" if plan.is_text else plan.prefix_secret
+        self._names = name_beginnings(secret, plan.prompt)
         self.hops = [self._add(hop) for hop in plan.hops]
         self.set_neighbours()
 
@@ -286,8 +289,24 @@ class Route:
         for hop in hops:
             if not hop.is_opened:
                 hop.is_opened = True
-                effects.append(OpenHop(hop.number, hop.terms, hop.plan))
+                effects.append(
+                    OpenHop(
+                        hop.number,
+                        hop.terms,
+                        hop.plan,
+                        self._names,
+                        self._name_scope(hop),
+                    )
+                )
         return effects
+
+    def _name_scope(self, hop: RouteHop) -> bytes:
+        """Return what stands for the hops before this one; its names depend on it."""
+        if not self._names:
+            return EMPTY_HASH
+        plans = [each.plan for each in self.hops[: self.hops.index(hop)]]
+        before = ((p.peer_id, p.profile, p.start, p.end) for p in plans)
+        return name_scope(self._plan.prefix_secret, before)
 
     def accept(self, hop: RouteHop, message: Accept) -> bool:
         """Note an acceptance; True when every hop has accepted.
@@ -298,7 +317,8 @@ class Route:
         if message.prepaid_steps > self._plan.max_prepaid_steps:
             text = f"{hop.name} wants {message.prepaid_steps} steps ahead"
             raise HopRefused(text, peer_id=hop.peer_id, code=RefuseCode.TERMS)
-        if message.cached % PAGE_TOKENS or message.cached >= self.prompt_tokens:
+        named = min(self.prompt_tokens - 1, len(self._names) * PAGE_TOKENS)
+        if message.cached % PAGE_TOKENS or message.cached > named:
             text = f"{hop.name} has {message.cached} positions, it says"
             raise HopRefused(text, peer_id=hop.peer_id, code=RefuseCode.INVALID)
         hop.prepaid_steps = message.prepaid_steps

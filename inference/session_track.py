@@ -164,8 +164,13 @@ class Track:
 
     # The end
 
-    def finish(self, steps: int) -> Effect:
-        """Return what begins the last lap, after so many steps of this attempt."""
+    def finish(self, steps: int, prefix: tuple[bytes, ...] = ()) -> Effect:
+        """Return what begins the last lap.
+
+        Args:
+            steps: That this attempt had.
+            prefix: Names of the sequence's beginnings, for sessions to come.
+        """
         if self._work.tokens:
             self._sign_range(self._work)
         finish = Finish(
@@ -174,6 +179,7 @@ class Track:
             steps=steps,
             signed_input=self.signed_input,
             receipt=None,
+            prefix=prefix,
         )
         return SendTo(self.hops[0].number, finish)
 

@@ -24,6 +24,7 @@ from inference.channel_account import EMPTY_STANDING, Standing
 from inference.errors import BadAnswer, Busy, UnknownSession, WorkerLost
 from inference.hop_ports import HopLimits, HopOffer, HopPorts, PayeeChannel
 from inference.hop_service import HopService
+from inference.memory import PAGE_TOKENS
 from inference.messages import (
     HOP_PROTOCOL,
     PUSH_PROTOCOL,
@@ -149,11 +150,17 @@ class AffineStage:
         self.forwards = 0
         self.is_dead = False
 
-    async def open(self, session_id: bytes, max_positions: int) -> None:
+    async def open(
+        self, session_id: bytes, max_positions: int, keys: Sequence[bytes] = ()
+    ) -> int:
         self._raise_if_dead()
         if len(self.sessions) >= self.max_sessions:
             raise Busy("no room")
         self.sessions[session_id] = 0
+        return 0
+
+    def keep(self, session_id: bytes, first: int, keys: Sequence[bytes]) -> None:
+        """Nothing is kept."""
 
     async def forward(
         self, session_id: bytes, position: int, hidden: bytes, tokens: int
@@ -188,10 +195,25 @@ class RunningStage(AffineStage):
     def __init__(self, index: int) -> None:
         super().__init__(index)
         self.memories: dict[bytes, list[float]] = {}
+        self.pages: dict[bytes, list[float]] = {}
 
-    async def open(self, session_id: bytes, max_positions: int) -> None:
+    async def open(
+        self, session_id: bytes, max_positions: int, keys: Sequence[bytes] = ()
+    ) -> int:
         await super().open(session_id, max_positions)
-        self.memories[session_id] = []
+        memory = self.memories[session_id] = []
+        for key in keys:
+            if key not in self.pages:
+                break
+            memory += self.pages[key]
+        return len(memory)
+
+    def keep(self, session_id: bytes, first: int, keys: Sequence[bytes]) -> None:
+        memory = self.memories[session_id]
+        for number, key in enumerate(keys, first):
+            page = memory[number * PAGE_TOKENS : (number + 1) * PAGE_TOKENS]
+            if len(page) == PAGE_TOKENS:
+                self.pages.setdefault(key, page)
 
     async def forward(
         self, session_id: bytes, position: int, hidden: bytes, tokens: int
@@ -377,6 +399,7 @@ class HopNode:
             dtype=Dtype.FLOAT32,
             max_positions=self.world.max_positions,
             is_encoder=self.is_encoder,
+            shares=isinstance(self.stage, RunningStage),
         )
 
     def tamper(self, message: Message, body: bytes) -> tuple[Message, bytes] | None:
@@ -455,6 +478,8 @@ class World:
     spares: list[HopNode] = field(default_factory=list)
     """Other providers of the same layers."""
     can_recover: bool = False
+    prefix_secret: bytes = b""
+    """Of the client; without one its sessions share nothing."""
     searches: list[FindHops] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -580,6 +605,7 @@ class World:
             max_tokens=max_tokens,
             hidden_size=self.hidden_size,
             dtype=Dtype.FLOAT32,
+            prefix_secret=self.prefix_secret,
         )
 
     def session(

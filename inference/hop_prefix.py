@@ -1,0 +1,62 @@
+"""What a session at a hop shares with sessions before and after it."""
+
+from collections.abc import Sequence
+
+from inference.memory import PAGE_TOKENS
+from inference.messages import SessionTerms
+from primitives.hashing import compute_hash
+
+
+class HopPrefix:
+    """The names of a session's beginnings, as keys of this hop.
+
+    Args:
+        terms: What the session was opened with: only the account and signer that they
+            name will find its pages.
+        scope: What the requester says its names are valid with.
+    """
+
+    def __init__(self, terms: SessionTerms, scope: bytes) -> None:
+        self._terms = terms
+        self._scope = scope
+        self._keys: tuple[bytes, ...] = ()
+        self._kept = 0
+        """Pages that were kept."""
+        self._is_over = False
+
+    def derive_keys(self, names: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Return a hop's keys for a requester's names."""
+        terms = self._terms
+        layers = terms.start.to_bytes(2, "big") + terms.end.to_bytes(2, "big")
+        owner = compute_hash(
+            "prefix-owner",
+            terms.client,
+            terms.signer,
+            terms.profile,
+            layers,
+            self._scope,
+        )
+        return tuple(compute_hash("prefix-key", owner, name) for name in names)
+
+    def begin(self, keys: tuple[bytes, ...], pages: int) -> None:
+        """Take the prompt's keys, of which so many are here already."""
+        self._keys, self._kept = keys, pages
+
+    def advance(self, end: int) -> tuple[int, tuple[bytes, ...]]:
+        """Return the first page that has become full up to `end`, and their keys."""
+        first, last = self._kept, min(end // PAGE_TOKENS, len(self._keys))
+        if self._is_over or last <= first:
+            return 0, ()
+        self._kept = last
+        return first, self._keys[first:last]
+
+    def finish(self, names: Sequence[bytes], end: int) -> tuple[int, tuple[bytes, ...]]:
+        """Return the same for the whole sequence, which may be another than asked."""
+        if self._is_over:
+            return 0, ()
+        self._keys, self._kept = self.derive_keys(names), 0
+        return self.advance(end)
+
+    def stop(self) -> None:
+        """Keep nothing more: what comes now came over another route."""
+        self._is_over = True
