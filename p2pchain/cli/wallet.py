@@ -245,8 +245,10 @@ def _run_staking(args: Namespace, output: Output, method: str, amount: str) -> N
         lines.append(f"final in block {result['height']}, epoch {result['epoch']}")
         if result["stake"]:
             lines.append(f"stake        {describe_stake(result['stake'])}")
-        if validator := client.call("status")["validator"]:
-            lines.append(f"validator    {describe_seat(validator, result['epoch'])}")
+        status = client.call("status")
+        if validator := status["validator"]:
+            running = status["epoch"]["number"]
+            lines.append(f"validator    {describe_seat(validator, running)}")
     else:
         lines.append("not final yet")
     output.show(result, "\n".join(lines))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from chain.epochs import compute_epoch
 from p2pchain.api.backend import Backend, SendResult
 from p2pchain.api.errors import TransactionRejected
 from p2pchain.api.finality import wait_final
@@ -103,12 +104,18 @@ async def unstake(backend: Backend, amount: int | None, wait: bool) -> Json:
 
 
 async def _finish_staking(backend: Backend, result: SendResult, wait: bool) -> Json:
-    """Return the transactions and the stake as it is then."""
+    """Return the transactions, their epoch, and the stake as it is then."""
     answer = await finish(backend, result.tx_ids, wait)
-    stake = backend.queries.stakes.get_stake(backend.get_status().address)
+    stakes = backend.queries.stakes
+    stake = stakes.get_stake(backend.get_status().address)
+    epoch = stakes.record.epoch
+    if answer["final"]:
+        # As it was after the block; another one may have begun since.
+        length = backend.queries.spec.params.epoch_blocks
+        epoch = compute_epoch(int(answer["height"]) + 1, length)
     return answer | {
         "fee_limit": str(result.fee_limit),
-        "epoch": backend.queries.stakes.record.epoch,
+        "epoch": epoch,
         "stake": stake and render_stake(backend, stake),
     }
 
