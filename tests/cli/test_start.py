@@ -1,15 +1,19 @@
 """Nodes that cannot start, and say why; and one that starts, stops and goes on."""
 
-import json
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from devnet_process import run_cli, wait_until
+from devnet_process import (
+    read_rpc_url,
+    run_cli,
+    start_node,
+    stop_node,
+    wait_until,
+)
 
 from p2pchain.client import RpcClient
 
@@ -40,14 +44,15 @@ def start(home: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 def start_running(home: Path, *args: str) -> tuple[subprocess.Popen[bytes], RpcClient]:
     """Start a node and return it with a client once it listens."""
-    (home / "node.json").unlink(missing_ok=True)
-    with (home / "node.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "p2pchain", "--home", str(home), "start", *args],
-            stdout=log, stderr=log,
-        )  # fmt: skip
-    wait_until((home / "node.json").is_file, "the node to listen")
-    return process, RpcClient(json.loads((home / "node.json").read_text())["rpc"])
+    process = start_node(home, "start", *args)
+    return process, RpcClient(read_rpc_url(home))
+
+
+def wait_height(client: RpcClient, height: int) -> None:
+    def is_there() -> bool:
+        return int(client.call("status")["height"]) >= height
+
+    wait_until(is_there, f"block {height}")
 
 
 def test_a_port_in_use_is_named_with_its_setting(home: Path) -> None:
@@ -98,9 +103,8 @@ def test_a_damaged_home_says_what_is_wrong(home, name, content, complaint) -> No
 
 def test_a_damaged_database_says_so(home: Path) -> None:
     process, client = start_running(home, "--host-layers", "0:1")
-    wait_until(lambda: int(client.call("status")["height"]) >= 2, "two blocks")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    wait_height(client, 2)
+    assert stop_node(process) == 0
     for path in (home / "data").glob("MANIFEST-*"):
         path.write_bytes(b"not a manifest")
     done = start(home)
@@ -131,8 +135,7 @@ def test_a_home_has_one_process(home: Path) -> None:
         assert second.returncode == 1
         assert f"in use by process {process.pid}" in second.stderr
     finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert stop_node(process) == 0
     assert not (home / "node.json").exists()
 
 
@@ -151,17 +154,16 @@ def test_a_validator_without_its_log_does_not_vote(home: Path) -> None:
 
 def test_a_killed_node_goes_on_from_its_last_final_block(home: Path) -> None:
     process, client = start_running(home)
-    wait_until(lambda: int(client.call("status")["height"]) >= 3, "three blocks")
+    wait_height(client, 3)
     process.kill()
     process.wait()
     process, client = start_running(home)
     try:
         height = int(client.call("status")["height"])
         assert height >= 3
-        wait_until(lambda: int(client.call("status")["height"]) > height, "a block")
+        wait_height(client, height + 1)
     finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert stop_node(process) == 0
 
 
 def test_a_node_stops_when_its_parent_is_gone(home: Path) -> None:

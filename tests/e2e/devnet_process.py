@@ -1,4 +1,11 @@
-"""Real processes, started as a person would start them."""
+"""
+Real processes, started as a person would start them.
+
+Nodes run side by side, and each has a block when it has it: what one node shows says
+nothing of another.  So a test waits at the node that it reads, with `wait_until`, which
+takes a refusal for "not yet", and `wait_height`.  Bounds of waiting are for machines
+with two busy cores, where a second of work takes half a minute; none is a measurement.
+"""
 
 import json
 import os
@@ -25,13 +32,17 @@ SHORT_EPOCHS = (
     "--interval-ms", "300",
 )  # fmt: skip
 """Of a devnet whose epochs last a second or two."""
-EPOCHS_S = 180
-"""What a few of them get on a busy machine; a bound, not a measurement."""
-START_S = 180
-"""What a devnet gets to become READY on a busy machine; a bound, not a measurement."""
+WAIT_S = 180
+"""For whatever takes a few blocks, or a few short epochs."""
+START_S = 240
+"""For a node to listen, and for a devnet to become READY."""
+STOP_S = 120
+"""For a node to end in order."""
+ANSWER_S = 180
+"""For an answer of a model, or the next piece of one."""
 
 
-def run_cli(*args: str, timeout: float = 60, **kwargs: Any):
+def run_cli(*args: str, timeout: float = WAIT_S, **kwargs: Any):
     """Run the `p2pchain` command and return the completed process."""
     command = [sys.executable, "-m", "p2pchain", *args]
     return subprocess.run(
@@ -39,16 +50,68 @@ def run_cli(*args: str, timeout: float = 60, **kwargs: Any):
     )
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """Return the first true value of `condition`, or fail naming `what`."""
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = WAIT_S) -> Any:
+    """Return the first true value of `condition`, or fail naming `what`.
+
+    A node that does not answer, or refuses, or is not there yet, is asked again.
+    """
     deadline = time.monotonic() + seconds
     while True:
-        value = condition()
+        reason: object = ""
+        try:
+            value = condition()
+        except (RpcError, FileNotFoundError) as error:
+            value, reason = None, f"; at last: {error}"
         if value:
             return value
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds:.0f} s in vain for {what}")
+            pytest.fail(f"waited {seconds:.0f} s in vain for {what}{reason}")
         time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether there is such a process, and not only its remains."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def wait_ended(*pids: int) -> None:
+    """Wait until processes have let go of everything that they held."""
+    wait_until(lambda: not any(map(is_running, pids)), "processes to end", STOP_S)
+
+
+def start_node(home: Path, *args: str) -> subprocess.Popen[bytes]:
+    """Start the node of a home and return its process once it listens."""
+    runtime = home / "node.json"
+    runtime.unlink(missing_ok=True)
+    with (home / "node.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "p2pchain", "--home", str(home), *args],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    wait_until(
+        lambda: runtime.is_file() or process.poll() is not None,
+        f"{home.name} to listen",
+        START_S,
+    )
+    if process.poll() is not None:
+        tail = (home / "node.log").read_text(errors="replace")[-4000:]
+        pytest.fail(f"{home.name} ended with code {process.returncode}:\n{tail}")
+    return process
+
+
+def stop_node(process: subprocess.Popen[Any]) -> int:
+    """SIGTERM a node, if it runs, and return its exit code."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(STOP_S)
+
+
+def read_rpc_url(home: Path) -> str:
+    """Return where the running node of a home offers RPC."""
+    return str(json.loads((home / "node.json").read_text())["rpc"])
 
 
 @dataclass
@@ -82,45 +145,51 @@ class RunningDevnet:
         """Return an RPC client of the node `name`."""
         node = self.gateway if name == "gateway" else self.get_node(name)
         secret = (Path(node["home"]) / "api_token").read_text().strip()
-        return RpcClient(node["rpc"], token=secret if token else None)
+        return RpcClient(node["rpc"], secret if token else None, timeout_s=WAIT_S)
 
     def height(self, name: str = "gateway") -> int:
-        """Return the final height of the node `name`; -1 while it does not answer."""
-        try:
-            return int(self.rpc(name).call("status")["height"])
-        except RpcError:
-            return -1
+        """Return the final height of the node `name`, once it answers."""
+        status = wait_until(lambda: self.rpc(name).call("status"), f"{name} to answer")
+        return int(status["height"])
 
     def wait_height(self, height: int, name: str = "gateway") -> None:
         """Wait until the node `name` has finalized `height`."""
-        wait_until(lambda: self.height(name) >= height, f"{name} at height {height}")
+
+        def is_there() -> bool:
+            return int(self.rpc(name).call("status")["height"]) >= height
+
+        wait_until(is_there, f"{name} at height {height}")
+
+    def read_block_hash(self, height: int, name: str = "gateway") -> str:
+        """Return the hash of a final block, once the node `name` has it."""
+        self.wait_height(height, name)
+        return str(self.rpc(name).call("block", height=height)["block_hash"])
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Signal the node `name` and wait until it has ended."""
+        pid = self.get_node(name)["pid"]
+        os.kill(pid, number)
+        wait_ended(pid)
 
     def restart(self, name: str) -> None:
-        """Start the node `name` again, as the devnet's message says."""
+        """Start the node `name`, once it has ended, as the devnet's message says."""
         node = self.get_node(name)
+        wait_ended(node["pid"])
         home = Path(node["home"])
-        (home / "node.json").unlink(missing_ok=True)
-        with (home / "node.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "p2pchain", "--home", str(home), "start"],
-                stdout=log, stderr=log,
-            )  # fmt: skip
+        process = start_node(home, "start")
         self.restarted.append(process)
-        wait_until((home / "node.json").is_file, f"{name} to listen", START_S)
         node["pid"] = process.pid
-        node["rpc"] = json.loads((home / "node.json").read_text())["rpc"]
+        node["rpc"] = read_rpc_url(home)
 
     def __post_init__(self) -> None:
         self.restarted: list[subprocess.Popen[bytes]] = []
 
     def stop(self) -> int:
         """SIGTERM everything that runs; return the devnet's exit code."""
-        for process in [*self.restarted, self.process]:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in self.restarted:
-            process.wait(30)
-        return self.process.wait(60)
+        processes = [*self.restarted, self.process]
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        return [process.wait(STOP_S) for process in processes][-1]
 
 
 def start_devnet(home: Path, *args: str) -> RunningDevnet:

@@ -2,12 +2,12 @@
 
 import json
 
-from devnet_process import EPOCHS_S, SHORT_EPOCHS, run_cli
+from devnet_process import SHORT_EPOCHS, START_S, WAIT_S, run_cli
 
 
 def test_the_books_balance_over_ends_of_epochs() -> None:
     args = ("--validators", "2", *SHORT_EPOCHS)
-    done = run_cli("--json", "demo", "--once", *args, timeout=EPOCHS_S)
+    done = run_cli("--json", "demo", "--once", *args, timeout=START_S + WAIT_S)
     assert done.returncode == 0, done.stderr[-2000:]
     balances = json.loads(done.stdout)["balances"]
     assert balances["gateway"]["rewards"] == "0"

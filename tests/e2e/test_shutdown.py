@@ -9,8 +9,15 @@ from pathlib import Path
 
 import openai
 import pytest
-from devnet_process import RunningDevnet, start_devnet, wait_until
+from devnet_process import (
+    STOP_S,
+    RunningDevnet,
+    start_devnet,
+    wait_ended,
+    wait_until,
+)
 from model_folders import save_model
+from openai_client import build_client
 
 MODEL = "tiny"
 ENDS = {"stage_lost", "shutting_down", "no_route", "not_ready"}
@@ -30,11 +37,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDevnet]
 
 
 def ask(devnet: RunningDevnet, **options):
-    client = openai.OpenAI(
-        base_url=f"{devnet.api}/v1", api_key=devnet.api_key, max_retries=0, timeout=60
-    )
     options = {"max_tokens": 10, "temperature": 0} | options
-    return client.completions.create(
+    return build_client(devnet).completions.create(
         model=MODEL, prompt=[5, 6, 7], extra_body={"ignore_eos": True}, **options
     )
 
@@ -65,15 +69,6 @@ def read_to_end(chunks) -> str:
     return ""
 
 
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # One that nobody has waited for yet runs no more.
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
 def read_log(node) -> str:
     return (Path(node["home"]) / "node.log").read_text()
 
@@ -84,12 +79,11 @@ def test_a_provider_that_stops_ends_its_sessions_in_order(running) -> None:
     chunks = start_stream(running)
     os.kill(node["pid"], signal.SIGTERM)
     assert read_to_end(chunks) in ENDS
-    wait_until(lambda: not is_running(node["pid"]), "the node to end")
-    assert not is_running(stage_pid)
+    wait_ended(node["pid"], stage_pid)
     assert "stopped at height" in read_log(node)
     assert not (Path(node["home"]) / "node.json").exists()
     running.restart("node1")
-    wait_until(lambda: is_answering(running), "the model to answer again", 120)
+    wait_until(lambda: is_answering(running), "the model to answer again")
     # What was served before is settled after all.
     rpc = running.rpc(token=True)
 
@@ -105,12 +99,12 @@ def test_a_gateway_that_stops_ends_its_answers_in_order(running) -> None:
     chunks = start_stream(running)
     os.kill(gateway["pid"], signal.SIGTERM)
     assert read_to_end(chunks) in ENDS
-    wait_until(lambda: not is_running(gateway["pid"]), "the gateway to end")
+    wait_ended(gateway["pid"])
     assert "stopped at height" in read_log(gateway)
     assert "Traceback" not in read_log(gateway)
     running.restart("gateway")
     running.api = running.get_node("gateway")["rpc"]
-    wait_until(lambda: is_answering(running), "the model to answer again", 120)
+    wait_until(lambda: is_answering(running), "the model to answer again")
 
 
 def test_a_stage_that_cannot_come_back_leaves_its_node_up(running) -> None:
@@ -133,7 +127,7 @@ def test_a_stage_that_cannot_come_back_leaves_its_node_up(running) -> None:
         return status if status["stages"][0]["state"] == "FAILED" else None
 
     try:
-        status = wait_until(get_state, "the stage to give up", 120)
+        status = wait_until(get_state, "the stage to give up")
         assert "manifest" in status["stages"][0]["detail"]
         assert "FAILED" in status["waiting_for"]
         assert status["ready"] is False
@@ -144,9 +138,9 @@ def test_a_stage_that_cannot_come_back_leaves_its_node_up(running) -> None:
     finally:
         kept.replace(weights)
     # A restart of the node is what mends it.
-    os.kill(running.get_node("node0")["pid"], signal.SIGTERM)
+    running.kill("node0", signal.SIGTERM)
     running.restart("node0")
-    wait_until(lambda: is_answering(running), "the model to answer again", 120)
+    wait_until(lambda: is_answering(running), "the model to answer again")
 
 
 def test_everything_stops_in_mid_answer_and_nothing_is_left(running) -> None:
@@ -159,6 +153,6 @@ def test_everything_stops_in_mid_answer_and_nothing_is_left(running) -> None:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
     assert read_to_end(chunks) in ENDS
-    assert running.process.wait(60) == 0
-    assert [process.wait(60) for process in running.restarted] == [0, 0, 0]
-    assert not any(is_running(pid) for pid in pids)
+    assert running.process.wait(STOP_S) == 0
+    assert [process.wait(STOP_S) for process in running.restarted] == [0, 0, 0]
+    wait_ended(*pids)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from devnet_process import run_cli, wait_until
+from devnet_process import STOP_S, run_cli, wait_ended, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "testnets"
 RUN_S = 420
@@ -25,21 +25,12 @@ def run_testnet(manifest: Path, *args: str) -> dict:
     return report
 
 
-def is_alive(pid: int) -> bool:
-    """Tell whether there is such a process, and not only its remains."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
 def test_the_short_example_passes_and_leaves_nothing(tmp_path) -> None:
     report = run_testnet(EXAMPLES / "short.toml")
     assert len(report["checks"]) >= 7
     assert report["load"]["final"] > 20
     assert {node["name"] for node in report["nodes"]} >= {"node0", "late"}
-    assert not any(is_alive(node["pid"]) for node in report["nodes"])
+    wait_ended(*(node["pid"] for node in report["nodes"]))
     assert not Path(report["folder"]).exists()
 
 
@@ -87,11 +78,10 @@ QUIET = 'name = "quiet"\nblocks = 5000\n' + "".join(
 
 
 def is_stopped(pid: int) -> bool:
+    """Tell whether all threads are; those that end meanwhile are looked for again."""
     threads = Path(f"/proc/{pid}/task").iterdir()
-    return all(
-        (thread / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
-        for thread in threads
-    )
+    states = [(thread / "stat").read_text().rsplit(")", 1)[1] for thread in threads]
+    return all(state.split()[0] == "T" for state in states)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -105,9 +95,9 @@ def test_however_a_run_ends_its_nodes_end_too(number: int, tmp_path) -> None:
     # The kernel continues only what has stopped, and threads stop one by one.
     wait_until(lambda: is_stopped(pids[0]), "the node to stop")
     process.send_signal(number)
-    process.communicate(timeout=120)
+    process.communicate(timeout=STOP_S)
     assert process.returncode == (1 if number != signal.SIGKILL else -signal.SIGKILL)
-    wait_until(lambda: not any(map(is_alive, pids)), "the nodes to end", 60)
+    wait_ended(*pids)
 
 
 def test_a_node_that_dies_by_itself_fails_the_run(tmp_path) -> None:
@@ -116,9 +106,9 @@ def test_a_node_that_dies_by_itself_fails_the_run(tmp_path) -> None:
     process = start_run(manifest, home)
     pids = read_pids(home)
     os.kill(pids[0], signal.SIGKILL)
-    stdout, _ = process.communicate(timeout=120)
+    stdout, _ = process.communicate(timeout=STOP_S)
     report = json.loads(stdout)
     assert process.returncode == 1
     assert not report["ok"]
     assert "ended by itself with code -9" in report["reason"]
-    wait_until(lambda: not any(map(is_alive, pids)), "the nodes to end", 60)
+    wait_ended(*pids)

@@ -2,17 +2,25 @@
 
 import json
 import re
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import openai
 import pytest
-from devnet_process import RunningDevnet, run_cli, start_devnet, wait_until
+from devnet_process import (
+    START_S,
+    RunningDevnet,
+    read_rpc_url,
+    run_cli,
+    start_devnet,
+    start_node,
+    stop_node,
+    wait_until,
+)
 from model_folders import generate, save_model, spell
+from openai_client import build_client_of
 
 from inference.model_info import load_model
 from inference.pieces import select_parts
@@ -23,8 +31,6 @@ LAYERS = 5
 OWN = range(3)
 PROMPT = list(range(5, 27))
 TOKENS = 24
-START_S = 120
-"""A bound on a busy machine, not a measurement."""
 
 
 @pytest.fixture(scope="module")
@@ -48,22 +54,19 @@ class Newcomer:
 
     home: Path
     passphrase: Path
+    process: subprocess.Popen[bytes] | None = None
 
     def start(self, *args: str) -> None:
-        (self.home / "node.json").unlink(missing_ok=True)
-        command = [sys.executable, "-m", "p2pchain", "--home", str(self.home)]
-        command += ["--passphrase-file", str(self.passphrase), "start", *args]
-        with (self.home / "node.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_until((self.home / "node.json").is_file, "the newcomer to listen")
+        passphrase = ("--passphrase-file", str(self.passphrase))
+        self.process = start_node(self.home, *passphrase, "start", *args)
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 0
+        assert self.process is not None
+        assert stop_node(self.process) == 0
 
     @property
     def url(self) -> str:
-        return json.loads((self.home / "node.json").read_text())["rpc"]
+        return read_rpc_url(self.home)
 
     @property
     def token(self) -> str:
@@ -82,8 +85,11 @@ class Newcomer:
         return self.home / "weights" / "models" / name
 
     def wait_ready(self) -> None:
-        status = RpcClient(self.url).call
-        wait_until(lambda: status("status")["ready"], "the newcomer to serve", START_S)
+        wait_until(
+            lambda: RpcClient(self.url).call("status")["ready"],
+            "the newcomer to serve",
+            START_S,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +115,14 @@ def newcomer(devnet, model: Path, tmp_path_factory) -> Iterator[Newcomer]:
     config.write_text(cheap)
     newcomer = Newcomer(home, passphrase)
     yield newcomer
-    if newcomer.process.poll() is None:
+    if newcomer.process is not None and newcomer.process.poll() is None:
         newcomer.process.kill()
         newcomer.process.wait()
 
 
 def complete(api: str, token: str, name: str) -> tuple[str, list[str]]:
     """Return an answer, and the nodes that it came through."""
-    client = openai.OpenAI(base_url=f"{api}/v1", api_key=token, max_retries=0)
-    raw = client.completions.with_raw_response.create(
+    raw = build_client_of(api, token).completions.with_raw_response.create(
         model=name,
         prompt=spell(PROMPT),
         max_tokens=TOKENS,
@@ -138,7 +143,9 @@ def list_names(model: Path, *, with_ends: bool) -> set[str]:
 def test_layers_come_from_peers_and_are_served(devnet, newcomer, model) -> None:
     expected = spell(generate(model, PROMPT, TOKENS))
     newcomer.start("--host-layers", f"{OWN.start}:{OWN.stop}")
-    address = RpcClient(newcomer.url).call("status")["address"]
+    address = wait_until(
+        lambda: RpcClient(newcomer.url).call("status")["address"], "its address"
+    )
     devnet.rpc(token=True).call(
         "wallet_send", recipient=address, amount=str(100 * ATOMS_PER_COIN), wait=True
     )
@@ -147,11 +154,15 @@ def test_layers_come_from_peers_and_are_served(devnet, newcomer, model) -> None:
     assert {p.name for p in newcomer.parts} == list_names(model, with_ends=False)
     files = sorted(path.name for path in newcomer.get_folder(model).iterdir())
     assert files == ["config.json", "outline"]
-    wait_until(
-        lambda: complete(devnet.api, devnet.api_key, model.name)[1][0] != "node0",
-        "routes to know the newcomer",
-    )
-    text, route = complete(devnet.api, devnet.api_key, model.name)
+
+    def complete_elsewhere() -> tuple[str, list[str]] | None:
+        try:
+            text, route = complete(devnet.api, devnet.api_key, model.name)
+        except openai.APIStatusError:
+            return None  # the gateway and the newcomer do not know one another yet
+        return (text, route) if route[0] != "node0" else None
+
+    text, route = wait_until(complete_elsewhere, "routes to know the newcomer")
     assert text == expected
     assert route[0] not in ("node0", "node1")
     assert route[1] == "node1"

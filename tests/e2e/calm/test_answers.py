@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 from devnet_process import RunningDevnet, wait_until
+from openai_client import build_client, build_client_of
 
 from inference.bundled.pairs import load_pairs
 from inference.bundled.paths import model_dir
@@ -16,9 +17,7 @@ PAIRS = load_pairs()
 
 @pytest.fixture(scope="module")
 def client(devnet: RunningDevnet) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=f"{devnet.api}/v1", api_key=devnet.api_key, max_retries=0, timeout=60
-    )
+    return build_client(devnet)
 
 
 def ask(client: openai.OpenAI, question: str, **options):
@@ -38,7 +37,8 @@ def test_the_ready_line_describes_the_network(devnet: RunningDevnet) -> None:
     pids = {node[pid] for node in devnet.nodes for pid in ("pid", "stage_pid")}
     assert len(pids) == 10
     assert devnet.gateway["layers"] is None
-    assert devnet.rpc().call("status")["ready"] is True
+    # It was when the line was printed; blocks may lag for a moment since.
+    wait_until(lambda: devnet.rpc().call("status")["ready"], "the gateway to be ready")
 
 
 def test_an_answer_streams_and_names_its_route(devnet, client) -> None:
@@ -133,9 +133,7 @@ def test_refusals_have_openais_shape(devnet, client) -> None:
         ask(client, "word " * 4000)
     assert long.value.code == "context_length_exceeded"
     with pytest.raises(openai.AuthenticationError):
-        openai.OpenAI(
-            base_url=f"{devnet.api}/v1", api_key="wrong", max_retries=0
-        ).models.list()
+        build_client_of(devnet.api, "wrong").models.list()
     assert [model.id for model in client.models.list()] == [MODEL]
 
 
