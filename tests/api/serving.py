@@ -16,6 +16,8 @@ from p2pchain.api.app import ApiSettings, build_app
 from p2pchain.api.http_service import serve_http
 
 TOKEN = "sk-test-token"
+PATIENCE_S = 120
+"""With a busy machine; a bound, not a measurement."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Server:
             given["Authorization"] = f"Bearer {token}"
         request = urllib.request.Request(self.url + path, body, given, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=20) as response:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
                 return Answer(response.status, response.headers, response.read())
         except urllib.error.HTTPError as error:
             with error:

@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from serving import TOKEN, serve
+from serving import PATIENCE_S, TOKEN, serve
 from toy_backend import ToyNode
 
 from p2pchain.api import http
@@ -19,7 +19,7 @@ def server():
 
 def talk(port, data):
     """Send raw bytes and return all that comes back until the server closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
         connection.sendall(data)
         received = b""
         while more := connection.recv(65_536):
@@ -58,7 +58,7 @@ def test_a_chunked_body_is_counted_too(server):
         "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         f"Authorization: Bearer {TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as connection:
         connection.sendall(head.encode())
         received = b""
         try:

@@ -6,7 +6,7 @@ import time
 
 import openai
 import pytest
-from serving import TOKEN, serve
+from serving import PATIENCE_S, TOKEN, serve
 from toy_backend import CONTEXT, SESSION, ToyNode
 
 
@@ -41,6 +41,14 @@ def ask(server, body, token=TOKEN, path="/v1/chat/completions"):
 
 
 # -- what works ------------------------------------------------------------------------
+
+
+def wait_closed(backend, count: int) -> None:
+    """Wait until sessions are closed; the answer may be here before they are."""
+    deadline = time.monotonic() + PATIENCE_S
+    while backend.log.count("closed") < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert backend.log.count("closed") == count
 
 
 def test_models_are_listed(client):
@@ -183,7 +191,8 @@ def test_an_answer_that_breaks_ends_them_all(client, backend):
             )
         )
     assert error.value.code == "stage_lost"
-    assert backend.log.count("opened") == backend.log.count("closed") == 2
+    wait_closed(backend, 2)
+    assert backend.log.count("opened") == 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -516,9 +525,7 @@ def test_a_reader_that_leaves_closes_the_session(server, backend):
         received = b""
         while b"one" not in received:
             received += connection.recv(4096)
-    deadline = time.monotonic() + 10
-    while "closed" not in backend.log and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_closed(backend, 1)
     assert backend.log[0] == "opened"
     assert backend.log[-1] == "closed"
     assert "finished" not in backend.log
@@ -529,4 +536,5 @@ def test_every_session_is_closed(server, backend):
     ask(server, {})
     ask(server, {"stream": True})
     ask(server, {"messages": say("one break"), "temperature": 0})
-    assert backend.log.count("opened") == backend.log.count("closed") == 3
+    wait_closed(backend, 3)
+    assert backend.log.count("opened") == 3
