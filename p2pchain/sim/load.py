@@ -99,7 +99,9 @@ class RandomPicker:
         luck = self._luck
         setup = self._chains.world.setup
         # Villains keep the stake they have: more of it, and they may have a third.
+        # Where they are to have one, nobody gets more.
         is_staker = len(name) == 1 and name not in setup.villains | setup.frail
+        is_staker = is_staker and not setup.is_bound_broken
         if shard == ROOT_SHARD and is_staker and luck.random() < 0.5:
             if name in self._chains.newcomers or luck.random() < 0.5:
                 key = make_real_key(repr(name))

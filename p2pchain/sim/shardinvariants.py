@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from chain.held import HeldBlock
 from chain.verified import VerifiedCache
 from consensus.validators import ValidatorSet, decode_bitmap
+from p2pchain.sim.haltinvariants import LiesHalt
 from p2pchain.sim.invariant import Invariant
 from p2pchain.sim.reexecution import build_branch, reexecute
 from primitives.codec import encode
@@ -354,6 +355,7 @@ SHARD_INVARIANTS: tuple[type[Invariant], ...] = (
     OneWordPerSlot,
     PromisesKept,
     ChunksAsExecuted,
+    LiesHalt,
     ShardsKept,
     CommitteesOfAll,
     ShardChains,
@@ -361,4 +363,4 @@ SHARD_INVARIANTS: tuple[type[Invariant], ...] = (
     HonestDesksUnblamed,
     BoundedDesks,
 )
-"""Watched in every run with chunks."""
+"""Watched in every run with chunks; `LiesHalt` asks what `ChunksAsExecuted` found."""

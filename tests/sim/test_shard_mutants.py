@@ -14,6 +14,7 @@ from chain.branch import Branch
 from chain.execution import ChunkRun
 from p2pchain.sim.chunkdesk import ChunkDesk
 from p2pchain.sim.disk import Disk
+from p2pchain.sim.treechain import TreeChain
 from shards import inclusion, roles
 from shards.absentees import Absentees
 from shards.chunk import get_count
@@ -177,6 +178,16 @@ def take_the_word_of_liars(monkeypatch):
     monkeypatch.setattr(processing, "combine_chunks", believe)
 
 
+def keep_frauds_to_oneself(monkeypatch):
+    """Who finds a certified lie stops to follow, and tells nobody."""
+    monkeypatch.setattr(TreeChain, "denounce", lambda self, produced, certificate: None)
+
+
+def go_on_after_a_halt(monkeypatch):
+    """Chunks of a halted shard are as good as others."""
+    monkeypatch.setattr(Branch, "halted", property(lambda self: frozenset()))
+
+
 def wait_for_silent_hosts(monkeypatch):
     """Everybody is awaited for a Delta, whatever it did before."""
     monkeypatch.setattr(Absentees, "add", lambda self, shard, public_key: None)
@@ -213,6 +224,8 @@ KILLS = [
     ),
     Kill(consume_packets_twice, "shards-calm", range(2), "packets once"),
     Kill(take_the_word_of_liars, "shards-conspiracy", range(2), "shards kept"),
+    Kill(go_on_after_a_halt, "shards-conspiracy", range(12, 13), "lies halt"),
+    Kill(keep_frauds_to_oneself, "shards-conspiracy", range(8), "lies halt"),
     Kill(wait_for_silent_hosts, "shards-silent-hosts", range(1, 4), "shard progress"),
 ]
 
