@@ -544,6 +544,10 @@ class BlockTree:
         """Return the court of a block on the last final one: for pools of evidence."""
         return self.open_court(self.final_hash)
 
+    def take_evicted(self) -> tuple[bytes, ...]:
+        """Return the blocks that gave way to others since the last call."""
+        return self._pending.take_evicted()
+
     def save_pending(self, block_hash: bytes) -> None:
         """Make a pending block and its pending ancestors survive a crash.
 

@@ -9,7 +9,7 @@ Theory of operation
 They are held in memory with their states.  `save` writes the bytes of a block and of
 its ancestors, so that a crash of everybody loses nothing that was certified.  A parent
 is never evicted before its children, so every pending block has a way down to the
-final one.
+final one.  `take_evicted` tells who is gone: whoever counts on one fetches it again.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +46,8 @@ class PendingBlocks:
         self._store = store
         self._blocks: dict[bytes, HeldBlock] = {}
         self._saved: set[bytes] = set()
+        self._evicted: set[bytes] = set()
+        """Since `take_evicted` was called last."""
 
     def __contains__(self, block_hash: bytes) -> bool:
         return block_hash in self._blocks
@@ -88,8 +90,14 @@ class PendingBlocks:
         if len(self._blocks) >= MAX_SAVED + MAX_UNSAVED:
             raise TooManyPending(f"{len(self._blocks)} blocks and none becomes final")
         self._blocks[held.block_hash] = held
+        self._evicted.discard(held.block_hash)
         if is_saved:
             self._saved.add(held.block_hash)
+
+    def take_evicted(self) -> tuple[bytes, ...]:
+        """Return what was evicted since the last call, and has not come again."""
+        evicted, self._evicted = tuple(sorted(self._evicted)), set()
+        return evicted
 
     def save(self, block_hash: bytes) -> None:
         """Make a block and its pending ancestors survive a crash; returns after that.
@@ -180,7 +188,9 @@ class PendingBlocks:
         ]
         if not leaves:
             raise TooManyPending(f"{len(self._blocks)} blocks in one line")
-        del self._blocks[min(leaves, key=lambda held: held.header.view).block_hash]
+        lowest = min(leaves, key=lambda held: held.header.view)
+        del self._blocks[lowest.block_hash]
+        self._evicted.add(lowest.block_hash)
 
 
 def build_held(

@@ -188,6 +188,10 @@ class CertificateBook:
             and certificate.proposal.block_hash == proposal.block_hash
         ]
 
+    def drop_held(self, block_hash: bytes) -> None:
+        """Note that a block is not held any more; never one that is certified."""
+        self._held.pop(block_hash, None)
+
     # Adding certificates
 
     def add_nullification(self, certificate: Certificate) -> None:

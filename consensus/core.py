@@ -55,6 +55,7 @@ from consensus.effects import (
 from consensus.events import (
     BlockAdded,
     BlockBuilt,
+    BlockDropped,
     BlockMismatched,
     BlockRefused,
     Event,
@@ -193,6 +194,8 @@ class Core:
                 self._on_built(event)
             case BlockAdded(proposal=proposal) if self._is_ours(proposal):
                 self._on_block_added(proposal)
+            case BlockDropped(block_hash=block_hash):
+                self._book.drop_held(block_hash)
             case BlockRefused(proposal=proposal) if self._is_ours(proposal):
                 self._on_block_refused(proposal)
             case BlockMismatched(proposal=proposal) if self._is_ours(proposal):

@@ -63,6 +63,13 @@ class BlockAdded:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockDropped:
+    """A block that no certificate of ours named gave way to others: fetch it again."""
+
+    block_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class BlockRefused:
     """A block that `CheckBlock` named is invalid, and its leader is to blame."""
 
@@ -106,6 +113,7 @@ Event = (
     | ProposalDue
     | BlockBuilt
     | BlockAdded
+    | BlockDropped
     | BlockRefused
     | BlockMismatched
     | EpochBegun

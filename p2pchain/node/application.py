@@ -90,6 +90,9 @@ class Application(Protocol):
     def has_block(self, block_hash: bytes) -> bool:
         """Tell whether a block is held, final or pending."""
 
+    def take_evicted(self) -> tuple[bytes, ...]:
+        """Return the blocks that gave way to others since the last call."""
+
     def get_block_bytes(self, block_hash: bytes) -> bytes | None:
         """Return the bytes of a held block."""
 

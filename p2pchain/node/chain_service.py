@@ -168,6 +168,10 @@ class ChainService:
         """Tell whether a block is final or pending here."""
         return self.tree.has(block_hash)
 
+    def take_evicted(self) -> tuple[bytes, ...]:
+        """Return the blocks that gave way to others since the last call."""
+        return self.tree.take_evicted()
+
     def get_block_bytes(self, block_hash: bytes) -> bytes | None:
         """Return the bytes of a held block."""
         return self.tree.get_block_bytes(block_hash)

@@ -256,7 +256,7 @@ class ConsensusDriver:
         self._refusals = []
         try:
             while self._events and self._failure is None:
-                self._carry_out(self._participant.handle(self._events.popleft()))
+                self._handle_event(self._events.popleft())
         except Exception as error:
             # The participant believes that its effects happened; after half of them it
             # must not say another word.  The outbox raises this out of `run`.
@@ -266,6 +266,19 @@ class ConsensusDriver:
             self._is_handling = False
         self._tell_place()
         return self._refusals
+
+    def _handle_event(self, event: ev.Event) -> None:
+        """Handle an event, and before it what gave way since the last one.
+
+        So consensus never counts on a block that the application has dropped.
+        """
+        for block_hash in self._application.take_evicted():
+            self._carry_out(self._participant.handle(ev.BlockDropped(block_hash)))
+        if isinstance(event, ev.BlockAdded):
+            block_hash = event.proposal.block_hash
+            if not self._application.has_block(block_hash):
+                return
+        self._carry_out(self._participant.handle(event))
 
     def _tell_place(self) -> None:
         """Tell where the next block belongs, if that is news and its parent is here."""

@@ -246,6 +246,10 @@ class ListChain:
         """Tell whether a block is held."""
         return block_hash in self._final_set or block_hash in self._pending
 
+    def take_evicted(self) -> tuple[bytes, ...]:
+        """Return nothing: here no block gives way to others."""
+        return ()
+
     def get_block_bytes(self, block_hash: bytes) -> bytes | None:
         """Return a held block."""
         found = self._bytes.get(block_hash)

@@ -307,11 +307,21 @@ class Node:
         self._is_handling = True
         try:
             while self._events and self.is_up:
-                self._carry_out(self.mind.handle(self._events.popleft()))
+                self._handle_event(self._events.popleft())
         finally:
             self._is_handling = False
         self._empty_outbox()
         self._tell_place()
+
+    def _handle_event(self, event: ev.Event) -> None:
+        """Handle an event, and before it what gave way since the last one."""
+        for block_hash in self.chain.take_evicted():
+            self._carry_out(self.mind.handle(ev.BlockDropped(block_hash)))
+        if isinstance(event, ev.BlockAdded):
+            block_hash = event.proposal.block_hash
+            if not self.chain.has_block(block_hash):
+                return
+        self._carry_out(self.mind.handle(event))
 
     def _tell_place(self) -> None:
         """Tell the desk where the next block belongs, if its parent is here."""

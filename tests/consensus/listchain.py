@@ -157,6 +157,9 @@ class ListChain:
     def has_block(self, block_hash):
         return block_hash == GENESIS or block_hash in self.blocks
 
+    def take_evicted(self):
+        return ()
+
     def get_block_bytes(self, block_hash):
         return self.blocks.get(block_hash)
 

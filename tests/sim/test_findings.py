@@ -3,15 +3,18 @@
 Every test failed before its bug was mended; docs/log.md tells their stories.
 """
 
+from chain import pending
 from chain.errors import ShardNotFollowed
 from chain.history import get_roots
 from consensus.effects import Reason
 from consensus.leader import compute_leader
 from consensus.messages import Notarize, Proposal, Propose
 from consensus.place import find_fault
-from p2pchain.sim.progress import compute_limit_ms
+from p2pchain.sim.network import Weather
+from p2pchain.sim.progress import assert_progress, compute_limit_ms
 from p2pchain.sim.runner import Job, run_job
 from p2pchain.sim.scenarios import get_scenario
+from p2pchain.sim.schedule import calm
 from p2pchain.sim.world import Setup, World
 
 FAR = 2**62
@@ -72,6 +75,18 @@ def test_a_leader_leaves_out_what_its_branch_cannot_judge():
     """Conspiracy 4008: a lie that no block took, of an epoch that was over."""
     outcome = run_job(Job(4008, "shards-conspiracy", "tree", False))
     assert not outcome.failure
+
+
+def test_a_block_that_gave_way_is_fetched_when_it_is_certified(monkeypatch):
+    """Seed 6: consensus counted on a block that others had pushed out of memory."""
+    monkeypatch.setattr(pending, "MAX_UNSAVED", 1)
+    world = World(6, Setup(chain="tree", epoch_blocks=50))
+    world.network.weather = Weather((1, 2500), loss=0.25, spikes=0.1)
+    world.start()
+    world.run(60_000)
+    calm(world)
+    assert_progress(world)
+    world.judge.on_end()
 
 
 def test_a_shard_that_was_not_followed_may_go():
