@@ -25,7 +25,6 @@ STRANGE_QUESTIONS = (
 IDENTITY_TOKENS = 64
 DECODE_TOKENS = 128
 DECODE_ROUNDS = 6
-NULL_ROUNDS = 6
 
 LARGE = "large"
 LARGE_HIDDEN = 1024
@@ -109,32 +108,6 @@ def run_large(lab: Lab) -> list[Figure]:
     ):
         lab.report("decoding")
         return _race(network, reference, LARGE_TOKENS, LARGE_ROUNDS, LARGE)
-
-
-def run_hop(lab: Lab) -> list[Figure]:
-    """What a hop costs beyond its computing: laps through null stages."""
-    lab.create("null-devnet", null_layers=True)
-    with lab.open_network("null-devnet") as network:
-        ask(network, STRANGE_QUESTIONS[0], 8)
-        lab.report("laps through null stages")
-        answers = [
-            ask(network, STRANGE_QUESTIONS[0], DECODE_TOKENS)
-            for _ in range(NULL_ROUNDS)
-        ]
-    hops = len(answers[0].account["hops"])
-    note = f"medians of {DECODE_TOKENS - 1} steps; goal 5 ms"
-    return [
-        summarise("per hop", [a.lap_us / 1000 / hops for a in answers], "ms", note),
-        summarise("lap through four hops", [a.lap_us / 1000 for a in answers], "ms"),
-        summarise(
-            "of that, sockets to the workers", [a.hops_us / 1000 for a in answers], "ms"
-        ),
-        summarise(
-            "whole token, with embedding, head and sampler",
-            [a.seconds / a.tokens * 1000 for a in answers],
-            "ms",
-        ),
-    ]
 
 
 def _compare(network: RunningNetwork, reference: LineProcess) -> Figure:

@@ -6,9 +6,23 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from importlib import metadata
 from statistics import median
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a figure is hoped to be."""
+
+    bound: float
+    is_floor: bool = True
+    """At least the bound; else at most."""
+
+    def is_met(self, value: float) -> bool:
+        """Whether a value is on the right side of the bound."""
+        return value >= self.bound if self.is_floor else value <= self.bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +34,7 @@ class Figure:
     unit: str = ""
     note: str = ""
     """Conditions of this figure alone: how many samples, what was compared."""
+    goal: Goal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +63,30 @@ def compute_quantile(samples: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def summarise(name: str, samples: Sequence[float], unit: str, note: str = "") -> Figure:
+def summarise(
+    name: str,
+    samples: Sequence[float],
+    unit: str,
+    note: str = "",
+    goal: Goal | None = None,
+) -> Figure:
     """Return the median of samples as a figure, with the 90th percentile beside it."""
     spread = f"p90 {format_number(compute_quantile(samples, 0.9))}, n {len(samples)}"
-    return Figure(name, median(samples), unit, f"{spread}; {note}" if note else spread)
+    note = f"{spread}; {note}" if note else spread
+    return Figure(name, median(samples), unit, note, goal)
 
 
-def describe(name: str, samples: Sequence[float], unit: str, factor: float) -> Figure:
+def describe(
+    name: str,
+    samples: Sequence[float],
+    unit: str,
+    factor: float,
+    goal: Goal | None = None,
+) -> Figure:
     """Return the median of samples times `factor` as a figure, with the p95 beside."""
     p95 = format_number(compute_quantile(samples, 0.95) * factor)
     note = f"p95 {p95}, n {len(samples)}"
-    return Figure(name, median(samples) * factor, unit, note)
+    return Figure(name, median(samples) * factor, unit, note, goal)
 
 
 def get_load() -> float:
@@ -105,6 +133,16 @@ def format_value(figure: Figure) -> str:
     return f"{format_number(figure.value)} {figure.unit}".rstrip()
 
 
+def format_goal(figure: Figure) -> str:
+    """Return what a figure was hoped to be, and that it is not; empty without goal."""
+    goal = figure.goal
+    if goal is None:
+        return ""
+    word = "at least" if goal.is_floor else "at most"
+    text = f"{word} {format_number(goal.bound)}"
+    return text if goal.is_met(figure.value) else f"{text}: missed"
+
+
 def format_section(section: Section) -> str:
     """Return a section as lines of text."""
     head = (
@@ -117,10 +155,15 @@ def format_section(section: Section) -> str:
     values = [format_value(figure) for figure in section.figures]
     column = max(map(len, values), default=0)
     lines = [
-        f"  {figure.name:{width}}  {value:>{column}}  {figure.note}".rstrip()
+        f"  {figure.name:{width}}  {value:>{column}}  {_format_notes(figure)}".rstrip()
         for figure, value in zip(section.figures, values, strict=True)
     ]
     return "\n".join([head, *lines])
+
+
+def _format_notes(figure: Figure) -> str:
+    goal = format_goal(figure)
+    return "; ".join(note for note in (figure.note, goal and f"goal {goal}") if note)
 
 
 def build_document(
@@ -128,7 +171,8 @@ def build_document(
 ) -> dict[str, Any]:
     """Return everything as plain data for --json."""
     return {
-        "command": "python -m p2pchain.bench " + " ".join(sys.argv[1:]),
+        "arguments": sys.argv[1:],
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "conditions": conditions,
         "sections": [asdict(section) for section in sections],
     }

@@ -86,6 +86,11 @@ class Relays:
         """Return the address at which node `source` reaches node `target`."""
         return f"127.{self._network}.{source + 1}.{target + 1}"
 
+    def set_delay(self, delay_s: float) -> None:
+        """Let what is sent from now on take so long, on every wire."""
+        for wire in self._wires.values():
+            wire.delay_s = delay_s
+
     def cut(
         self, nodes: Iterable[int], *, inwards: bool = True, outwards: bool = True
     ) -> list[Wire]:

@@ -1,0 +1,1 @@
+"""What the inference engine makes of this machine, section by section."""

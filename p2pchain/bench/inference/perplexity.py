@@ -1,0 +1,110 @@
+"""
+What each precision loses: perplexity of the bundled model on three texts.
+
+The first is what the model was trained to say, where it is certain of every token.  The
+second are the same answers to other questions.  The third was drawn from the model
+itself, as it is, at a temperature at which it strays from what it has learnt.  Prose
+from elsewhere would say nothing: a model of two million parameters that never read any
+is surprised by it without bound, whatever its precision.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from inference.bundled.pairs import load_pairs
+from inference.bundled.paths import model_dir
+from inference.precision import Precision
+from p2pchain.bench.lab import Lab, LineProcess
+from p2pchain.bench.report import Figure
+
+PAIRS = 40
+DRAWN = 16
+DRAWN_TOKENS = 64
+TEMPERATURE = 2.0
+
+Text = dict[str, Any]
+"""Token ids, and the first of those that are foretold."""
+
+
+def run_perplexity(lab: Lab) -> list[Figure]:
+    """Foretell the texts in every precision."""
+    bfloat16 = lab.folder / "bundled-bfloat16"
+    _save_as_bfloat16(model_dir(), bfloat16)
+    every = load_pairs()
+    pairs = every[:: max(1, len(every) // PAIRS)]
+    questions = [pair.question for pair in pairs]
+    answers = [pair.answer for pair in pairs]
+    with ExitStack() as stack:
+        readers = {
+            name: stack.enter_context(_open_reader(directory, precision))
+            for name, directory, precision in (
+                ("float32", model_dir(), Precision.NATIVE),
+                ("bfloat16", bfloat16, Precision.NATIVE),
+                ("int8", model_dir(), Precision.INT8),
+                ("int4", model_dir(), Precision.INT4),
+            )
+        }
+        exact = readers["float32"]
+        others = [*answers[1:], answers[0]]
+        texts = {
+            "its own answers": _encode_chats(exact, questions, answers),
+            "answers to other questions": _encode_chats(exact, questions, others),
+            "drawn from it": _draw_answers(exact, questions[:DRAWN]),
+        }
+        return [
+            figure
+            for kind, chosen in texts.items()
+            for figure in _compare(kind, chosen, readers)
+        ]
+
+
+def _compare(
+    kind: str, texts: list[Text], readers: dict[str, LineProcess]
+) -> Iterator[Figure]:
+    """Yield each reader's perplexity beside the first one's."""
+    tokens = sum(len(text["ids"]) - text["first"] for text in texts)
+    first = None
+    for name, reader in readers.items():
+        loss = sum(reader.ask(text)["loss"] for text in texts) / tokens
+        first = loss if first is None else first
+        more = 100 * math.expm1(loss - first)
+        note = f"{tokens} tokens; {more:+.2f} % of float32's"
+        yield Figure(f"{kind}: {name}", math.exp(loss), "", note)
+
+
+def _encode_chats(
+    reader: LineProcess, questions: list[str], answers: list[str]
+) -> list[Text]:
+    return [
+        reader.ask({"question": question, "answer": answer})
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+
+
+def _draw_answers(reader: LineProcess, questions: list[str]) -> list[Text]:
+    """Return what the model says by lot, always the same."""
+    request = {"draw": TEMPERATURE, "tokens": DRAWN_TOKENS}
+    return [
+        reader.ask(request | {"seed": seed, "question": question})
+        for seed, question in enumerate(questions)
+    ]
+
+
+def _open_reader(directory: Path, precision: Precision) -> LineProcess:
+    return LineProcess(
+        "inference.foretell", "--model", str(directory), "--precision", precision
+    )
+
+
+def _save_as_bfloat16(source: Path, target: Path) -> None:
+    """Write a model again that says of itself that it computes in bfloat16."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_file():
+            (target / path.name).write_bytes(path.read_bytes())
+    config = json.loads((source / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
