@@ -215,8 +215,8 @@ class Route:
         """Those that compute now, in order."""
         self._plan = plan
         self._signer = signer
-        secret = b"" if plan.is_text else plan.prefix_secret
-        self._names = name_beginnings(secret, plan.prompt)
+        self._secret = b"" if plan.is_text else plan.prefix_secret
+        self._names = name_beginnings(self._secret, plan.prompt)
         self.hops = [self._add(hop) for hop in plan.hops]
         self.set_neighbours()
 
@@ -302,11 +302,11 @@ class Route:
 
     def _name_scope(self, hop: RouteHop) -> bytes:
         """Return what stands for the hops before this one; its names depend on it."""
-        if not self._names:
+        if not self._secret:
             return EMPTY_HASH
         plans = [each.plan for each in self.hops[: self.hops.index(hop)]]
         before = ((p.peer_id, p.profile, p.start, p.end) for p in plans)
-        return name_scope(self._plan.prefix_secret, before)
+        return name_scope(self._secret, before)
 
     def accept(self, hop: RouteHop, message: Accept) -> bool:
         """Note an acceptance; True when every hop has accepted.
