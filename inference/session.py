@@ -42,7 +42,6 @@ from enum import Enum, auto
 from typing import assert_never
 
 from chain.contracts.proof import Receipt
-from inference.activations import compute_size
 from inference.errors import WorkerLost
 from inference.messages import (
     Abort,
@@ -62,7 +61,6 @@ from inference.messages import (
 )
 from inference.prefix_keys import name_beginnings
 from inference.receipts import Sign
-from inference.sampling import SampledToken
 from inference.session_answer import Answer
 from inference.session_errors import (
     HopLost,
@@ -76,7 +74,6 @@ from inference.session_events import (
     Blame,
     Cancelled,
     Effect,
-    Embed,
     Embedded,
     Emit,
     End,
@@ -87,13 +84,13 @@ from inference.session_events import (
     LocalFailed,
     NoHops,
     Received,
-    Sample,
     Sampled,
 )
 from inference.session_plan import SessionPlan, SessionTimeouts
 from inference.session_recovery import Recovery
 from inference.session_route import Route, RouteHop
 from inference.session_track import Track
+from inference.session_turns import Turns
 from inference.session_verdicts import (
     build_abort,
     build_refusal,
@@ -101,6 +98,7 @@ from inference.session_verdicts import (
     get_abort_code,
 )
 from inference.session_watch import Watch
+from inference.speculation import Speculation
 from primitives.errors import P2PChainError
 
 LAST_LAP_US = 1_000_000
@@ -130,6 +128,7 @@ class RequesterMachine:
         sign: Signs with it.
         now_us: Start, in the caller's monotonic microseconds.
         can_recover: Whether somebody looks for other hops.
+        speculation: Whether steps carry guesses.
     """
 
     def __init__(
@@ -141,6 +140,7 @@ class RequesterMachine:
         now_us: int,
         *,
         can_recover: bool = False,
+        speculation: Speculation = Speculation.OFF,
     ) -> None:
         assert plan.hops
         assert plan.prompt
@@ -149,10 +149,9 @@ class RequesterMachine:
         self.route = Route(plan, signer)
         self.started_us = now_us
         self.answer = Answer(plan, now_us)
-        self.positions = 0
-        """Positions that came back as a valid answer."""
         self.recoveries = 0
-        self._token_bytes = compute_size(1, plan.hidden_size, plan.dtype)
+        self.turns = Turns(plan, self.answer, self.route.build_schedule(), speculation)
+        self._speculation = speculation
         self._timeouts = timeouts
         self._signer = signer
         self._sign = sign
@@ -160,14 +159,7 @@ class RequesterMachine:
         self._can_recover = can_recover and not plan.is_text
         self._now_us = now_us
         self._track = self._build_track()
-        self._schedule = self.route.build_schedule()
-        self._step = self._schedule.propose()
-        self._token: SampledToken | None = None
         self._finish_reason = ""
-        self._sent_us = 0
-        self._elapsed_us = 0
-        self._usual_us = 0
-        """What a decode step takes, smoothed."""
         self._is_owed = False
         """The last step waits for its range to be attested."""
         self._is_lap_done = False
@@ -186,7 +178,7 @@ class RequesterMachine:
     @property
     def cached_tokens(self) -> int:
         """Positions at the beginning that every hop had before the session."""
-        return self._schedule.cached
+        return self.turns.schedule.cached
 
     @property
     def deadline_us(self) -> int:
@@ -221,10 +213,10 @@ class RequesterMachine:
                 return [] if hop.is_retired else self._miss(hop, text, is_fault)
             case Embedded(step, body):
                 return self._on_embedded(step, body)
-            case Sampled(token):
+            case Sampled(choice):
                 if self.phase is not Phase.SAMPLING:
                     return []
-                self._token = token
+                self.turns.choice = choice
                 return self._attest()
             case AnswerRejected(text):
                 if self.phase is not Phase.SAMPLING:
@@ -288,46 +280,45 @@ class RequesterMachine:
             return self._recovery.on_accept(hop, message, self._now_us)
         if not self.route.accept(hop, message):
             return []
-        self._schedule = self.route.build_schedule()
-        self.positions = self._schedule.cached
-        if self._must_mend():
-            return self._recover(self.positions)
-        return self._begin_step(self.positions)
+        schedule = self.route.build_schedule()
+        self.turns = Turns(self.plan, self.answer, schedule, self._speculation)
+        return self._recover() if self._must_mend() else self._begin_step()
 
     # A step
 
-    def _begin_step(self, position: int) -> list[Effect]:
-        step = self._step = self._schedule.propose(position)
+    def _begin_step(self) -> list[Effect]:
+        self.turns.begin()
         self.phase = Phase.EMBEDDING
         self._set_deadline(self._timeouts.worker_s)
-        token_ids = self.answer.get_ids(step.position, step.end)
-        return [Embed(step.number, step.position, token_ids)]
+        ahead = self.turns.take_ahead()
+        # Where the worker has looked it up already there is no need to ask.
+        return self._send_step(ahead) if ahead else [self.turns.build_embed()]
 
     def _on_embedded(self, step: int, body: bytes) -> list[Effect]:
         if self._recovery is not None:
             return self._recovery.on_embedded(step, body, self._now_us)
-        if self.phase is not Phase.EMBEDDING or step != self._step.number:
+        if self.phase is not Phase.EMBEDDING or step != self.turns.step.number:
             return []
         return self._send_step(body)
 
     def _send_step(self, body: bytes) -> list[Effect]:
-        step = self._step
-        if len(body) != step.tokens * self._token_bytes:
+        step = self.turns.step
+        if not self.turns.is_input(body):
             return self._fail(WorkerLost("the embedding has a wrong length"))
         self.phase = Phase.IN_FLIGHT
-        self._sent_us = self._now_us
+        self.turns.note_sent(self._now_us)
         self._watch = Watch(
             self._timeouts,
             self.plan.session_id,
             self.route.hops,
             step.number,
-            0 if step.is_prefill else self._usual_us,
+            0 if step.is_prefill else self.turns.usual_us,
             self._now_us,
         )
         return self._track.send(step, body)
 
     def _on_answer(self, data: Data, body: bytes) -> list[Effect]:
-        step = self._step
+        step = self.turns.step
         if data.step < step.number:
             return []
         is_here = self.phase in (Phase.SAMPLING, Phase.ATTESTING, Phase.FINISHING)
@@ -337,17 +328,12 @@ class RequesterMachine:
             text = "an answer that nobody asked for"
             raise WrongAnswer(text, peer_id=self.route.last.peer_id)
         self._track.take_answer(data, body)
-        self._elapsed_us = self._now_us - self._sent_us
-        if not step.is_prefill:
-            usual_us = self._usual_us or self._elapsed_us
-            self._usual_us = (7 * usual_us + self._elapsed_us) // 8
-        self.positions = step.end
-        is_sampled = self.positions >= len(self.plan.prompt)
-        if not is_sampled or self._finish_reason or self._token is not None:
+        self.turns.note_answer(self._now_us)
+        if not self.turns.is_chosen_from or self._finish_reason:
             return self._attest()
         self.phase = Phase.SAMPLING
         self._set_deadline(self._timeouts.worker_s)
-        return [Sample(body, step.tokens)]
+        return [self.turns.build_sample(body)]
 
     # Receipts
 
@@ -368,8 +354,8 @@ class RequesterMachine:
             self._track.close_range()
             return self._complete_step()
         if missing.is_gone and not self._finish_reason:
-            # It will never come, so the step is made again; its token stays.
-            return self._recover(self._step.position)
+            # It will never come, so the step is made again; its tokens stay.
+            return self._recover()
         if self.phase is not Phase.ATTESTING:
             self.phase = Phase.ATTESTING
             self._set_deadline(self._timeouts.receipts_s)
@@ -378,15 +364,13 @@ class RequesterMachine:
     # After a valid answer
 
     def _complete_step(self) -> list[Effect]:
-        """Pay, show the token, and go on or finish."""
-        step, token, track = self._step, self._token, self._track
-        self._schedule = self._schedule.advance(step)
-        self._token = None
-        shown: list[Effect] = []
-        if token is not None:
-            event = self.answer.add(token, step, track, self._elapsed_us, self._now_us)
-            shown.append(Emit(event))
-            self._finish_reason = self._finish_reason or event.finish_reason or ""
+        """Pay, show the tokens, and go on or finish."""
+        track = self._track
+        events = self.turns.complete(track, self._now_us)
+        shown: list[Effect] = [Emit(event) for event in events]
+        if events:
+            last = events[-1].finish_reason
+            self._finish_reason = self._finish_reason or last or ""
         if self._finish_reason:
             gone = next((hop for hop in self.route.hops if hop.is_gone), None)
             if gone is not None and gone.error is not None:
@@ -398,13 +382,9 @@ class RequesterMachine:
             return [*self._begin_finish(), *track.pay(), *shown]
         if self._must_mend():
             paid = track.pay()
-            return [*paid, *shown, *self._recover(self.positions)]
+            return [*paid, *shown, *self._recover()]
         # The next step goes first: payments and the reader ride in its shadow.
-        following = self._begin_step(self.positions)
-        if token is not None and len(token.embedding) == self._token_bytes:
-            # The worker has looked it up already; no need to ask.
-            following = self._send_step(token.embedding)
-        return [*following, *track.pay(), *shown]
+        return [*self._begin_step(), *track.pay(), *shown]
 
     # Losses
 
@@ -441,9 +421,9 @@ class RequesterMachine:
         if is_early or is_late or not self._can_recover or not can_be_mended(error):
             return self._fail(error)
         if self.phase is Phase.SAMPLING:
-            # The token is on its way, and does not need the hop.
+            # The tokens are on their way, and do not need the hop.
             return []
-        return self._recover(self._step.position)
+        return self._recover()
 
     def _on_unlinked(self, hop: RouteHop, message: Unlinked) -> list[Effect]:
         if self._recovery is not None:
@@ -459,14 +439,13 @@ class RequesterMachine:
         self._is_unlinked = True
         if self.phase in (Phase.OPENING, Phase.SAMPLING):
             return []
-        return self._recover(self._step.position)
+        return self._recover()
 
-    def _recover(self, position: int) -> list[Effect]:
-        """Begin to mend the route; the session goes on at `position`."""
-        if self._track.step == self._step and position == self._step.position:
+    def _recover(self) -> list[Effect]:
+        """Begin to mend the route; the session goes on behind what is complete."""
+        if self.turns.is_under_way:
             self._track.drop()
         self.phase = Phase.RECOVERING
-        self.positions = position
         self.recoveries += 1
         self.answer.note_loss(self._now_us)
         self._is_unlinked = False
@@ -476,7 +455,7 @@ class RequesterMachine:
             self._timeouts,
             self._signer,
             self._sign,
-            position,
+            self.turns.position,
             self.answer.get_ids,
             self._now_us,
         )
@@ -490,8 +469,8 @@ class RequesterMachine:
             return []
         self._recovery = None
         self._track = self._build_track()
-        self._schedule = self._schedule.resume(self.route.prompt_tokens, self.positions)
-        return self._begin_step(self.positions)
+        self.turns.resume(self.route.prompt_tokens)
+        return self._begin_step()
 
     def _build_track(self) -> Track:
         return Track(
@@ -506,9 +485,9 @@ class RequesterMachine:
         names: tuple[bytes, ...] = ()
         if not self.recoveries:
             # Else some of it was computed behind other hops than these.
-            ids = self.answer.get_ids(0, self.positions)
+            ids = self.answer.get_ids(0, self.turns.position)
             names = name_beginnings(self.plan.prefix_secret, ids)
-        return [self._track.finish(self._schedule.number, names)]
+        return [self._track.finish(self.turns.schedule.number, names)]
 
     def _on_lap(self, message: Finish) -> list[Effect]:
         if self.phase is not Phase.FINISHING or message.attempt != self.route.attempt:

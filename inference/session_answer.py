@@ -40,6 +40,7 @@ class Answer:
         self,
         token: SampledToken,
         step: Step,
+        position: int,
         track: Track,
         elapsed_us: int,
         now_us: int,
@@ -49,6 +50,7 @@ class Answer:
         Args:
             token: What was chosen.
             step: That it follows from.
+            position: Of the token in the sequence.
             track: Which the step went through.
             elapsed_us: From sending the step to its answer.
             now_us: Now.
@@ -67,7 +69,7 @@ class Answer:
             text=token.text,
             finish_reason=reason,
             step=step.number,
-            position=step.position + step.tokens,
+            position=position,
             elapsed_us=elapsed_us,
             hops=track.timings,
             vector=token.embedding if self._plan.is_text else b"",

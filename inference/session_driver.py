@@ -144,6 +144,7 @@ class RequesterSession:
             self._ports.signer.sign,
             compute_now_us(),
             can_recover=self._ports.finder is not None,
+            speculation=self._sampling.speculation,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_cancellation)
@@ -394,10 +395,14 @@ class RequesterSession:
     async def _sample(self, effect: Sample) -> None:
         event: Event
         try:
-            token = await self._ports.worker.sample(
-                self.plan.session_id, effect.body, effect.tokens
+            choice = await self._ports.worker.choose(
+                self.plan.session_id,
+                effect.body,
+                effect.tokens,
+                effect.drafts,
+                effect.wanted,
             )
-            event = Sampled(token)
+            event = Sampled(choice)
         except BadAnswer as error:
             event = AnswerRejected(str(error))
         except P2PChainError as error:
@@ -451,9 +456,11 @@ class RequesterSession:
             route_hops=len(route.hops),
             recoveries=machine.recoveries,
             longest_gap_us=machine.answer.longest_gap_us,
-            tokens_in=min(machine.positions, len(self.plan.prompt)),
+            tokens_in=min(machine.turns.position, len(self.plan.prompt)),
             cached_tokens=machine.cached_tokens,
             tokens_out=machine.tokens_out,
+            guesses=machine.turns.pace.guesses,
+            right_guesses=machine.turns.pace.right,
             finish_reason=end.finish_reason,
             first_token_us=machine.answer.first_token_us,
             total_us=now_us - machine.started_us,

@@ -168,6 +168,10 @@ class SessionSummary:
     """Those that hops had kept from one before it: neither sent nor paid."""
     tokens_out: int
     """Tokens that the reader got."""
+    guesses: int
+    """Tokens that steps carried as guesses."""
+    right_guesses: int
+    """Of those, the ones that were right."""
     finish_reason: str
     """"stop", "length", "cancelled", or "error"."""
     first_token_us: int

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from chain.contracts.channel import Payment
 from inference.hop_ports import Dialer, Signer
-from inference.sampling import SampledToken, SamplingParams
+from inference.sampling import Choice, SamplingParams
 from inference.session_events import FindHops
 from inference.session_plan import HopPlan
 
@@ -24,10 +24,22 @@ class RequesterWorker(Protocol):
     ) -> bytes:
         """Return the hidden states of tokens."""
 
-    async def sample(
-        self, session_id: bytes, hidden: bytes, tokens: int
-    ) -> SampledToken:
-        """Choose the token after `tokens` hidden states.
+    async def choose(
+        self,
+        session_id: bytes,
+        hidden: bytes,
+        tokens: int,
+        drafts: Sequence[int],
+        wanted: int,
+    ) -> Choice:
+        """Choose the tokens that follow from the answer to a step.
+
+        Args:
+            session_id: Of the session.
+            hidden: (tokens, hidden_size) as it came from the last hop.
+            tokens: Of the step.
+            drafts: Guesses that it carried.
+            wanted: Guesses that the next one may carry.
 
         Raises:
             BadAnswer: They have a wrong length or are not finite.

@@ -335,6 +335,11 @@ class Recovery:
     def on_accept(self, hop: RouteHop, message: Accept, now_us: int) -> list[Effect]:
         """Note that a replacement is ready."""
         self._route.accept(hop, message)
+        before = [h for h in self._route.everyone if h.is_accepted and h is not hop]
+        if not hop.rolls_back and all(h.rolls_back for h in before):
+            text = f"{hop.name} cannot forget guesses"
+            error = HopRefused(text, peer_id=hop.peer_id, code=RefuseCode.TERMS)
+            return self.lose(hop, error, now_us)
         hop.schedule = get_schedule(hop.terms, cached=hop.cached)
         hop.position = min(hop.cached, self._position)
         return self._go_on(now_us)
@@ -344,7 +349,7 @@ class Recovery:
     def _begin_replay(self, hop: RouteHop) -> list[Effect]:
         """Get what goes into the hop's next step."""
         assert hop.schedule is not None
-        step = hop.schedule.propose(hop.position)
+        step = hop.schedule.propose_replay(hop.position, self._position)
         track = Track(self._plan, (hop,), hop.terms.attempt, self._signer, self._sign)
         self._replay = _Replay(hop, step, track)
         index = self._route.hops.index(hop)

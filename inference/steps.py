@@ -12,7 +12,8 @@ and whether a receipt is due follow from one rule, which both sides compute alik
 
 Prefill steps are always full: were their size free, a client could send its decode
 steps as tiny prefill steps at the input price.  The first one may begin behind pages
-that every hop has from another session.
+that every hop has from another session, and may have fewer pages than fit, so that a
+hop that replaces another one gets as far as the others are.
 
 A decode step carries the token that was chosen last and guesses of what follows.  What
 was guessed wrongly is dropped by the next step, which begins earlier than the last one
@@ -130,6 +131,19 @@ class Schedule:
             closes_range=is_prefill or self.decodes == RANGE_STEPS - 1,
         )
 
+    def propose_replay(self, position: int, until: int) -> Step:
+        """Return the next step of a hop that is to compute up to `until`, anew.
+
+        Args:
+            position: Of its first token, a page's first one.
+            until: Another page's, or the end of the positions at the input price.
+        """
+        step = self.propose(position)
+        if until < self.prompt_tokens:
+            tokens = (until - position) % PREFILL_TOKENS or PREFILL_TOKENS
+            step = replace(step, tokens=tokens)
+        return step
+
     def check(self, position: int, tokens: int) -> Step:
         """Return the next step, as a header describes it.
 
@@ -139,6 +153,8 @@ class Schedule:
         if not self.may_begin_at(position):
             raise BadMessage(f"position {position} where {self.end} is due")
         step = self.propose(position, tokens)
+        if self.is_fresh and step.is_prefill and tokens % PAGE_TOKENS == 0:
+            step = replace(step, tokens=min(tokens, step.tokens))
         if tokens != step.tokens or not 0 < tokens <= self.get_most_tokens():
             raise BadMessage(f"{tokens} tokens at position {position}")
         if step.end > self.max_positions or (self.is_text and self.number):

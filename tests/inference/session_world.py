@@ -33,7 +33,7 @@ from inference.messages import (
     decode_frame,
     encode_frame,
 )
-from inference.sampling import SampledToken, SamplingParams
+from inference.sampling import Choice, SampledToken, SamplingParams
 from inference.session_account import SessionAccount
 from inference.session_driver import RequesterSession
 from inference.session_errors import HopRefused
@@ -41,6 +41,7 @@ from inference.session_events import FindHops
 from inference.session_plan import HopPlan, SessionPlan, SessionTimeouts, TokenEvent
 from inference.session_ports import RequesterPorts
 from inference.shared_payer import SharedPayer
+from inference.speculation import Speculation
 from primitives.errors import MissingError
 from primitives.hashing import compute_hash
 from primitives.keys import SecretKey
@@ -166,12 +167,12 @@ class AffineStage:
         self, session_id: bytes, position: int, hidden: bytes, tokens: int
     ) -> bytes:
         self._raise_if_dead()
-        if self.sessions.get(session_id) != position:
+        if position > self.sessions.get(session_id, -1):
             raise UnknownSession(f"position {position}")
         await trio.sleep(self.step_s)
         self._raise_if_dead()
         self.forwards += 1
-        self.sessions[session_id] += tokens
+        self.sessions[session_id] = position + tokens
         return self.compute(np.frombuffer(hidden, np.float32)).tobytes()
 
     def compute(self, hidden: np.ndarray) -> np.ndarray:
@@ -240,6 +241,15 @@ class RunningStage(AffineStage):
         self.memories.pop(session_id, None)
 
 
+Guess = Callable[[int, int], Sequence[int]]
+"""Guesses so many tokens that follow after so many of the answer."""
+
+
+def guess_nothing(said: int, wanted: int) -> Sequence[int]:
+    """Have no idea."""
+    return ()
+
+
 class SumSampler:
     """The requester's worker: embeds a token as a ramp, samples from the sum."""
 
@@ -249,7 +259,8 @@ class SumSampler:
         self.sampled = 0
         self.stop_after = 10**9
         self.looks_ahead = True
-        """Whether a token comes with its embedding."""
+        """Whether tokens come with the next step's input."""
+        self.guess: Guess = guess_nothing
 
     async def open(
         self, session_id: bytes, sampling: SamplingParams, prompt_tokens: Sequence[int]
@@ -264,25 +275,37 @@ class SumSampler:
         await trio.lowlevel.checkpoint()
         return embed(position, token_ids).tobytes()
 
-    async def sample(
-        self, session_id: bytes, hidden: bytes, tokens: int
-    ) -> SampledToken:
+    async def choose(
+        self,
+        session_id: bytes,
+        hidden: bytes,
+        tokens: int,
+        drafts: Sequence[int],
+        wanted: int,
+    ) -> Choice:
         await trio.lowlevel.checkpoint()
         rows = np.frombuffer(hidden, np.float32)
         if rows.size != tokens * HIDDEN or not np.isfinite(rows).all():
             raise BadAnswer("not finite numbers")
         self.sampled += 1
-        self.sessions[session_id] += 1
-        token_id = choose(rows[-HIDDEN:])
-        is_last = self.sessions[session_id] >= self.stop_after
-        reason = "stop" if is_last else None
-        position = self.positions[session_id]
-        self.positions[session_id] += 1
-        ahead = embed(position, [token_id]).tobytes() if self.looks_ahead else b""
-        return SampledToken(
-            token_id=token_id, text=f"{token_id} ", finish_reason=reason,
-            embedding=ahead,
-        )  # fmt: skip
+        chosen = []
+        for row, draft in zip(
+            rows.reshape(tokens, HIDDEN)[-1 - len(drafts) :],
+            (*drafts, None),
+            strict=True,
+        ):
+            self.sessions[session_id] += 1
+            token_id = choose(row)
+            is_last = self.sessions[session_id] >= self.stop_after
+            reason = "stop" if is_last else None
+            chosen.append(SampledToken(token_id, f"{token_id} ", reason))
+            if is_last or token_id != draft:
+                break
+        said = self.sessions[session_id]
+        guesses = tuple(self.guess(said, wanted))
+        position = self.positions[session_id] + said - 1
+        ahead = embed(position, [token_id, *guesses]).tobytes()
+        return Choice(tuple(chosen), guesses, ahead if self.looks_ahead else b"")
 
     async def close(self, session_id: bytes) -> None:
         self.sessions.pop(session_id, None)
@@ -615,10 +638,14 @@ class World:
         *,
         arrears: Sequence[int] = (),
         timeouts: SessionTimeouts | None = None,
+        speculation: Speculation = Speculation.AUTO,
     ) -> RequesterSession:
         plan = self.plan(prompt, max_tokens, arrears)
         sampling = SamplingParams(
-            temperature=0, max_tokens=max(max_tokens, 1), ignore_eos=True
+            temperature=0,
+            max_tokens=max(max_tokens, 1),
+            ignore_eos=True,
+            speculation=speculation,
         )
         return RequesterSession(self.ports, plan, sampling, timeouts)
 

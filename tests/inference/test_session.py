@@ -307,10 +307,10 @@ def test_own_worker_hangs():
     async def test():
         async with open_world() as world:
 
-            async def sample(session_id, hidden, tokens):
+            async def choose(session_id, hidden, tokens, drafts, wanted):
                 await trio.sleep_forever()
 
-            world.worker.sample = sample
+            world.worker.choose = choose
             timeouts = SessionTimeouts(worker_s=2.0)
             with pytest.raises(Exception, match="requester worker does not answer"):
                 await collect(world.session([1, 2, 3], timeouts=timeouts))

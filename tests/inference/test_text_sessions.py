@@ -23,7 +23,7 @@ from inference.local_pipeline import EncoderPipeline, load_stages
 from inference.messages import RefuseCode
 from inference.model_info import load_model
 from inference.pooling import Pooling, read_pooling
-from inference.sampling import ChatMessage, SampledToken, SamplingParams
+from inference.sampling import ChatMessage, Choice, SampledToken, SamplingParams
 from inference.session_errors import HopAborted, HopLost, HopRefused
 from inference.stage import StageEngine
 from inference.supervisor import RequesterWorker, StageWorker, supervise
@@ -36,11 +36,11 @@ PROMPT = [(7 * i + 3) % 97 for i in range(300)]
 class MeanSampler(SumSampler):
     """The requester's worker of an encoder: the vector is the mean of all rows."""
 
-    async def sample(self, session_id, hidden, tokens):
-        token = await super().sample(session_id, hidden, tokens)
+    async def choose(self, session_id, hidden, tokens, drafts, wanted):
+        await super().choose(session_id, hidden, tokens, drafts, wanted)
         rows = np.frombuffer(hidden, np.float32).reshape(tokens, -1)
         vector = rows.mean(axis=0).tobytes()
-        return SampledToken(0, "", "stop", vector) if token else token
+        return Choice((SampledToken(0, "", "stop", vector),))
 
 
 def make_encoder(world):

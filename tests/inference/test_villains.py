@@ -363,10 +363,10 @@ def test_session_that_is_left_idle_is_ended_by_the_hops():
     async def test():
         async with open_world() as world:
 
-            async def sample(session_id, hidden, tokens):
+            async def choose(session_id, hidden, tokens, drafts, wanted):
                 await trio.sleep_forever()
 
-            world.worker.sample = sample
+            world.worker.choose = choose
             timeouts = SessionTimeouts(worker_s=1000)
             with pytest.raises(HopAborted, match="no step for too long"):
                 await collect(world.session(PROMPT, timeouts=timeouts))
