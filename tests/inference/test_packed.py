@@ -11,7 +11,7 @@ from torch import nn
 from inference import packed
 from inference.kernels import build_kernel
 from inference.packed import PackedLayer, SharedProduct, pack, watch_inputs
-from inference.precision import Precision
+from inference.precision import PACKINGS, Precision
 from inference.split import Part, load_stage
 from inference.stage import StageEngine
 
@@ -109,7 +109,7 @@ def test_layers_that_no_run_has_seen_stay_alone(
     assert pack(part, Precision.NATIVE, watch.groups) == 2 * 7
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", PACKINGS)
 def test_joined_weights_give_the_same_bytes(precision: Precision) -> None:
     weights = [draw(outputs, 64, seed=outputs) for outputs in (32, 16, 48)]
     biases = [draw(len(weight)) for weight in weights]

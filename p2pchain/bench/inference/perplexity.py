@@ -8,11 +8,9 @@ from elsewhere would say nothing: a model of two million parameters that never r
 is surprised by it without bound, whatever its precision.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from inference.bundled.pairs import load_pairs
@@ -21,6 +19,7 @@ from inference.precision import Precision
 from p2pchain.bench.lab import Lab, LineProcess
 from p2pchain.bench.report import Figure
 
+PRECISIONS = (Precision.FP32, Precision.BF16, Precision.INT8, Precision.INT4)
 PAIRS = 40
 DRAWN = 16
 DRAWN_TOKENS = 64
@@ -32,23 +31,16 @@ Text = dict[str, Any]
 
 def run_perplexity(lab: Lab) -> list[Figure]:
     """Foretell the texts in every precision."""
-    bfloat16 = lab.folder / "bundled-bfloat16"
-    _save_as_bfloat16(model_dir(), bfloat16)
     every = load_pairs()
     pairs = every[:: max(1, len(every) // PAIRS)]
     questions = [pair.question for pair in pairs]
     answers = [pair.answer for pair in pairs]
     with ExitStack() as stack:
         readers = {
-            name: stack.enter_context(_open_reader(directory, precision))
-            for name, directory, precision in (
-                ("float32", model_dir(), Precision.NATIVE),
-                ("bfloat16", bfloat16, Precision.NATIVE),
-                ("int8", model_dir(), Precision.INT8),
-                ("int4", model_dir(), Precision.INT4),
-            )
+            precision: stack.enter_context(_open_reader(precision))
+            for precision in PRECISIONS
         }
-        exact = readers["float32"]
+        exact = readers[Precision.FP32]
         others = [*answers[1:], answers[0]]
         texts = {
             "its own answers": _encode_chats(exact, questions, answers),
@@ -63,7 +55,7 @@ def run_perplexity(lab: Lab) -> list[Figure]:
 
 
 def _compare(
-    kind: str, texts: list[Text], readers: dict[str, LineProcess]
+    kind: str, texts: list[Text], readers: dict[Precision, LineProcess]
 ) -> Iterator[Figure]:
     """Yield each reader's perplexity beside the first one's."""
     tokens = sum(len(text["ids"]) - text["first"] for text in texts)
@@ -72,7 +64,7 @@ def _compare(
         loss = sum(reader.ask(text)["loss"] for text in texts) / tokens
         first = loss if first is None else first
         more = 100 * math.expm1(loss - first)
-        note = f"{tokens} tokens; {more:+.2f} % of float32's"
+        note = f"{tokens} tokens; {more:+.2f} % of fp32's"
         yield Figure(f"{kind}: {name}", math.exp(loss), "", note)
 
 
@@ -94,17 +86,7 @@ def _draw_answers(reader: LineProcess, questions: list[str]) -> list[Text]:
     ]
 
 
-def _open_reader(directory: Path, precision: Precision) -> LineProcess:
+def _open_reader(precision: Precision) -> LineProcess:
     return LineProcess(
-        "inference.foretell", "--model", str(directory), "--precision", precision
+        "inference.foretell", "--model", str(model_dir()), "--precision", precision
     )
-
-
-def _save_as_bfloat16(source: Path, target: Path) -> None:
-    """Write a model again that says of itself that it computes in bfloat16."""
-    target.mkdir()
-    for path in source.iterdir():
-        if path.is_file():
-            (target / path.name).write_bytes(path.read_bytes())
-    config = json.loads((source / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))

@@ -5,7 +5,7 @@ from functools import partial
 
 import trio
 
-from inference.precision import Precision
+from inference.precision import PACKINGS, Precision
 from p2pchain.bench.inference.sessions import SESSIONS, Trial, run_trial
 from p2pchain.bench.lab import Lab
 from p2pchain.bench.models import get_model
@@ -32,7 +32,7 @@ def run_precisions(lab: Lab) -> list[Figure]:
         trials: Trials = {}
         async with AsyncExitStack() as stack:
             swarms = {}
-            for precision in Precision:
+            for precision in PACKINGS:
                 opening = open_swarm(directory, precision=precision)
                 swarms[precision] = await stack.enter_async_context(opening)
             for number in range(1 + ROUNDS):
