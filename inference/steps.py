@@ -153,7 +153,8 @@ class Schedule:
         if not self.may_begin_at(position):
             raise BadMessage(f"position {position} where {self.end} is due")
         step = self.propose(position, tokens)
-        if self.is_fresh and step.is_prefill and tokens % PAGE_TOKENS == 0:
+        may_be_short = self.is_fresh and step.is_prefill and not self.is_text
+        if may_be_short and tokens % PAGE_TOKENS == 0:
             step = replace(step, tokens=min(tokens, step.tokens))
         if tokens != step.tokens or not 0 < tokens <= self.get_most_tokens():
             raise BadMessage(f"{tokens} tokens at position {position}")

@@ -132,8 +132,29 @@ def test_steps_that_never_come(position, tokens):
     assert not is_allowed(stiff, 49, 1)
 
 
+def test_a_replacement_gets_as_far_as_the_others_are():
+    schedule = Schedule(prompt_tokens=500, max_positions=600, cached=64)
+    for start, until, sizes in (
+        (0, 304, [48, 128, 128]),
+        (64, 304, [112, 128]),
+        (48, 176, [128]),
+        (0, 500, [128, 128, 128, 116]),
+    ):
+        position, found, current = start, [], schedule
+        while position < until:
+            step = current.propose_replay(position, until)
+            assert step == current.check(step.position, step.tokens)
+            current, position = current.advance(step), step.end
+            found.append(step.tokens)
+        assert found == sizes
+        # Later steps are full, whatever a header says.
+        assert not is_allowed(current, position, 16)
+    assert not any(is_allowed(schedule, 0, tokens) for tokens in (0, 1, 15, 17, 144))
+
+
 def test_a_text_is_one_step():
     schedule = Schedule(prompt_tokens=1000, max_positions=1000)
+    assert not any(is_allowed(schedule, 0, tokens) for tokens in (16, 128, 999))
     step = schedule.check(0, 1000)
     assert (step.is_prefill, step.closes_range, step.output_tokens) == (True, True, 0)
     schedule = schedule.advance(step)
