@@ -5,6 +5,7 @@ The certificates and held blocks of one epoch: where the chain stands and could 
 from dataclasses import dataclass
 
 from consensus.messages import (
+    MAX_SKIPPED,
     Certificate,
     Finalize,
     Kind,
@@ -253,6 +254,21 @@ class CertificateBook:
             count += 1
         return count
 
+    def is_unknown(self, view: int) -> bool:
+        """Tell whether certificates of a view may still be missing."""
+        if view < self.tip.view:
+            return False
+        notarization = self.notarizations.get(view)
+        is_passed = notarization is not None and self._is_usable(notarization)
+        return not is_passed and view not in self.nullifications
+
+    def find_unskipped(self, proposal: Proposal) -> int | None:
+        """Return the highest view that a proposal skips and that is not nullified."""
+        for view in range(proposal.view - 1, proposal.parent_view, -1):
+            if view not in self.nullifications:
+                return view
+        return None
+
     def find_parent(self, view: int) -> Ancestry:
         """Return the highest certified block below `view` that can be built on.
 
@@ -271,7 +287,7 @@ class CertificateBook:
             return Ancestry(
                 parent_hash=self.tip.block_hash,
                 height=self.tip.height + 1,
-                just=tuple(reversed(skipped)),
+                just=tuple(reversed(skipped[:MAX_SKIPPED])),
             )
         notarization = self.notarizations.get(self.tip.view)
         if notarization is None:
@@ -289,7 +305,7 @@ class CertificateBook:
             height=parent.proposal.height + (not is_repeat),
             notarization=parent,
             is_repeat=is_repeat,
-            just=(parent, *reversed(skipped)),
+            just=(parent, *reversed(skipped[:MAX_SKIPPED])),
         )
 
     def _is_usable(self, certificate: Certificate) -> bool:

@@ -49,6 +49,7 @@ from consensus.effects import (
     CheckBlock,
     Effect,
     FetchBlock,
+    FetchCertificates,
     Reason,
     SetTimer,
 )
@@ -77,7 +78,7 @@ from consensus.messages import (
     get_view,
 )
 from consensus.params import compute_backoff
-from consensus.place import find_fault, is_next
+from consensus.place import find_fault, is_long, is_next
 from consensus.pool import PooledVote
 from consensus.proposer import Proposer
 from consensus.records import WalRecord
@@ -120,6 +121,9 @@ class Core:
         self._proposer = Proposer(self._state)
         self._adopter = Adopter(self._state, self._proposer)
         self._early: tuple[Propose, bytes | None] | None = None
+        """The proposal of a later view."""
+        self._unproven: tuple[Propose, bytes | None] | None = None
+        """The proposal of this view, while certificates for it are fetched."""
         self._timers: dict[Timer, int] = {}
         """The view for which each was last set; others are of an epoch before."""
         restore(self._state, records, held)
@@ -226,6 +230,7 @@ class Core:
 
     def _enter(self, view: int) -> None:
         self._state.view = view
+        self._unproven = None
         params = self._config.params
         factor = compute_backoff(self._book.count_nullified(view))
         round = self._get_round(view)
@@ -354,6 +359,12 @@ class Core:
     def _consider(self, propose: Propose, sender: bytes | None) -> None:
         """R1: have the first proposal of the view checked; notice a second one."""
         proposal = propose.notarize.proposal
+        if is_long(proposal):
+            missing = self._book.find_unskipped(proposal)
+            if missing is not None:
+                self._unproven = propose, sender
+                self._state.emit(FetchCertificates(proposal.epoch, missing))
+                return
         round = self._get_round(proposal.view)
         self._activity.note_vote(round.view, propose.notarize.signer)
         self._tally.admit(round, PooledVote(propose.notarize, None, is_verified=True))
@@ -462,6 +473,9 @@ class Core:
             self._state.refuse(sender, Reason.DUPLICATE)
         elif flaw := self._adopter.adopt_untrusted(certificate):
             self._state.refuse(sender, Reason.BAD_CERTIFICATE, flaw)
+        elif self._unproven is not None:
+            (propose, asker), self._unproven = self._unproven, None
+            self._consider(propose, asker)
 
     # Memory
 

@@ -24,8 +24,12 @@ from primitives.codec import Record, encode
 from primitives.hashing import compute_hash
 from primitives.types import U16, BlsSignature, Epoch, Hash32, Height, View
 
-MAX_JUST = 4097
-"""Certificates in a Propose: one of the parent and 4,096 nullified views."""
+MAX_SKIPPED = 4096
+"""Nullified views that a Propose proves by itself, the last ones before its own: more
+than a day of them.  Of those before, everybody fetches what it does not hold."""
+
+MAX_JUST = MAX_SKIPPED + 1
+"""Certificates in a Propose: those, and one of the parent."""
 
 MAX_PROPOSE_BYTES = 3 * 1024 * 1024
 """A block of 1 MiB, 4,097 certificates of at most 300 bytes, and some room."""
@@ -118,7 +122,7 @@ class Propose(Record, tag=5):
     """The leader's own vote, which names the proposal."""
     just: Annotated[tuple[Certificate, ...], Meta(max_length=MAX_JUST)]
     """A certificate of the parent, unless that is the epoch's root; then the
-    nullification of every view between, in order."""
+    nullification of every view between, in order, or of the last `MAX_SKIPPED`."""
 
 
 Vote = Notarize | Nullify | Finalize

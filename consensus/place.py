@@ -5,13 +5,16 @@ The proposal itself is signed by the leader, so a contradiction in it is the lea
 fault.  The certificates beside it are not: whoever passes the message on could have
 changed them, so they cost the sender only.
 
+Of more skipped views than a message holds it brings the last ones; who has not seen the
+others nullified asks for them before it votes.
+
 A proposal either follows its parent, one block higher, or, where the parent is the
 epoch's boundary block, repeats it: nothing may follow that one before it is final.
 """
 
 from consensus.book import Tip
 from consensus.effects import Reason
-from consensus.messages import Kind, Propose
+from consensus.messages import MAX_SKIPPED, Kind, Proposal, Propose
 
 Fault = tuple[Reason, str]
 """BAD_PROPOSAL is the leader's, BAD_JUST the sender's; and what is wrong."""
@@ -37,14 +40,19 @@ def find_fault(propose: Propose, tip_view: int) -> Fault | None:
     if any(certificate.kind != Kind.NULLIFICATION for certificate in skipped):
         return Reason.BAD_JUST, "a skipped view that is not nullified"
     # Counted first: the leader chose the numbers, and views may lie very far apart.
-    is_complete = len(skipped) == proposal.view - parent_view - 1
-    views = range(parent_view + 1, proposal.view)
-    if not is_complete or any(
+    count = min(proposal.view - parent_view - 1, MAX_SKIPPED)
+    views = range(proposal.view - count, proposal.view)
+    if len(skipped) != count or any(
         certificate.view != view
         for certificate, view in zip(skipped, views, strict=True)
     ):
         return Reason.BAD_JUST, "skipped views that are not contiguous"
     return None
+
+
+def is_long(proposal: Proposal) -> bool:
+    """Tell whether a proposal skips more views than it can bring certificates of."""
+    return proposal.view - proposal.parent_view - 1 > MAX_SKIPPED
 
 
 def is_next(propose: Propose, root: Tip | None, last_height: int) -> bool:

@@ -19,7 +19,7 @@ from consensus.effects import (
     ScheduleProposal,
 )
 from consensus.events import BlockBuilt
-from consensus.messages import MAX_JUST, Notarize, Proposal, Propose
+from consensus.messages import Notarize, Proposal, Propose
 from consensus.round import Round
 from consensus.state import CoreState
 
@@ -37,8 +37,6 @@ class Proposer:
         if not self._may_propose(round) or round.scheduled_parent is not None:
             return
         ancestry = state.book.find_parent(state.view)
-        if len(ancestry.just) > MAX_JUST:
-            return
         if ancestry.missing_view is not None:
             state.emit(FetchCertificates(state.config.epoch, ancestry.missing_view))
             # Asked once; a repetition (R7) asks again.

@@ -507,8 +507,7 @@ class ConsensusDriver:
             participant = self._participant
             if participant.epoch.epoch != effect.epoch:
                 return True
-            ancestry = participant.book.find_parent(participant.view)
-            return ancestry.missing_view != effect.view
+            return not participant.book.is_unknown(effect.view)
 
         self._fetcher.fetch_certificates(effect.epoch, effect.view, is_enough)
 

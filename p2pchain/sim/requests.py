@@ -326,7 +326,7 @@ class Requests:
                         node.receive(certificate, sender)
             if node.epoch.epoch != epoch:
                 return True
-            return node.book.find_parent(node.view).missing_view != view
+            return not node.book.is_unknown(view)
 
         self._start(AskCertificates(epoch, view), take)
 

@@ -15,6 +15,7 @@ from consensus_bench import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consensus import book, place
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.core import Core
@@ -180,6 +181,65 @@ def test_just_with_a_gap_is_refused(views):
     effects = bench.hear(bench.propose(bench.proposal(4), just))
     assert reasons(effects) == [Reason.BAD_JUST]
     assert bench.core.view == 1
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Let a Propose bring two nullifications at most."""
+    for module in (book, place):
+        monkeypatch.setattr(module, "MAX_SKIPPED", 2)
+
+
+@pytest.mark.usefixtures("short")
+def test_of_many_skipped_views_the_first_are_fetched_before_a_vote():
+    bench = Bench()
+    child = bench.proposal(6)
+    just = [bench.certify(X, view) for view in (4, 5)]
+    effects = bench.hear(bench.propose(child, just))
+    assert bench.core.view == 6
+    assert not find(effects, fx.CheckBlock)
+    # One after the other, the highest first; what is not asked for helps as well.
+    assert [e.view for e in find(effects, fx.FetchCertificates)] == [3]
+    effects = bench.hear(bench.certify(X, 1))
+    assert [e.view for e in find(effects, fx.FetchCertificates)] == [3]
+    effects = bench.hear(bench.certify(X, 3))
+    assert [e.view for e in find(effects, fx.FetchCertificates)] == [2]
+    effects = bench.hear(bench.certify(X, 2))
+    assert [e.proposal for e in find(effects, fx.CheckBlock)] == [child]
+    assert sent(bench.hold(child), Notarize)
+
+
+@pytest.mark.usefixtures("short")
+def test_in_a_later_view_nothing_is_left_of_what_waited():
+    bench = Bench()
+    just = [bench.certify(X, view) for view in (2, 3)]
+    bench.hear(bench.propose(bench.proposal(4), just))
+    bench.hear(bench.certify(X, 4))
+    assert bench.core.view == 5
+    assert not find(bench.hear(bench.certify(X, 1)), fx.CheckBlock)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("views", [(1, 2), (1, 2, 3), (2, 3, 4, 5), (5,), (3, 5), ()])
+def test_the_last_skipped_views_are_brought_and_no_others(views):
+    bench = Bench()
+    just = [bench.certify(X, view) for view in views]
+    effects = bench.hear(bench.propose(bench.proposal(6), just))
+    assert reasons(effects) == [Reason.BAD_JUST]
+    assert bench.core.view == 1
+
+
+@pytest.mark.usefixtures("short")
+def test_a_leader_brings_the_last_skipped_views():
+    bench = Bench()
+    views = iter(range(1, 100))
+    while bench.leader(bench.core.view) != bench.me or bench.core.view < 5:
+        bench.hear(bench.certify(X, next(views)))
+    view = bench.core.view
+    bench.handle(ev.ProposalDue(view))
+    effects = bench.handle(ev.BlockBuilt(view, make_hash("own"), b"own", 1))
+    [propose] = sent(effects, Propose)
+    assert [each.view for each in propose.just] == [view - 2, view - 1]
 
 
 def test_false_certificate_in_just_is_refused():

@@ -3,13 +3,17 @@
 Every test failed before its bug was mended; docs/log.md tells their stories.
 """
 
+import pytest
+
 from chain import pending
 from chain.errors import ShardNotFollowed
 from chain.history import get_roots
+from consensus import book, place
 from consensus.effects import Reason
 from consensus.leader import compute_leader
 from consensus.messages import Notarize, Proposal, Propose
 from consensus.place import find_fault
+from consensus.proposer import Proposer
 from p2pchain.sim.network import Weather
 from p2pchain.sim.progress import assert_progress, compute_limit_ms
 from p2pchain.sim.runner import Job, run_job
@@ -84,6 +88,29 @@ def test_a_block_that_gave_way_is_fetched_when_it_is_certified(monkeypatch):
     world.network.weather = Weather((1, 2500), loss=0.25, spikes=0.1)
     world.start()
     world.run(60_000)
+    calm(world)
+    assert_progress(world)
+    world.judge.on_end()
+
+
+@pytest.mark.parametrize("sleeper", ["a", "d"])
+def test_a_long_night_has_a_morning(monkeypatch, sleeper):
+    """After more nullified views than fit into a proposal, nobody could propose."""
+    for module in (book, place):
+        monkeypatch.setattr(module, "MAX_SKIPPED", 3)
+    world = World(0, Setup(epoch_blocks=50))
+    world.start()
+    world.run(5000)
+    with monkeypatch.context() as night:
+        night.setattr(Proposer, "prepare", lambda self: None)
+        world.nodes[sleeper].crash()
+        world.run_for(240_000)
+    views = [node.view - node.book.tip.view for node in world.honest if node.is_up]
+    assert min(views) > 10
+    # Who slept has to be shown what the others went through.
+    world.nodes[sleeper].start()
+    world.nodes["b"].crash()
+    world.run_for(60_000)
     calm(world)
     assert_progress(world)
     world.judge.on_end()
