@@ -9,7 +9,8 @@ reads requests from stdin, one JSON object a line, and answers each with one lin
     {"ids": [...], "text": "...", "seconds": S, "cpu_seconds": C}
 
 Greedy, exactly N tokens, whatever the model says of its end.  What the stages give is
-compared with this, and how fast they are is told as a ratio to it.
+compared with this, and how fast they are is told as a ratio to it.  With "best": true
+the answer also has the two best logits of every step, under that name.
 """
 
 import argparse
@@ -73,6 +74,7 @@ class Reference:
             prompt = self._tokenizer.encode_chat(messages)
         tokens = request["tokens"]
         inputs = self._torch.tensor([prompt])
+        wants_best = request.get("best", False)
         started, cpu_started = time.perf_counter(), time.process_time()
         output = self._model.generate(
             inputs,
@@ -81,17 +83,23 @@ class Reference:
             do_sample=False,
             eos_token_id=None,
             pad_token_id=0,
+            output_logits=wants_best,
+            return_dict_in_generate=True,
         )
         seconds = time.perf_counter() - started
         cpu_seconds = time.process_time() - cpu_started
-        ids = output[0, len(prompt) :].tolist()
-        text = self._tokenizer.decode(ids)
-        return {
+        ids = output.sequences[0, len(prompt) :].tolist()
+        answer = {
             "ids": ids,
-            "text": text,
+            "text": self._tokenizer.decode(ids),
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,
         }
+        if wants_best:
+            answer["best"] = [
+                logits[0].float().topk(2).values.tolist() for logits in output.logits
+            ]
+        return answer
 
 
 if __name__ == "__main__":
