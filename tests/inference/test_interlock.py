@@ -280,8 +280,9 @@ def test_what_was_paid_ahead_for_nothing_counts_next_time():
                 hop.start_service()
             world.hops[2].stage.is_dead = True
 
-            async def open_anyway(session_id, max_positions):
+            async def open_anyway(session_id, max_positions, keys=()):
                 world.hops[2].stage.sessions[session_id] = 0
+                return 0
 
             world.hops[2].stage.open = open_anyway
             with pytest.raises(HopAborted) as caught:
