@@ -38,6 +38,16 @@ class LlamaSize:
         """Parameters that a token reads: those of the layers and the head."""
         return self.layer_parameters + self.hidden * VOCAB
 
+    def list_products(self) -> list[tuple[int, int]]:
+        """Return outputs and inputs of a layer's products; one for each input."""
+        inner = HEAD_WIDTH * self.heads
+        return [
+            (HEAD_WIDTH * (self.heads + 2 * self.kv_heads), self.hidden),
+            (self.hidden, inner),
+            (2 * self.inner, self.hidden),
+            (self.hidden, self.inner),
+        ]
+
 
 SMALL = LlamaSize("110M", 768, 12, 12, 12, 2048)
 MIDDLE = LlamaSize("0.5B", 1280, 24, 20, 5, 3456)

@@ -17,7 +17,7 @@ from functools import partial
 from p2pchain.bench.inference.decode import run_decodes, run_prefill
 from p2pchain.bench.inference.memory import run_memory
 from p2pchain.bench.inference.perplexity import run_perplexity
-from p2pchain.bench.inference.precision import run_precisions
+from p2pchain.bench.inference.precision import run_kernels, run_precisions
 from p2pchain.bench.inference.sessions import run_fairness, run_sessions
 from p2pchain.bench.inference.way import run_hop, run_links, run_socket
 from p2pchain.bench.random_models import LARGE, MIDDLE, SMALL
@@ -35,6 +35,7 @@ SECTIONS: Sections = {
     "fairness": ("A short request behind a prompt of 2,048, 110M", run_fairness),
     "memory": ("Memory of a stage's process", run_memory),
     "decode-110M": ("One session through two stages", partial(run_decodes, SMALL)),
+    "kernels": ("Products of a layer of 0.5B, nothing around them", run_kernels),
     "precision": ("Precision of weights, 0.5B", run_precisions),
     "decode-0.5B": ("One session through two stages", partial(run_decodes, MIDDLE)),
     "decode-1.1B": ("One session through two stages", partial(run_decodes, LARGE)),
