@@ -162,6 +162,11 @@ class SupervisedWorker:
         return self.precision.get_dtype(self.info.dtype)
 
     @property
+    def shares(self) -> bool:
+        """Whether sessions that begin alike share what is kept; False until ready."""
+        return self._report is not None and self._report.shares
+
+    @property
     def pid(self) -> int | None:
         """The process id, None while there is none."""
         return None if self._process is None else self._process.pid

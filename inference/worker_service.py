@@ -149,7 +149,8 @@ class StageService:
     def build_ready(self) -> Ready:
         """Return sizes and what was read."""
         ready = build_ready(self._shape, self._engine.part, self._engine.cost)
-        return replace(ready, engine=self._engine.executor.name)
+        executor = self._engine.executor
+        return replace(ready, engine=executor.name, shares=executor.shares)
 
     def handle(self, request: Request, payload: bytearray) -> list[Reply]:
         """Open or close a session, or let a step of one wait for the next pass."""
@@ -348,6 +349,7 @@ def build_ready(
         position_bytes=0 if cost is None else cost.position_bytes,
         state_bytes=0 if cost is None else cost.state_bytes,
         engine="",
+        shares=False,
         pieces=tuple(ReadPiece(*item) for item in sorted(hashes.items())),
     )
 

@@ -141,6 +141,8 @@ class Ready(Record, tag=32):
     """Bytes of cache per session, whatever its length."""
     engine: str
     """Of a stage: which one runs its layers."""
+    shares: bool
+    """Whether sessions of a stage can have pages in common."""
     pieces: tuple[ReadPiece, ...]
 
 
