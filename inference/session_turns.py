@@ -54,10 +54,12 @@ class Turns:
         """From sending the step to its answer."""
         self.usual_us = 0
         """The same of decode steps, smoothed."""
+        # Where a guess costs most of what it can save.
+        dearest = max(plan.hops, key=lambda h: h.input_price / max(h.output_price, 1))
         self.pace = Pace(
             speculation if can_guess else Speculation.OFF,
-            input_price=sum((h.end - h.start) * h.input_price for h in plan.hops),
-            output_price=sum((h.end - h.start) * h.output_price for h in plan.hops),
+            input_price=dearest.input_price,
+            output_price=dearest.output_price,
         )
         self._plan = plan
         self._answer = answer

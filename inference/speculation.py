@@ -75,8 +75,8 @@ class Pace:
 
     Args:
         mode: What was asked for.
-        input_price: Of a guess, at all hops of the route.
-        output_price: Of a token, at all hops of the route.
+        input_price: Of a guess, at the hop where it saves least.
+        output_price: Of a token, at the same hop.
     """
 
     mode: Speculation

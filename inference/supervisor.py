@@ -436,6 +436,11 @@ class StageWorker(SupervisedWorker):
         cost = CacheCost(report.position_bytes, report.state_bytes)
         self._reservations = Reservations(cost, self._kv_budget_bytes)
 
+    @property
+    def rolls_back(self) -> bool:
+        """Whether no layer keeps a state, so that the last positions can be forgotten."""
+        return not self._reservations.cost.state_bytes
+
     async def forward(
         self,
         session_id: bytes,

@@ -28,6 +28,7 @@ from chain.contracts.channel import (
 )
 from chain.contracts.registration import Registration
 from chain.paging import MAX_PAGE
+from inference.speculation import FREE_GUESSES
 from inference.steps import PREFILL_TOKENS
 from p2pchain.errors import NotReady
 from p2pchain.node.chain_service import ChainService
@@ -67,10 +68,9 @@ class Need:
         """Return it in atoms, each step rounded up to units."""
         offer = self.registration
         steps = -(-self.prompt_tokens // PREFILL_TOKENS) + self.max_tokens
-        price = (
-            self.prompt_tokens * offer.input_price
-            + self.max_tokens * offer.output_price
-        )
+        # Guesses save what they cost, but for the first ones (inference/speculation.py).
+        inputs = self.prompt_tokens + (FREE_GUESSES if self.max_tokens else 0)
+        price = inputs * offer.input_price + self.max_tokens * offer.output_price
         return price * (offer.end - offer.start) + steps * unit_price
 
 

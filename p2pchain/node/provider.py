@@ -129,6 +129,7 @@ class Provider:
             dtype=DTYPE_OF_NAME[self.worker.dtype],
             max_positions=info.max_positions,
             is_encoder=info.is_encoder,
+            rolls_back=self.worker.rolls_back,
             shares=self.worker.shares,
         )
 
