@@ -23,10 +23,11 @@ There is never more than one step here: the requester cannot have step t+1 befor
 answer to step t went through us.  A second one while the first is held or computed is
 a duplicate or a lie, and is ignored or ends the session.
 
-A lost neighbour is the requester's affair.  We say so and wait: it may bring another
-one with Relink, which begins a new attempt.  What came before it is settled: the open
-range is signed for, and a step that was under way is taken back.  Should the same input
-come again, the answer that we have is sent again, at the price of one step in all.
+A lost neighbour, or one that does wrong, is the requester's affair.  We say so and
+wait: it may bring another one with Relink, which begins a new attempt.  What came
+before it is settled: the open range is signed for, and a step that was under way is
+taken back.  Should the same input come again, the answer that we have is sent again, at
+the price of one step in all.
 
 `handle` takes events and returns effects; the order of effects matters.
 
@@ -172,6 +173,8 @@ class HopSession:
     """What to say when the new next hop is reached."""
     _repeats: int = 0
     """Steps that were taken back and came again with another input."""
+    _has_accused: bool = False
+    """A neighbour did wrong; nothing of it counts until the route has changed."""
     _started_us: int = 0
     _token_us: int = 0
     """What a token took in the last step."""
@@ -247,6 +250,8 @@ class HopSession:
     def _on_data(self, event: DataArrived) -> list[Effect]:
         data = event.data
         if data.attempt < self.terms.attempt or self._relink is not None:
+            return []
+        if self._has_accused and event.side is not Side.REQUESTER:
             return []
         if event.side is not self._data_side:
             text = "data from a side that sends none"
@@ -403,6 +408,7 @@ class HopSession:
         if self.prefix is not None:
             self.prefix.stop()
         self._relink = self._held = None
+        self._has_accused = False
         self._sent = None
         self.terms = terms = relink.terms
         self.schedule = self.schedule.resume(terms.prompt_tokens, relink.position)
@@ -446,6 +452,8 @@ class HopSession:
     def _on_finish(self, event: FinishArrived) -> list[Effect]:
         finish, books = event.finish, self.books
         if finish.attempt < self.terms.attempt or self.phase is Phase.FINISHED:
+            return []
+        if self._has_accused and event.side is not Side.REQUESTER:
             return []
         if event.side is not self._data_side:
             text = "Finish from a side that sends no data"
@@ -513,8 +521,23 @@ class HopSession:
                 return self._abort(AbortCode.TIMEOUT, "no step for too long", None)
 
     def _refuse_input(self, code: AbortCode, text: str, side: Side) -> list[Effect]:
+        """Take nothing more of a side that did wrong.
+
+        Of a neighbour we tell the requester, who may bring another one: what we have
+        computed so far is as good as before.
+        """
         peer_id = self._get_peer(side)
-        return [Blame(peer_id, text), *self._abort(code, text, peer_id)]
+        blame = Blame(peer_id, text)
+        if side is Side.REQUESTER or self.phase is Phase.FINISHED:
+            return [blame, *self._abort(code, text, peer_id)]
+        if self._has_accused:
+            return []
+        self._has_accused = True
+        terms = self.terms
+        accusation = Unlinked(
+            terms.session, terms.attempt, peer_id, code, clip_text(text)
+        )
+        return [blame, Send(Side.REQUESTER, accusation)]
 
     def _abort(self, code: AbortCode, text: str, culprit: bytes | None) -> list[Effect]:
         """Tell the requester, whose affair it is to tell the others."""

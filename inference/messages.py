@@ -323,11 +323,16 @@ class Linked(Record, tag=12):
 
 
 class Unlinked(Record, tag=13):
-    """The stream to or from a neighbour has ended, or cannot be opened."""
+    """A neighbour is out of reach, or did what no correct hop does."""
 
     session: Hash32
     attempt: U16
     peer: PublicKey
+    code: U16 = 0
+    """An `AbortCode` where it did wrong; 0 where its stream has ended, or cannot be
+    opened."""
+    text: Text = ""
+    """What it did."""
 
 
 class Fetch(Record, tag=14):

@@ -92,10 +92,13 @@ from inference.session_route import Route, RouteHop
 from inference.session_track import Track
 from inference.session_turns import Turns
 from inference.session_verdicts import (
+    MAX_FAULTS,
     build_abort,
+    build_accusation,
     build_refusal,
     can_be_mended,
     get_abort_code,
+    is_fault,
 )
 from inference.session_watch import Watch
 from inference.speculation import Speculation
@@ -163,6 +166,8 @@ class RequesterMachine:
         self._is_owed = False
         """The last step waits for its range to be attested."""
         self._is_lap_done = False
+        self._faults = 0
+        """Hops that did wrong."""
         self._is_unlinked = False
         """Two hops that are there have lost each other."""
         self._watch: Watch | None = None
@@ -200,6 +205,8 @@ class RequesterMachine:
         self._now_us = now_us
         try:
             return [*self._dispatch(event), *self._resume()]
+        except (WrongAnswer, ReceiptMismatch) as error:
+            return self._reject(error)
         except (SessionError, WorkerLost) as error:
             return self._fail(error)
 
@@ -221,6 +228,8 @@ class RequesterMachine:
             case AnswerRejected(text):
                 if self.phase is not Phase.SAMPLING:
                     return []
+                # No token is on its way, as after an answer that did not come.
+                self.phase = Phase.IN_FLIGHT
                 raise WrongAnswer(text, peer_id=self.route.last.peer_id)
             case HopsFound():
                 if self._recovery is None:
@@ -259,7 +268,7 @@ class RequesterMachine:
                 case Finish() if is_last:
                     return self._on_lap(message)
                 case Abort():
-                    return self._lose(hop, build_abort(self.route, hop, message))
+                    return self._lose(hop, build_abort(hop, message))
                 case Progress():
                     return self._on_progress(hop, message)
                 case Kept() if self._recovery is not None:
@@ -388,6 +397,31 @@ class RequesterMachine:
 
     # Losses
 
+    def _reject(self, error: SessionError) -> list[Effect]:
+        """Replace a hop that did wrong, where that helps."""
+        hop = self.route.find(error.peer_id)
+        if hop is None or hop.is_gone or not self._can_mend(error):
+            return self._fail(error)
+        try:
+            mended = [*self._lose(hop, error), *self._resume()]
+        except (SessionError, WorkerLost) as second:
+            return self._fail(second)
+        return [Blame(hop.peer_id, str(error)), *mended]
+
+    def _can_mend(self, error: SessionError) -> bool:
+        """Tell whether the session can go on without the hop that `error` is about."""
+        is_early = self.phase is Phase.OPENING
+        is_late = self.phase is Phase.FINISHING or bool(self._finish_reason)
+        if is_early or is_late or not self._can_recover:
+            return False
+        if is_fault(error) and self._faults >= MAX_FAULTS:
+            return False
+        # While the route is mended only replays are under way: nothing is shown.
+        is_in_doubt = self._recovery is None and (
+            self.turns.choice is not None or self._track.has_earlier_steps
+        )
+        return can_be_mended(error, is_in_doubt=is_in_doubt)
+
     def _must_mend(self) -> bool:
         hops = self.route.hops
         is_broken = any(hop.is_gone or hop.is_leaving for hop in hops)
@@ -409,16 +443,13 @@ class RequesterMachine:
 
     def _lose(self, hop: RouteHop, error: SessionError) -> list[Effect]:
         """Mend the route, or fail where that cannot be."""
-        if self._recovery is not None:
-            if not can_be_mended(error):
-                hop.is_gone = True
-                raise error
+        can_mend = self._can_mend(error)
+        self._faults += is_fault(error)
+        if self._recovery is not None and can_mend:
             return self._recovery.lose(hop, error, self._now_us)
         hop.is_gone = True
         hop.error = error
-        is_early = self.phase is Phase.OPENING
-        is_late = self.phase is Phase.FINISHING or bool(self._finish_reason)
-        if is_early or is_late or not self._can_recover or not can_be_mended(error):
+        if not can_mend:
             return self._fail(error)
         if self.phase is Phase.SAMPLING:
             # The tokens are on their way, and do not need the hop.
@@ -433,6 +464,9 @@ class RequesterMachine:
             return []
         if self.phase is Phase.FINISHING and self._is_lap_done:
             return []
+        if message.code:
+            error = build_accusation(hop, peer, message)
+            return self._lose(self.route.find(error.peer_id) or hop, error)
         if not self._can_recover or self.phase is Phase.FINISHING:
             text = f"{peer.name} is lost to {hop.name}"
             return self._lose(peer, HopLost(text, peer_id=peer.peer_id))

@@ -12,6 +12,7 @@ Errors of sessions: what ends one, and whose fault it is.
        |- StepTimeout       a hop is there but did not answer within the deadline
        |- WrongAnswer       wrong length, wrong place, or not finite numbers
        |- ReceiptMismatch   a receipt is missing or disagrees with what was exchanged
+          |- BrokenChain    two hops signed for different bytes
 
 `BadAnswer` of `inference.errors` is the worker's own word for a wrong answer; a session
 turns it into `WrongAnswer`, which names the hop.
@@ -71,3 +72,7 @@ class WrongAnswer(SessionError):
 
 class ReceiptMismatch(SessionError):
     """A hop's receipt is missing, forged, or about other bytes or prices."""
+
+
+class BrokenChain(ReceiptMismatch):
+    """Receipts of one range that do not fit together: what came may be anything."""

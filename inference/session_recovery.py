@@ -62,6 +62,7 @@ from inference.session_events import (
 from inference.session_plan import HopPlan, SessionPlan, SessionTimeouts
 from inference.session_route import Route, RouteHop
 from inference.session_track import Track
+from inference.session_verdicts import build_accusation, get_abort_code
 from inference.session_watch import Watch
 from inference.steps import Step
 from inference.terms import get_schedule
@@ -313,7 +314,9 @@ class Recovery:
 
     def _dismiss(self, hop: RouteHop) -> Effect:
         """Tell a hop that was replaced, in case that it can hear it."""
-        code = AbortCode.PEER_LOST if hop.is_gone else AbortCode.CANCELLED
+        code = AbortCode.CANCELLED
+        if hop.is_gone:
+            code = get_abort_code(hop.error) if hop.error else AbortCode.PEER_LOST
         text = clip_text(str(hop.error or "replaced"))
         return SendTo(hop.number, Abort(self._plan.session_id, code, text, None))
 
@@ -472,6 +475,9 @@ class Recovery:
         peer = self._route.find(message.peer)
         if message.attempt != self._route.attempt or peer is None or peer.is_gone:
             return []
+        if message.code:
+            error = build_accusation(hop, peer, message)
+            return self.lose(self._route.find(error.peer_id) or hop, error, now_us)
         hop.complaints += 1
         if hop.complaints > 1:
             text = f"{hop.name} reaches none of its neighbours"

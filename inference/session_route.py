@@ -62,6 +62,8 @@ class RouteHop:
     """While it computes positions anew, alone."""
     complaints: int = 0
     """Times that it could not reach its next hop."""
+    accusations: int = 0
+    """Times in this session that it said that a neighbour did wrong."""
     prepaid_steps: int = 0
     trail: ReceiptTrail = field(default_factory=ReceiptTrail)
     receipt: Receipt | None = None

@@ -13,7 +13,7 @@ from inference.activations import compute_digest
 from inference.messages import Data, Finish, HopTiming, SignedInput
 from inference.receipts import Range, Sign, sign_input, validate_chain
 from inference.session_checks import check_answer
-from inference.session_errors import ReceiptMismatch
+from inference.session_errors import BrokenChain, ReceiptMismatch
 from inference.session_events import Effect, SendTo
 from inference.session_plan import SessionPlan
 from inference.session_route import RouteHop
@@ -54,6 +54,12 @@ class Track:
         self._sign = sign
         self._in_digest = b""
         self._work = Range()
+        self._work_before = Range()
+
+    @property
+    def has_earlier_steps(self) -> bool:
+        """Whether the open range has steps before the one under way."""
+        return self._work_before.tokens > 0
 
     @property
     def has_open_range(self) -> bool:
@@ -66,6 +72,7 @@ class Track:
         """Return what sends a step on its way."""
         plan = self._plan
         self.step, self.is_answered = step, False
+        self._work_before = self._work
         self._in_digest = compute_digest(body)
         if step.closes_range:
             self._sign_range(self._work.add(step, 0, self._in_digest, b""))
@@ -132,13 +139,16 @@ class Track:
         """Check the chain of receipts, if a range closes, and begin a new one.
 
         Raises:
-            ReceiptMismatch: A link is broken; carries the hop.
+            BrokenChain: A link is broken; carries the hop.
         """
         if self.signed_input is None:
             return
         receipts = [hop.receipt for hop in self.hops if hop.receipt is not None]
         units = [hop.work.units for hop in self.hops]
-        validate_chain(receipts, units, self.signed_input, self._work)
+        try:
+            validate_chain(receipts, units, self.signed_input, self._work)
+        except ReceiptMismatch as error:
+            raise BrokenChain(str(error), peer_id=error.peer_id) from error
         for hop in self.hops:
             hop.receipt = None
             hop.work = Range()

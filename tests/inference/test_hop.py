@@ -301,7 +301,6 @@ WRONG = {
     "NaN": {"body": b"\1\0\x80\xff" * PROMPT * HIDDEN},
     "other bytes": {"body": bytes(PROMPT * HIDDEN * 4 - 4) + b"\0\0\0\1"},
     "no signed input": {"signed_input": None},
-    "from the wrong side": {"side": Side.NEXT},
 }
 
 
@@ -310,14 +309,47 @@ def test_wrong_data_ends_the_session(name):
     bench = Bench()
     effects = bench.handle(bench.build_data(**WRONG[name]))
     assert isinstance(effects[0], Blame)
-    culprit = NEXT if name == "from the wrong side" else REQUESTER
-    assert effects[0].peer_id == culprit
-    assert get_abort(effects).culprit == culprit
+    assert effects[0].peer_id == get_abort(effects).culprit == REQUESTER
     sends = [effect.side for effect in effects if isinstance(effect, Send)]
     assert sends == [Side.REQUESTER]
     assert kinds(effects)[-3:] == [SaveStanding, Release, End]
     assert bench.session.phase is Phase.ENDED
     assert bench.handle(bench.build_data()) == []
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_neighbour_that_does_wrong_is_the_requesters_affair(name):
+    before = b"\x0a" * 32
+    bench = Bench(terms=msgspec.structs.replace(TERMS, previous=before))
+    event = bench.build_data(side=Side.PREVIOUS, **WRONG[name])
+    blame, sent = bench.handle(event)
+    assert (type(blame), blame.peer_id) == (Blame, before)
+    said = sent.message
+    assert (sent.side, type(said), said.peer) == (Side.REQUESTER, Unlinked, before)
+    is_receipt = name in ("other bytes", "no signed input")
+    assert said.code == (AbortCode.BAD_RECEIPT if is_receipt else AbortCode.BAD_DATA)
+    assert said.text == blame.text
+    # It is heard no more, until the route has changed.
+    assert bench.handle(event) == []
+    wrong = Violated(Side.PREVIOUS, AbortCode.PROTOCOL, "nonsense")
+    assert bench.handle(wrong) == []
+    assert bench.session.phase is Phase.WAITING
+    bench.relink(0, previous=None)
+    assert kinds(bench.handle(bench.build_data())) == [Compute]
+
+
+@pytest.mark.parametrize("phase", ["waiting", "computing"])
+def test_an_answerer_that_sends_data_is_the_requesters_affair(phase):
+    bench = Bench()
+    if phase == "computing":
+        bench.handle(bench.build_data())
+    effects = bench.handle(bench.build_data(side=Side.NEXT))
+    assert kinds(effects) == [Blame, Send]
+    assert effects[1].message.peer == effects[0].peer_id == NEXT
+    assert effects[1].message.code == AbortCode.PROTOCOL
+    if phase == "computing":
+        # What the requester has sent is as good as before.
+        assert kinds(bench.answer())[:2] == [SaveStanding, Send]
 
 
 @pytest.mark.parametrize("changes", [{"attempt": 0}, {"step": 0}, {"step": 1}])
@@ -394,7 +426,8 @@ def test_wrong_finish(wrong):
         event = FinishArrived(event.finish, Side.NEXT)
     effects = bench.handle(event)
     assert isinstance(effects[0], Blame)
-    assert bench.session.phase is Phase.ENDED
+    ends = wrong != "side"
+    assert (bench.session.phase is Phase.ENDED) is ends
 
 
 def test_a_session_that_is_cut_off_attests_what_it_delivered():

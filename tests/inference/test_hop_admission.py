@@ -19,6 +19,7 @@ from inference.messages import (
     PUSH_PROTOCOL,
     VERSION,
     Abort,
+    AbortCode,
     Accept,
     Data,
     Open,
@@ -26,6 +27,7 @@ from inference.messages import (
     Progress,
     Refuse,
     RefuseCode,
+    Unlinked,
     compute_open_message,
     decode_frame,
     encode_frame,
@@ -293,7 +295,7 @@ def test_pushes_from_a_stranger_are_not_taken():
             )
             await pusher.send(frame)
             message, _ = decode_frame(await stream.receive())
-            assert isinstance(message, Abort)
-            assert message.culprit == friend
+            assert isinstance(message, Unlinked)
+            assert (message.peer, message.code) == (friend, AbortCode.BAD_RECEIPT)
 
     run(test)
