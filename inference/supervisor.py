@@ -438,7 +438,7 @@ class StageWorker(SupervisedWorker):
 
     @property
     def rolls_back(self) -> bool:
-        """Whether no layer keeps a state, so that the last positions can be forgotten."""
+        """Whether the last positions can be forgotten: no layer keeps a state."""
         return not self._reservations.cost.state_bytes
 
     async def forward(

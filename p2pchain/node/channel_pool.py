@@ -68,7 +68,7 @@ class Need:
         """Return it in atoms, each step rounded up to units."""
         offer = self.registration
         steps = -(-self.prompt_tokens // PREFILL_TOKENS) + self.max_tokens
-        # Guesses save what they cost, but for the first ones (inference/speculation.py).
+        # Guesses save what they cost, but for the first ones (speculation.py).
         inputs = self.prompt_tokens + (FREE_GUESSES if self.max_tokens else 0)
         price = inputs * offer.input_price + self.max_tokens * offer.output_price
         return price * (offer.end - offer.start) + steps * unit_price
