@@ -6,21 +6,25 @@ How fast the kernels of each packing multiply, without a model around them.
 reads requests from stdin, one JSON object a line, and answers each with one line:
 
     {"shapes": [[outputs, inputs], ...], "layers": L, "rows": R, "rounds": N}
-    {"native": [S, ...], "int8": [S, ...], "int4": [S, ...]}
+    {"plain": [S, ...], "native": [S, ...], "int8": [S, ...], "int4": [S, ...]}
 
 CPU seconds of a layer, which is one product of every shape, for each round.  The
 packings take turns, and a round goes through `layers` layers of different weights,
-which should be more than the processor's caches hold.
+which should be more than the processor's caches hold.  "plain" is what the library
+does with a matrix that nobody laid out.
 """
 
 import json
 import os
 import sys
 import time
+from functools import partial
 from typing import Any
 
 from inference.precision import PACKINGS
 from inference.worker import ENVIRONMENT
+
+PLAIN = "plain"
 
 
 def main() -> int:
@@ -38,28 +42,31 @@ def measure(
 ) -> dict[str, list[float]]:
     """Return CPU seconds per layer by packing, one for each round."""
     import torch
+    from torch.nn.functional import linear
 
     from inference.kernels import Kernel, build_kernel
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     given = [torch.randn(1, rows, width, generator=generator) for _, width in shapes]
-    stacks: dict[str, list[list[Kernel]]] = {packing: [] for packing in PACKINGS}
+    stacks: dict[str, list[list[Kernel]]] = {name: [] for name in (PLAIN, *PACKINGS)}
     for _ in range(layers):
         weights = [torch.randn(shape, generator=generator) for shape in shapes]
+        plain: list[Kernel] = [partial(linear, weight=weight) for weight in weights]
+        stacks[PLAIN].append(plain)
         for packing in PACKINGS:
             kernels = [build_kernel(weight, None, packing) for weight in weights]
             stacks[packing].append(kernels)
-    seconds: dict[str, list[float]] = {packing: [] for packing in PACKINGS}
+    seconds: dict[str, list[float]] = {name: [] for name in stacks}
     with torch.inference_mode():
         for number in range(1 + rounds):
-            for packing, stack in stacks.items():
+            for name, stack in stacks.items():
                 started = time.thread_time()
                 _run(stack, given)
                 taken = time.thread_time() - started
                 # The first round warms up.
                 if number:
-                    seconds[packing].append(taken / layers)
+                    seconds[name].append(taken / layers)
     return seconds
 
 

@@ -10,7 +10,8 @@ reads requests from stdin, one JSON object a line, and answers each with one lin
 
 Greedy, exactly N tokens, whatever the model says of its end.  What the stages give is
 compared with this, and how fast they are is told as a ratio to it.  With "best": true
-the answer also has the two best logits of every step, under that name.
+the answer also has the two best logits of every step, under that name; with "copies": N
+the same prompt is answered N times in one batch, and one answer is shown.
 """
 
 import argparse
@@ -73,7 +74,7 @@ class Reference:
             messages = [ChatMessage(m["role"], m["content"]) for m in given]
             prompt = self._tokenizer.encode_chat(messages)
         tokens = request["tokens"]
-        inputs = self._torch.tensor([prompt])
+        inputs = self._torch.tensor([prompt] * request.get("copies", 1))
         wants_best = request.get("best", False)
         started, cpu_started = time.perf_counter(), time.process_time()
         output = self._model.generate(

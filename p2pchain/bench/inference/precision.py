@@ -3,26 +3,33 @@ Quantised weights against the model's own, at 0.5B, one session and eight.
 
 The kernels alone say what could be had: what a step of the engine takes beyond them
 (attention, norms, rotary embeddings, the head, Python) is the same in every precision.
+"plain" are matrices that nobody laid out: those of `generate`, several prompts in one
+batch, and of the library's linear layers.
 """
 
 from contextlib import AsyncExitStack
-from functools import partial
 from statistics import median
 
 import trio
 
+from inference.kernel_speed import PLAIN
 from inference.precision import PACKINGS, Precision
 from p2pchain.bench.bandwidth import measure_read_bytes_per_s
-from p2pchain.bench.inference.sessions import SESSIONS, Trial, run_trial
+from p2pchain.bench.inference.sessions import (
+    PROMPT_TOKENS,
+    SESSIONS,
+    Trial,
+    run_trial,
+)
 from p2pchain.bench.lab import Lab, LineProcess
 from p2pchain.bench.models import get_model
 from p2pchain.bench.random_models import MIDDLE
 from p2pchain.bench.report import Figure, Goal, summarise
-from p2pchain.bench.worker_swarm import open_swarm
+from p2pchain.bench.worker_swarm import draw_prompt, open_swarm
 
 TOKENS = 10
 ROUNDS = 5
-GOALS = {
+GOALS: dict[tuple[str, int], Goal] = {
     (Precision.INT8, 1): Goal(2),
     (Precision.INT4, 1): Goal(3),
     (Precision.INT8, SESSIONS): Goal(4),
@@ -34,7 +41,8 @@ KERNEL_ROUNDS = 15
 WEIGHT_BITS = {Precision.NATIVE: 32, Precision.INT8: 8, Precision.INT4: 5}
 """As they are read; four bits, and scale and zero of 16 bits for every 32 weights."""
 
-Trials = dict[tuple[Precision, int], list[Trial]]
+Trials = dict[tuple[str, int], list[Trial]]
+"""By what computed and the number of sessions."""
 
 
 def run_kernels(_: Lab) -> list[Figure]:
@@ -47,7 +55,6 @@ def run_kernels(_: Lab) -> list[Figure]:
         for rows in (1, SESSIONS):
             limit = measure_read_bytes_per_s()
             seconds = process.ask(request | {"rows": rows})
-            native = seconds[Precision.NATIVE]
             for packing in PACKINGS:
                 taken = seconds[packing]
                 name = f"{packing}, {rows} row{'s' * (rows > 1)}"
@@ -60,9 +67,11 @@ def run_kernels(_: Lab) -> list[Figure]:
                 figures.append(
                     summarise(name, [each * 1000 for each in taken], "ms", note)
                 )
-                if packing is not Precision.NATIVE:
-                    ratios = [a / b for a, b in zip(native, taken, strict=True)]
-                    figures.append(summarise(f"{name}: to native", ratios, "x"))
+                for other in (PLAIN, Precision.NATIVE):
+                    if other != packing:
+                        pairs = zip(seconds[other], taken, strict=True)
+                        ratios = [a / b for a, b in pairs]
+                        figures.append(summarise(f"{name}: to {other}", ratios, "x"))
     return figures
 
 
@@ -70,7 +79,7 @@ def run_precisions(lab: Lab) -> list[Figure]:
     """Let every precision answer in turns."""
     directory = get_model(lab, MIDDLE, "float32")
 
-    async def measure() -> Trials:
+    async def measure(reference: LineProcess) -> Trials:
         trials: Trials = {}
         async with AsyncExitStack() as stack:
             swarms = {}
@@ -79,29 +88,40 @@ def run_precisions(lab: Lab) -> list[Figure]:
                 swarms[precision] = await stack.enter_async_context(opening)
             for number in range(1 + ROUNDS):
                 for sessions in (1, SESSIONS):
+                    done = {PLAIN: _run_plain(reference, sessions)}
                     for precision, swarm in swarms.items():
-                        trial = await run_trial(swarm, sessions, TOKENS)
-                        # The first round warms up.
-                        if number:
-                            trials.setdefault((precision, sessions), []).append(trial)
+                        done[precision] = await run_trial(swarm, sessions, TOKENS)
+                    # The first round warms up.
+                    for name, trial in done.items() if number else ():
+                        trials.setdefault((name, sessions), []).append(trial)
         return trials
 
-    trials = trio.run(measure)
+    with LineProcess("inference.reference", "--model", str(directory)) as reference:
+        trials = trio.run(measure, reference)
     return [figure for key in trials for figure in _describe(trials, *key)]
 
 
-def _describe(trials: Trials, precision: Precision, sessions: int) -> list[Figure]:
-    found = trials[precision, sessions]
-    pairs = list(zip(found, trials[Precision.NATIVE, sessions], strict=True))
-    name = f"{precision}, {sessions} session{'s' * (sessions > 1)}"
-    figures = [summarise(name, [trial.speed for trial in found], "tokens/s")]
-    if precision is not Precision.NATIVE:
-        goal = GOALS.get((precision, sessions))
-        to_native = partial(summarise, unit="x")
+def _run_plain(reference: LineProcess, sessions: int) -> Trial:
+    """Let `generate` answer in one batch, with its plain float32 matrices."""
+    prompt = draw_prompt(PROMPT_TOKENS)
+    request = {"prompt": prompt, "tokens": TOKENS, "copies": sessions}
+    answer = reference.ask(request)
+    return Trial(sessions * TOKENS / answer["seconds"], answer["cpu_seconds"])
+
+
+def _describe(trials: Trials, name: str, sessions: int) -> list[Figure]:
+    found = trials[name, sessions]
+    title = f"{name}, {sessions} session{'s' * (sessions > 1)}"
+    figures = [summarise(title, [trial.speed for trial in found], "tokens/s")]
+    for other in (PLAIN, Precision.NATIVE):
+        if name in (other, PLAIN):
+            continue
+        pairs = list(zip(found, trials[other, sessions], strict=True))
+        goal = GOALS.get((name, sessions))
+        speeds = [a.speed / b.speed for a, b in pairs]
+        costs = [b.cpu_s / a.cpu_s for a, b in pairs]
         figures += [
-            to_native(f"{name}: to native", [a.speed / b.speed for a, b in pairs],
-                      goal=goal),
-            to_native(f"{name}: to native in CPU seconds",
-                      [b.cpu_s / a.cpu_s for a, b in pairs]),
-        ]  # fmt: skip
+            summarise(f"{title}: to {other}", speeds, "x", goal=goal),
+            summarise(f"{title}: to {other} in CPU seconds", costs, "x"),
+        ]
     return figures
