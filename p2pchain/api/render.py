@@ -23,17 +23,9 @@ from msgspec import inspect
 
 from chain.contracts.proof import Receipt, compute_receipt_hash
 from chain.transaction import SignedTransaction, compute_tx_id
-from p2pchain.api.backend import (
-    ConsensusInfo,
-    HopReport,
-    MempoolInfo,
-    NetInfo,
-    OwnChannel,
-    RouteHop,
-    SeenReceipt,
-    ServedModel,
-    StageStatus,
-)
+from p2pchain.api.completion import HopReport, RouteHop, SeenReceipt, ServedModel
+from p2pchain.api.status import ConsensusInfo, MempoolInfo, NetInfo, StageStatus
+from p2pchain.api.wallet_results import OwnChannel
 from primitives.address import encode_address
 from primitives.codec import Record, encode
 

@@ -28,30 +28,14 @@ from genesis.genesis import Genesis
 from inference.supervisor import SupervisedWorker, WorkerState
 from network.endpoint import Endpoint
 from network.network import Network
-from p2pchain.api.backend import (
+from p2pchain.api.completion import (
     CompletionEvent,
     CompletionRequest,
-    ConsensusInfo,
     EmbeddingRequest,
     Embeddings,
-    EpochStatus,
-    MempoolInfo,
-    NetInfo,
-    NodeStatus,
-    OpenResult,
-    OwnChannel,
-    PeerInfo,
     RouteHop,
     SeenReceipt,
-    SendResult,
     ServedModel,
-    SettledTransaction,
-    ShardSyncStatus,
-    StageState,
-    StageStatus,
-    StateSyncStatus,
-    ValidatorStatus,
-    WeightsStatus,
 )
 from p2pchain.api.errors import (
     InsufficientFunds,
@@ -60,6 +44,26 @@ from p2pchain.api.errors import (
     RequestRefused,
     TransactionRejected,
     UnknownModel,
+)
+from p2pchain.api.status import (
+    ConsensusInfo,
+    EpochStatus,
+    MempoolInfo,
+    NetInfo,
+    NodeStatus,
+    PeerInfo,
+    ShardSyncStatus,
+    StageState,
+    StageStatus,
+    StateSyncStatus,
+    ValidatorStatus,
+    WeightsStatus,
+)
+from p2pchain.api.wallet_results import (
+    OpenResult,
+    OwnChannel,
+    SendResult,
+    SettledTransaction,
 )
 from p2pchain.errors import StakeRefused, TransactionFailed
 from p2pchain.node.chain_service import ChainService

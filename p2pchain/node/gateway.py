@@ -34,7 +34,7 @@ from inference.session_ports import Payer, RequesterPorts
 from inference.supervisor import RequesterWorker
 from network.faults import Fault
 from network.network import Network
-from p2pchain.api.backend import (
+from p2pchain.api.completion import (
     CompletionEvent,
     CompletionRequest,
     Delta,

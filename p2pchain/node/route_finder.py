@@ -18,7 +18,7 @@ from market.breaker import Breaker
 from market.offer import Link, Offer, Request
 from market.route import find_routes
 from network.network import Network
-from p2pchain.api.backend import RouteHop
+from p2pchain.api.completion import RouteHop
 from p2pchain.api.errors import NoRoute
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.profile import get_profile_hash

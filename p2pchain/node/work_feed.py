@@ -13,7 +13,7 @@ from collections.abc import Callable
 from chain.contracts.proof import Receipt, verify_receipt
 from network.network import Network
 from network.topics import Topic, Verdict
-from p2pchain.api.backend import SeenReceipt
+from p2pchain.api.completion import SeenReceipt
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
 

@@ -22,8 +22,9 @@ from chain.queries import Queries
 from chain.transaction import SignedTransaction
 from genesis.genesis import Genesis
 from genesis.state import build_chain_spec
-from p2pchain.api.backend import MempoolInfo, OpenResult, OwnChannel, SendResult
 from p2pchain.api.errors import InsufficientFunds, NotFound, TransactionRejected
+from p2pchain.api.status import MempoolInfo
+from p2pchain.api.wallet_results import OpenResult, OwnChannel, SendResult
 from primitives.bls import BlsSecretKey
 from primitives.codec import encode
 from primitives.keys import SecretKey

@@ -35,7 +35,7 @@ from chain.contracts.staking import Unbond
 from chain.contracts.transfer import Transfer
 from chain.proposal import SplitShard
 from chain.transaction import compute_tx_id
-from p2pchain.api.backend import SeenReceipt
+from p2pchain.api.completion import SeenReceipt
 from p2pchain.api.explorer.routes import PATHS
 from primitives.address import encode_address
 from primitives.codec import encode

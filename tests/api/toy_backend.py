@@ -15,23 +15,15 @@ from dataclasses import dataclass, field
 import trio
 
 from inference.sampling import SamplingParams, TokenLogprob
-from p2pchain.api.backend import (
+from p2pchain.api.completion import (
     CompletionRequest,
-    ConsensusInfo,
     Delta,
     EmbeddingRequest,
     Embeddings,
-    EpochStatus,
     Finished,
     HopReport,
-    MempoolInfo,
-    NetInfo,
-    NodeStatus,
-    PeerInfo,
     RouteHop,
     ServedModel,
-    StageState,
-    StageStatus,
     Started,
 )
 from p2pchain.api.errors import (
@@ -41,6 +33,16 @@ from p2pchain.api.errors import (
     PromptTooLong,
     StageLost,
     UnknownModel,
+)
+from p2pchain.api.status import (
+    ConsensusInfo,
+    EpochStatus,
+    MempoolInfo,
+    NetInfo,
+    NodeStatus,
+    PeerInfo,
+    StageState,
+    StageStatus,
 )
 
 MODEL = "toy"

@@ -40,7 +40,7 @@ from network.endpoint import Endpoint
 from network.faults import Fault
 from network.network import PeerInfo
 from network.topics import Topic, Verdict
-from p2pchain.api.backend import CompletionRequest, Delta, Finished, Started
+from p2pchain.api.completion import CompletionRequest, Delta, Finished, Started
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool
 from p2pchain.node.gateway import Gateway

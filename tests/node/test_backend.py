@@ -9,7 +9,6 @@ from node_world import COIN, INFO, build_key, build_request, open_network, run
 
 from chain.contracts.channel import ChannelStatus, Withdraw
 from inference.supervisor import WorkerState
-from p2pchain.api.backend import StageState
 from p2pchain.api.errors import (
     InsufficientFunds,
     NotFound,
@@ -17,6 +16,7 @@ from p2pchain.api.errors import (
     UnknownModel,
 )
 from p2pchain.api.rpc.node_methods import render_status
+from p2pchain.api.status import StageState
 from p2pchain.cli.status import describe_shard_sync, describe_weights
 from p2pchain.errors import TransactionFailed
 from p2pchain.node import work_board

@@ -8,7 +8,7 @@ order in which they happen.  An error of one ends them all, as it would the only
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from p2pchain.api.backend import CompletionEvent, Delta, Finished, Started
+from p2pchain.api.completion import CompletionEvent, Delta, Finished, Started
 from p2pchain.api.errors import StageLost
 from p2pchain.api.openai.answers import Choice
 

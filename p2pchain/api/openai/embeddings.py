@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from p2pchain.api.backend import EmbeddingRequest, Embeddings
+from p2pchain.api.completion import EmbeddingRequest, Embeddings
 from p2pchain.api.errors import InvalidParams, Unsupported
 from p2pchain.api.render import to_hex
 

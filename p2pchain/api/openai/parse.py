@@ -18,7 +18,7 @@ from inference.sampling import (
     ChatMessage,
     SamplingParams,
 )
-from p2pchain.api.backend import CompletionRequest
+from p2pchain.api.completion import CompletionRequest
 from p2pchain.api.errors import InvalidParams, Unsupported
 
 MAX_MESSAGES = 1024

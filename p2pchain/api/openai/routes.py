@@ -15,8 +15,9 @@ from typing import Any, Literal
 import msgspec
 from aiohttp import web
 
-from p2pchain.api.backend import Backend, Finished, ServedModel
+from p2pchain.api.backend import Backend
 from p2pchain.api.bridge import Bridge
+from p2pchain.api.completion import Finished, ServedModel
 from p2pchain.api.errors import UnknownModel, explain
 from p2pchain.api.http import TokenGate, read_json, respond_json
 from p2pchain.api.openai.answers import (

@@ -4,12 +4,13 @@ from typing import Any
 
 from chain.contracts.model import ModelRecord
 from chain.proposal import AddModel, Change, RetireModel, SplitShard
-from p2pchain.api.backend import Backend, SendResult
+from p2pchain.api.backend import Backend
 from p2pchain.api.errors import InvalidParams
 from p2pchain.api.params import BYTES, COUNT, FLAG, HASH, LAYER, SHARD, Param
 from p2pchain.api.rpc.method import Access, Method
 from p2pchain.api.rpc.wallet_methods import finish
 from p2pchain.api.views import layout
+from p2pchain.api.wallet_results import SendResult
 from primitives.codec import decode
 from primitives.errors import DecodeError
 

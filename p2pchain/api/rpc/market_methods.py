@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from p2pchain.api.backend import Backend, ServedModel
+from p2pchain.api.backend import Backend
+from p2pchain.api.completion import ServedModel
 from p2pchain.api.errors import UnknownModel
 from p2pchain.api.params import LIMIT, TEXT, Param
 from p2pchain.api.render import (

@@ -4,14 +4,7 @@ from typing import Any
 
 from genesis.genesis import compute_chain_id
 from genesis.json_form import to_json
-from p2pchain.api.backend import (
-    Backend,
-    NodeStatus,
-    ShardSyncStatus,
-    StateSyncStatus,
-    ValidatorStatus,
-    WeightsStatus,
-)
+from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotReady
 from p2pchain.api.render import (
     render,
@@ -22,6 +15,13 @@ from p2pchain.api.render import (
     to_time,
 )
 from p2pchain.api.rpc.method import Method
+from p2pchain.api.status import (
+    NodeStatus,
+    ShardSyncStatus,
+    StateSyncStatus,
+    ValidatorStatus,
+    WeightsStatus,
+)
 from primitives.address import encode_address
 
 Json = dict[str, Any]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from chain.epochs import compute_epoch
-from p2pchain.api.backend import Backend, SendResult
+from p2pchain.api.backend import Backend
 from p2pchain.api.errors import TransactionRejected
 from p2pchain.api.finality import wait_final
 from p2pchain.api.params import (
@@ -22,6 +22,7 @@ from p2pchain.api.rpc.method import Access, Method
 from p2pchain.api.views.accounts import build_account
 from p2pchain.api.views.staking import render_stake
 from p2pchain.api.views.transactions import build_history
+from p2pchain.api.wallet_results import SendResult
 from primitives.address import encode_address
 
 Json = dict[str, Any]
