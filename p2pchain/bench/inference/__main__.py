@@ -20,6 +20,7 @@ from p2pchain.bench.inference.perplexity import run_perplexity
 from p2pchain.bench.inference.precision import run_kernels, run_precisions
 from p2pchain.bench.inference.sessions import run_fairness, run_sessions
 from p2pchain.bench.inference.way import run_hop, run_links, run_socket
+from p2pchain.bench.prefix import run_prefix
 from p2pchain.bench.random_models import LARGE, MIDDLE, SMALL
 from p2pchain.bench.recovery import run_recovery
 from p2pchain.bench.runner import Sections, run_command
@@ -32,6 +33,7 @@ SECTIONS: Sections = {
     "socket": ("The way to a stage process and back", run_socket),
     "sessions": ("Eight sessions at once, 110M float32", run_sessions),
     "prefill": ("A prompt of 512 tokens, 110M float32", run_prefill),
+    "prefix": ("A prompt whose beginning is kept, 110M float32", run_prefix),
     "fairness": ("A short request behind a prompt of 2,048, 110M", run_fairness),
     "memory": ("Memory of a stage's process", run_memory),
     "decode-110M": ("One session through two stages", partial(run_decodes, SMALL)),
