@@ -145,6 +145,10 @@ class Finished:
     """"stop" (end of sequence or a stop string) or "length"."""
     prompt_tokens: int
     completion_tokens: int
+    guesses: int = 0
+    """Tokens that steps carried as guesses, each at the price of an input token."""
+    right_guesses: int = 0
+    """Of those, the ones that became part of the answer."""
     lap_us: int = 0
     """Median time of one decode step through all hops and back, as the client saw it;
     0 for an answer without decode steps."""

@@ -31,6 +31,7 @@ from inference.session_driver import RequesterSession
 from inference.session_errors import HopRefused, SessionError
 from inference.session_plan import HopPlan, SessionPlan, SessionSummary, TokenEvent
 from inference.session_ports import Payer, RequesterPorts
+from inference.speculation import Speculation
 from inference.supervisor import RequesterWorker
 from network.faults import Fault
 from network.network import Network
@@ -191,6 +192,9 @@ class Gateway:
         if self.worker.info.is_encoder:
             text = "this model turns texts into vectors; see /v1/embeddings"
             raise Unsupported(text, param="model")
+        if request.sampling.speculation is Speculation.DRAFT:
+            text = "this gateway has no model that guesses"
+            raise Unsupported(text, param="speculation")
         prompt = await self._encode(request)
         max_tokens = self._compute_max_tokens(request, len(prompt))
         sampling = replace_fields(request.sampling, max_tokens=max_tokens)
@@ -467,6 +471,8 @@ class _Report:
             reason="length" if summary.finish_reason == "length" else "stop",
             prompt_tokens=summary.tokens_in,
             completion_tokens=summary.tokens_out,
+            guesses=summary.guesses,
+            right_guesses=summary.right_guesses,
             lap_us=median_low(laps_us) if laps_us else 0,
             hops=tuple(
                 HopReport(

@@ -133,10 +133,16 @@ def build_usage(answers: Sequence[Finished]) -> Json:
     """Return OpenAI's count of tokens; the prompt counts once."""
     prompt = max(finished.prompt_tokens for finished in answers)
     completion = sum(finished.completion_tokens for finished in answers)
+    guesses = sum(finished.guesses for finished in answers)
+    right = sum(finished.right_guesses for finished in answers)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": right,
+            "rejected_prediction_tokens": guesses - right,
+        },
     }
 
 

@@ -18,6 +18,7 @@ from inference.sampling import (
     ChatMessage,
     SamplingParams,
 )
+from inference.speculation import Speculation
 from p2pchain.api.completion import CompletionRequest
 from p2pchain.api.errors import InvalidParams, Unsupported
 
@@ -57,7 +58,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 _COMMON = {
     "model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "ignore_eos",
-    "stream", "stream_options", "n", "logprobs",
+    "stream", "stream_options", "n", "logprobs", "speculation",
 }  # fmt: skip
 
 
@@ -192,7 +193,20 @@ def _parse_sampling(fields: dict[str, Any], logprobs: int | None) -> SamplingPar
         presence_penalty=_get_number(fields, "presence_penalty", 0.0, -2.0, 2.0),
         frequency_penalty=_get_number(fields, "frequency_penalty", 0.0, -2.0, 2.0),
         logprobs=logprobs,
+        speculation=_parse_speculation(fields.get("speculation")),
     )
+
+
+def _parse_speculation(mode: Any) -> Speculation:
+    if mode is None:
+        return Speculation.AUTO
+    try:
+        return Speculation(mode)
+    except ValueError:
+        words = ", ".join(Speculation)
+        raise InvalidParams(
+            f"speculation must be one of {words}", param="speculation"
+        ) from None
 
 
 def _parse_message(index: int, message: Any) -> ChatMessage:
