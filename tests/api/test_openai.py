@@ -78,6 +78,9 @@ def test_an_answer_in_one_piece(client):
         3,
         6,
     )
+    details = usage.completion_tokens_details
+    guesses = details.accepted_prediction_tokens, details.rejected_prediction_tokens
+    assert guesses == (2, 1)
 
 
 def test_an_answer_says_what_each_hop_did_and_cost(client):
@@ -430,6 +433,9 @@ def test_our_own_fault_tells_no_details(server, caplog):
         ({"stop": "a" * 257}, "stop"),
         ({"stream": "yes"}, "stream"),
         ({"ignore_eos": 1}, "ignore_eos"),
+        ({"speculation": True}, "speculation"),
+        ({"speculation": ["auto"]}, "speculation"),
+        ({"speculation": "always"}, "speculation"),
         ({"stream_options": 3}, "stream_options"),
         ({"n": 0}, "n"),
         ({"n": 9}, "n"),

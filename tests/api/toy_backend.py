@@ -161,6 +161,8 @@ class ToyModel:
                 reason=reason,
                 prompt_tokens=len(words),
                 completion_tokens=spoken,
+                guesses=3,
+                right_guesses=2,
                 hops=tuple(_report(hop, spoken) for hop in route),
             )
         finally:
