@@ -29,6 +29,9 @@ CHUNK_BYTES = 64 * 1024
 QUEUED_CHUNKS = 64
 """On the way while a wire delays them: what 100 ms carry at 40 MB/s.  Then the sender
 waits, as it would for a full window."""
+TIMER_S = 0.0005
+"""How late a timer is on average: the system's waits are in whole milliseconds, and
+rounded up.  Over several links in a row it would add up."""
 
 
 @dataclass(slots=True)
@@ -185,7 +188,7 @@ async def _write(
 ) -> None:
     async with receiver:
         async for due, data in receiver:
-            await trio.sleep_until(due)
+            await trio.sleep_until(due - TIMER_S)
             await wire.wait_open()
             try:
                 if data:
