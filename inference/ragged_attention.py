@@ -12,6 +12,9 @@ pages of their sessions and lets every session's queries attend to its own pages
     keys, values  --> pages of a, b, c
     queries       a x pages of a | b x pages of b | c x pages of c
 
+A session that shares its first pages has them apart from its own.  A decode step
+attends to each place alone and weighs the results; longer chunks copy.
+
 The library makes no mask for a function that it does not know, so whatever a model
 says by its mask alone would be lost in silence.  So the masks are looked at when a
 stage is loaded: under a second name a mask function is registered that does not make
@@ -60,6 +63,12 @@ _HARMLESS = frozenset(
     }
 )
 """Arguments that change nothing here: what they say stands in positions and masks."""
+MAX_PLACES = 4
+"""In which a session's keys may lie before they are copied to be side by side: each
+costs some calls per layer, whatever is in it."""
+_attend_and_weigh = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+"""What the library calls for plain attention on a CPU, with the logarithm of the sum
+of the weights, which the public function keeps to itself."""
 _SEEN_LENGTH = 4096
 """Positions up to which a mask's rule is tested, further than most windows."""
 
@@ -217,6 +226,11 @@ class _Span:
     reads: dict[int | None, Ranges] = field(default_factory=dict)
     masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one token, which sees all keys there are."""
+        return self.last - self.first == 1
+
     def is_triangle(self, window: int | None) -> bool:
         """Whether plain causal attention of its tokens to each other is all."""
         is_short = window is None or self.end <= window
@@ -275,8 +289,13 @@ class RaggedPass:
         window = store.shape.window
         outputs = []
         for span in self._spans:
-            keys, values = store.read(self._get_ranges(span, window))
+            ranges = self._get_ranges(span, window)
             part = query[:, :, span.first : span.last]
+            if is_plain and span.is_single and self._can_attend_apart(ranges):
+                places = [store.read([each]) for each in ranges]
+                outputs.append(_attend_apart(part, places, scale))
+                continue
+            keys, values = store.read(ranges)
             if is_plain and span.is_triangle(window):
                 outputs.append(_attend_triangle(part, keys, values, scale))
                 continue
@@ -290,6 +309,9 @@ class RaggedPass:
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
         return joined.transpose(1, 2)
 
+    def _can_attend_apart(self, ranges: Ranges) -> bool:
+        return 1 < len(ranges) <= MAX_PLACES and self._device.type == "cpu"
+
     def _get_ranges(self, span: _Span, window: int | None) -> Ranges:
         ranges = span.reads.get(window)
         if ranges is None:
@@ -300,7 +322,7 @@ class RaggedPass:
 
     def _get_mask(self, span: _Span, window: int | None) -> torch.Tensor | None:
         """Return (T, keys), true where a token sees a key; None where it sees all."""
-        if span.last - span.first == 1:
+        if span.is_single:
             return None
         if window not in span.masks:
             start = 0 if window is None else max(0, span.position - window + 1)
@@ -348,6 +370,38 @@ def _attend_plain(
     return scaled_dot_product_attention(
         query, keys, values, attn_mask=seen, scale=scale
     )
+
+
+def _attend_apart(
+    query: torch.Tensor,
+    places: list[tuple[torch.Tensor, torch.Tensor]],
+    scale: float | None,
+) -> torch.Tensor:
+    """Attend one token (1, Q, 1, W) to keys and values in several places.
+
+    Putting them side by side would copy all of them for every token.  Instead each
+    place gives its own average of values, and the logarithm of the sum of its weights
+    says how much that average counts.
+
+    Args:
+        query: Of one token.
+        places: Keys and values, (1, K, N, W) each, where Q is a multiple of K.
+        scale: Of the scores.
+    """
+    heads = places[0][0].shape[1]
+    # The heads of a group are rows of one query.
+    packed = query.reshape(1, heads, query.shape[1] // heads, query.shape[-1])
+    output = total = None
+    for keys, values in places:
+        found, weight = _attend_and_weigh(packed, keys, values, scale=scale)
+        weight = weight.unsqueeze(-1)
+        if output is None or total is None:
+            output, total = found.float(), weight
+            continue
+        output = torch.lerp(output, found.float(), torch.sigmoid(weight - total))
+        total = torch.logaddexp(total, weight)
+    assert output is not None
+    return output.to(query.dtype).reshape(query.shape)
 
 
 def _attend_slowly(

@@ -47,6 +47,7 @@ from inference.errors import Busy, UnknownSession, WrongPosition
 from inference.memory import PAGE_TOKENS, CacheCost, Reservations
 from inference.pages import PagePool, PageRun, build_runs
 from inference.prefix_index import PrefixIndex
+from inference.steps import MAX_DECODE_TOKENS
 
 STEP_TOKENS = 64
 """Budget of a step that others wait for.  A matrix product over 64 rows runs at the
@@ -56,7 +57,7 @@ LONE_STEP_TOKENS = 512
 PREFILL_GRAIN = 16
 """Fewest tokens of a chunk, but for the last: below it a pass reads all the weights
 for next to nothing."""
-DECODE_TOKENS = 8
+DECODE_TOKENS = MAX_DECODE_TOKENS
 """A request of no more tokens is a decode step: one token and what was guessed."""
 MAX_REQUESTS = 256
 """One per session; whoever sends more has to wait for answers."""

@@ -401,8 +401,9 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2-window", "gemma2", "gpt2"])
+@pytest.mark.parametrize("pieces", [23, 1])
 def test_a_shared_beginning_gives_what_computing_it_gives(
-    tmp_path: Path, family: str
+    tmp_path: Path, family: str, pieces: int
 ) -> None:
     directory = save_model(tmp_path, family)
     part = load_stage(directory, range(1, 3))
@@ -416,7 +417,8 @@ def test_a_shared_beginning_gives_what_computing_it_gives(
         (b"c", other, 32),
         (b"d", other, 48),
     ):
-        cached, answers = run_through(engine, name, each, pieces=23)
+        # One by one, tokens attend to shared pages and their own without a copy.
+        cached, answers = run_through(engine, name, each, pieces)
         assert cached == here
         reference.open_session(name, 80)
         assert_close(answers, reference.forward(name, 0, draw(each))[:, cached:])
