@@ -11,6 +11,11 @@ from importlib import metadata
 from statistics import median
 from typing import Any
 
+INSTRUCTIONS = (
+    "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
+)  # fmt: skip
+"""Those on which the speed of products depends."""
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -98,7 +103,10 @@ def collect_conditions() -> dict[str, Any]:
     """Return what figures depend on; nothing in it names this machine."""
     return {
         "cores": len(os.sched_getaffinity(0)),
-        "processor": _read_processor(),
+        "processor": _read_cpuinfo("model name") or platform.machine(),
+        "instructions": " ".join(
+            flag for flag in INSTRUCTIONS if flag in _read_cpuinfo("flags").split()
+        ),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
@@ -107,15 +115,16 @@ def collect_conditions() -> dict[str, Any]:
     }
 
 
-def _read_processor() -> str:
+def _read_cpuinfo(name: str) -> str:
+    """Return what the system says of the first processor; empty where nothing."""
     try:
         with open("/proc/cpuinfo") as file:
             for line in file:
-                if line.startswith("model name"):
+                if line.startswith(name):
                     return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.machine()
+    return ""
 
 
 def format_number(value: float) -> str:

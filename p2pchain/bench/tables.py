@@ -47,7 +47,8 @@ def format_document(document: dict[str, Any]) -> str:
         section[key] for section in sections for key in ("load_before", "load_after")
     ]
     head = (
-        f"{conditions['cores']} cores of {conditions['processor']}, "
+        f"{conditions['cores']} cores of {conditions['processor']} "
+        f"({conditions['instructions']}), "
         f"{conditions['system']}, Python {conditions['python']}, "
         f"torch {conditions['torch']}, transformers {conditions['transformers']}; "
         f"{document['finished']}.\n"
