@@ -72,6 +72,10 @@ class CompletionRequest:
     """None: as many as the context holds."""
     sampling: SamplingParams
     """With seed and stop strings; its own `max_tokens` is to be replaced."""
+    shares_prefix: bool = True
+    """Whether providers may keep what they computed, for prompts that begin alike."""
+    cache_salt: str = ""
+    """Prompts share only with those of the same salt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +149,8 @@ class Finished:
     """"stop" (end of sequence or a stop string) or "length"."""
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt; those that providers had kept and did not compute."""
     guesses: int = 0
     """Tokens that steps carried as guesses, each at the price of an input token."""
     right_guesses: int = 0

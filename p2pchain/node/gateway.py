@@ -26,6 +26,7 @@ from inference.activations import DTYPE_OF_NAME
 from inference.errors import BadPrompt, Busy, WorkerError
 from inference.messages import RefuseCode
 from inference.precision import Precision
+from inference.prefix_keys import derive_secret
 from inference.sampling import ChatMessage, SamplingParams
 from inference.session_driver import RequesterSession
 from inference.session_errors import HopRefused, SessionError
@@ -136,6 +137,8 @@ class Gateway:
             signer=session_key,
             on_fault=lambda peer, text: network.penalize(peer, Fault.BAD_MESSAGE),
         )
+        # Names of beginnings say nothing to others, and nothing after a restart.
+        self._prefix_secret = secrets.token_bytes(32)
         self._nursery: trio.Nursery | None = None
         self._open: set[RequesterSession] = set()
         self._is_stopping = False
@@ -197,9 +200,13 @@ class Gateway:
             raise Unsupported(text, param="speculation")
         prompt = await self._encode(request)
         max_tokens = self._compute_max_tokens(request, len(prompt))
+        secret = b""
+        if request.shares_prefix:
+            secret = derive_secret(self._prefix_secret, request.cache_salt)
         sampling = replace_fields(request.sampling, max_tokens=max_tokens)
         report = _Report()
-        async with aclosing(self._run(prompt, max_tokens, sampling, report)) as answer:
+        answers = self._run(prompt, max_tokens, sampling, report, secret)
+        async with aclosing(answers) as answer:
             async for plan, route, token in answer:
                 if len(report.laps) == 1:
                     yield _build_started(plan, route)
@@ -264,6 +271,7 @@ class Gateway:
         max_tokens: int,
         sampling: SamplingParams,
         report: "_Report",
+        prefix_secret: bytes = b"",
     ) -> AsyncGenerator[tuple[SessionPlan, tuple[FoundHop, ...], TokenEvent], None]:
         """Run sessions until one has begun, and that one to its end.
 
@@ -272,6 +280,7 @@ class Gateway:
             max_tokens: Of the answer; 0 encodes the prompt.
             sampling: How tokens are chosen.
             report: Takes what it was.
+            prefix_secret: What sessions that share beginnings have in common.
 
         Yields:
             Tokens with the session and the route that they come from.
@@ -286,6 +295,7 @@ class Gateway:
             await self._fill(needs)
             with self._pool.reserve(needs) as channels:
                 plan = self._build_plan(route, channels, prompt, max_tokens, retries)
+                plan = replace(plan, prefix_secret=prefix_secret)
                 rerouting = Rerouting(
                     self._routes,
                     self._pool,
@@ -473,6 +483,7 @@ class _Report:
             completion_tokens=summary.tokens_out,
             guesses=summary.guesses,
             right_guesses=summary.right_guesses,
+            cached_tokens=summary.cached_tokens,
             lap_us=median_low(laps_us) if laps_us else 0,
             hops=tuple(
                 HopReport(

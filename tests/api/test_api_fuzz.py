@@ -121,7 +121,7 @@ fields = st.sampled_from(
         "temperature", "top_p", "top_k", "seed", "stop", "presence_penalty",
         "frequency_penalty", "repetition_penalty", "ignore_eos", "stream",
         "stream_options", "n", "logprobs", "tools", "tool_choice", "response_format",
-        "user", "metadata",
+        "user", "metadata", "prefix_cache", "cache_salt",
     ]
 )  # fmt: skip
 chats = st.lists(

@@ -81,6 +81,19 @@ def test_an_answer_in_one_piece(client):
     details = usage.completion_tokens_details
     guesses = details.accepted_prediction_tokens, details.rejected_prediction_tokens
     assert guesses == (2, 1)
+    assert usage.prompt_tokens_details.cached_tokens == 0
+
+
+def test_a_gateway_is_told_what_may_be_shared(server, backend):
+    for change, expected in (
+        ({}, (True, "")),
+        ({"prefix_cache": None, "cache_salt": None}, (True, "")),
+        ({"prefix_cache": False}, (False, "")),
+        ({"cache_salt": "me"}, (True, "me")),
+    ):
+        assert ask(server, change).status == 200
+        asked = backend.asked
+        assert (asked.shares_prefix, asked.cache_salt) == expected
 
 
 def test_an_answer_says_what_each_hop_did_and_cost(client):
@@ -433,6 +446,9 @@ def test_our_own_fault_tells_no_details(server, caplog):
         ({"stop": "a" * 257}, "stop"),
         ({"stream": "yes"}, "stream"),
         ({"ignore_eos": 1}, "ignore_eos"),
+        ({"prefix_cache": "no"}, "prefix_cache"),
+        ({"cache_salt": 5}, "cache_salt"),
+        ({"cache_salt": "s" * 257}, "cache_salt"),
         ({"speculation": True}, "speculation"),
         ({"speculation": ["auto"]}, "speculation"),
         ({"speculation": "always"}, "speculation"),

@@ -132,6 +132,7 @@ class ToyModel:
                 param="messages",
             )
         self.log.append("opened")
+        self.asked = request
         try:
             yield Started(session=SESSION, route=route, prompt_tokens=len(words))
             spoken, text, reason = 0, "", "length"

@@ -143,6 +143,9 @@ def build_usage(answers: Sequence[Finished]) -> Json:
             "accepted_prediction_tokens": right,
             "rejected_prediction_tokens": guesses - right,
         },
+        "prompt_tokens_details": {
+            "cached_tokens": min(finished.cached_tokens for finished in answers)
+        },
     }
 
 

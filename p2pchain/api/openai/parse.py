@@ -28,6 +28,8 @@ MAX_CHOICES = 8
 """Answers to one request; each is a session of its own."""
 MAX_TOKENS = 2**20
 """Above any context length that exists."""
+MAX_SALT_CHARACTERS = 256
+"""It is hashed; a user's name or a random string is enough."""
 DEFAULT_COMPLETION_TOKENS = 16
 """What OpenAI's /v1/completions does without max_tokens."""
 
@@ -58,7 +60,8 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 _COMMON = {
     "model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "ignore_eos",
-    "stream", "stream_options", "n", "logprobs", "speculation",
+    "stream", "stream_options", "n", "logprobs", "speculation", "prefix_cache",
+    "cache_salt",
 }  # fmt: skip
 
 
@@ -160,6 +163,8 @@ def _build(
         completion=CompletionRequest(
             model=model,
             sampling=_parse_sampling(fields, logprobs),
+            shares_prefix=_get_flag(fields, "prefix_cache", default=True),
+            cache_salt=_parse_salt(fields.get("cache_salt")),
             **prompt,
         ),
         stream=_get_flag(fields, "stream"),
@@ -272,6 +277,17 @@ def _parse_stop(stop: Any) -> tuple[str, ...]:
     return tuple(stops)
 
 
+def _parse_salt(salt: Any) -> str:
+    if salt is None:
+        return ""
+    if not isinstance(salt, str) or len(salt) > MAX_SALT_CHARACTERS:
+        raise InvalidParams(
+            f"cache_salt must be at most {MAX_SALT_CHARACTERS} characters",
+            param="cache_salt",
+        )
+    return salt
+
+
 def _get_max_tokens(fields: dict[str, Any], name: str) -> int | None:
     return _get_integer(fields, name, 1, MAX_TOKENS)
 
@@ -299,10 +315,10 @@ def _get_integer(fields: dict[str, Any], name: str, low: int, high: int) -> int 
     return int(value)
 
 
-def _get_flag(fields: dict[str, Any], name: str) -> bool:
+def _get_flag(fields: dict[str, Any], name: str, *, default: bool = False) -> bool:
     value = fields.get(name)
     if value is None:
-        return False
+        return default
     if not isinstance(value, bool):
         raise InvalidParams(f"{name} must be true or false", param=name)
     return value

@@ -123,6 +123,33 @@ def test_max_tokens_stop_and_ignore_eos(client) -> None:
     assert endless.choices[0].finish_reason == "length"
 
 
+def test_the_next_turn_of_a_chat_begins_behind_the_last_one(client) -> None:
+    history: list[dict[str, str]] = []
+    cached = []
+
+    def say(**extra: object):
+        return client.chat.completions.create(
+            model=MODEL, messages=history, temperature=0, max_tokens=40,
+            extra_body=extra,
+        )  # fmt: skip
+
+    for pair in PAIRS[3:6]:
+        history.append({"role": "user", "content": pair.question})
+        # As if nobody had kept anything, and then with what is there.
+        expected = say(prefix_cache=False)
+        answer = say(cache_salt="a chat of this test")
+        text = answer.choices[0].message.content
+        assert text == expected.choices[0].message.content
+        assert expected.usage.prompt_tokens_details.cached_tokens == 0
+        cached.append(answer.usage.prompt_tokens_details.cached_tokens)
+        history.append({"role": "assistant", "content": text})
+    assert cached[0] == 0
+    assert 0 < cached[1] < cached[2] < answer.usage.prompt_tokens
+    # The prompt is there by now, for whoever has the salt.
+    again = say(cache_salt="another chat")
+    assert again.usage.prompt_tokens_details.cached_tokens == 0
+
+
 def test_refusals_have_openais_shape(devnet, client) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.chat.completions.create(
