@@ -58,11 +58,26 @@ class TimedAnswer:
 
 
 def ask(
-    network: RunningNetwork, question: str, tokens: int, model: str = BUNDLED_NAME
+    network: RunningNetwork,
+    question: str,
+    tokens: int,
+    model: str = BUNDLED_NAME,
+    *,
+    guesses: bool = True,
 ) -> TimedAnswer:
-    """Ask through /v1, greedily, for exactly `tokens` tokens."""
+    """Ask through /v1, greedily, for exactly `tokens` tokens.
+
+    Args:
+        network: Where.
+        question: What; nobody keeps what was computed for it, so it may be asked again.
+        tokens: How many.
+        model: Whose.
+        guesses: Whether steps may carry guesses; without, a lap is one token.
+    """
     body = {
         "model": model,
+        "speculation": "auto" if guesses else "off",
+        "prefix_cache": False,
         "messages": _build_messages(question),
         "max_tokens": tokens,
         "temperature": 0,

@@ -95,6 +95,8 @@ class Probe:
             "max_tokens": TOKENS,
             "temperature": 0,
             "ignore_eos": True,
+            # Or the replacement has the beginning from the last time.
+            "prefix_cache": False,
         }
         text, pieces, longest_s, last = "", 0, 0.0, 0.0
         route: list[str] = []

@@ -24,11 +24,13 @@ from p2pchain.bench.prefix import run_prefix
 from p2pchain.bench.random_models import LARGE, MIDDLE, SMALL
 from p2pchain.bench.recovery import run_recovery
 from p2pchain.bench.runner import Sections, run_command
+from p2pchain.bench.speculation import run_speculation
 
 SECTIONS: Sections = {
     "perplexity": ("Perplexity in each precision, bundled model", run_perplexity),
     "hop": ("A hop beyond its computing, devnet of null stages", run_hop),
     "links": ("Four stages with links of 10 ms, bundled model", run_links),
+    "speculation": ("Guesses over links of 50 ms, bundled model", run_speculation),
     "recovery": ("A provider dies in the middle of an answer", run_recovery),
     "socket": ("The way to a stage process and back", run_socket),
     "sessions": ("Eight sessions at once, 110M float32", run_sessions),

@@ -48,7 +48,8 @@ def run_socket(lab: Lab) -> list[Figure]:
 def run_hop(lab: Lab) -> list[Figure]:
     """What a hop costs beyond its computing: laps of a devnet with null stages.
 
-    Everything but the layers is real: processes, encryption, payments, blocks.
+    Everything but the layers is real: processes, encryption, payments, blocks.  Steps
+    carry no guesses, here and over slow links, so that a lap is one token.
     """
     lab.create("null-devnet", null_layers=True)
     with lab.open_network("null-devnet") as network:
@@ -102,7 +103,7 @@ def run_links(lab: Lab) -> list[Figure]:
 
 
 def _ask(network: RunningNetwork, tokens: int) -> TimedAnswer:
-    return ask(network, STRANGE_QUESTIONS[0], tokens)
+    return ask(network, STRANGE_QUESTIONS[0], tokens, guesses=False)
 
 
 def _get_token_s(answer: TimedAnswer) -> float:
