@@ -420,6 +420,24 @@ def test_a_message_that_stalls_loses_its_memory() -> None:
     assert pair.pool.held_bytes == 0
 
 
+def test_a_message_that_trickles_loses_its_memory_as_well() -> None:
+    """What comes bit by bit holds its memory no longer than what does not come."""
+    pair = Pair()
+    ours, theirs = pair.open()
+    pair.send(ours, bytes(10 * MIB))
+    now, reset = 100.0, []
+    while not reset and pair.alice.has_output():
+        pair.carry(pair.alice, pair.bob, batches=1)
+        pair.carry(pair.bob, pair.alice)
+        reset = pair.bob.reset_stalled(now)
+        now += 5.0
+    assert reset == [theirs]
+    params = NetworkParams()
+    allowed_s = params.stall_s + 10 * MIB / params.min_message_rate
+    assert now - 100.0 <= allowed_s + 10.0
+    assert pair.pool.held_bytes == 0
+
+
 def test_an_unread_message_is_our_own_delay() -> None:
     pair = Pair()
     ours, _ = pair.open()
