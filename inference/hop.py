@@ -39,7 +39,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import assert_never
 
-from inference.activations import compute_digest, compute_size, is_finite
+from inference.activations import compute_digest, is_finite
 from inference.channel_account import ChannelAccount
 from inference.hop_books import MAX_US, HopBooks
 from inference.hop_checks import Held, check_data, check_predecessor, check_relink
@@ -97,6 +97,8 @@ from inference.messages import (
 from inference.receipts import Sign
 from inference.session_errors import BadMessage, ReceiptMismatch
 from inference.steps import PREFILL_TOKENS, Schedule, Step
+from inference.terms import get_wire
+from inference.wire_form import WireForm
 
 MAX_REPEATS = 16
 """Steps of a session that are computed twice, with another input, at one price: a route
@@ -162,6 +164,7 @@ class HopSession:
     deadline_us: int = field(init=False)
     books: HopBooks = field(init=False)
     kept: KeptOutputs = field(init=False)
+    _form: WireForm = field(init=False)
     _prompt_tokens: int = field(init=False)
     _held: Held | None = None
     _sent: _Delivery | None = None
@@ -182,8 +185,8 @@ class HopSession:
     def __post_init__(self) -> None:
         terms = self.terms
         self.books = HopBooks(terms, self.account, self.sign, self.get_expiry)
-        token_bytes = compute_size(1, terms.hidden_size, terms.dtype)
-        self.kept = KeptOutputs(self.budget, token_bytes)
+        self._form = get_wire(terms)
+        self.kept = KeptOutputs(self.budget, self._form.compute_size(1))
         self._prompt_tokens = terms.prompt_tokens
         self._set_deadline(self.limits.idle_s)
 
@@ -295,7 +298,8 @@ class HopSession:
                 return self._refuse_input(AbortCode.PROTOCOL, text, Side.REQUESTER)
         self.phase = Phase.COMPUTING
         self._set_deadline(self.limits.compute_s)
-        return [Compute(step.position, step.tokens, self._held.body)]
+        body = bytes(self._form.decode(self._held.body))
+        return [Compute(step.position, step.tokens, body)]
 
     def _get_required(self) -> int:
         """Return the units that must be paid before the held step is computed."""
@@ -310,16 +314,17 @@ class HopSession:
         if self.phase is not Phase.COMPUTING:
             return []
         assert self._held is not None
-        held, terms = self._held, self.terms
-        is_whole = len(event.body) == len(held.body)
+        held, terms, form = self._held, self.terms, self._form
+        is_whole = len(event.body) == form.compute_raw_size(held.step.tokens)
         if not is_whole or not is_finite(event.body, terms.dtype):
             text = "our own layers gave an answer of a wrong shape or not of numbers"
             return self._abort(AbortCode.INTERNAL, text, terms.provider)
+        body = bytes(form.encode(event.body))
         if self._relink is not None:
             # Nobody waits for this answer now, but the step may come again.
-            made = _Delivery(held.step, held.in_digest, event.body, event.compute_us)
+            made = _Delivery(held.step, held.in_digest, body, event.compute_us)
             return self._change_route(self._relink, made)
-        return self._deliver(event.body, event.compute_us)
+        return self._deliver(body, event.compute_us)
 
     def _deliver(self, body: bytes, compute_us: int) -> list[Effect]:
         """Bill, sign, and send the held step's answer on."""
@@ -346,6 +351,7 @@ class HopSession:
             tokens=step.tokens,
             hidden_size=terms.hidden_size,
             dtype=terms.dtype,
+            codec=terms.codec,
             timings=(*held.data.timings, timing),
             signed_input=None,
             receipt=receipt if terms.next is not None else None,

@@ -10,6 +10,7 @@ from inference.hop_ports import HopOffer, PayeeChannel
 from inference.messages import VERSION, Open, RefuseCode, SessionTerms, verify_open
 from inference.steps import MAX_DECODE_TOKENS, PREFILL_TOKENS, RANGE_STEPS, Step
 from inference.terms import get_prices, get_schedule
+from inference.wire_form import Codec
 
 MAX_RANGE_UNITS = 2**31
 """Units that one receipt can hold with room to spare; nobody means to pay as much."""
@@ -62,6 +63,8 @@ def _validate_bounds(terms: SessionTerms, offer: HopOffer) -> None:
     if (terms.hidden_size, terms.dtype) != (offer.hidden_size, offer.dtype):
         text = f"{offer.hidden_size} numbers of {Dtype(offer.dtype).name.lower()}"
         raise Refusal(RefuseCode.TERMS, f"hidden states here are {text}")
+    if terms.codec not in tuple(Codec):
+        raise Refusal(RefuseCode.TERMS, "hidden states of an unknown form")
     if not 0 < terms.prompt_tokens <= terms.max_positions <= offer.max_positions:
         text = f"prompt and answer have at most {offer.max_positions} positions here"
         raise Refusal(RefuseCode.TERMS, text)

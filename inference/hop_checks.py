@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from chain.contracts.proof import Receipt
-from inference.activations import compute_digest, compute_size, is_finite
+from inference.activations import compute_digest
 from inference.messages import (
     MAX_HOPS,
     Data,
@@ -17,6 +17,8 @@ from inference.messages import (
 from inference.receipts import Range, validate_input, validate_predecessor
 from inference.session_errors import BadMessage, ReceiptMismatch
 from inference.steps import Schedule, Step
+from inference.terms import get_wire
+from inference.wire_form import WireForm
 from primitives.types import EMPTY_HASH
 
 
@@ -56,12 +58,13 @@ def check_data(
     if data.attempt != terms.attempt or data.step != schedule.number:
         raise BadMessage(f"step {data.step} where {schedule.number} is due")
     step = schedule.check(data.position, data.tokens)
-    if (data.hidden_size, data.dtype) != (terms.hidden_size, terms.dtype):
-        raise BadMessage("hidden states of another shape or dtype")
-    size = compute_size(step.tokens, data.hidden_size, data.dtype)
+    form = get_wire(terms)
+    if WireForm(data.hidden_size, data.dtype, data.codec) != form:
+        raise BadMessage("hidden states of another shape or form")
+    size = form.compute_size(step.tokens)
     if len(body) != size:
         raise BadMessage(f"{len(body)} bytes where {size} are due")
-    if not is_finite(body, data.dtype):
+    if not form.is_finite(body):
         raise BadMessage("hidden states that are not finite numbers")
     if len(data.timings) >= MAX_HOPS:
         raise BadMessage("more hops than a route has")

@@ -34,6 +34,8 @@ class HopPrefix:
             terms.signer,
             terms.profile,
             layers,
+            # What is kept of coarser hidden states is not for finer ones.
+            terms.codec.to_bytes(1, "big"),
             self._scope,
         )
         return tuple(compute_hash("prefix-key", owner, name) for name in names)

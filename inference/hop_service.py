@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
-from inference.activations import compute_size
 from inference.channel_account import ChannelAccount
 from inference.errors import Busy
 from inference.hop import HopSession, Phase
@@ -47,6 +46,7 @@ from inference.messages import (
 )
 from inference.session_errors import BadMessage
 from inference.terms import get_schedule, has_one_step
+from inference.wire_form import Codec, WireForm
 from primitives.errors import P2PChainError, RemoteError
 
 log = logging.getLogger(__name__)
@@ -364,7 +364,7 @@ class HopService:
         """
         offer = self._ports.get_offer()
         if offer is not None:
-            self._max_body = compute_size(
-                offer.max_step_tokens, offer.hidden_size, offer.dtype
-            )
+            forms = [WireForm(offer.hidden_size, offer.dtype, each) for each in Codec]
+            tokens = offer.max_step_tokens
+            self._max_body = max(form.compute_size(tokens) for form in forms)
         return self._max_body

@@ -165,6 +165,9 @@ class SessionTerms(Record):
     """Node key of the hop before; None when data comes from the requester."""
     next: PublicKey | None
     """Node key of the hop after; None when data goes back to the requester."""
+    codec: U8 = 0
+    """A value of `inference.wire_form.Codec`: how hidden states are written on the way;
+    0 for lossless."""
 
 
 class Open(Record, tag=1):
@@ -240,6 +243,8 @@ class Data(Record, tag=4):
     """To the first hop, in the step that closes a range."""
     receipt: Receipt | None
     """From the hop before, in the step that closes a range."""
+    codec: U8 = 0
+    """That of the terms."""
 
 
 class Pay(Record, tag=5):

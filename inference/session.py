@@ -324,7 +324,7 @@ class RequesterMachine:
             0 if step.is_prefill else self.turns.usual_us,
             self._now_us,
         )
-        return self._track.send(step, body)
+        return self._track.send(step, bytes(self.plan.wire.encode(body)))
 
     def _on_answer(self, data: Data, body: bytes) -> list[Effect]:
         step = self.turns.step
@@ -342,7 +342,7 @@ class RequesterMachine:
             return self._attest()
         self.phase = Phase.SAMPLING
         self._set_deadline(self._timeouts.worker_s)
-        return [self.turns.build_sample(body)]
+        return [self.turns.build_sample(bytes(self.plan.wire.decode(body)))]
 
     # Receipts
 

@@ -1,10 +1,10 @@
 """What a requester demands of an answer before it pays for it."""
 
-from inference.activations import compute_size, is_finite
 from inference.messages import Data
 from inference.session_errors import WrongAnswer
 from inference.session_plan import SessionPlan
 from inference.steps import Step
+from inference.wire_form import WireForm
 
 
 def check_answer(
@@ -33,13 +33,14 @@ def check_answer(
     if said != (attempt, step.number, step.position, step.tokens):
         text = f"an answer to step {data.step} where {step.number} is due"
         raise WrongAnswer(text, peer_id=peer_id)
-    if (data.hidden_size, data.dtype) != (plan.hidden_size, plan.dtype):
-        raise WrongAnswer("an answer of another shape or dtype", peer_id=peer_id)
-    size = compute_size(step.tokens, plan.hidden_size, plan.dtype)
+    form = plan.wire
+    if WireForm(data.hidden_size, data.dtype, data.codec) != form:
+        raise WrongAnswer("an answer of another shape or form", peer_id=peer_id)
+    size = form.compute_size(step.tokens)
     if len(body) != size:
         text = f"an answer of {len(body)} bytes where {size} are due"
         raise WrongAnswer(text, peer_id=peer_id)
-    if not is_finite(body, plan.dtype):
+    if not form.is_finite(body):
         raise WrongAnswer("an answer that is not finite numbers", peer_id=peer_id)
     if len(data.timings) != len(peers):
         text = f"an answer that went through {len(data.timings)} hops"

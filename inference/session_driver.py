@@ -18,7 +18,6 @@ from typing import assert_never
 import trio
 
 from chain.contracts.channel import Payment
-from inference.activations import compute_size
 from inference.errors import BadAnswer
 from inference.hop_driver import compute_now_us
 from inference.hop_ports import Stream
@@ -105,9 +104,7 @@ class RequesterSession:
         self._streams: dict[int, Stream] = {}
         self._vouchers: Counter[int] = Counter()
         self._arrears: Counter[int] = Counter()
-        self._max_body = compute_size(
-            plan.max_step_tokens, plan.hidden_size, plan.dtype
-        )
+        self._max_body = plan.wire.compute_size(plan.max_step_tokens)
         self._sender, self._receiver = trio.open_memory_channel[Event](INBOX_EVENTS)
         self._tokens, self._unread = trio.open_memory_channel[TokenEvent](READER_TOKENS)
         self._reading = trio.CancelScope()

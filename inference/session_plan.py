@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from inference.messages import VERSION, HopTiming, SessionTerms
 from inference.sampling import TokenLogprob
 from inference.steps import PREFILL_TOKENS
+from inference.wire_form import Codec, WireForm
 from primitives.errors import P2PChainError
 
 
@@ -50,12 +51,19 @@ class SessionPlan:
     hidden_size: int
     dtype: int
     """A value of `inference.activations.Dtype`."""
+    codec: int = Codec.RAW
+    """A value of `inference.wire_form.Codec`."""
     attempt: int = 0
     max_prepaid_steps: int = 1000
     """Most steps that a hop may want ahead of its work in this session."""
     prefix_secret: bytes = b""
     """Sessions with the same one share what hops have kept of equal beginnings; empty
     where nothing is to be shared.  Hops never see it."""
+
+    @property
+    def wire(self) -> WireForm:
+        """What its hidden states look like on the way."""
+        return WireForm(self.hidden_size, self.dtype, self.codec)
 
     @property
     def is_text(self) -> bool:
@@ -227,6 +235,7 @@ def build_terms(
         max_positions=len(plan.prompt) + plan.max_tokens,
         hidden_size=plan.hidden_size,
         dtype=plan.dtype,
+        codec=plan.codec,
         previous=previous,
         next=following,
     )

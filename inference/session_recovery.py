@@ -28,7 +28,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chain.contracts.proof import Receipt
-from inference.activations import compute_size, is_finite
 from inference.errors import WorkerLost
 from inference.messages import (
     Abort,
@@ -379,9 +378,10 @@ class Recovery:
         if replay is None or replay.is_sent or step != replay.step.number:
             return []
         self._wait_us = 0
-        if len(body) != self._compute_size(replay):
+        form = self._plan.wire
+        if len(body) != form.compute_raw_size(replay.step.tokens):
             raise WorkerLost("the embedding has a wrong length")
-        return self._send(replay, body, now_us)
+        return self._send(replay, bytes(form.encode(body)), now_us)
 
     def on_kept(
         self, hop: RouteHop, kept: Kept, body: bytes, now_us: int
@@ -392,15 +392,12 @@ class Recovery:
             return []
         if hop not in self._get_replay_hops(replay)[:-1]:
             return []
-        is_whole = len(body) == self._compute_size(replay)
-        if not is_whole or not is_finite(body, self._plan.dtype):
+        form = self._plan.wire
+        is_whole = len(body) == form.compute_size(replay.step.tokens)
+        if not is_whole or not form.is_finite(body):
             text = f"{hop.name} has not kept what it has sent"
             return self.lose(hop, HopLost(text, peer_id=hop.peer_id), now_us)
         return self._send(replay, body, now_us)
-
-    def _compute_size(self, replay: _Replay) -> int:
-        plan = self._plan
-        return compute_size(replay.step.tokens, plan.hidden_size, plan.dtype)
 
     def _send(self, replay: _Replay, body: bytes, now_us: int) -> list[Effect]:
         self._now_us = now_us

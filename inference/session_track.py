@@ -69,7 +69,7 @@ class Track:
     # A step
 
     def send(self, step: Step, body: bytes) -> list[Effect]:
-        """Return what sends a step on its way."""
+        """Return what sends a step on its way; `body` is written as it travels."""
         plan = self._plan
         self.step, self.is_answered = step, False
         self._work_before = self._work
@@ -84,6 +84,7 @@ class Track:
             tokens=step.tokens,
             hidden_size=plan.hidden_size,
             dtype=plan.dtype,
+            codec=plan.codec,
             timings=(),
             signed_input=self.signed_input,
             receipt=None,

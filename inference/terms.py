@@ -3,6 +3,7 @@
 from inference.messages import SessionTerms
 from inference.receipts import Contribution
 from inference.steps import PREFILL_TOKENS, Prices, Schedule
+from inference.wire_form import WireForm
 
 
 def get_prices(terms: SessionTerms) -> Prices:
@@ -13,6 +14,11 @@ def get_prices(terms: SessionTerms) -> Prices:
         output_price=terms.output_price,
         unit_price=terms.unit_price,
     )
+
+
+def get_wire(terms: SessionTerms) -> WireForm:
+    """Return what the session's hidden states look like on the way."""
+    return WireForm(terms.hidden_size, terms.dtype, terms.codec)
 
 
 def get_schedule(
