@@ -6,11 +6,11 @@ Terms are checked from cheap to dear, and before anything is reserved.
 
 from inference.activations import Dtype
 from inference.channel_account import ChannelAccount
+from inference.codec import Codec
 from inference.hop_ports import HopOffer, PayeeChannel
 from inference.messages import VERSION, Open, RefuseCode, SessionTerms, verify_open
 from inference.steps import MAX_DECODE_TOKENS, PREFILL_TOKENS, RANGE_STEPS, Step
 from inference.terms import get_prices, get_schedule
-from inference.wire_form import Codec
 
 MAX_RANGE_UNITS = 2**31
 """Units that one receipt can hold with room to spare; nobody means to pay as much."""

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 import trio
 
 from inference.channel_account import ChannelAccount
+from inference.codec import Codec
 from inference.errors import Busy
 from inference.hop import HopSession, Phase
 from inference.hop_admission import (
@@ -46,7 +47,7 @@ from inference.messages import (
 )
 from inference.session_errors import BadMessage
 from inference.terms import get_schedule, has_one_step
-from inference.wire_form import Codec, WireForm
+from inference.wire_form import WireForm
 from primitives.errors import P2PChainError, RemoteError
 
 log = logging.getLogger(__name__)

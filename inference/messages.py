@@ -166,7 +166,7 @@ class SessionTerms(Record):
     next: PublicKey | None
     """Node key of the hop after; None when data goes back to the requester."""
     codec: U8 = 0
-    """A value of `inference.wire_form.Codec`: how hidden states are written on the way;
+    """A value of `inference.codec.Codec`: how hidden states are written on the way;
     0 for lossless."""
 
 

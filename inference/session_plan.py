@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from inference.codec import Codec
 from inference.messages import VERSION, HopTiming, SessionTerms
 from inference.sampling import TokenLogprob
 from inference.steps import PREFILL_TOKENS
-from inference.wire_form import Codec, WireForm
+from inference.wire_form import WireForm
 from primitives.errors import P2PChainError
 
 
@@ -52,7 +53,7 @@ class SessionPlan:
     dtype: int
     """A value of `inference.activations.Dtype`."""
     codec: int = Codec.RAW
-    """A value of `inference.wire_form.Codec`."""
+    """A value of `inference.codec.Codec`."""
     attempt: int = 0
     max_prepaid_steps: int = 1000
     """Most steps that a hop may want ahead of its work in this session."""

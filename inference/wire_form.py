@@ -20,30 +20,19 @@ docs/benchmarks.md.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.activations import Dtype, compute_size, is_finite
+from inference.codec import Codec
 
 BLOCK = 64
 """Numbers of a scale: 6 % of a byte each, and few enough that an outlier stays among
 its neighbours."""
 _SCALE_BYTES = 4
 _LARGEST = 127.0
-
-
-class Codec(IntEnum):
-    """How numbers are written."""
-
-    RAW = 0
-    INT8 = 1
-
-
-CODEC_OF_NAME = {"lossless": Codec.RAW, "int8": Codec.INT8}
-"""Words for people."""
 
 
 @dataclass(frozen=True, slots=True)

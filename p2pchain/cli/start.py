@@ -53,6 +53,11 @@ def add_parser(commands: "Commands") -> None:
         help="where layers compute; auto: a CUDA device where there is one",
     )
     parser.add_argument(
+        "--activations",
+        choices=("lossless", "int8"),
+        help="how hidden states travel in answers that this gateway buys",
+    )
+    parser.add_argument(
         "--peers", nargs="+", metavar="P2P://KEY@HOST:PORT", help="keep connected to"
     )
     parser.add_argument(

@@ -23,6 +23,7 @@ from msgspec.structs import replace as replace_fields
 
 from chain.contracts.channel import Channel
 from inference.activations import DTYPE_OF_NAME
+from inference.codec import Codec
 from inference.errors import BadPrompt, Busy, WorkerError
 from inference.messages import RefuseCode
 from inference.precision import Precision
@@ -109,6 +110,7 @@ class Gateway:
         payer: Payer,
         names: Mapping[bytes, str],
         precision: Precision = Precision.NATIVE,
+        codec: Codec = Codec.RAW,
     ) -> None:
         """
         Args:
@@ -121,9 +123,13 @@ class Gateway:
             payer: Pays over them.
             names: What people call accounts.
             precision: Of the layers that we buy.
+            codec: How hidden states travel.
         """
         self.worker = worker
         self.model_id = worker.info.model_id
+        self._codec = codec
+        if codec is not Codec.RAW:
+            log.warning("hidden states travel in %s: answers differ", codec.name)
         self._chain = chain
         self._treasury = treasury
         self._pool = pool
@@ -424,6 +430,7 @@ class Gateway:
             max_tokens=max_tokens,
             hidden_size=info.hidden_size,
             dtype=DTYPE_OF_NAME[self.worker.dtype],
+            codec=self._codec,
         )
 
     def _start(

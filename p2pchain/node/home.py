@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from inference.codec import CODEC_OF_NAME
 from inference.precision import Precision
 from p2pchain.errors import ConfigError, HomeError
 from primitives.keys import SecretKey
@@ -83,6 +84,9 @@ class Config:
     device: str = "auto"
     """Where they compute: `cpu`, `cuda`, `cuda:1` and so on, or `auto` for a CUDA
     device where there is one."""
+    activations: str = "lossless"
+    """How hidden states travel in answers that we buy: `lossless`, or `int8` for a
+    quarter to a half of the bytes and a small error in every hop."""
     torch_threads: int = 1
     """Per worker; more than the machine's idle cores makes everything slower."""
     chunk_workers: int = -1
@@ -401,6 +405,8 @@ def _validate(config: Config, source: str) -> None:
     if config.precision not in (*Precision, AUTO):
         words = ", ".join(Precision)
         raise ConfigError(f"{source}: precision must be {words} or auto")
+    if config.activations not in CODEC_OF_NAME:
+        raise ConfigError(f"{source}: activations must be {' or '.join(CODEC_OF_NAME)}")
     if not _DEVICE.fullmatch(config.device):
         raise ConfigError(f"{source}: device must be cpu, cuda, cuda:N or auto")
     if not 1 <= config.torch_threads <= 256:

@@ -20,6 +20,7 @@ from chain.contracts.proof import Receipt
 from chain.following import Follow, Layers
 from genesis.genesis import Genesis
 from inference.certify import CERTIFICATES_FOLDER, require_certificate
+from inference.codec import CODEC_OF_NAME
 from inference.errors import ModelError
 from inference.model_info import Model, load_model
 from inference.pieces_folder import PARTS_FOLDER
@@ -312,6 +313,7 @@ class Hosting:
             payer=SharedPayer(self._ports.payer_book),
             names=_get_names(self._genesis),
             precision=ready.precision,
+            codec=CODEC_OF_NAME[self._config.activations],
         )
 
 

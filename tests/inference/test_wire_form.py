@@ -22,10 +22,11 @@ from session_world import (
 )
 
 from inference.activations import Dtype
+from inference.codec import CODEC_OF_NAME, Codec
 from inference.messages import AbortCode, Data, RefuseCode
 from inference.session_driver import RequesterSession
 from inference.session_errors import HopAborted, HopRefused, WrongAnswer
-from inference.wire_form import BLOCK, CODEC_OF_NAME, Codec, WireForm, _read_floats
+from inference.wire_form import BLOCK, WireForm, _read_floats
 
 PROMPT = [3, 1, 4, 1, 5]
 replace = msgspec.structs.replace
