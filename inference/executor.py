@@ -49,6 +49,16 @@ class Executor(Protocol):
     def copy_page(self, source: int, target: int) -> None:
         """Write what one page holds to another one."""
 
+    def read_page(self, page: int) -> bytes:
+        """Return what a page holds; of those that share only."""
+
+    def write_page(self, page: int, content: memoryview) -> None:
+        """Write what `read_page` of an equal engine gave.
+
+        Raises:
+            BadAnswer: Another length, or NaN or infinity.
+        """
+
 
 def build_test_work(
     name: bytes, position: int, tokens: int, pages: tuple[PageRun, ...]

@@ -8,6 +8,7 @@ sequence.  Its results equal the undivided model bit for bit.
 
 import torch
 
+from inference.errors import BadAnswer
 from inference.ghost_cache import GhostCache
 from inference.ghost_pass import run_pass
 from inference.memory import CacheCost
@@ -49,6 +50,14 @@ class GhostExecutor:
 
     def copy_page(self, source: int, target: int) -> None:
         """Nothing to do: caches are no pages, and nobody shares them."""
+
+    def read_page(self, page: int) -> bytes:
+        """Return nothing: nobody has a page's name."""
+        return b""
+
+    def write_page(self, page: int, content: memoryview) -> None:
+        """Refuse: there are no pages."""
+        raise BadAnswer("this engine has no pages")
 
     def _run(self, work: Work, hidden: torch.Tensor) -> torch.Tensor:
         cache = self._caches.get(work.session_id)

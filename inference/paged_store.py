@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from inference.errors import BadAnswer
 from inference.memory import PAGE_TOKENS
 
 Ranges = list[tuple[int, int]]
@@ -53,6 +54,42 @@ class PagedStore:
         read, write = source * PAGE_TOKENS, target * PAGE_TOKENS
         for store in (self.keys, self.values):
             store[write : write + PAGE_TOKENS] = store[read : read + PAGE_TOKENS]
+
+    @property
+    def page_bytes(self) -> int:
+        """What a page of this layer takes."""
+        return PAGE_TOKENS * sum(store[0].nbytes for store in (self.keys, self.values))
+
+    def dump(self, page: int) -> tuple[bytes, bytes]:
+        """Return keys and values of a page."""
+        first = page * PAGE_TOKENS
+        keys, values = (
+            bytes(each[first : first + PAGE_TOKENS].cpu().view(torch.uint8).numpy())
+            for each in (self.keys, self.values)
+        )
+        return keys, values
+
+    def load(self, page: int, content: memoryview) -> None:
+        """Write what `dump` gave.
+
+        Args:
+            page: Which one.
+            content: `page_bytes` of keys and values.
+
+        Raises:
+            BadAnswer: NaN or infinity, which would come out of our own layers.
+        """
+        first = page * PAGE_TOKENS
+        for store in (self.keys, self.values):
+            place = store[first : first + PAGE_TOKENS]
+            # A copy, for the bytes may be of anybody's and not be written to.
+            found = torch.frombuffer(
+                bytearray(content[: place.nbytes]), dtype=store.dtype
+            )
+            if not bool(torch.isfinite(found).all()):
+                raise BadAnswer("kept pages with NaN or infinity")
+            place.copy_(found.view(place.shape))
+            content = content[place.nbytes :]
 
 
 def _read(store: torch.Tensor, ranges: Ranges) -> torch.Tensor:

@@ -54,6 +54,16 @@ class PrefixIndex:
             pages.append(entry.page)
         return pages
 
+    def find(self, keys: Sequence[bytes]) -> list[int]:
+        """Return the same without holding them; whoever reads them does so at once."""
+        pages = []
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is None:
+                break
+            pages.append(entry.page)
+        return pages
+
     def add(self, key: bytes, page: int) -> bool:
         """Name a page that one session holds; False where the key names another."""
         if key in self._entries or page in self._keys:

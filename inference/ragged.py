@@ -18,10 +18,10 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from inference.errors import UnsupportedModel
+from inference.errors import BadAnswer, UnsupportedModel
 from inference.executor import TEST_PAGES, build_test_work
 from inference.ghost_executor import GhostExecutor
-from inference.memory import CacheCost
+from inference.memory import PAGE_TOKENS, CacheCost
 from inference.packed import NATIVE_TOLERANCE, get_tolerance, pack, watch_inputs
 from inference.paged_store import PagedStore
 from inference.pages import PageRun
@@ -96,6 +96,25 @@ class RaggedExecutor:
         """Write what one page holds to another one, in every layer."""
         for store in self._stores.values():
             store.copy_page(source, target)
+
+    def read_page(self, page: int) -> bytes:
+        """Return what a page holds, layer by layer in their order."""
+        return b"".join(
+            part for layer in self._stores for part in self._stores[layer].dump(page)
+        )
+
+    def write_page(self, page: int, content: memoryview) -> None:
+        """Write what `read_page` of an equal engine gave.
+
+        Raises:
+            BadAnswer: Another length, or NaN or infinity.
+        """
+        expected = PAGE_TOKENS * self.cost.position_bytes
+        if len(content) != expected:
+            raise BadAnswer(f"a page of {len(content)} bytes; here are {expected}")
+        for store in self._stores.values():
+            store.load(page, content[: store.page_bytes])
+            content = content[store.page_bytes :]
 
 
 def build_ragged(

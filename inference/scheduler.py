@@ -234,6 +234,36 @@ class Scheduler:
             if self._index.add(key, session.pages[index]):
                 session.named.add(index)
 
+    def find_pages(self, keys: Sequence[bytes]) -> list[int]:
+        """Return pages by name, as far as they are known, to be read at once."""
+        return self._index.find(keys)
+
+    def get_next_pages(self, session_id: bytes, pages: int) -> list[int]:
+        """Return the next pages of a session, to be written with what is known.
+
+        Args:
+            session_id: A session that has computed nothing.
+            pages: At least 1.
+
+        Raises:
+            UnknownSession, WrongPosition: The session cannot take them.
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise UnknownSession("no such session is open in this stage")
+        first, rest = divmod(session.length, PAGE_TOKENS)
+        length = session.length + pages * PAGE_TOKENS
+        if rest or session.queue or not pages > 0 or length >= session.max_positions:
+            raise WrongPosition(f"{pages} pages behind {session.length} positions")
+        return session.pages[first : first + pages]
+
+    def skip_pages(self, session_id: bytes, pages: int) -> int:
+        """Count pages that were written; return how many positions there are then."""
+        session = self._sessions[session_id]
+        session.length += pages * PAGE_TOKENS
+        session.planned = session.length
+        return session.length
+
     def take_copies(self) -> list[PageCopy]:
         """Return what is to be copied before the next step, in order; once."""
         copies, self._copies = self._copies, []

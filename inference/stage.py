@@ -168,6 +168,30 @@ class StageEngine:
         if self.executor.shares:
             self.scheduler.keep(session_id, first, keys)
 
+    def read_pages(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Return what named pages hold, as far as they are known."""
+        pages = self.scheduler.find_pages(keys)
+        return [self.executor.read_page(page) for page in pages]
+
+    def write_pages(self, session_id: bytes, contents: Sequence[memoryview]) -> int:
+        """Give a session its next pages, as another stage of the same layers read them.
+
+        Args:
+            session_id: A session that has computed nothing.
+            contents: At least one.
+
+        Returns:
+            How many positions it has then.
+
+        Raises:
+            UnknownSession, WrongPosition: The session cannot take them.
+            BadAnswer: They are no pages of these layers; the session has what it had.
+        """
+        pages = self.scheduler.get_next_pages(session_id, len(contents))
+        for page, content in zip(pages, contents, strict=True):
+            self.executor.write_page(page, content)
+        return self.scheduler.skip_pages(session_id, len(pages))
+
     def close_session(self, session_id: bytes) -> list[int]:
         """Forget a session; return its calls that nobody will answer.
 

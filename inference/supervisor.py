@@ -44,7 +44,12 @@ from inference.errors import (
     WorkerLost,
 )
 from inference.hardware import CPU
-from inference.memory import DEFAULT_KV_BUDGET_BYTES, CacheCost, Reservations
+from inference.memory import (
+    DEFAULT_KV_BUDGET_BYTES,
+    PAGE_TOKENS,
+    CacheCost,
+    Reservations,
+)
 from inference.model_info import Model, ModelInfo
 from inference.precision import Precision
 from inference.sampling import ChatMessage, Choice, SampledToken, SamplingParams
@@ -63,10 +68,13 @@ from inference.worker_wire import (
     OpenAnswer,
     Opened,
     OpenSession,
+    Pages,
+    ReadPages,
     Ready,
     Sample,
     Sampled,
     TokenIds,
+    WritePages,
 )
 from primitives.errors import P2PChainError
 
@@ -424,6 +432,37 @@ class StageWorker(SupervisedWorker):
             with contextlib.suppress(WorkerLost):
                 self._link.post(lambda n: KeepPages(n, session_id, first, tuple(keys)))
 
+    @property
+    def page_bytes(self) -> int:
+        """What a page of a session takes; 0 until the worker is ready."""
+        report = self._report
+        return 0 if report is None else PAGE_TOKENS * report.position_bytes
+
+    async def read_pages(self, keys: Sequence[bytes]) -> bytes:
+        """Return what named pages hold, one after another, as far as they are there.
+
+        Raises:
+            Busy, WorkerLost, WorkerFailed: Not now; died during it; never.
+        """
+        _, payload = await self._call(Pages, lambda n: ReadPages(n, tuple(keys)))
+        return payload
+
+    async def write_pages(self, session_id: bytes, content: bytes, pages: int) -> int:
+        """Give a session its next pages, as another worker of these layers read them.
+
+        Returns:
+            How many positions it has then.
+
+        Raises:
+            UnknownSession, WrongPosition: The session cannot take them.
+            BadAnswer: They are no pages of these layers; the session has what it had.
+            Busy, WorkerLost, WorkerFailed: Not now; died during it; never.
+        """
+        answer, _ = await self._call(
+            Opened, lambda n: WritePages(n, session_id, pages), content
+        )
+        return answer.cached
+
     async def close(self, session_id: bytes) -> None:
         """Forget a session and give its memory back; harmless where it is not there."""
         self._reservations.close(session_id)
@@ -486,6 +525,7 @@ class RequesterWorker(SupervisedWorker):
         threads: int = 1,
         precision: Precision = Precision.NATIVE,
         device: str = CPU,
+        draft_model: Path | None = None,
     ) -> None:
         """Describe the requester; `run` starts it.
 
@@ -495,11 +535,15 @@ class RequesterWorker(SupervisedWorker):
             threads: Of torch.
             precision: Of the layers whose answers it reads.
             device: Where the ends compute: a name of torch's, or `auto`.
+            draft_model: Directory of a small model that guesses, if there is one.
         """
+        self.has_draft_model = draft_model is not None
+        """Whether a model of its own guesses what follows."""
+        guesses = () if draft_model is None else ("--draft-model", str(draft_model))
         super().__init__(
             directory,
             model,
-            role=["requester"],
+            role=["requester", *guesses],
             threads=threads,
             precision=precision,
             device=device,

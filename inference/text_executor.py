@@ -7,7 +7,7 @@ in pieces.  Its results equal the undivided model bit for bit.
 
 import torch
 
-from inference.errors import UnsupportedModel, WrongPosition
+from inference.errors import BadAnswer, UnsupportedModel, WrongPosition
 from inference.memory import CacheCost
 from inference.scheduler import Work
 from inference.split import Part
@@ -33,6 +33,14 @@ class TextExecutor:
 
     def copy_page(self, source: int, target: int) -> None:
         """Nothing was kept."""
+
+    def read_page(self, page: int) -> bytes:
+        """Return nothing: nobody has a page's name."""
+        return b""
+
+    def write_page(self, page: int, content: memoryview) -> None:
+        """Refuse: there are no pages."""
+        raise BadAnswer("this engine has no pages")
 
     def run(self, works: list[Work], hidden: list[torch.Tensor]) -> list[torch.Tensor]:
         """Run texts, (1, T, H) each, one after another.

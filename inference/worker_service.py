@@ -46,6 +46,8 @@ from inference.worker_wire import (
     OpenAnswer,
     Opened,
     OpenSession,
+    Pages,
+    ReadPages,
     ReadPiece,
     Ready,
     Refused,
@@ -53,6 +55,7 @@ from inference.worker_wire import (
     Sample,
     Sampled,
     TokenIds,
+    WritePages,
 )
 
 log = logging.getLogger("inference.worker")
@@ -165,6 +168,13 @@ class StageService:
             case KeepPages(call, session_id, first, keys):
                 self._engine.keep(session_id, first, keys)
                 return [(Done(call), b"")]
+            case ReadPages(call, keys):
+                pages = self._engine.read_pages(keys)
+                return [(Pages(call, len(pages)), b"".join(pages))]
+            case WritePages(call, session_id, count):
+                contents = split_pages(payload, count)
+                cached = self._engine.write_pages(session_id, contents)
+                return [(Opened(call, cached), b"")]
             case CloseSession(call, session_id):
                 dropped = self._engine.close_session(session_id)
                 closed = UnknownSession("the session was closed before its turn")
@@ -194,6 +204,7 @@ class RequesterService:
         threads: int,
         precision: Precision = Precision.NATIVE,
         device: str = CPU,
+        draft_model: Path | None = None,
     ) -> None:
         """Load and test the ends; raises BadWeights or UnsupportedModel."""
         self._shape = read_shape(directory, precision)
@@ -209,6 +220,13 @@ class RequesterService:
             self._engine = RequesterEngine.load(
                 directory, limit, precision, choose_device(device, precision)
             )
+        if draft_model is not None:
+            if self._shape.is_encoder:
+                raise UnsupportedModel("nothing is to be guessed of an encoder")
+            from inference.draft_model import DraftModel
+
+            tokenizer = self._engine.tokenizer
+            self._engine.draft_source = DraftModel.load(draft_model, tokenizer)
         self._samples: list[tuple[Sample, Any]] = []
 
     @property
@@ -352,6 +370,19 @@ def build_ready(
         shares=False,
         pieces=tuple(ReadPiece(*item) for item in sorted(hashes.items())),
     )
+
+
+def split_pages(payload: Buffer, count: int) -> list[memoryview]:
+    """Return the pages that lie one after another in a payload.
+
+    Raises:
+        BadAnswer: They are not of one length, or there are none.
+    """
+    size = len(payload) // count if count else 0
+    if not size or size * count != len(payload):
+        raise BadAnswer(f"{count} pages in {len(payload)} bytes")
+    view = memoryview(payload)
+    return [view[first : first + size] for first in range(0, len(payload), size)]
 
 
 def validate_length(payload: Buffer, tokens: int, shape: ModelShape) -> None:

@@ -105,6 +105,21 @@ class KeepPages(Record, tag=9):
     keys: tuple[Hash32, ...]
 
 
+class ReadPages(Record, tag=10):
+    """To a stage: what do these pages hold?"""
+
+    call: U32
+    keys: tuple[Hash32, ...]
+
+
+class WritePages(Record, tag=11):
+    """To a stage: the payload is the next pages of a session."""
+
+    call: U32
+    session_id: bytes
+    pages: U32
+
+
 Request = (
     OpenSession
     | Forward
@@ -115,6 +130,8 @@ Request = (
     | Embed
     | Sample
     | KeepPages
+    | ReadPages
+    | WritePages
 )
 
 
@@ -191,7 +208,14 @@ class Opened(Record, tag=38):
     """Its first positions that are there already."""
 
 
-Answer = Ready | Done | HiddenStates | TokenIds | Sampled | Refused | Opened
+class Pages(Record, tag=39):
+    """The payload is the pages that are there, one after another."""
+
+    call: U32
+    pages: U32
+
+
+Answer = Ready | Done | HiddenStates | TokenIds | Sampled | Refused | Opened | Pages
 
 
 def encode_frame(message: Request | Answer, payload_bytes: int = 0) -> bytes:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tiny_models import HIDDEN, LAYERS, save_model
 
-from inference.errors import Busy
+from inference.errors import BadAnswer, Busy, UnknownSession, WrongPosition
 from inference.executor import Executor
 from inference.ghost_executor import GhostExecutor
 from inference.memory import PAGE_TOKENS, CacheCost
@@ -479,3 +479,31 @@ def test_the_general_engine_shares_nothing(llama: Path) -> None:
     tokens = list(range(40))
     assert run_through(engine, b"a", tokens, pieces=40)[0] == 0
     assert run_through(engine, b"b", tokens, pieces=40)[0] == 0
+
+
+def test_pages_of_another_stage_are_as_good_as_computed_ones(llama: Path) -> None:
+    part = get_executor(llama).part
+    tokens = [(5 * n * n + n) % 97 for n in range(60)]
+    giver, taker = (
+        StageEngine(part, build_ragged(part, draw([1] * TEST_TOKENS))) for _ in range(2)
+    )
+    run_through(giver, b"a", tokens, pieces=30)
+    keys = compute_keys(tokens)
+    read = giver.read_pages([*keys[:2], b"unknown", keys[2]])
+    assert [len(page) for page in read] == [PAGE_TOKENS * giver.cost.position_bytes] * 2
+    taker.open_session(b"b", 70)
+    spoilt = bytearray(read[1])
+    spoilt[:4] = torch.tensor([torch.nan]).numpy().tobytes()
+    for wrong in ([read[0], bytes(spoilt)], [read[0][:-1]], [read[0] + b"x"], [b""]):
+        with pytest.raises(BadAnswer):
+            taker.write_pages(b"b", [memoryview(page) for page in wrong])
+    with pytest.raises(WrongPosition):
+        taker.write_pages(b"b", [memoryview(page) for page in read] * 3)
+    with pytest.raises(UnknownSession):
+        taker.write_pages(b"c", [memoryview(read[0])])
+    assert taker.write_pages(b"b", [memoryview(page) for page in read]) == 32
+    answers = taker.forward(b"b", 32, draw(tokens[32:]))
+    assert_close(answers, compute_alone(taker.executor, tokens)[:, 32:])
+    with pytest.raises(WrongPosition):
+        # Not behind positions that do not end a page.
+        taker.write_pages(b"b", [memoryview(read[0])])
