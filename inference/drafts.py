@@ -31,6 +31,16 @@ class Drafter(Protocol):
         """Return at most `count` tokens that may follow; none without an idea."""
 
 
+class DraftSource(Protocol):
+    """Makes drafters that compute; inference/draft_model.py has one."""
+
+    def open(self, session_id: bytes, token_ids: Sequence[int]) -> Drafter | None:
+        """Begin to guess what follows; None where there is no room."""
+
+    def close(self, session_id: bytes) -> None:
+        """Forget an answer; harmless where none is known."""
+
+
 class NgramDrafter:
     """Guesses by what followed the same tokens before.
 

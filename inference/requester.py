@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from inference.detokenizer import Detokenizer, StopScanner
-from inference.drafts import Drafter, NgramDrafter
+from inference.drafts import Drafter, DraftSource, FirstDrafter, NgramDrafter
 from inference.errors import (
     BadAnswer,
     BadPrompt,
@@ -39,6 +39,7 @@ from inference.sampling import (
     SamplingParams,
     TokenLogprob,
 )
+from inference.speculation import Speculation
 from inference.split import CPU, Part, load_ends
 from inference.tokenizer import Tokenizer
 from primitives.errors import P2PChainError
@@ -95,6 +96,8 @@ class RequesterEngine:
         self.max_positions = max_positions
         self.hidden_size: int = part.config.hidden_size
         self._device = part.device
+        self.draft_source: DraftSource | None = None
+        """Guesses better than the text so far, where there is one."""
         self._answers: dict[bytes, _Answer] = {}
         # All its layers are ghosts: it only tells the library the position.
         self._cache = GhostCache(part.config, range(0))
@@ -147,9 +150,11 @@ class RequesterEngine:
 
         Raises:
             BadPrompt: Empty, too long for the model, or ids it does not have.
-            BadRequest: The name is in use.
+            BadRequest: The name is in use, or guesses are wanted of no model.
             Busy: Too many sessions.
         """
+        if params.speculation is Speculation.DRAFT and self.draft_source is None:
+            raise BadRequest("no model that guesses is here")
         if session_id in self._answers:
             raise BadRequest("a session of that name is open")
         if len(self._answers) >= MAX_SESSIONS:
@@ -170,6 +175,8 @@ class RequesterEngine:
     def close_session(self, session_id: bytes) -> None:
         """Forget a session; closing one that is not open does nothing."""
         self._answers.pop(session_id, None)
+        if self.draft_source is not None:
+            self.draft_source.close(session_id)
 
     def embed(
         self, session_id: bytes, position: int, token_ids: Sequence[int]
@@ -186,7 +193,7 @@ class RequesterEngine:
                 f"{len(token_ids)} tokens at {position}; the model holds "
                 f"{self.max_positions}"
             )
-        return self._run_front(position, torch.tensor([list(token_ids)]))
+        return self.look_up(position, token_ids)
 
     def embed_next(self, session_id: bytes, drafts: Sequence[int]) -> torch.Tensor:
         """Return what enters layer 0 for the last token and D guesses, (1, 1 + D, H).
@@ -195,8 +202,20 @@ class RequesterEngine:
             UnknownSession: No such session.
         """
         answer = self._find(session_id)
-        token_ids = torch.tensor([[answer.tokens[-1], *drafts]])
-        return self._run_front(answer.position, token_ids)
+        return self.look_up(answer.position, [answer.tokens[-1], *drafts])
+
+    def look_up(self, position: int, token_ids: Sequence[int]) -> torch.Tensor:
+        """Return what enters layer 0 for T valid tokens, (1, T, H)."""
+        self._cache.truncate(0)
+        self._cache.advance(position)
+        end = position + len(token_ids)
+        position_ids = torch.arange(position, end, device=self._device)[None]
+        with torch.inference_mode():
+            return self.part.run_front(
+                torch.tensor([list(token_ids)], device=self._device),
+                position_ids=position_ids,
+                past_key_values=self._cache,
+            )
 
     def finish(self, hidden: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
         """Return the logits (N, V) for what left the last layer, (1, N, H).
@@ -289,22 +308,30 @@ class RequesterEngine:
             tokens.append(replace(self._accept(answer, token_id), logprobs=logprobs))
             if token_id != guess or answer.is_finished:
                 break
-        return Choice(tuple(tokens), self._draft(answer, tokens, turn.wanted))
-
-    def _draft(
-        self, answer: _Answer, tokens: list[SampledToken], wanted: int
-    ) -> tuple[int, ...]:
-        """Return guesses of what follows, at most `wanted`."""
         if answer.drafter is not None:
             answer.drafter.push([token.token_id for token in tokens])
-        elif wanted:
-            answer.drafter = NgramDrafter([*answer.prompt, *answer.tokens])
+        elif turn.wanted:
+            answer.drafter = self._open_drafter(turn.session_id, answer)
+        return Choice(tuple(tokens), self._draft(answer, turn.wanted))
+
+    def _draft(self, answer: _Answer, wanted: int) -> tuple[int, ...]:
+        """Return guesses of what follows, at most `wanted`."""
         if answer.drafter is None or answer.is_finished:
             return ()
         # No more than the answer can still have behind the token that is certain.
         left = answer.params.max_tokens - len(answer.tokens)
         left = min(left, self.max_positions - answer.position - 1) - 1
         return tuple(answer.drafter.draft(max(0, min(wanted, left))))
+
+    def _open_drafter(self, session_id: bytes, answer: _Answer) -> Drafter:
+        said = [*answer.prompt, *answer.tokens]
+        from_text = NgramDrafter(said)
+        mode, model = answer.params.speculation, None
+        if self.draft_source is not None and mode is not Speculation.NGRAM:
+            model = self.draft_source.open(session_id, said)
+        if model is None:
+            return from_text
+        return model if mode is Speculation.DRAFT else FirstDrafter(from_text, model)
 
     def _explain(
         self, scores: NDArray[np.float32], params: SamplingParams, token_id: int
@@ -324,7 +351,7 @@ class RequesterEngine:
             UnsupportedModel: A wrong shape, or not finite.
         """
         try:
-            hidden = self._run_front(0, torch.zeros(1, 1, dtype=torch.long))
+            hidden = self.look_up(0, [0])
             logits = self.finish(hidden, [0])[0]
         except Exception as error:
             # Whatever the model's own code raises, it is not fit to serve.
@@ -351,19 +378,6 @@ class RequesterEngine:
             text += answer.scanner.flush()
         reason = "stop" if is_stop else "length" if is_full else None
         return SampledToken(token_id, text, reason)
-
-    def _run_front(self, position: int, token_ids: torch.Tensor) -> torch.Tensor:
-        self._cache.truncate(0)
-        self._cache.advance(position)
-        tokens = token_ids.shape[1]
-        positions = torch.arange(position, position + tokens, device=self._device)
-        position_ids = positions.unsqueeze(0)
-        with torch.inference_mode():
-            return self.part.run_front(
-                token_ids.to(self._device),
-                position_ids=position_ids,
-                past_key_values=self._cache,
-            )
 
     def _find(self, session_id: bytes) -> _Answer:
         answer = self._answers.get(session_id)

@@ -40,6 +40,11 @@ class Tokenizer:
         """Of a text, by the tokenizer's own word; often without an end."""
         self.eos_ids = _read_eos_ids(directory, self._tokenizer.eos_token_id)
 
+    def get_vocabulary(self) -> dict[str, int]:
+        """Return the ids of all tokens."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        return vocabulary
+
     def encode_text(self, text: str) -> list[int]:
         """Return the token ids of plain text.
 

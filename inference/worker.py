@@ -128,6 +128,7 @@ def _build_service(options: argparse.Namespace) -> Service:
             threads=options.threads,
             precision=options.precision,
             device=options.device,
+            draft_model=options.draft_model,
         )
     if options.null:
         return NullService(options.model)
@@ -211,6 +212,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             sub.add_argument("--layers", type=_parse_layers, required=True)
             sub.add_argument("--kv-bytes", type=int, default=DEFAULT_KV_BUDGET_BYTES)
             sub.add_argument("--null", action="store_true", help="compute nothing")
+        else:
+            sub.add_argument("--draft-model", type=Path, metavar="DIR")
     return parser.parse_args(arguments)
 
 

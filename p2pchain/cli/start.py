@@ -53,6 +53,12 @@ def add_parser(commands: "Commands") -> None:
         help="where layers compute; auto: a CUDA device where there is one",
     )
     parser.add_argument(
+        "--draft-model",
+        metavar="DIR",
+        help="Hugging Face folder of a small model with which a gateway guesses what "
+        "follows; it must have the vocabulary of --model",
+    )
+    parser.add_argument(
         "--activations",
         choices=("lossless", "int8"),
         help="how hidden states travel in answers that this gateway buys",

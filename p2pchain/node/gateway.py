@@ -201,7 +201,8 @@ class Gateway:
         if self.worker.info.is_encoder:
             text = "this model turns texts into vectors; see /v1/embeddings"
             raise Unsupported(text, param="model")
-        if request.sampling.speculation is Speculation.DRAFT:
+        is_draft = request.sampling.speculation is Speculation.DRAFT
+        if is_draft and not self.worker.has_draft_model:
             text = "this gateway has no model that guesses"
             raise Unsupported(text, param="speculation")
         prompt = await self._encode(request)

@@ -84,6 +84,9 @@ class Config:
     device: str = "auto"
     """Where they compute: `cpu`, `cuda`, `cuda:1` and so on, or `auto` for a CUDA
     device where there is one."""
+    draft_model: str = ""
+    """Hugging Face directory of a small model with which a gateway guesses what
+    follows; empty for none.  It must have the vocabulary of `model`."""
     activations: str = "lossless"
     """How hidden states travel in answers that we buy: `lossless`, or `int8` for a
     quarter to a half of the bytes and a small error in every hop."""

@@ -301,6 +301,9 @@ class Hosting:
             threads=self._config.torch_threads,
             precision=ready.precision,
             device=self._config.device,
+            draft_model=Path(self._config.draft_model).expanduser()
+            if self._config.draft_model
+            else None,
         )
         worker.prepare = ready.prepare
         return Gateway(
