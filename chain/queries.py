@@ -6,161 +6,54 @@ anything.  Lists come in pages: `next` of one page is `after` of the next, an op
 string that stays good while blocks arrive.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
-from chain.account import NO_ACCOUNT, Account, compute_ripe
-from chain.block import Block, compute_root_path
+from chain.block import Block
 from chain.blocktree import BlockTree
 from chain.books import Books
 from chain.conservation import (
     compute_conservation,
     get_conservation,
 )
-from chain.contracts.channel import Channel, ChannelStatus, OpenPair
-from chain.contracts.model import ModelRecord
-from chain.contracts.proof import WorkEntry
-from chain.contracts.registration import Mirror, Registration, RegistrationStatus
 from chain.errors import (
     HistoryAbsent,
     ShardNotFollowed,
     StoreError,
-    UnknownModel,
 )
 from chain.evidence_queries import EvidenceQueries
-from chain.foreign_state import ForeignValue
+from chain.found import (
+    FoundAccount,
+    FoundBlock,
+    FoundChunk,
+    FoundShard,
+    FoundTransaction,
+    read_account,
+)
 from chain.gaps import Gap, read_gaps, update_gaps
 from chain.header import Header, compute_block_hash
 from chain.keys import (
     TOTALS_KEY,
     build_account_key,
-    build_channel_key,
-    build_pair_key,
-    build_registration_key,
 )
 from chain.layout_queries import LayoutQueries
 from chain.ledger import Totals
 from chain.light_queries import LightQueries
+from chain.market_queries import MarketQueries
 from chain.outcome import Outcome
 from chain.paging import PAGE, Page, build_page, iterate_keys, parse_cursor
-from chain.proofs import StateProof
 from chain.shard_queries import ShardQueries
 from chain.spec import ChainSpec
 from chain.stake_queries import StakeQueries
+from chain.state_queries import StateQueries
 from chain.store import ChainStore, StoredPacket, build_key
-from chain.transaction import SignedTransaction, compute_tx_id, decode_transaction
-from consensus.messages import Certificate
+from chain.transaction import compute_tx_id, decode_transaction
 from primitives.codec import decode
 from primitives.types import Height, ShardId
 from shards.chunk import Chunk, ChunkHeader, get_count
-from shards.layout import Layout, ShardSpec
+from shards.layout import Layout
 
 CACHED_BLOCKS = 16
 """Decoded blocks kept: at most 16 MiB of bytes, about 60 MB decoded."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundBlock:
-    """A final block and what makes it so."""
-
-    height: Height
-    block_hash: bytes
-    block: Block
-    certificate: Certificate | None
-    """Its own or the next descendant's; None for genesis alone."""
-    length: int
-    """Bytes."""
-    transactions: int
-    """In all its chunks."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundTransaction:
-    """A final transaction, where it stands, and what it did."""
-
-    tx_id: bytes
-    signed: SignedTransaction
-    height: Height
-    block_hash: bytes
-    time_ms: int
-    shard: ShardId
-    index: int
-    """Place in its chunk."""
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class FoundAccount:
-    """An account in one shard."""
-
-    shard: ShardId
-    address: bytes
-    balance: int
-    """Atoms that can be spent now."""
-    maturing: int
-    """Atoms from settlements that cannot be spent yet."""
-    nonce: int
-    height: Height
-    """Of the final block after which it is so."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundShard:
-    """A shard as of the final block."""
-
-    shard_id: ShardId
-    spec: ShardSpec | None
-    """Its layers; None for the root shard."""
-    head: ChunkHeader
-    """Its newest chunk; the genesis one if there was none yet."""
-    head_height: Height
-    """Height of the block that holds it."""
-    backlog: tuple[tuple[ShardId, int], ...]
-    """Packets that wait for this shard, by source."""
-    totals: Totals | None
-    """None where its state is not here."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundChunk:
-    """A shard's chunk and its block."""
-
-    height: Height
-    block_hash: bytes
-    chunk: Chunk
-    outcomes: tuple[Outcome, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FoundWork:
-    """A posted work record."""
-
-    height: Height
-    """Of the block that holds the settlement."""
-    shard: ShardId
-    tx_id: bytes
-    """The settlement."""
-    entry: WorkEntry
-
-
-def read_account(
-    shard: ShardId, address: bytes, data: bytes | None, height: Height
-) -> FoundAccount:
-    """Return the account that a shard's state holds after a block.
-
-    Args:
-        shard: Which.
-        address: Whose.
-        data: What is under the account's key; None: it was never used.
-        height: Of the block.
-    """
-    account = NO_ACCOUNT if data is None else decode(Account, data)
-    account = compute_ripe(account, height)
-    maturing = account.maturing_amount
-    return FoundAccount(
-        shard, address, account.balance, maturing, account.nonce, height
-    )
 
 
 class Queries:
@@ -183,6 +76,10 @@ class Queries:
         """What light clients ask for."""
         self.shards = ShardQueries(tree, self._get_body)
         """Chunks, their producers and endorsers."""
+        self.market = MarketQueries(tree)
+        """Models, providers, channels, and the work that was paid."""
+        self.states = StateQueries(tree, self.light)
+        """Proofs of what a state holds."""
 
     def forget(self) -> None:
         """Look everything up anew: other shards are followed than before."""
@@ -321,109 +218,6 @@ class Queries:
         """Return the atoms that can be spent, over all shards that are followed."""
         return sum(account.balance for account in self.list_accounts(address))
 
-    # -------------------------------------------------------------- provider
-
-    def get_registration(
-        self, account: bytes, shard: ShardId | None = None
-    ) -> Registration | None:
-        """Return an account's registration, in `shard` or in the first that has one.
-
-        Without a shard, those that are followed are looked through.
-        """
-        shards = self.followed if shard is None else (shard,)
-        for home in shards:
-            data = self._tree.final.view.get(home, build_registration_key(account))
-            if data is not None:
-                return decode(Registration, data)
-        return None
-
-    def list_registrations(
-        self,
-        model_id: bytes | None = None,
-        status: RegistrationStatus | None = None,
-    ) -> tuple[Registration, ...]:
-        """Return registrations by home shard, then account."""
-        return tuple(
-            registration
-            for _, registration in self._store.iterate(b"R", Registration)
-            if model_id in (None, registration.model_id)
-            and status in (None, registration.status)
-        )
-
-    def list_mirrors(self, shard: ShardId) -> tuple[Mirror, ...]:
-        """Return the registrations with another home that reach into a shard."""
-        prefix = build_key(b"G", (shard, 2))
-        return tuple(mirror for _, mirror in self._store.iterate(prefix, Mirror))
-
-    def list_models(self) -> tuple[ModelRecord, ...]:
-        """Return the models of the chain."""
-        return tuple(self._tree.final.child_epoch.models.values())
-
-    def get_model(self, model_id: bytes) -> ModelRecord:
-        """Return a model of the chain.
-
-        Raises:
-            UnknownModel: There is none of that id.
-        """
-        model = self._tree.final.child_epoch.models.get(model_id)
-        if model is None:
-            raise UnknownModel(f"the chain has no model {model_id.hex()[:16]}")
-        return model
-
-    # -------------------------------------------------------------- channels
-
-    def get_channel(self, channel_id: bytes) -> Channel | None:
-        """Return a channel as it is, or as it was when it ended."""
-        return self._store.read(build_key(b"Z", channel_id), Channel)
-
-    def find_channel(
-        self, payer: bytes, payee: bytes, shard: ShardId | None = None
-    ) -> Channel | None:
-        """Return the channel that is open between two accounts.
-
-        Args:
-            payer: Who pays.
-            payee: Who is paid.
-            shard: Where; None: the first followed shard that has one.
-        """
-        view = self._tree.final.view
-        shards = self.followed if shard is None else (shard,)
-        for place in shards:
-            pair = view.get(place, build_pair_key(payer, payee))
-            if pair is not None:
-                channel_id = decode(OpenPair, pair).channel_id
-                data = view.get(place, build_channel_key(channel_id))
-                return None if data is None else decode(Channel, data)
-        return None
-
-    def list_channels(
-        self,
-        address: bytes,
-        after: str | None = None,
-        limit: int = PAGE,
-        *,
-        is_open: bool | None = None,
-    ) -> Page[Channel]:
-        """Return the channels that an account pays from or is paid by, newest first.
-
-        Args:
-            address: Of the account.
-            after: `next` of the page before.
-            limit: Channels looked at; with `is_open` a page may hold fewer.
-            is_open: Only those that have not ended, or only those that have.
-        """
-        prefix = build_key(b"Y", address)
-        keys = iterate_keys(self._store.kv, prefix, after)
-        page = build_page(keys, lambda key: self.get_channel(key[-32:]), limit)
-        if is_open is None:
-            return page
-        items = tuple(
-            channel
-            for channel in page.items
-            if (channel.status != ChannelStatus.CLOSED) == is_open
-        )
-        return Page(items, page.next)
-
     # ------------------------------------------------------- shards, packets
 
     def list_shards(self) -> tuple[FoundShard, ...]:
@@ -480,89 +274,7 @@ class Queries:
             limit,
         )
 
-    # ------------------------------------------------------------------ work
-
-    def list_work(
-        self,
-        after: str | None = None,
-        limit: int = PAGE,
-        payee: bytes | None = None,
-    ) -> Page[FoundWork]:
-        """Return posted work records, newest first, of everybody or of one payee."""
-        prefix = b"W" if payee is None else build_key(b"V", payee)
-        keys = iterate_keys(self._store.kv, prefix, after)
-        return build_page(keys, self._find_work, limit)
-
-    # ----------------------------------------------------------------- proof
-
-    def prepare_state(self, shard: ShardId, height: Height | None) -> Iterator[None]:
-        """Do what makes `build_state_proof` short, a slice at a time.
-
-        Raises:
-            PrunedState, UnknownShard: As there.
-        """
-        if height is None:
-            return iter(())
-        return self._tree.history.prepare(height, shard, lambda: self.height)
-
-    def build_state_proof(
-        self, shard: ShardId, key: bytes, height: Height | None = None
-    ) -> StateProof:
-        """Return the proof of a key's value, or of its absence, after a final block.
-
-        The first proof of an older state takes a second or two under load, so whoever
-        has other work exhausts `prepare_state` before.
-
-        Args:
-            shard: Of the layout.
-            key: In the shard's state.
-            height: Of one of the last blocks; None: the last final one.
-
-        Raises:
-            PrunedState: Too old, or not final yet; says what can be had.
-            UnknownShard: There was none of that number.
-        """
-        tree, last = self._tree, self.height
-        height = last if height is None else height
-        view = tree.history.get_view(height, shard, last)
-        value, bucket = view.get(shard, key), view.build_proof(shard, key)
-        return self.build_foreign_proof(shard, key, ForeignValue(value, height, bucket))
-
-    def build_foreign_proof(
-        self, shard: ShardId, key: bytes, found: ForeignValue
-    ) -> StateProof:
-        """Return the proof of a value that somebody showed.
-
-        Args:
-            shard: Of the layout.
-            key: In the shard's state.
-            found: What it holds, proven under a root of ours.
-
-        Raises:
-            PrunedState: The block is too long ago by now.
-            UnknownShard: There was none of that number.
-        """
-        height = found.height
-        roots = self._tree.history.get_roots(height, self.height)
-        index, path = compute_root_path(roots, shard)
-        header = self._store.get_header(height)
-        if header is None:
-            raise StoreError(f"no block at height {height}")
-        block = self.light.build_block(height)
-        return StateProof(
-            shard=shard,
-            key=key,
-            value=found.value,
-            bucket=found.proof,
-            levels=self.spec.params.bucket_levels,
-            shard_root=roots[shard],
-            index=index,
-            count=len(roots),
-            path=path,
-            header=header,
-            certificate=None if block is None else block.certificate,
-            descendants=() if block is None else block.headers[1:],
-        )
+    # ---------------------------------------------------------- conservation
 
     def get_conservation(self, height: Height | None = None) -> Books:
         """Return where all atoms were after a final block; None: the last one.
@@ -688,17 +400,6 @@ class Queries:
             return None
         data = self._tree.final.view.get(shard, TOTALS_KEY)
         return Totals(0, 0, 0) if data is None else decode(Totals, data)
-
-    def _find_work(self, key: bytes) -> FoundWork | None:
-        place = key[-14:]
-        entry = self._store.read(build_key(b"W", place), WorkEntry)
-        if entry is None:
-            return None
-        height = int.from_bytes(place[:8], "big")
-        shard = int.from_bytes(place[8:10], "big")
-        outcomes = self._store.get_outcomes(height, shard)
-        tx_id = outcomes[int.from_bytes(place[10:], "big")].tx_id
-        return FoundWork(height, shard, tx_id, entry)
 
     def _get_at(self, height_bytes: bytes) -> FoundBlock | None:
         return self._find_block(int.from_bytes(height_bytes, "big"))

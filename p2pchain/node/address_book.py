@@ -47,7 +47,7 @@ class AddressBook:
     def refresh(self) -> None:
         """Learn every address of every registration."""
         self._epoch = self._queries.stakes.record.epoch
-        for registration in self._queries.list_registrations():
+        for registration in self._queries.market.list_registrations():
             is_kept = self._is_validator and self._has_seat(registration.account)
             for address in registration.addresses:
                 if (address, is_kept) not in self._known:

@@ -377,7 +377,7 @@ class NodeBackend:
         self, payee: bytes, deposit: int, unit_price: int | None
     ) -> OpenResult:
         """Open a channel to a registered provider in its home shard."""
-        registration = self.queries.get_registration(payee)
+        registration = self.queries.market.get_registration(payee)
         if registration is None or registration.status is not RegistrationStatus.ACTIVE:
             raise NotFound("no active provider has this address", param="payee")
         self._require_no_channel(payee, registration.home)
@@ -402,7 +402,7 @@ class NodeBackend:
 
     def _require_no_channel(self, payee: bytes, shard: ShardId) -> None:
         """Find out before funds are moved for it and a fee is paid."""
-        open_one = self.queries.find_channel(self.treasury.address, payee, shard)
+        open_one = self.queries.market.find_channel(self.treasury.address, payee, shard)
         if open_one is not None:
             raise TransactionRejected(
                 f"channel 0x{open_one.channel_id.hex()} to this provider is open: "
@@ -412,7 +412,7 @@ class NodeBackend:
 
     async def close_channel(self, channel_id: bytes) -> SendResult:
         """Close as payee; as payer request the close, or withdraw once it is due."""
-        channel = self.queries.get_channel(channel_id)
+        channel = self.queries.market.get_channel(channel_id)
         address = self.treasury.address
         if (
             channel is None
@@ -469,7 +469,7 @@ class NodeBackend:
 
     def list_own_channels(self) -> tuple[OwnChannel, ...]:
         """Return the wallet's channels, open ones first."""
-        page = self.queries.list_channels(self.treasury.address, limit=100)
+        page = self.queries.market.list_channels(self.treasury.address, limit=100)
         channels = [self._describe_channel(channel) for channel in page.items]
         return tuple(
             sorted(channels, key=lambda own: own.channel.status is ChannelStatus.CLOSED)
@@ -498,7 +498,7 @@ class NodeBackend:
     def list_models(self) -> tuple[ServedModel, ...]:
         """Return the models of the chain, servable ones first."""
         models = []
-        for record in self.queries.list_models():
+        for record in self.queries.market.list_models():
             reason = ""
             context = 0
             if self.gateway is None:

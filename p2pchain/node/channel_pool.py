@@ -164,7 +164,7 @@ class ChannelPool:
 
     def find(self, registration: Registration) -> Channel | None:
         """Return our open channel to a provider, as the chain shows it."""
-        return self._chain.queries.find_channel(
+        return self._chain.queries.market.find_channel(
             payer=self._treasury.address,
             payee=registration.account,
             shard=registration.home,
@@ -268,7 +268,7 @@ class ChannelPool:
         """Return our channels whose grace window is over."""
         address, found, after = self._treasury.address, [], None
         while True:
-            page = self._chain.queries.list_channels(
+            page = self._chain.queries.market.list_channels(
                 address, after, MAX_PAGE, is_open=True
             )
             found += [each for each in page.items if self.is_ripe(each)]

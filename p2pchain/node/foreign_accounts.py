@@ -30,10 +30,10 @@ import trio
 
 from chain.chunk_execution import ExecutedChunk
 from chain.errors import InvalidWitness
+from chain.found import FoundAccount, read_account
 from chain.index import compute_seen_changes
 from chain.keys import build_account_key
 from chain.outcome import Outcome
-from chain.queries import FoundAccount, read_account
 from chain.transaction import Transaction, compute_tx_id
 from network.errors import NetworkError
 from network.faults import Fault

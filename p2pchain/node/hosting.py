@@ -199,7 +199,7 @@ class Hosting:
             ConfigError: The chain has no such model.
         """
         roots = (model.info.weights_root, model.info.tokenizer_hash)
-        models = self._ports.chain.queries.list_models()
+        models = self._ports.chain.queries.market.list_models()
         for record in models:
             if (record.weights_root, record.tokenizer_hash) == roots:
                 # The folder may be called anything; the chain has a name for it.
@@ -226,7 +226,7 @@ class Hosting:
         queries = self._ports.chain.queries
 
         def list_providers(model_id: bytes) -> list[bytes]:
-            registrations = queries.list_registrations()
+            registrations = queries.market.list_registrations()
             return [r.node_key for r in registrations if r.model_id == model_id]
 
         return WeightsFetcher(

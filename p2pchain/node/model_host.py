@@ -171,7 +171,7 @@ class ModelHost:
         """Return the chain's record, as soon as it has one."""
         is_told = False
         while True:
-            records = self._chain.queries.list_models()
+            records = self._chain.queries.market.list_models()
             record = find_model(records, self._setting, self._local)
             if record is not None:
                 return record
@@ -206,7 +206,7 @@ class ModelHost:
             return saved
         await self._catch_up("blocks, to see what others serve")
         hardware = await self._measure_hardware()
-        registrations = self._chain.queries.list_registrations()
+        registrations = self._chain.queries.market.list_registrations()
         served = count_served(record, registrations, self._account)
         is_buyer = self._layers is None
         chosen = choose_for(record, served, hardware, is_buyer=is_buyer)
@@ -286,7 +286,7 @@ class ModelHost:
         profile = get_profile_hash(record, precision)
         return [
             (each.start, each.end)
-            for each in self._chain.queries.list_registrations()
+            for each in self._chain.queries.market.list_registrations()
             if each.model_id == record.model_id
             and each.profile == profile
             and each.status is RegistrationStatus.ACTIVE

@@ -155,7 +155,7 @@ class Node:
             kv,
             spec.chain_id,
             keys.account.public_key,
-            self._chain.queries.get_channel,
+            self._chain.queries.market.get_channel,
             self._settlement.notice,
         )
         self._feed = WorkFeed(
@@ -341,7 +341,7 @@ class _RegisteredKeys:
             self._height = self._queries.height
             self._keys = frozenset(
                 registration.node_key
-                for registration in self._queries.list_registrations()
+                for registration in self._queries.market.list_registrations()
             )
         return node_key in self._keys
 

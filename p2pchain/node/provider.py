@@ -261,7 +261,7 @@ class Provider:
     def _get_registration(self) -> Registration | None:
         """Return ours in the shard of our first layer; other shards keep old ones."""
         address, home = self._treasury.address, self._get_home()
-        return self._chain.queries.get_registration(address, home)
+        return self._chain.queries.market.get_registration(address, home)
 
     def _get_home(self) -> int:
         layout = self._chain.queries.layout
@@ -273,7 +273,7 @@ class Provider:
         start, end = self.worker.layers
         params = self._chain.spec.params
         ticket = max(self._prices) * (end - start) * params.ticket_tokens
-        minimum = self._chain.queries.get_model(self.model_id).min_collateral
+        minimum = self._chain.queries.market.get_model(self.model_id).min_collateral
         return Register(
             model_id=self.model_id,
             profile=get_profile_hash(self.worker.info, self.worker.precision),

@@ -160,7 +160,7 @@ class RouteFinder:
         counts.
         """
         found: dict[bytes, Registration] = {}
-        for registration in self._chain.queries.list_registrations(
+        for registration in self._chain.queries.market.list_registrations(
             self._info.model_id, RegistrationStatus.ACTIVE
         ):
             if registration.profile != self._profile:

@@ -111,7 +111,7 @@ class Settlement:
     def _list_due(self, book: ProviderBook) -> list[_Due]:
         dues = []
         for entry in book.list_channels():
-            channel = self._chain.queries.get_channel(entry.channel_id)
+            channel = self._chain.queries.market.get_channel(entry.channel_id)
             if channel is None:
                 continue
             if channel.status is ChannelStatus.CLOSED:

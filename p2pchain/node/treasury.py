@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import trio
 
 from chain.errors import ShardNotFollowed
+from chain.found import FoundAccount
 from chain.outcome import Outcome
-from chain.queries import FoundAccount
 from chain.transaction import Payload, SignedTransaction, compute_tx_id
 from p2pchain.errors import NotReady, TransactionFailed, UnknownFunds
 from p2pchain.node.chain_service import ChainService

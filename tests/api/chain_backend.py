@@ -179,7 +179,7 @@ class ChainNode(ToyNode):
         return OpenResult(channel_id=channel_id, shard=1, tx_ids=(tx_id,))
 
     async def close_channel(self, channel_id: bytes) -> SendResult:
-        channel = self.queries.get_channel(channel_id)
+        channel = self.queries.market.get_channel(channel_id)
         if channel is None:
             raise NotFound("no open channel of this wallet has this id")
         payload = RequestClose(channel_id)
@@ -189,7 +189,7 @@ class ChainNode(ToyNode):
         return SendResult(tx_ids=(tx_id,), fee_limit=FEE)
 
     def list_own_channels(self):
-        page = self.queries.list_channels(ALICE.public_key)
+        page = self.queries.market.list_channels(ALICE.public_key)
         return tuple(
             OwnChannel(channel=c, role="payer", promised=c.settled) for c in page.items
         )

@@ -27,7 +27,7 @@ def node() -> ChainNode:
     while world.tree.final_height < BEGIN - 1:
         world.advance()
     world.advance(world.sign(ALICE, Transfer(BOB.public_key, 2, COIN)))
-    node.before = node.queries.list_registrations()
+    node.before = node.queries.market.list_registrations()
     node.world = install(world, MemoryStore())
     node.world.nonces = world.nonces
     assert isinstance(node.world, World)
@@ -79,7 +79,7 @@ def test_blocks_before_are_not_found_and_the_answer_says_why(server):
 
 
 def test_what_the_state_tells_is_listed_as_before(server, node):
-    assert node.queries.list_registrations() == node.before
+    assert node.queries.market.list_registrations() == node.before
     alice = encode_address(ALICE.public_key)
     channels = get(server, f"/channels?address={alice}")["channels"]
     assert [channel["channel_id"] for channel in channels] == [

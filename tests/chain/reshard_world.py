@@ -222,7 +222,7 @@ class ReshardWorld(World):
         return self.queries.get_account(shard, person.public_key).balance
 
     def registration(self, person, shard) -> Registration | None:
-        return self.queries.get_registration(person.public_key, shard)
+        return self.queries.market.get_registration(person.public_key, shard)
 
     def kinds(self) -> list[str]:
         return [event.kind for event in self.seen]

@@ -234,7 +234,7 @@ def test_damaged_parts_are_refused_or_mean_themselves(kind, data):
 def test_a_damaged_state_proof_proves_nothing(world, data):
     queries = Queries(world.tree)
     shard = data.draw(st.sampled_from([0, 1]))
-    proof = queries.build_state_proof(shard, b"a" + ALICE.public_key)
+    proof = queries.states.build_state_proof(shard, b"a" + ALICE.public_key)
     rest = (SPEC.chain_id, SPEC.params.bucket_levels, SPEC.first_validators, bls)
     assert verify_state_proof(proof, *rest)
     raw = data.draw(mangled(st.just(encode(proof))))

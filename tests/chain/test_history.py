@@ -73,7 +73,7 @@ class Record:
         queries = Queries(self.world.tree)
         for shard, pairs in self.states[height].items():
             for key in [*pairs, build_account_key(DAVE.public_key), b"nothing"]:
-                proof = queries.build_state_proof(shard, key, height)
+                proof = queries.states.build_state_proof(shard, key, height)
                 assert proof.header.height == height
                 assert proof.value == pairs.get(key)
                 if height:
@@ -239,7 +239,7 @@ def test_a_state_is_built_in_slices_while_blocks_go_on(monkeypatch):
     last = world.tree.final_height
     queries = Queries(world.tree)
     slices = {
-        (shard, height): queries.prepare_state(shard, height)
+        (shard, height): queries.states.prepare_state(shard, height)
         for shard in SHARDS[:2]
         for height in (last - 3, last - 1)
     }
@@ -267,7 +267,7 @@ def test_a_state_that_goes_while_it_is_built_is_missing_for_its_askers_alone():
         record.note()
     last = world.tree.final_height
     queries = Queries(world.tree)
-    old = queries.prepare_state(1, last - 7)
+    old = queries.states.prepare_state(1, last - 7)
     next(old)
     for _ in range(9):
         world.advance(world.sign(ALICE, Transfer(DAVE.public_key, 1, 5), 1))

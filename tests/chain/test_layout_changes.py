@@ -166,7 +166,7 @@ def test_balances_channels_and_nonces_stay(world):
     world.settle(3)
     assert {p: world.balance(p, 1) for p in (ALICE, BOB, CAROL)} == before
     assert all(world.balance(person, 3) == 0 for person in before)
-    (channel,) = world.queries.list_channels(BOB.public_key).items
+    (channel,) = world.queries.market.list_channels(BOB.public_key).items
     claim = build_claim(channel.channel_id, 10, chain_id=world.spec.chain_id)
     world.do(world.sign(BOB, Close(channel.channel_id, claim, build_work()), 1))
     world.do(world.sign(ALICE, Transfer(BOB.public_key, 3, COIN), 1))
@@ -194,7 +194,7 @@ def test_providers_move_with_their_layers(world):
         DAVE: (3, (2,), 2),
     }
     mirrors = {
-        shard: {(m.account, m.home) for m in world.queries.list_mirrors(shard)}
+        shard: {(m.account, m.home) for m in world.queries.market.list_mirrors(shard)}
         for shard in world.ids
     }
     assert mirrors == {
@@ -249,7 +249,7 @@ def test_many_registrations_take_several_steps(world, monkeypatch):
 def test_a_model_comes_and_serves(world):
     world.change_layout(AddModel(OTHER_MODEL, 2))
     assert world.ids == (0, 1, 2, 3, 4)
-    names = {m.name for m in world.queries.list_models()}
+    names = {m.name for m in world.queries.market.list_models()}
     assert names == {"toy", "second"}
     world.do(world.sign(ALICE, Transfer(ALICE.public_key, 3, 5 * COIN), 1))
     world.step()
@@ -258,7 +258,7 @@ def test_a_model_comes_and_serves(world):
     world.settle(3)
     found = world.registration(ALICE, 3)
     assert (found.status, found.mirrors) == (ACTIVE, (4,))
-    assert world.queries.get_model(OTHER_MODEL.model_id) == OTHER_MODEL
+    assert world.queries.market.get_model(OTHER_MODEL.model_id) == OTHER_MODEL
 
 
 def open_channel(world, payer, payee, shard) -> bytes:
@@ -319,7 +319,7 @@ def test_a_model_goes_and_nothing_is_lost(world):
     assert not world.step(late).chunks[0].transactions
     world.settle(8 * EPOCH)
     assert world.ids == (0, 1, 2)
-    assert [m.name for m in world.queries.list_models()] == ["toy"]
+    assert [m.name for m in world.queries.market.list_models()] == ["toy"]
     for person in (ALICE, BOB):
         assert world.registration(person, None) is None
     fees = world.queries.compute_conservation().burned
@@ -329,9 +329,9 @@ def test_a_model_goes_and_nothing_is_lost(world):
     )
     assert supply - fees <= left < supply
     assert world.balance(BOB) > 100 * COIN
-    (channel,) = world.queries.list_channels(ALICE.public_key).items
+    (channel,) = world.queries.market.list_channels(ALICE.public_key).items
     assert channel.settled == 10 * 1000
-    assert world.queries.find_channel(ALICE.public_key, BOB.public_key) is None
+    assert world.queries.market.find_channel(ALICE.public_key, BOB.public_key) is None
 
 
 def test_packets_that_are_under_way_arrive(world):

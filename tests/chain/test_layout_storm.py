@@ -85,7 +85,7 @@ class Storm:
             return shard, OpenChannels((opening,))
         if kind == 2:
             address = sender.public_key
-            page = world.queries.list_channels(address, limit=20, is_open=True)
+            page = world.queries.market.list_channels(address, limit=20, is_open=True)
             if page.items:
                 return self.draw_about(sender, luck.choice(page.items))
         amount = luck.choice([1, COIN, 2 * COIN, 5 * COIN])

@@ -131,12 +131,12 @@ def test_values_stakes_and_absence(world, light):
     queries = Queries(world.tree)
     there, gone, never = world.people[8], world.people[0], bytes(32)
     key = build_stake_key(there.address)
-    proof = queries.build_state_proof(0, key)
+    proof = queries.states.build_state_proof(0, key)
     state = adopt_state(state, 0, key, proof, bls)
     assert decode(Stake, proof.value).bonded == 1000 * COIN
     for shard in world.tree.layout.shard_ids:
         key = build_account_key(never)
-        proof = queries.build_state_proof(shard, key)
+        proof = queries.states.build_state_proof(shard, key)
         assert proof.value is None
         assert verify_state(state, shard, key, proof, bls)
         assert not verify_state(

@@ -32,7 +32,7 @@ def world():
     )
     world.advance(blocks=2)
     queries = Queries(world.tree)
-    name = queries.find_channel(ALICE.public_key, BOB.public_key).channel_id
+    name = queries.market.find_channel(ALICE.public_key, BOB.public_key).channel_id
     claims = [build_claim(name, used) for used in (10, 20, 30)]
     for claim in claims:
         world.advance(world.sign(BOB, Settle(name, claim, build_work()), 1))
@@ -130,41 +130,41 @@ def test_accounts(queries):
 
 
 def test_registrations_and_mirrors(queries):
-    registrations = queries.list_registrations()
+    registrations = queries.market.list_registrations()
     assert {r.account for r in registrations} == {BOB.public_key, CAROL.public_key}
     assert all(r.status == RegistrationStatus.ACTIVE for r in registrations)
-    assert queries.list_registrations(bytes(32)) == ()
-    assert queries.list_registrations(status=RegistrationStatus.PENDING) == ()
-    assert queries.list_registrations(MODEL.model_id) == registrations
-    assert queries.get_registration(CAROL.public_key).end == 6
-    assert queries.get_registration(CAROL.public_key, 2) is None
-    assert queries.get_registration(ALICE.public_key) is None
-    (mirror,) = queries.list_mirrors(2)
+    assert queries.market.list_registrations(bytes(32)) == ()
+    assert queries.market.list_registrations(status=RegistrationStatus.PENDING) == ()
+    assert queries.market.list_registrations(MODEL.model_id) == registrations
+    assert queries.market.get_registration(CAROL.public_key).end == 6
+    assert queries.market.get_registration(CAROL.public_key, 2) is None
+    assert queries.market.get_registration(ALICE.public_key) is None
+    (mirror,) = queries.market.list_mirrors(2)
     assert mirror.account == CAROL.public_key
-    assert queries.list_mirrors(1) == ()
+    assert queries.market.list_mirrors(1) == ()
 
 
 def test_channels_open_and_ended(queries):
     channels = collect(
-        lambda **page: queries.list_channels(ALICE.public_key, **page), 1
+        lambda **page: queries.market.list_channels(ALICE.public_key, **page), 1
     )
     assert [c.status for c in channels] == [ChannelStatus.OPEN, ChannelStatus.CLOSED]
     assert channels[1].settled == 30 * PRICE
-    assert queries.get_channel(channels[1].channel_id) == channels[1]
-    found = queries.find_channel(ALICE.public_key, BOB.public_key)
+    assert queries.market.get_channel(channels[1].channel_id) == channels[1]
+    found = queries.market.find_channel(ALICE.public_key, BOB.public_key)
     assert found == channels[0]
-    assert queries.find_channel(ALICE.public_key, BOB.public_key, 1) == found
-    assert queries.find_channel(ALICE.public_key, BOB.public_key, 2) is None
-    assert queries.find_channel(BOB.public_key, ALICE.public_key) is None
-    assert queries.get_channel(bytes(32)) is None
-    page = queries.list_channels(BOB.public_key, is_open=True)
+    assert queries.market.find_channel(ALICE.public_key, BOB.public_key, 1) == found
+    assert queries.market.find_channel(ALICE.public_key, BOB.public_key, 2) is None
+    assert queries.market.find_channel(BOB.public_key, ALICE.public_key) is None
+    assert queries.market.get_channel(bytes(32)) is None
+    page = queries.market.list_channels(BOB.public_key, is_open=True)
     assert page.items == (found,)
-    page = queries.list_channels(BOB.public_key, is_open=False)
+    page = queries.market.list_channels(BOB.public_key, is_open=False)
     assert page.items == (channels[1],)
 
 
 def test_work_records(queries):
-    work = collect(queries.list_work, 2)
+    work = collect(queries.market.list_work, 2)
     for found in work:
         settlement = queries.get_transaction(found.tx_id)
         assert settlement.height == found.height
@@ -173,9 +173,11 @@ def test_work_records(queries):
     assert [found.entry.number for found in work] == [2, 1, 0]
     assert {found.shard for found in work} == {1}
     assert sum(found.entry.paid for found in work) == 30 * PRICE
-    own = collect(lambda **page: queries.list_work(payee=BOB.public_key, **page), 1)
+    own = collect(
+        lambda **page: queries.market.list_work(payee=BOB.public_key, **page), 1
+    )
     assert own == work
-    assert queries.list_work(payee=ALICE.public_key).items == ()
+    assert queries.market.list_work(payee=ALICE.public_key).items == ()
 
 
 def test_packets(queries):
@@ -217,7 +219,7 @@ def test_backlog_is_seen_while_packets_wait():
 
 
 def test_models(queries):
-    assert queries.list_models() == (MODEL,)
+    assert queries.market.list_models() == (MODEL,)
 
 
 def test_conservation(queries):
@@ -246,21 +248,21 @@ def check(proof: StateProof) -> bool:
 @pytest.mark.parametrize("person", [ALICE, DAVE])
 def test_a_proof_of_a_value(queries, person):
     key = build_account_key(person.public_key)
-    proof = queries.build_state_proof(2, key)
+    proof = queries.states.build_state_proof(2, key)
     assert proof.value is not None
     assert check(proof)
     assert check(decode(StateProof, encode(proof)))
 
 
 def test_a_proof_of_absence(queries):
-    proof = queries.build_state_proof(1, build_account_key(bytes(32)))
+    proof = queries.states.build_state_proof(1, build_account_key(bytes(32)))
     assert proof.value is None
     assert check(proof)
 
 
 def test_proofs_that_do_not_hold(queries):
     key = build_account_key(ALICE.public_key)
-    good = queries.build_state_proof(1, key)
+    good = queries.states.build_state_proof(1, key)
     earlier = queries.get_block(5)
     for changes in [
         {"value": None},
@@ -276,11 +278,11 @@ def test_proofs_that_do_not_hold(queries):
         {"certificate": earlier.certificate},
         {"header": earlier.block.header},
         {"header": msgspec.structs.replace(good.header, chain_id=bytes(32))},
-        {"bucket": queries.build_state_proof(2, key).bucket},
+        {"bucket": queries.states.build_state_proof(2, key).bucket},
     ]:
         assert not check(msgspec.structs.replace(good, **changes)), changes
 
 
 def test_a_proof_is_for_one_chain(queries):
-    proof = queries.build_state_proof(1, build_account_key(ALICE.public_key))
+    proof = queries.states.build_state_proof(1, build_account_key(ALICE.public_key))
     assert not verify_state_proof(proof, bytes(32), LEVELS, SPEC.first_validators, bls)

@@ -42,7 +42,9 @@ def draw_payload(luck: random.Random, queries: Queries, sender):
     if kind == 3:
         opening = build_opening(other, deposit=luck.choice([COIN, 3 * COIN]))
         return shard, OpenChannels((opening,))
-    channels = queries.list_channels(sender.public_key, limit=50, is_open=True).items
+    channels = queries.market.list_channels(
+        sender.public_key, limit=50, is_open=True
+    ).items
     if not channels:
         return shard, Transfer(other.public_key, shard, 1)
     channel = luck.choice(channels)

@@ -277,7 +277,7 @@ class ProviderNode:
             self.store,
             chain.chain_id,
             self.account.public_key,
-            chain.queries.get_channel,
+            chain.queries.market.get_channel,
             self.settlement.notice,
         )
         self.stage = ToyStage(self.layers)
@@ -320,7 +320,7 @@ class ProviderNode:
 
     @property
     def registration(self):
-        return self.chain.queries.get_registration(self.account.public_key)
+        return self.chain.queries.market.get_registration(self.account.public_key)
 
 
 class GatewayNode:
@@ -477,7 +477,7 @@ class Network:
     def channels(self) -> list:
         """Return the gateway's channels, oldest first; of one block, by shard."""
         address = self.gateway.account.public_key
-        channels = self.chain.queries.list_channels(address).items
+        channels = self.chain.queries.market.list_channels(address).items
         return sorted(channels, key=lambda c: (c.opened_height, c.shard))
 
     def is_settled(self) -> bool:

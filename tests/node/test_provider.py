@@ -69,7 +69,7 @@ def test_a_range_over_two_shards_waits_for_its_mirror() -> None:
             middle = net.providers[1]
             assert middle.registration.status is RegistrationStatus.ACTIVE
             assert middle.registration.home == 1
-            mirrors = net.chain.queries.list_mirrors(2)
+            mirrors = net.chain.queries.market.list_mirrors(2)
             assert [each.account for each in mirrors] == [middle.account.public_key]
             answered = await net.gateway.answer(max_tokens=20)
             assert [hop.start for hop in answered.finished.hops] == [0, 3, 6]

@@ -131,13 +131,13 @@ def test_a_killed_provider_is_paid_for_what_its_receipts_say() -> None:
             assert (work.tokens_in, work.tokens_out, work.receipts) == (39, 32, 3)
             held = provider.book.get_total(channel.channel_id)
             assert work.price_sum < held
-            settled = net.chain.queries.get_channel(channel.channel_id).settled
+            settled = net.chain.queries.market.get_channel(channel.channel_id).settled
             assert settled == work.price_sum
 
             # What follows is cashed as well: the gap blocks nothing.
             answered = await net.gateway.answer(PROMPT, 40)
             await net.wait_until(lambda: len(list_settles(net, provider)) == 2)
-            after = net.chain.queries.get_channel(channel.channel_id)
+            after = net.chain.queries.market.get_channel(channel.channel_id)
             assert after.settled - settled == answered.finished.hops[0].price
             assert len(list_settles(net, other)) >= 1
 

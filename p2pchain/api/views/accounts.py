@@ -4,8 +4,8 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from chain.found import read_account
 from chain.keys import build_account_key
-from chain.queries import read_account
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex
@@ -78,7 +78,7 @@ def build_channel(backend: Backend, channel_id: bytes, prove: bool = False) -> J
     Raises:
         NotFound: There never was one of this id.
     """
-    channel = backend.queries.get_channel(channel_id)
+    channel = backend.queries.market.get_channel(channel_id)
     if channel is None:
         raise NotFound(f"no channel {to_hex(channel_id)}")
     answer = build_stamp(backend) | render(channel)
@@ -91,7 +91,7 @@ def build_channels(
     backend: Backend, address: bytes, limit: int, after: str | None
 ) -> Json:
     """Return the channels of an address, as payer or payee, newest first."""
-    page = backend.queries.list_channels(address, after, limit)
+    page = backend.queries.market.list_channels(address, after, limit)
     return build_stamp(backend) | {
         "channels": [render(channel) for channel in page.items],
         "next": page.next,

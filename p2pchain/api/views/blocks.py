@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from chain.queries import FoundBlock
+from chain.found import FoundBlock
 from chain.shard_queries import FoundHeader
 from chain.transaction import compute_tx_id
 from consensus.messages import Certificate, Kind

@@ -42,7 +42,7 @@ async def build_state_proof(
     if shard not in backend.queries.followed and height is None:
         found = await _read_newest(backend, shard, key)
         return build_stamp(backend) | render_foreign(backend, shard, key, found)
-    for _ in backend.queries.prepare_state(shard, height):
+    for _ in backend.queries.states.prepare_state(shard, height):
         await trio.lowlevel.checkpoint()
     return build_stamp(backend) | prove(backend, shard, key, height)
 
@@ -93,14 +93,14 @@ def prove(backend: Backend, shard: int, key: bytes, height: int | None = None) -
         PrunedState: The state after `height` is not kept; says which are.
         UnknownShard: There was no such shard then.
     """
-    return _render(backend.queries.build_state_proof(shard, key, height))
+    return _render(backend.queries.states.build_state_proof(shard, key, height))
 
 
 def render_foreign(
     backend: Backend, shard: int, key: bytes, found: ForeignValue
 ) -> Json:
     """Return what a peer showed of a shard that is not followed, with its proof."""
-    return _render(backend.queries.build_foreign_proof(shard, key, found))
+    return _render(backend.queries.states.build_foreign_proof(shard, key, found))
 
 
 def _render(proof: StateProof) -> Json:

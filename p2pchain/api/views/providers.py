@@ -3,7 +3,7 @@
 from typing import Any
 
 from chain.contracts.registration import Registration
-from chain.queries import FoundWork
+from chain.found import FoundWork
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_address, to_hex
@@ -16,7 +16,8 @@ Json = dict[str, Any]
 def build_providers(backend: Backend) -> Json:
     """Return every registration, by model and layers."""
     found = sorted(
-        backend.queries.list_registrations(), key=lambda r: (r.model_id, r.start, r.end)
+        backend.queries.market.list_registrations(),
+        key=lambda r: (r.model_id, r.start, r.end),
     )
     return build_stamp(backend) | {
         "providers": [_render_registration(backend, r) for r in found]
@@ -29,7 +30,9 @@ def build_provider(backend: Backend, address: bytes, prove: bool = False) -> Jso
     Raises:
         NotFound: It has none.
     """
-    found = [r for r in backend.queries.list_registrations() if r.account == address]
+    found = [
+        r for r in backend.queries.market.list_registrations() if r.account == address
+    ]
     if not found:
         raise NotFound(f"{to_address(address)} provides nothing")
     shown = []
@@ -46,9 +49,9 @@ def build_provider(backend: Backend, address: bytes, prove: bool = False) -> Jso
 
 def build_models(backend: Backend) -> Json:
     """Return the models of the chain with the layers that have providers."""
-    registrations = backend.queries.list_registrations()
+    registrations = backend.queries.market.list_registrations()
     models = []
-    for model in backend.queries.list_models():
+    for model in backend.queries.market.list_models():
         hosts = [
             sum(
                 r.model_id == model.model_id
@@ -66,7 +69,7 @@ def build_work(
     backend: Backend, limit: int, after: str | None, payee: bytes | None
 ) -> Json:
     """Return posted work records, newest first."""
-    page = backend.queries.list_work(after, limit, payee)
+    page = backend.queries.market.list_work(after, limit, payee)
     return build_stamp(backend) | {
         "records": [_render_work(backend, found) for found in page.items],
         "next": page.next,

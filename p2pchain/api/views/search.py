@@ -45,19 +45,19 @@ def _find_hash(backend: Backend, text: str) -> list[Json]:
         ("block", queries.get_block(data)),
         ("transaction", queries.get_transaction(data)),
         ("chunk", queries.shards.find_chunk(data)),
-        ("channel", queries.get_channel(data)),
+        ("channel", queries.market.get_channel(data)),
     ]
     results = [{"kind": k, "id": to_hex(data)} for k, thing in found if thing]
     if backend.get_pending(data) is not None:
         results.append({"kind": "transaction", "id": to_hex(data)})
     results += [
         {"kind": "model", "id": to_hex(data), "name": model.name}
-        for model in queries.list_models()
+        for model in queries.market.list_models()
         if model.model_id == data
     ]
     results += [
         {"kind": "provider", "id": encode_address(registration.account)}
-        for registration in queries.list_registrations()
+        for registration in queries.market.list_registrations()
         if registration.node_key == data
     ]
     return results
@@ -80,7 +80,7 @@ def _find_names(backend: Backend, text: str) -> list[Json]:
     ]
     models = [
         {"kind": "model", "id": to_hex(m.model_id), "name": m.name}
-        for m in backend.queries.list_models()
+        for m in backend.queries.market.list_models()
         if text in m.name.lower()
     ]
     return validators + models

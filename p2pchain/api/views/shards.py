@@ -3,7 +3,7 @@
 from typing import Any
 
 from chain.contracts.registration import Registration
-from chain.queries import FoundShard
+from chain.found import FoundShard
 from chain.shard_queries import FoundHeader
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 def build_shards(backend: Backend) -> Json:
     """Return every shard with its newest chunk and its packets."""
     shards = backend.queries.list_shards()
-    registrations = backend.queries.list_registrations()
+    registrations = backend.queries.market.list_registrations()
     return build_stamp(backend) | {
         "shards": [
             _render_shard(backend, shard, shards, registrations) for shard in shards
@@ -38,7 +38,7 @@ def build_shard(backend: Backend, shard_id: int) -> Json:
     queries = backend.queries
     for shard in (shards := queries.list_shards()):
         if shard.shard_id == shard_id:
-            registrations = queries.list_registrations()
+            registrations = queries.market.list_registrations()
             shown = _render_shard(backend, shard, shards, registrations)
             return build_stamp(backend) | shown | {"tree": _measure(backend, shard_id)}
     raise NotFound(f"no shard {shard_id}")

@@ -3,7 +3,8 @@
 from functools import lru_cache
 from typing import Any
 
-from chain.queries import FoundBlock, Queries
+from chain.found import FoundBlock
+from chain.queries import Queries
 from genesis.genesis import Genesis
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
@@ -89,7 +90,7 @@ def get_account_name(backend: Backend, account: bytes) -> str | None:
 
 def get_model_name(backend: Backend, model_id: bytes) -> str | None:
     """Return a model's name."""
-    for model in backend.queries.list_models():
+    for model in backend.queries.market.list_models():
         if model.model_id == model_id:
             return model.name
     return None
