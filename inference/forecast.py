@@ -88,6 +88,63 @@ class Verdict(StrEnum):
     """The bounds do not tell."""
 
 
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A registration, as the chain shows it."""
+
+    name: str
+    """For people."""
+    profile: str
+    """No route mixes them."""
+    start: int
+    end: int
+    """Layers [start, end)."""
+    measured_us: int
+    round_trip_us: int | None
+    """From here; None where it was never measured."""
+
+    @property
+    def stage(self) -> Stage:
+        """What it is in a route."""
+        return Stage(self.end - self.start, self.measured_us, self.round_trip_us)
+
+
+def find_fastest(offers: Sequence[Offered], layers: int) -> tuple[Offered, ...] | None:
+    """Return the route with which a token comes soonest; None where layers are missing.
+
+    A gateway weighs prices and load as well, so what it takes may be slower.  A way
+    that was never measured counts as the longest that is known: it is not free.
+
+    Args:
+        offers: Of one model.
+        layers: How many it has.
+    """
+    ways = [each.round_trip_us for each in offers if each.round_trip_us is not None]
+    longest_us = max(ways, default=0)
+    best: tuple[float, tuple[Offered, ...]] | None = None
+    for profile in sorted({each.profile for each in offers}):
+        # The cheapest way to every boundary, and the hops on it.
+        known: dict[int, tuple[float, tuple[Offered, ...]]] = {0: (0.0, ())}
+        for each in sorted(offers, key=lambda offer: (offer.start, offer.end)):
+            before = known.get(each.start)
+            if each.profile != profile or before is None or each.end > layers:
+                continue
+            way_us = longest_us if each.round_trip_us is None else each.round_trip_us
+            cost = before[0] + each.measured_us + VISIT_US + way_us
+            if each.end not in known or cost < known[each.end][0]:
+                known[each.end] = cost, (*before[1], each)
+        found = known.get(layers)
+        if found is not None and (best is None or found[0] < best[0]):
+            best = found
+    return None if best is None else best[1]
+
+
+def find_gaps(offers: Sequence[Offered], layers: int) -> list[int]:
+    """Return the layers that nobody offers."""
+    held = {layer for each in offers for layer in range(each.start, each.end)}
+    return [layer for layer in range(layers) if layer not in held]
+
+
 def forecast_route(stages: Sequence[Stage], ends_us: float) -> Forecast:
     """Return what a token through these stages takes, sessions of others apart."""
     ways = [stage.round_trip_us for stage in stages if stage.round_trip_us is not None]

@@ -1,9 +1,10 @@
 """
 `p2pchain doctor`: how fast this swarm will answer, and whether it is worth it.
 
-It asks the node for the route that a request would take now, measures this machine's
-memory, and compares.  It is a prediction for one session: what others compute at the
-same time, and the prompt, are not in it.
+It asks a gateway for the route that a request would take now; any other node for what
+the chain has registered and how far its peers are, of which the fastest route is taken.
+It measures this machine's memory, and compares.  It is a prediction for one session:
+what others compute at the same time, and the prompt, are not in it.
 """
 
 from argparse import Namespace
@@ -11,9 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2pchain.api.errors import UnknownModel
 from p2pchain.cli.options import add_command
 from p2pchain.cli.output import Output, format_table
 from p2pchain.cli.session import get_home_path, open_client
+from p2pchain.client import RpcError
 from p2pchain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from inference.forecast import Alone, Forecast
     from p2pchain.cli.options import Commands
 
+_ACTIVE = "ACTIVE"
+"""A registration that routes use."""
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _MATRICES = 12
 """Of hidden x hidden in a layer, for want of its files: four of attention, and a
@@ -58,13 +63,25 @@ def run(args: Namespace, output: Output) -> None:
         forecast_route,
         judge,
     )
+    from inference.hardware import advise, measure_hardware
     from inference.memory import compute_weights_room
 
     client = open_client(args)
-    route = client.call("route", **({"model": args.model} if args.model else {}))
-    hops = route["hops"]
+    status = client.call("status")
     providers = client.get("/api/v1/providers")["providers"]
-    model = _find_model(client.get("/api/v1/models")["models"], route["model"])
+    models = client.get("/api/v1/models")["models"]
+    try:
+        route = client.call("route", **({"model": args.model} if args.model else {}))
+    except RpcError as error:
+        if error.code != UnknownModel.rpc_code:
+            raise
+        # No gateway, or one for another model.
+        model = _find_model(models, args.model)
+        peers = client.call("net_info")["peers"]
+        hops, source = _find_route(model, providers, peers), "chain"
+    else:
+        model = _find_model(models, route["model"])
+        hops, source = route["hops"], "gateway"
     sizes = _find_sizes(args, model)
     device = measure_device()
     stages = [
@@ -77,13 +94,23 @@ def run(args: Namespace, output: Output) -> None:
         sizes.layers,
         ends_us,
         device.bytes_per_s,
-        layer_us=_find_own(client.call("status"), providers, model),
+        layer_us=_find_own(status, providers, model),
         layers=model["layers"],
         fits=sizes.layers + sizes.ends <= compute_weights_room(device.room_bytes),
     )
     verdict = judge(swarm, alone)
+    hardware = measure_hardware()
+    advice = advise(hardware, model["dtype"])
     document = {
         "model": model["name"],
+        "route": source,
+        "hops": hops,
+        "processor": {
+            "flags": sorted(hardware.flags),
+            "gpus": [asdict(gpu) for gpu in hardware.gpus],
+        },
+        "precision": advice.precisions[0].value,
+        "precision_because": advice.reason,
         "weights_bytes": sizes.layers + sizes.ends,
         "weights_exact": sizes.is_exact,
         "swarm": {
@@ -96,15 +123,57 @@ def run(args: Namespace, output: Output) -> None:
         "faster": verdict.value,
     }
     text = _describe(model, sizes, hops, swarm, alone, device, verdict.value)
-    output.show(document, text)
+    about = "" if source == "gateway" else f"\n{_WITHOUT_GATEWAY}"
+    serve = f"\nserve   in {advice.precisions[0]}: {advice.reason}"
+    output.show(document, text + serve + about)
 
 
-def _find_model(models: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Return the chain's record of a model, by name or id."""
+def _find_model(models: list[dict[str, Any]], name: str | None) -> dict[str, Any]:
+    """Return the chain's record of a model, by name or id; by default the first."""
     for model in models:
-        if name in (model["name"], model["model_id"]):
+        if name is None or name in (model["name"], model["model_id"]):
             return model
-    raise ConfigError(f"the chain has no model {name} any more")
+    raise ConfigError(f"the chain has no model {name}" if name else "it has no model")
+
+
+def _find_route(
+    model: dict[str, Any], providers: list[dict[str, Any]], peers: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the fastest route that the chain's registrations make.
+
+    Raises:
+        ConfigError: Some layers have no active provider.
+    """
+    from inference.forecast import Offered, find_fastest, find_gaps
+
+    ways = {peer["node_id"]: peer["rtt_us"] for peer in peers}
+    offers = [
+        Offered(
+            name=each["name"],
+            profile=each["profile"],
+            start=each["start"],
+            end=each["end"],
+            measured_us=each["measured_us"],
+            round_trip_us=ways.get(each["node_key"]),
+        )
+        for each in providers
+        if each["model_id"] == model["model_id"] and each["status"] == _ACTIVE
+    ]
+    route = find_fastest(offers, model["layers"])
+    if route is None:
+        gaps = find_gaps(offers, model["layers"])
+        text = f"layers {', '.join(map(str, gaps))} have no active provider"
+        raise ConfigError(text if gaps else "no ranges of one profile meet each other")
+    return [
+        {
+            "name": each.name,
+            "start": each.start,
+            "end": each.end,
+            "measured_us": each.measured_us,
+            "latency_us": each.round_trip_us,
+        }
+        for each in route
+    ]
 
 
 def _find_own(
@@ -187,6 +256,11 @@ def _describe(
     ]
     return "\n".join(lines)
 
+
+_WITHOUT_GATEWAY = (
+    "route   the fastest of what the chain shows; this node is no gateway, and one "
+    "would weigh prices and load as well"
+)
 
 _EXPLAINED = {
     "here": "here: run the model on this machine alone, it will be faster",

@@ -52,13 +52,13 @@ class ChainNode(ToyNode):
         self.channel_id = b""
         """Of the channel that was opened last by `add_channel`."""
 
-    def add_provider(self, owner: SecretKey) -> None:
-        """Register a provider of four layers, and let its collateral arrive."""
+    def add_provider(self, owner: SecretKey, layers: tuple[int, int] = (2, 6)) -> None:
+        """Register a provider of some layers, and let its collateral arrive."""
         register = Register(
             model_id=MODEL.model_id,
             profile=bytes([7]) * 32,
-            start=2,
-            end=6,
+            start=layers[0],
+            end=layers[1],
             input_price=40,
             output_price=160,
             measured_us=1500,

@@ -5,8 +5,9 @@ import json
 
 import pytest
 from chain_backend import ChainNode
-from chain_world import BOB, COIN, DAVE
+from chain_world import BOB, CAROL, COIN, DAVE, MODEL
 
+from p2pchain.api.errors import UnknownModel
 from p2pchain.cli.main import main
 from primitives.address import encode_address
 
@@ -208,3 +209,26 @@ def test_doctor_predicts(run, ask):
     assert 0 < found["here"]["fastest_us"] <= found["here"]["slowest_us"]
     assert found["faster"] in ("here", "swarm", "equal")
     assert "layers [2, 4)" in run("doctor", "org/other", code=1).err
+    assert found["route"] == "gateway"
+    assert "serve   in native" in said
+
+
+def test_doctor_does_without_a_gateway(run, ask, node, monkeypatch):
+    """It takes what the chain shows, and says so."""
+
+    def refuse(model):
+        raise UnknownModel("this node serves no models")
+
+    monkeypatch.setattr(node, "get_route", refuse)
+    assert "have no active provider" in run("doctor", code=1).err
+    for owner, layers in ((BOB, (0, 4)), (CAROL, (0, MODEL.layers))):
+        node.add_provider(owner, layers)
+    said = run("doctor").out
+    assert "this node is no gateway" in said
+    found = ask("doctor", MODEL.name)
+    assert found["route"] == "chain"
+    assert [(hop["start"], hop["end"]) for hop in found["hops"]] == [(0, MODEL.layers)]
+    assert found["swarm"]["compute_us"] == 1500
+    assert found["swarm"]["unmeasured"] == 1
+    assert found["precision"] == "native"
+    assert "no model nothing" in run("doctor", "nothing", code=1).err
