@@ -218,6 +218,8 @@ class ToyStage(AffineStage, ToyWorker):
     """Layers [start, end); every layer is the same affine map."""
 
     precision = Precision.NATIVE
+    rolls_back = True
+    shares = False
 
     def __init__(self, layers: tuple[int, int]) -> None:
         AffineStage.__init__(self, layers[0])
@@ -227,6 +229,8 @@ class ToyStage(AffineStage, ToyWorker):
 
 class ToyRequester(SumSampler, ToyWorker):
     """Tokens are the words' lengths."""
+
+    has_draft_model = False
 
     def __init__(self) -> None:
         SumSampler.__init__(self)
