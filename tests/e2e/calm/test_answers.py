@@ -150,6 +150,38 @@ def test_the_next_turn_of_a_chat_begins_behind_the_last_one(client) -> None:
     assert again.usage.prompt_tokens_details.cached_tokens == 0
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0}, {"temperature": 0.8, "seed": 5, "presence_penalty": 0.3}],
+    ids=["greedy", "seeded"],
+)
+def test_guesses_change_no_text(client, options) -> None:
+    pair = PAIRS[32]
+    # Asked again, the answer is in the conversation and can be guessed.
+    asked = {"role": "user", "content": pair.question}
+    messages = [asked, {"role": "assistant", "content": pair.answer}, asked]
+    texts, guesses = [], {}
+    for mode in ("off", "ngram", "auto"):
+        answer = client.chat.completions.create(
+            model=MODEL,
+            messages=messages,
+            max_tokens=96,
+            extra_body={"speculation": mode},
+            **options,
+        )
+        texts.append(answer.choices[0].message.content)
+        details = answer.usage.completion_tokens_details
+        guesses[mode] = (
+            details.accepted_prediction_tokens,
+            details.rejected_prediction_tokens,
+        )
+    assert len(set(texts)) == 1
+    assert guesses["off"] == (0, 0)
+    assert guesses["ngram"][0] > 10
+    with pytest.raises(openai.BadRequestError, match="no model that guesses"):
+        ask(client, "hello", extra_body={"speculation": "draft"})
+
+
 def test_refusals_have_openais_shape(devnet, client) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.chat.completions.create(
