@@ -10,9 +10,10 @@ people run them: they are given other addresses of their peers, and nothing else
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from p2pchain.testnet.relay import Relays
 
 NETWORKS = range(1, 255)
 """Second byte of all addresses of a network on loopback."""
+NICENESS = 15
 
 
 class Links:
@@ -88,6 +90,9 @@ def _redirect(homes: list[Home], second: int) -> list[int]:
 def main() -> int:
     """Relay, and change the delay as lines on stdin say, until they end."""
     second, *ports = map(int, sys.argv[1:])
+    with suppress(PermissionError):
+        # A cable waits for no processor.
+        os.nice(-NICENESS)
     trio.run(_serve, Relays(second, ports))
     return 0
 

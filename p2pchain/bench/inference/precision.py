@@ -16,7 +16,6 @@ from inference.kernel_speed import PLAIN
 from inference.precision import PACKINGS, Precision
 from p2pchain.bench.bandwidth import measure_read_bytes_per_s
 from p2pchain.bench.inference.sessions import (
-    PROMPT_TOKENS,
     SESSIONS,
     Trial,
     run_trial,
@@ -27,7 +26,9 @@ from p2pchain.bench.random_models import MIDDLE
 from p2pchain.bench.report import Figure, Goal, summarise
 from p2pchain.bench.worker_swarm import draw_prompt, open_swarm
 
-TOKENS = 10
+PROMPT_TOKENS = 4
+"""So few that the steps of single tokens are nearly everything."""
+TOKENS = 24
 ROUNDS = 5
 GOALS: dict[tuple[str, int], Goal] = {
     (Precision.INT8, 1): Goal(2),
@@ -90,7 +91,9 @@ def run_precisions(lab: Lab) -> list[Figure]:
                 for sessions in (1, SESSIONS):
                     done = {PLAIN: _run_plain(reference, sessions)}
                     for precision, swarm in swarms.items():
-                        done[precision] = await run_trial(swarm, sessions, TOKENS)
+                        done[precision] = await run_trial(
+                            swarm, sessions, TOKENS, PROMPT_TOKENS
+                        )
                     # The first round warms up.
                     for name, trial in done.items() if number else ():
                         trials.setdefault((name, sessions), []).append(trial)

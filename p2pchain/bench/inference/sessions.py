@@ -30,9 +30,11 @@ class Trial:
     """Of all workers."""
 
 
-async def run_trial(swarm: WorkerSwarm, sessions: int, tokens: int) -> Trial:
+async def run_trial(
+    swarm: WorkerSwarm, sessions: int, tokens: int, prompt_tokens: int = PROMPT_TOKENS
+) -> Trial:
     """Answer short prompts of so many sessions at once."""
-    prompts = [draw_prompt(PROMPT_TOKENS, number) for number in range(sessions)]
+    prompts = [draw_prompt(prompt_tokens, number) for number in range(sessions)]
     started, cpu_started = time.perf_counter(), swarm.read_cpu_s()
     async with trio.open_nursery() as nursery:
         for number, prompt in enumerate(prompts):
