@@ -16,7 +16,7 @@ from p2pchain.cli.options import add_command, port, positive
 from p2pchain.cli.output import Output
 from p2pchain.cli.session import get_home_path, read_passphrase
 from p2pchain.errors import ConfigError
-from p2pchain.node.home import build_config
+from p2pchain.node.config import build_config
 
 if TYPE_CHECKING:
     from p2pchain.cli.options import Commands

@@ -68,10 +68,10 @@ from p2pchain.api.wallet_results import (
 from p2pchain.errors import StakeRefused, TransactionFailed
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool
+from p2pchain.node.config import Config
 from p2pchain.node.consensus_driver import ConsensusDriver
 from p2pchain.node.foreign_state import StateExchange
 from p2pchain.node.gateway import Gateway
-from p2pchain.node.home import Config
 from p2pchain.node.model_host import ModelHost
 from p2pchain.node.provider import Provider
 from p2pchain.node.provider_book import ProviderBook

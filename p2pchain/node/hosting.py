@@ -33,8 +33,9 @@ from network.network import Network
 from p2pchain.errors import ConfigError
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool
+from p2pchain.node.config import AUTO, Config
 from p2pchain.node.gateway import Gateway
-from p2pchain.node.home import AUTO, Config, Home
+from p2pchain.node.home import Home
 from p2pchain.node.initialise import get_model_name, resolve_model_dir
 from p2pchain.node.model_host import ModelHost, Ready, find_model, load_choice
 from p2pchain.node.provider import Provider

@@ -40,7 +40,8 @@ from inference.certify import (
 from inference.model_info import ModelInfo, load_model_info
 from network.endpoint import Endpoint
 from p2pchain.errors import ConfigError
-from p2pchain.node.home import Config, Home, require_empty, write_secret
+from p2pchain.node.config import Config
+from p2pchain.node.home import Home, require_empty, write_secret
 from p2pchain.node.wal_file import create_wal
 from primitives.bls import BlsSecretKey
 from primitives.codec import Record, decode, encode

@@ -31,7 +31,8 @@ from inference.placement import Choice, choose_layers, count_hosts
 from inference.precision import Precision
 from p2pchain.errors import ConfigError
 from p2pchain.node.chain_service import ChainService
-from p2pchain.node.home import AUTO, write_atomically
+from p2pchain.node.config import AUTO
+from p2pchain.node.home import write_atomically
 from p2pchain.node.precision_choice import (
     choose_for,
     count_served,

@@ -45,11 +45,12 @@ from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool
 from p2pchain.node.chunk_service import ChunkService
 from p2pchain.node.chunk_workers import ChunkWorkers, compute_default_workers
+from p2pchain.node.config import Config
 from p2pchain.node.consensus_driver import ConsensusDriver
 from p2pchain.node.foreign_accounts import ForeignAccounts
 from p2pchain.node.foreign_packets import PacketExchange
 from p2pchain.node.foreign_state import StateExchange
-from p2pchain.node.home import Config, Home, write_atomically
+from p2pchain.node.home import Home, write_atomically
 from p2pchain.node.hosting import Hosting, HostingPorts
 from p2pchain.node.provider_book import ProviderBook
 from p2pchain.node.settlement import Settlement

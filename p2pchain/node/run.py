@@ -14,7 +14,8 @@ from chain.leveldb import LevelStore
 from genesis.files import load_genesis
 from genesis.state import build_chain_spec
 from p2pchain.errors import HomeError, find_cause
-from p2pchain.node.home import Config, Home
+from p2pchain.node.config import Config
+from p2pchain.node.home import Home
 from p2pchain.node.node import Node, NodeKeys
 from p2pchain.node.repair import finish_repair
 from p2pchain.node.state_sync_files import PartFiles

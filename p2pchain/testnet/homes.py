@@ -20,7 +20,8 @@ from genesis.genesis import Genesis, GenesisParams, GenesisValidator, compute_ch
 from genesis.presets import build_devnet_genesis
 from inference.model_info import load_model_info
 from network.endpoint import Endpoint
-from p2pchain.node.home import Config, Home, write_secret
+from p2pchain.node.config import Config
+from p2pchain.node.home import Home, write_secret
 from p2pchain.node.initialise import (
     build_model_record,
     create_home,

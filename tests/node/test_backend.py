@@ -21,9 +21,9 @@ from p2pchain.cli.status import describe_shard_sync, describe_weights
 from p2pchain.errors import TransactionFailed
 from p2pchain.node import work_board
 from p2pchain.node.backend import NodeBackend
+from p2pchain.node.config import Config
 from p2pchain.node.consensus_driver import ConsensusStatus
 from p2pchain.node.foreign_state import StateExchange
-from p2pchain.node.home import Config
 from p2pchain.node.shard_sync import ShardProgress
 from p2pchain.node.staking import Staking
 from p2pchain.node.state_sync_board import Progress

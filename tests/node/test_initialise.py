@@ -18,7 +18,8 @@ from inference.model_info import ModelInfo
 from network.endpoint import Endpoint
 from p2pchain.errors import ConfigError, HomeError
 from p2pchain.node import initialise
-from p2pchain.node.home import Config, Home
+from p2pchain.node.config import Config
+from p2pchain.node.home import Home
 from p2pchain.node.initialise import (
     GATEWAY,
     MAX_VALIDATORS,

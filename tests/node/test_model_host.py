@@ -20,7 +20,7 @@ from inference.pieces import Manifest, Piece
 from inference.precision import Precision
 from p2pchain.errors import ConfigError
 from p2pchain.node import model_host
-from p2pchain.node.home import AUTO
+from p2pchain.node.config import AUTO
 from p2pchain.node.initialise import build_model_record
 from p2pchain.node.model_host import CHOICE_FILE, ModelHost, find_model, load_choice
 from p2pchain.node.precision_choice import PRECISION_FILE, load_precision
