@@ -1,6 +1,5 @@
 """The node as its HTTP interfaces see it: the `Backend` of p2pchain/api/backend.py."""
 
-import time
 from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from chain.contracts.channel import (
 )
 from chain.contracts.registration import RegistrationStatus
 from chain.contracts.resharding import Reshard, ReshardVote
-from chain.epochs import compute_first_height, compute_last_height
 from chain.evidence import Verdict
 from chain.evidence_pool import PooledEvidence
 from chain.foreign_state import ForeignValue
@@ -25,7 +23,6 @@ from chain.proposal import Change
 from chain.queries import Queries
 from chain.transaction import SignedTransaction
 from genesis.genesis import Genesis
-from inference.supervisor import SupervisedWorker, WorkerState
 from network.endpoint import Endpoint
 from network.network import Network
 from p2pchain.api.completion import (
@@ -39,7 +36,6 @@ from p2pchain.api.completion import (
 )
 from p2pchain.api.errors import (
     InsufficientFunds,
-    NoRoute,
     NotFound,
     RequestRefused,
     TransactionRejected,
@@ -47,17 +43,9 @@ from p2pchain.api.errors import (
 )
 from p2pchain.api.status import (
     ConsensusInfo,
-    EpochStatus,
     MempoolInfo,
     NetInfo,
     NodeStatus,
-    PeerInfo,
-    ShardSyncStatus,
-    StageState,
-    StageStatus,
-    StateSyncStatus,
-    ValidatorStatus,
-    WeightsStatus,
 )
 from p2pchain.api.wallet_results import (
     OpenResult,
@@ -73,6 +61,11 @@ from p2pchain.node.consensus_driver import ConsensusDriver
 from p2pchain.node.foreign_state import StateExchange
 from p2pchain.node.gateway import Gateway
 from p2pchain.node.model_host import ModelHost
+from p2pchain.node.node_status import (
+    build_consensus_info,
+    build_net_info,
+    build_status,
+)
 from p2pchain.node.provider import Provider
 from p2pchain.node.provider_book import ProviderBook
 from p2pchain.node.shard_sync import ShardSync
@@ -81,17 +74,10 @@ from p2pchain.node.state_sync import StateSync
 from p2pchain.node.treasury import Treasury
 from p2pchain.node.weights_fetcher import WeightsFetcher
 from p2pchain.node.work_feed import WorkFeed
-from p2pchain.version import VERSION
 from primitives.types import Height, ShardId
 from shards.layout import ROOT_SHARD
 from wallet import errors as wallet_errors
 from wallet.transactions import estimate_fee, estimate_transfer_fee
-
-STAGE_STATES = {
-    WorkerState.STARTING: StageState.LOADING,
-    WorkerState.READY: StageState.READY,
-    WorkerState.FAILED: StageState.FAILED,
-}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,187 +114,15 @@ class NodeBackend:
 
     def get_status(self) -> NodeStatus:
         """Return where this node stands."""
-        final, consensus = self.chain.tree.final, self.driver.status
-        return NodeStatus(
-            name=self.config.name,
-            version=VERSION,
-            network=self.genesis.network,
-            chain_id=self.chain.chain_id,
-            node_id=self.network.peer_id,
-            address=self.treasury.address,
-            listen=tuple(map(str, self.endpoints)),
-            height=final.height,
-            block_hash=final.block_hash,
-            time_ms=final.header.time_ms,
-            epoch=self._get_epoch(),
-            view=consensus.view,
-            syncing=consensus.is_catching_up,
-            best_known_height=consensus.best_height,
-            first_height=self.chain.tree.first_height,
-            state_sync=self._get_state_sync(),
-            shard_sync=self._get_shard_sync(),
-            weights=self._get_weights(),
-            peers=len(self.network.peers()),
-            mempool_transactions=len(self.chain.mempool),
-            mempool_bytes=self.chain.mempool.get_bytes(),
-            validator=self._get_validator(),
-            stages=self._list_stages(),
-            waiting_for=self._get_missing(),
-        )
-
-    def _get_state_sync(self) -> StateSyncStatus | None:
-        progress = self.state_sync.progress
-        if progress is None:
-            return None
-        return StateSyncStatus(
-            height=progress.height,
-            parts=progress.parts,
-            parts_done=progress.parts_done,
-            bytes=progress.bytes,
-            bytes_done=progress.bytes_done,
-            bytes_per_s=int(progress.bytes_per_s),
-            eta_s=None if progress.eta_s is None else round(progress.eta_s),
-            peers=progress.peers,
-        )
-
-    def _get_shard_sync(self) -> ShardSyncStatus | None:
-        progress = self.shard_sync.progress
-        if progress is None:
-            return None
-        parts = progress.parts
-        return ShardSyncStatus(
-            shard=progress.shard,
-            base_height=parts.height,
-            parts=parts.parts,
-            parts_done=parts.parts_done,
-            bytes=parts.bytes,
-            bytes_done=parts.bytes_done,
-            done_height=progress.done_height,
-            eta_s=None if progress.eta_s is None else round(progress.eta_s),
-        )
-
-    def _get_weights(self) -> WeightsStatus | None:
-        progress = self.weights.progress
-        if progress is None:
-            return None
-        return WeightsStatus(
-            model=self.weights.wanted,
-            parts=progress.parts,
-            parts_done=progress.parts_done,
-            bytes=progress.bytes,
-            bytes_done=progress.bytes_done,
-            bytes_per_s=int(progress.bytes_per_s),
-            eta_s=None if progress.eta_s is None else round(progress.eta_s),
-            peers=progress.peers,
-        )
+        return build_status(self)
 
     def get_net_info(self) -> NetInfo:
         """Return listen addresses and peers."""
-        now = time.time()
-        peers = tuple(
-            PeerInfo(
-                node_id=peer.peer_id,
-                address=f"{peer.endpoint.host}:{peer.endpoint.port}"
-                if peer.endpoint
-                else "",
-                outbound=peer.direction == "out",
-                connected_ms=int((now - peer.connected_since) * 1000),
-                rtt_us=None if peer.rtt_ms is None else int(peer.rtt_ms * 1000),
-                bytes_in=peer.bytes_in,
-                bytes_out=peer.bytes_out,
-                score=int(peer.score),
-                height=self.driver.get_peer_height(peer.peer_id),
-            )
-            for peer in self.network.peers()
-        )
-        listen = tuple(map(str, self.endpoints))
-        return NetInfo(node_id=self.network.peer_id, listen=listen, peers=peers)
+        return build_net_info(self)
 
     def get_consensus_info(self) -> ConsensusInfo:
-        """Return a look into the consensus core."""
-        status = self.driver.status
-        return ConsensusInfo(
-            epoch=status.epoch,
-            view=status.view,
-            leader=status.leader,
-            index=status.index,
-            is_voting=status.is_voting,
-            mute_reason=status.mute_reason,
-            final_height=self.chain.tree.final_height,
-            final_view=self.chain.tree.final_view,
-            final_hash=self.chain.tree.final_hash,
-            total_power=self.queries.stakes.get_known_validators()[0].total_power,
-        )
-
-    def _get_epoch(self) -> EpochStatus:
-        running = self.queries.stakes.record.epoch
-        blocks = self.chain.spec.params.epoch_blocks
-        return EpochStatus(
-            number=running,
-            first_height=compute_first_height(running, blocks),
-            last_height=compute_last_height(running, blocks),
-        )
-
-    def _get_validator(self) -> ValidatorStatus | None:
-        seat, public_key = self.staking.get_seat(), self.staking.public_key
-        if seat is None or public_key is None:
-            return None
-        consensus = self.driver.status
-        return ValidatorStatus(
-            public_key=public_key,
-            index=seat.index,
-            power=seat.power,
-            total_power=seat.total_power,
-            next_power=seat.next_power,
-            from_epoch=seat.from_epoch,
-            until_epoch=seat.until_epoch,
-            stake=seat.stake,
-            is_voting=consensus.is_voting,
-            mute_reason=consensus.mute_reason,
-        )
-
-    def _list_stages(self) -> tuple[StageStatus, ...]:
-        stages = []
-        if (provider := self.provider) is not None:
-            sessions, model_id = provider.hops.sessions, provider.model_id
-            stages.append(
-                _describe_worker("stage", model_id, provider.worker, sessions)
-            )
-        if (gateway := self.gateway) is not None:
-            model_id = gateway.model_id
-            stages.append(_describe_worker("requester", model_id, gateway.worker, 0))
-        return tuple(stages)
-
-    def _get_missing(self) -> str:
-        """Return what this node still waits for, or nothing when it is READY."""
-        for stage in self._list_stages():
-            if stage.state is not StageState.READY:
-                detail = f" ({stage.detail})" if stage.detail else ""
-                return f"its {stage.role} worker: {stage.state.value}{detail}"
-        if progress := self.state_sync.progress:
-            return f"the state at block {progress.height}"
-        if self.chain.height == 0:
-            return "the first final block"
-        consensus = self.driver.status
-        if consensus.is_catching_up:
-            return f"blocks up to {consensus.best_height}"
-        if consensus.mute_reason and self._is_expected_to_vote():
-            return f"permission to vote: {consensus.mute_reason}"
-        if self.model_host is not None and self.model_host.stage:
-            problem = self.weights.problem
-            return self.model_host.stage + (f": {problem}" if problem else "")
-        if self.provider is not None and not self.provider.is_active:
-            return "its registration"
-        if self.gateway is not None:
-            try:
-                self.gateway.get_route(self.gateway.worker.info.name)
-            except NoRoute as error:
-                return f"a route: {error}"
-        return ""
-
-    def _is_expected_to_vote(self) -> bool:
-        seat = self.staking.get_seat()
-        return seat is not None and seat.index is not None
+        """Return a look into consensus."""
+        return build_consensus_info(self)
 
     # Transactions
 
@@ -555,20 +369,3 @@ def _explain_refusals() -> Iterator[None]:
         raise InsufficientFunds(str(error)) from error
     except (StakeRefused, TransactionFailed) as error:
         raise TransactionRejected(str(error), reason=error.code) from error
-
-
-def _describe_worker(
-    role: str, model_id: bytes, worker: SupervisedWorker, sessions: int
-) -> StageStatus:
-    status = worker.status
-    start, end = status.layers or (0, 0)
-    return StageStatus(
-        role=role,
-        model_id=model_id,
-        start=start,
-        end=end,
-        state=STAGE_STATES[status.state],
-        pid=status.pid,
-        detail=status.reason,
-        sessions=sessions,
-    )
