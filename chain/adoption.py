@@ -48,6 +48,7 @@ from chain.chunk_state import ShardState
 from chain.contracts.channel import Channel, ChannelStatus
 from chain.errors import InvalidSnapshot
 from chain.execution import ChunkResult
+from chain.final_state import FinalState
 from chain.header import compute_block_hash
 from chain.index import Changes, index_chunk, index_emitted, index_objects
 from chain.keys import build_channel_key
@@ -56,7 +57,7 @@ from chain.processing import build_claim, validate_sources
 from chain.snapshot import PartPlace, SnapshotShard, compute_frontier_root
 from chain.snapshot_install import read_part_changes
 from chain.spec import ChainSpec
-from chain.state import FinalState, StateView
+from chain.state import StateView
 from chain.store import ChainStore, build_body_key, build_key, forget_shard
 from chain.verified import VerifiedCache
 from primitives.buckets import EMPTY_HASHES

@@ -56,6 +56,7 @@ from chain.errors import (
 )
 from chain.evidence import QUORUMS_WORD, EvidenceJudge
 from chain.executor import ChunkExecutor, InProcess
+from chain.final_state import FinalState
 from chain.finality import compute_final_changes, fold_final
 from chain.following import FOLLOW_ALL, Follow
 from chain.fraud_store import FraudStore
@@ -74,7 +75,7 @@ from chain.processing import BlockBase, Processed, process_body
 from chain.producing import ChunkPlace, produce_chunk
 from chain.roster import get_validators
 from chain.spec import ChainSpec
-from chain.state import FinalState, StateView
+from chain.state import StateView
 from chain.store import (
     FOLLOW_KEY,
     AdoptedAt,

@@ -26,6 +26,7 @@ from chain.contracts.channel import Channel
 from chain.contracts.registration import Registration
 from chain.errors import StoreError
 from chain.execution import ChunkResult
+from chain.final_state import FinalState
 from chain.history import Executed
 from chain.keys import (
     TOTALS_KEY,
@@ -36,7 +37,6 @@ from chain.keys import (
 )
 from chain.ledger import Totals
 from chain.stake import Stake
-from chain.state import FinalState
 from chain.store import build_key
 from primitives.buckets import Bucket, decode_bucket
 from primitives.codec import Record, decode, encode

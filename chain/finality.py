@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from chain.books import compute_books_changes
+from chain.final_state import FinalState
 from chain.gaps import compute_gap_changes
 from chain.held import HeldBlock
 from chain.history import compute_undo_changes
 from chain.index import Changes, compute_index_changes
-from chain.state import FinalState, StateView
+from chain.state import StateView
 from chain.store import (
     FOLLOW_KEY,
     LAYOUT_KEY,

@@ -24,8 +24,9 @@ from typing import Protocol, TypeVar
 
 from chain.bucket_writes import NewBucket
 from chain.errors import PrunedState, ShardNotFollowed, StoreError, UnknownShard
+from chain.final_state import FinalState
 from chain.gaps import has_gap, read_gaps
-from chain.state import FinalState, StateView
+from chain.state import StateView
 from chain.store import ChainReader, build_key
 from primitives.buckets import CorruptBucket, compute_bucket_hash, decode_bucket
 from primitives.codec import Record, decode, encode

@@ -5,12 +5,13 @@ from chain.books import compute_genesis_books
 from chain.custody import choose_followed
 from chain.epochs import EpochState, load_epoch
 from chain.errors import OtherFormat, StoreError, UnfinishedInstall
+from chain.final_state import FinalState
 from chain.following import Follow
 from chain.header import compute_block_hash
 from chain.held import HeldBlock
 from chain.ledger import ShardLedger
 from chain.spec import ChainSpec, build_genesis_chunk, build_genesis_header
-from chain.state import FinalState, StateView, build_bucket_key, unpack_bucket
+from chain.state import StateView
 from chain.store import (
     CHAIN_ID_KEY,
     FOLLOW_KEY,
@@ -25,6 +26,7 @@ from chain.store import (
     encode_tip,
     forget_shard,
 )
+from chain.stored_buckets import build_bucket_key, unpack_bucket
 from primitives.buckets import compute_bucket_index, decode_bucket
 from primitives.codec import encode
 from primitives.types import ShardId

@@ -13,8 +13,8 @@ from chain.blocktree import BlockTree
 from chain.errors import HistoryAbsent, ShardNotFollowed
 from chain.halts import read_halts
 from chain.paging import PAGE, Page, build_page, iterate_keys
-from chain.state import build_bucket_key, unpack_bucket
 from chain.store import build_key
+from chain.stored_buckets import build_bucket_key, unpack_bucket
 from consensus.validators import decode_bitmap
 from primitives.buckets import compute_bucket_count, decode_bucket
 from primitives.types import Height, ShardId

@@ -27,8 +27,8 @@ from chain.snapshot import (
 )
 from chain.snapshot_part import BUCKET_OVERHEAD, SLICE
 from chain.spec import ChainSpec
-from chain.state import build_bucket_key, unpack_bucket
 from chain.store import ChainReader
+from chain.stored_buckets import build_bucket_key, unpack_bucket
 from primitives.buckets import (
     ARITY,
     EMPTY_HASHES,

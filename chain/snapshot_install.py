@@ -31,6 +31,7 @@ from chain.books import (
     count_books,
 )
 from chain.errors import StoreError
+from chain.final_state import FinalState
 from chain.index import Changes, index_objects
 from chain.layouts import get_layout
 from chain.ledger import ShardLedger
@@ -44,7 +45,7 @@ from chain.snapshot import (
 )
 from chain.snapshot_part import validate_part
 from chain.spec import ChainSpec
-from chain.state import FinalState, StateView, build_bucket_key, pack_bucket
+from chain.state import StateView
 from chain.store import (
     CHAIN_ID_KEY,
     FIRST_KEY,
@@ -59,6 +60,7 @@ from chain.store import (
     delete_prefix,
     encode_tip,
 )
+from chain.stored_buckets import build_bucket_key, pack_bucket
 from primitives.buckets import compute_bucket_hash, decode_bucket
 from primitives.codec import encode
 from primitives.kv import KeyValueStore

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from chain.errors import InvalidSnapshot, SnapshotUnavailable
 from chain.snapshot import MAX_PART_BYTES, PartPlace
-from chain.state import EMPTY_BYTES, build_bucket_key, unpack_bucket
+from chain.stored_buckets import EMPTY_BYTES, build_bucket_key, unpack_bucket
 from primitives.buckets import (
     compute_bucket_hash,
 )

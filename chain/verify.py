@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 
 from chain.books import Books
 from chain.errors import StoreError
+from chain.final_state import FinalState
 from chain.findings import Finding, Findings, TooManyFindings
 from chain.spec import ChainSpec
-from chain.state import FinalState
 from chain.store import CHAIN_ID_KEY, FORMAT, FORMAT_KEY, ChainStore, Tip
 from chain.verify_blocks import BlockSearch
 from chain.verify_books import BooksSearch

@@ -7,8 +7,8 @@ import msgspec
 from chain.books import Books, count_books, get_books
 from chain.conservation import count_packets
 from chain.errors import StoreError
+from chain.final_state import FinalState
 from chain.findings import Findings
-from chain.state import FinalState
 from chain.store import ChainReader, build_key
 from primitives.buckets import CorruptBucket, decode_bucket
 from primitives.codec import decode

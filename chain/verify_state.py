@@ -7,12 +7,13 @@ from itertools import pairwise
 
 from chain.block import compute_roots_root
 from chain.errors import DamagedBucket, StoreError
+from chain.final_state import FinalState
 from chain.findings import Findings
 from chain.gaps import has_gap, read_gaps
 from chain.header import Header
 from chain.history import get_oldest, get_roots, get_undo
-from chain.state import FinalState, build_bucket_key, unpack_bucket
 from chain.store import ChainReader
+from chain.stored_buckets import build_bucket_key, unpack_bucket
 from primitives.buckets import (
     Bucket,
     CorruptBucket,

@@ -20,10 +20,11 @@ from random import Random
 from chain.account import Account
 from chain.books import compute_books_changes
 from chain.execution import ChunkResult
+from chain.final_state import FinalState
 from chain.history import History, compute_undo_changes, get_oldest
 from chain.keys import build_account_key
 from chain.leveldb import LevelStore
-from chain.state import FinalState, StateView
+from chain.state import StateView
 from p2pchain.bench.lab import Lab
 from p2pchain.bench.procfs import PROC, parse_rollup
 from p2pchain.bench.report import Figure, summarise

@@ -40,8 +40,8 @@ from chain.snapshot import (
 from chain.snapshot_build import cut_tree
 from chain.snapshot_install import get_unfinished, install_snapshot
 from chain.snapshot_part import PartBody, PlacedBucket, read_part, validate_part
-from chain.state import build_bucket_key, pack_bucket
 from chain.store import build_key
+from chain.stored_buckets import build_bucket_key, pack_bucket
 from chain.verify import verify_database
 from primitives import bls
 from primitives.buckets import (

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from chain.bucket_cache import ENTRY_BYTES, BucketCache
 from chain.errors import DamagedBucket
-from chain.state import FinalState, StateView, build_bucket_key
+from chain.final_state import FinalState
+from chain.state import StateView
+from chain.stored_buckets import build_bucket_key
 from primitives.buckets import (
     compute_bucket_hash,
     compute_bucket_index,

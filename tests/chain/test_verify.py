@@ -9,8 +9,8 @@ from chain.contracts.transfer import Transfer
 from chain.findings import MAX_FINDINGS
 from chain.history import Undo, build_roots_key, build_undo_key, get_undo
 from chain.leveldb import LevelStore
-from chain.state import build_bucket_key, pack_bucket
 from chain.store import CHAIN_ID_KEY, FORMAT_KEY, TIP_KEY, build_key, encode_tip
+from chain.stored_buckets import build_bucket_key, pack_bucket
 from chain.verify import verify_database
 from primitives import bls
 from primitives.buckets import compute_bucket_hash, decode_bucket, encode_bucket
