@@ -6,12 +6,8 @@ are checked, epochs have boundaries, seeds come from the mix and sets from a pla
 it leaves out is a state, so that a view costs a millisecond.
 """
 
-import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
-
-from msgspec import Meta
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from chain.block import Attendance
 from chain.errors import (
@@ -20,7 +16,6 @@ from chain.errors import (
     MissingParent,
     UselessEvidence,
 )
-from chain.foreign_packets import MissingPackets
 from consensus.book import Tip
 from consensus.certificates import verify_attendance
 from consensus.epoch import EpochConfig
@@ -33,71 +28,30 @@ from consensus.evidence import (
 from consensus.leader import compute_first_seed, compute_leader
 from consensus.messages import Certificate, Proposal, Vote
 from consensus.randao import compute_first_mix, compute_mix, compute_reveal_bytes
-from consensus.validators import ValidatorSet
+from p2pchain.sim.chunkless import Chunkless
 from p2pchain.sim.disk import Disk
 from p2pchain.sim.errors import PowerCut
 from p2pchain.sim.evidence import EvidenceDesk
+from p2pchain.sim.listblocks import (
+    CHAIN_ID,
+    GENESIS,
+    GENESIS_TIME_MS,
+    INVALID,
+    ListBlock,
+    ListStore,
+    build_list_proposal,
+    decode_list_block,
+    hash_block,
+)
 from p2pchain.sim.plans import Plan, build_plan
-from primitives.codec import Record, decode, encode
-from primitives.errors import DecodeError
+from primitives.codec import encode
 from primitives.hashing import compute_hash
-from primitives.types import U16, BlsSignature, Epoch, Hash32, Height, TimeMs, View
-from shards.chunk import ChunkHeader
-from shards.packet import PacketProof
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
     from p2pchain.sim.world import World
 
-CHAIN_ID = compute_hash("sim-chain")
-GENESIS = compute_hash("sim-genesis")
-GENESIS_TIME_MS = 1_700_000_000_000
 MAX_DRIFT_MS = 1000
-INVALID = b"invalid"
-"""A payload that makes a block invalid by its content."""
-
-
-class ListBlock(Record):
-    """A block."""
-
-    epoch: Epoch
-    view: View
-    parent_view: View
-    parent_hash: Hash32
-    height: Height
-    time_ms: TimeMs
-    proposer: U16
-    reveal: BlsSignature
-    mix: Hash32
-    bitmap: bytes
-    """Attendance, as in real blocks."""
-    signature: bytes
-    payload: Annotated[bytes, Meta(max_length=64)]
-    """Who built it, and how often that one has built: no two blocks are the same."""
-
-
-def hash_block(data: bytes) -> bytes:
-    """Return the name of a block."""
-    return compute_hash("sim-block", data)
-
-
-@dataclass(slots=True)
-class ListStore:
-    """The database."""
-
-    blocks: dict[bytes, bytes] = field(default_factory=dict)
-    """Final and saved ones."""
-    final: list[bytes] = field(default_factory=lambda: [GENESIS])
-    roots: list[bytes] = field(default_factory=lambda: [GENESIS])
-    certificates: dict[int, Certificate] = field(default_factory=dict)
-    sets: list[ValidatorSet] = field(default_factory=list)
-    """By epoch, known one epoch ahead."""
-    seeds: list[bytes] = field(default_factory=list)
-    first_times: dict[int, int] = field(default_factory=dict)
-    """Time of the first block, by epoch."""
-
-    def tear(self, luck: random.Random) -> None:
-        """Nothing is lost: everything was synced."""
 
 
 class ListChains:
@@ -125,7 +79,7 @@ class ListChains:
         return ListChain(self, store, node)
 
 
-class ListChain:
+class ListChain(Chunkless):
     """One node's chain; implements p2pchain.sim.chains.Chain."""
 
     def __init__(self, chains: ListChains, store: ListStore, node: "Node") -> None:
@@ -194,14 +148,6 @@ class ListChain:
         """The same: memory and disk never differ here."""
         return self.final_height
 
-    def list_packets(self, height: int) -> dict[int, list[tuple[int, int]]]:
-        """Return nothing: there are no shards."""
-        return {}
-
-    def find_damage(self) -> str:
-        """Return nothing: there is no database."""
-        return ""
-
     def list_convicted(self, height: int) -> list[bytes]:
         """Return nothing: blocks hold no evidence."""
         return []
@@ -209,14 +155,6 @@ class ListChain:
     def is_convicted(self, public_key: bytes) -> bool:
         """Tell whether there was evidence in this life of the node."""
         return public_key in self._convicted
-
-    def find_imbalance(self) -> str:
-        """Return nothing: there is no money."""
-        return ""
-
-    def follow_lightly(self) -> bytes | None:
-        """Return None: there are no headers to follow."""
-        return None
 
     def get_epoch_end(self, epoch: int) -> Certificate | None:
         """Return the finalization of an epoch's boundary."""
@@ -245,10 +183,6 @@ class ListChain:
     def has_block(self, block_hash: bytes) -> bool:
         """Tell whether a block is held."""
         return block_hash in self._final_set or block_hash in self._pending
-
-    def take_evicted(self) -> tuple[bytes, ...]:
-        """Return nothing: here no block gives way to others."""
-        return ()
 
     def get_block_bytes(self, block_hash: bytes) -> bytes | None:
         """Return a held block."""
@@ -325,49 +259,9 @@ class ListChain:
 
     def read_proposal(self, block_bytes: bytes) -> Proposal:
         """Return the proposal that a block gives."""
-        return _build_proposal(_decode(block_bytes), hash_block(block_bytes))
-
-    def get_body(self, chunk_hash: bytes) -> None:
-        """Return None: there are no chunks."""
-
-    def offer_body(self, header: ChunkHeader, data: bytes) -> bool:
-        """Return False: there are no chunks."""
-        return False
-
-    def collect_bodies(self, block_bytes: bytes) -> dict[bytes, bytes]:
-        """Return nothing: there are no chunks."""
-        return {}
-
-    def take_bodies(self, block_bytes: bytes, bodies: Mapping[bytes, bytes]) -> None:
-        """Do nothing: there are no chunks."""
-
-    def find_missing_packets(self) -> tuple[MissingPackets, ...]:
-        """Return nothing: there are no packets."""
-        return ()
-
-    def list_sent(
-        self, chunk_hash: bytes, dst: int, first: int
-    ) -> tuple[PacketProof, ...]:
-        """Return nothing: there are no packets."""
-        return ()
-
-    def take_packets(
-        self, missing: MissingPackets, packets: tuple[PacketProof, ...]
-    ) -> int:
-        """Return 0: there are no packets."""
-        return 0
-
-    def get_proof(self, proof_hash: bytes) -> None:
-        """Return None: nobody executes anything that could be wrong."""
-
-    def offer_proof(self, proof_hash: bytes, data: bytes) -> bool:
-        """Return False: no block names a proof."""
-        return False
-
-    def fetch_proof(
-        self, proof_hash: bytes, first: bytes | None, on_held: Callable[[], None]
-    ) -> None:
-        """Do nothing: no block names a proof."""
+        return build_list_proposal(
+            decode_list_block(block_bytes), hash_block(block_bytes)
+        )
 
     def add_block(
         self, proposal: Proposal, block_bytes: bytes, *, is_decided: bool = False
@@ -376,8 +270,8 @@ class ListChain:
         block_hash = hash_block(block_bytes)
         if block_hash != proposal.block_hash:
             raise BodyMismatch("other bytes")
-        block = _decode(block_bytes)
-        if _build_proposal(block, block_hash) != proposal:
+        block = decode_list_block(block_bytes)
+        if build_list_proposal(block, block_hash) != proposal:
             raise InvalidBlock("another place")
         if self.has_block(block_hash):
             return
@@ -456,7 +350,7 @@ class ListChain:
         self._bytes.pop(self.final_hash, None)
 
     def _hold(self, block_hash: bytes, data: bytes) -> None:
-        self._pending[block_hash] = _decode(data)
+        self._pending[block_hash] = decode_list_block(data)
         self._bytes[block_hash] = data
 
     def _validate(self, block: ListBlock) -> None:
@@ -494,7 +388,7 @@ class ListChain:
             if block.bitmap or block.signature:
                 raise InvalidBlock("attendance for an epoch's root")
         elif not verify_attendance(
-            _build_proposal(parent, block.parent_hash),
+            build_list_proposal(parent, block.parent_hash),
             block.bitmap,
             block.signature,
             epoch.validators,
@@ -505,7 +399,7 @@ class ListChain:
 
     def _get_block(self, block_hash: bytes) -> ListBlock:
         pending = self._pending.get(block_hash)
-        return pending or _decode(self._store.blocks[block_hash])
+        return pending or decode_list_block(self._store.blocks[block_hash])
 
     def _get_height(self, block_hash: bytes) -> int:
         return 0 if block_hash == GENESIS else self._get_block(block_hash).height
@@ -517,21 +411,3 @@ class ListChain:
 
     def _compute_epoch(self, height: int) -> int:
         return max(height - 1, 0) // self._chains.epoch_blocks
-
-
-def _decode(data: bytes) -> ListBlock:
-    try:
-        return decode(ListBlock, data)
-    except DecodeError as error:
-        raise InvalidBlock(str(error)) from error
-
-
-def _build_proposal(block: ListBlock, block_hash: bytes) -> Proposal:
-    return Proposal(
-        epoch=block.epoch,
-        view=block.view,
-        parent_view=block.parent_view,
-        parent_hash=block.parent_hash,
-        block_hash=block_hash,
-        height=block.height,
-    )

@@ -16,7 +16,7 @@ from shards.messages import Message as ChunkMessage
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node
-    from p2pchain.sim.requests import Answer, Question
+    from p2pchain.sim.questions import Answer, Question
     from p2pchain.sim.world import World
 
 REQUEST_TIMEOUT_MS = 2000

@@ -12,20 +12,8 @@ two sends of one turn.  A villain (p2pchain.sim.villains) is a node with other m
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from chain.block import Attendance
-from chain.errors import (
-    BodyMismatch,
-    InvalidBlock,
-    MissingBodies,
-    MissingFraudProof,
-    MissingParent,
-    TooManyPending,
-    UnjudgedFraud,
-)
 from chain.following import Follow
 from consensus import effects as fx
 from consensus import events as ev
@@ -38,16 +26,19 @@ from consensus.messages import (
     Proposal,
     Propose,
 )
-from consensus.participant import Participant, ParticipantConfig
-from consensus.randao import compute_reveal_bytes
-from consensus.records import Floor, WalRecord
+from consensus.participant import Participant
 from consensus.scheme import Signer
-from consensus.wal import encode_header, encode_records, scan_wal
+from consensus.wal import encode_header
+from p2pchain.sim.blockdesk import BlockDesk
 from p2pchain.sim.chunkdesk import ChunkDesk, Place
+from p2pchain.sim.clock import Clock
 from p2pchain.sim.disk import Disk
 from p2pchain.sim.errors import InvariantBroken, PowerCut
-from p2pchain.sim.listchain import GENESIS_TIME_MS
-from p2pchain.sim.requests import MAX_GAP, Answer, Question, Requests, answer
+from p2pchain.sim.listblocks import GENESIS_TIME_MS
+from p2pchain.sim.mind import open_mind
+from p2pchain.sim.outbox import Outbox
+from p2pchain.sim.questions import Answer, Question, answer
+from p2pchain.sim.requests import MAX_GAP, Requests
 from p2pchain.sim.treechain import TreeChain
 from primitives.errors import P2PChainError
 from shards.messages import Message as ChunkMessage
@@ -58,17 +49,6 @@ if TYPE_CHECKING:
 
 TELL_MS = 1000
 """One peer is told of one epoch's end that often at most."""
-
-Outgoing = fx.Persist | fx.Broadcast | fx.Decide | fx.BeginLog
-
-
-@dataclass(slots=True)
-class Clock:
-    """A machine's own idea of time."""
-
-    offset_ms: int = 0
-    rate: float = 1.0
-    """Its milliseconds per true millisecond."""
 
 
 class Node:
@@ -141,8 +121,8 @@ class Node:
         self.is_up = True
         self._events: deque[ev.Event] = deque()
         self._is_handling = False
-        self._outbox: list[Outgoing] = []
-        self._is_writing = False
+        self._outbox = Outbox(self)
+        self._blocks = BlockDesk(self)
         self._timers: dict[object, int] = {}
         self._told: dict[tuple[str, int], int] = {}
         self._relayed: set[Message] = set()
@@ -150,7 +130,7 @@ class Node:
         try:
             self.chain = self.world.chains.open(self)
             self.requests = Requests(self)
-            self.mind = self._open_mind()
+            self.mind = open_mind(self)
             self.desk = self.open_desk()
             self.world.judge.on_start(self)
             self.guard(self._begin)
@@ -191,36 +171,9 @@ class Node:
             return ChunkDesk(self, self.chain)
         return None
 
-    def _open_mind(self) -> Participant:
-        world, records = self.world, self._read_log()
-        is_lost = self.signer is not None and records is None
-        return Participant(
-            ParticipantConfig(
-                chain_id=world.chains.chain_id,
-                params=world.params,
-                scheme=world.keys.scheme,
-                signer=self.signer,
-            ),
-            self.chain.epoch,
-            self.chain.tip,
-            records or (),
-            _HeldBlocks(self.chain),
-            lost_at_ms=self.get_clock_ms() if is_lost else None,
-        )
-
-    def _read_log(self) -> tuple[WalRecord, ...] | None:
-        """Return what the log says; None when it is lost."""
-        log = self.disk.votes
-        if self.signer is None or log.data is None:
-            return None
-        chain_id = self.world.chains.chain_id
-        records, length = scan_wal(log.data, self.signer.public_key, chain_id)
-        log.data = log.data[:length]
-        return records
-
     def _begin(self) -> None:
         self._carry_out(self.mind.start())
-        self._handle_events()
+        self.handle_events()
 
     def guard(self, action: Callable[..., None], *args: Any) -> None:
         """Do something that may be interrupted by a power cut."""
@@ -271,7 +224,7 @@ class Node:
         if self.is_up:
             self._events.append(event)
             if not self._is_handling:
-                self.guard(self._handle_events)
+                self.guard(self.handle_events)
 
     def answer(self, question: Question, asker: str) -> Answer | None:
         """Answer another node."""
@@ -281,27 +234,33 @@ class Node:
         """Somebody did what no correct node does."""
         self.world.judge.on_blame(self, peer, reason)
 
+    def enqueue(self, event: ev.Event) -> None:
+        """Have an event handled after those that are being handled."""
+        self._events.append(event)
+
     def take_block(self, proposal: Proposal, block: bytes, sender: str) -> None:
         """Take a block that was asked for."""
-        self.guard(self._check_and_handle, proposal, block, sender)
+        self.guard(self.check_and_handle, proposal, block, sender)
 
     def on_block(self, proposal: Proposal) -> None:
         """A block of a range is held."""
         self._events.append(ev.BlockAdded(proposal))
-        self._check_children(proposal)
-        self.guard(self._handle_events)
+        self._blocks.check_children(proposal)
+        self.guard(self.handle_events)
 
     def check_again(self, proposal: Proposal, block: bytes, sender: str | None) -> None:
         """Judge a block for which something was missing."""
-        self.guard(self._check_and_handle, proposal, block, sender)
+        self.guard(self.check_and_handle, proposal, block, sender)
 
-    def _check_and_handle(
+    def check_and_handle(
         self, proposal: Proposal, block: bytes, sender: str | None
     ) -> None:
-        self._check_block(proposal, block, sender)
-        self._handle_events()
+        """Judge a block, and handle what follows from it."""
+        self._blocks.check(proposal, block, sender)
+        self.handle_events()
 
-    def _handle_events(self) -> None:
+    def handle_events(self) -> None:
+        """Handle what is queued, and what follows from it."""
         if self._is_handling:
             return
         self._is_handling = True
@@ -310,7 +269,7 @@ class Node:
                 self._handle_event(self._events.popleft())
         finally:
             self._is_handling = False
-        self._empty_outbox()
+        self._outbox.empty()
         self._tell_place()
 
     def _handle_event(self, event: ev.Event) -> None:
@@ -340,25 +299,25 @@ class Node:
         for effect in effects:
             match effect:
                 case fx.Persist() | fx.Broadcast() | fx.BeginLog():
-                    self._outbox.append(effect)
+                    self._outbox.put(effect)
                 case fx.SetTimer():
                     event = ev.TimerFired(effect.timer, effect.view)
-                    self._set_timer(effect.timer, effect.delay_ms, event)
+                    self.set_timer(effect.timer, effect.delay_ms, event)
                 case fx.ScheduleProposal():
-                    self._schedule_proposal(effect)
+                    self._blocks.schedule(effect)
                 case fx.BuildBlock():
-                    self._build_block(effect)
+                    self._blocks.build(effect)
                 case fx.LoadBlock():
-                    self._load_block(effect)
+                    self._blocks.load(effect)
                 case fx.CheckBlock():
                     sender = effect.sender.decode() if effect.sender else None
-                    self._check_block(effect.proposal, effect.block, sender)
+                    self._blocks.check(effect.proposal, effect.block, sender)
                 case fx.SavePending():
                     self.chain.save_pending(effect.block_hash)
                 case fx.Decide():
                     self._decide(effect)
                 case fx.FetchBlock():
-                    self._fetch_block(effect.proposal)
+                    self._blocks.fetch(effect.proposal)
                 case fx.FetchCertificates():
                     self.requests.fetch_certificates(effect.epoch, effect.view)
                 case fx.TellEpochEnd():
@@ -371,7 +330,8 @@ class Node:
                     self.world.judge.on_conflict(self, effect)
                     self.chain.report(effect.first, effect.second)
 
-    def _set_timer(self, name: object, delay_ms: int, event: ev.Event) -> None:
+    def set_timer(self, name: object, delay_ms: int, event: ev.Event) -> None:
+        """Have an event happen later, in this life, by this machine's clock."""
         number = self._timers.get(name, 0) + 1
         self._timers[name] = number
         true_ms = max(0, round(delay_ms / self.clock.rate))
@@ -383,13 +343,13 @@ class Node:
 
     def _decide(self, effect: fx.Decide) -> None:
         """Finalize a block, after the records that it follows from."""
-        is_busy = self._outbox or self._is_writing
-        if is_busy and not self.requests.is_catching_up:
-            self._outbox.append(effect)
+        if self._outbox.is_busy and not self.requests.is_catching_up:
+            self._outbox.put(effect)
         else:
-            self._finalize(effect.certificate)
+            self.make_final(effect.certificate)
 
-    def _finalize(self, certificate: Certificate) -> None:
+    def make_final(self, certificate: Certificate) -> None:
+        """Make a block and its ancestors final."""
         before = self.chain.final_height
         try:
             self.chain.finalize(certificate)
@@ -412,98 +372,6 @@ class Node:
             self._began = epoch.epoch
             self._events.append(ev.FirstBlockFinal(epoch.epoch, first_ms))
 
-    # Proposing
-
-    def _schedule_proposal(self, effect: fx.ScheduleProposal) -> None:
-        due_ms = self.chain.get_time_ms(effect.parent_hash)
-        due_ms += self.world.params.interval_ms
-        wait_ms = max(0, due_ms - self.get_clock_ms())
-        self._set_timer("proposal", wait_ms, ev.ProposalDue(effect.view))
-
-    def _build_block(self, effect: fx.BuildBlock) -> None:
-        assert self.signer is not None
-        earliest_ms = self.chain.get_time_ms(effect.parent_hash)
-        earliest_ms += self.world.params.interval_ms
-        message = compute_reveal_bytes(
-            self.world.chains.chain_id, effect.epoch, effect.view
-        )
-        block_hash, block, height = self.chain.build_block(
-            epoch=effect.epoch,
-            view=effect.view,
-            parent_hash=effect.parent_hash,
-            parent_view=effect.parent_view,
-            proposer=effect.proposer,
-            reveal=self.signer.sign(message),
-            attendance=Attendance(effect.bitmap, effect.signature),
-            time_ms=max(self.get_clock_ms(), earliest_ms),
-        )
-        self._events.append(ev.BlockBuilt(effect.view, block_hash, block, height))
-
-    def _load_block(self, effect: fx.LoadBlock) -> None:
-        block = self.chain.get_block_bytes(effect.block_hash)
-        assert block is not None, "a held block is gone"
-        height = self.chain.read_proposal(block).height
-        event = ev.BlockBuilt(effect.view, effect.block_hash, block, height)
-        self._events.append(event)
-
-    # Judging and fetching blocks
-
-    def _check_block(
-        self, proposal: Proposal, block: bytes, sender: str | None
-    ) -> None:
-        judged = proposal
-        try:
-            # Once more under an old name: what waits for its parent must name that.
-            judged = self._get_judged(proposal, block)
-            self.chain.add_block(judged, block)
-        except MissingParent:
-            self.requests.park(judged, block, sender)
-        except MissingBodies as error:
-            self.requests.park_bodiless(proposal, block, sender, error.headers)
-        except MissingFraudProof as error:
-            again = partial(self._check_and_handle, proposal, block, sender)
-            self.requests.fetch_proof(error.proof_hash, again)
-        except UnjudgedFraud:
-            # Not for us to vote for; a quorum that can judge it makes it final.
-            return
-        except InvalidBlock as error:
-            if isinstance(error, BodyMismatch) or not self._is_named(proposal, block):
-                self.blame(sender, str(error))
-                self._events.append(ev.BlockMismatched(proposal))
-            else:
-                self.world.judge.on_invalid(self, proposal, str(error))
-                self._events.append(ev.BlockRefused(proposal))
-        except TooManyPending:
-            return
-        else:
-            self._events.append(ev.BlockAdded(proposal))
-            self._check_children(proposal)
-
-    def _get_judged(self, proposal: Proposal, block: bytes) -> Proposal:
-        """Return the proposal that the chain judges: a repetition's first one."""
-        if not proposal.is_repeat:
-            return proposal
-        original = self.chain.read_proposal(block)
-        if original.block_hash != proposal.block_hash:
-            raise BodyMismatch("other bytes than those of the repeated block")
-        return original
-
-    def _check_children(self, proposal: Proposal) -> None:
-        for child in self.requests.take_children(proposal.block_hash):
-            self._check_block(*child)
-
-    def _is_named(self, proposal: Proposal, block: bytes) -> bool:
-        try:
-            return self.chain.read_proposal(block).block_hash == proposal.block_hash
-        except InvalidBlock:
-            return False
-
-    def _fetch_block(self, proposal: Proposal) -> None:
-        if self.chain.has_block(proposal.block_hash):
-            self._events.append(ev.BlockAdded(proposal))
-        elif not self.is_far_behind:
-            self.requests.fetch_block(proposal.block_hash)
-
     def _tell_epoch_end(self, peer: str, epoch: int) -> None:
         last_ms = self._told.get((peer, epoch))
         if last_ms is not None and self.world.now_ms < last_ms + TELL_MS:
@@ -514,59 +382,7 @@ class Node:
             self._told[peer, epoch] = self.world.now_ms
             self.world.network.send(self, other, certificate)
 
-    # The outbox
-
-    def _empty_outbox(self) -> None:
-        """Begin a turn: write what was promised, and only then send."""
-        if self._is_writing or not self._outbox:
-            return
-        turn, self._outbox = self._outbox, []
-        data = self._encode_turn(turn)
-        delay_ms = 0
-        if data:
-            self.disk.votes.begin_append(data)
-            if self.world.setup.disk_ms[1]:
-                delay_ms = self.world.luck.randint(*self.world.setup.disk_ms)
-        self._is_writing = True
-        if delay_ms:
-            self.world.after(delay_ms, self, self.guard, self._end_turn, turn, data)
-        else:
-            self._end_turn(turn, data)
-
-    def _encode_turn(self, turn: list[Outgoing]) -> bytes:
-        for effect in turn:
-            if isinstance(effect, fx.BeginLog):
-                self._begin_log(effect.floor)
-        records = [e.record for e in turn if isinstance(e, fx.Persist)]
-        if not records or self.disk.votes.data is None:
-            return b""
-        return encode_records(records)
-
-    def _begin_log(self, floor: Floor) -> None:
-        assert self.signer is not None
-        header = encode_header(self.signer.public_key, self.world.chains.chain_id)
-        self.disk.votes.replace(header + encode_records([floor]))
-
-    def _end_turn(self, turn: list[Outgoing], data: bytes) -> None:
-        if data:
-            log = self.disk.votes
-            log.finish_append()
-            assert log.data is not None
-            if len(log.data) > self.world.setup.compact_bytes:
-                self._compact_log()
-        self._is_writing = False
-        for effect in turn:
-            if isinstance(effect, fx.Broadcast):
-                self.say(effect.message)
-            elif isinstance(effect, fx.Decide):
-                self._finalize(effect.certificate)
-        self._handle_events()
-
-    def _compact_log(self) -> None:
-        assert self.signer is not None
-        retained = self.mind.get_retained_records()
-        header = encode_header(self.signer.public_key, self.world.chains.chain_id)
-        self.disk.votes.replace(header + encode_records(retained))
+    # Messages out
 
     def say(self, message: Message) -> None:
         """Send to everybody."""
@@ -603,13 +419,3 @@ class Node:
         for other in self.world.nodes.values():
             if other is not self and other.name != sender:
                 self.world.network.send(self, other, message)
-
-
-class _HeldBlocks:
-    """A chain's blocks as a container of hashes."""
-
-    def __init__(self, chain: "Chain") -> None:
-        self._chain = chain
-
-    def __contains__(self, block_hash: object) -> bool:
-        return isinstance(block_hash, bytes) and self._chain.has_block(block_hash)
