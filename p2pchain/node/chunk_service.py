@@ -38,7 +38,7 @@ from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.chunk_lead import MOST_LEAD_S, ChunkLead
 from p2pchain.node.chunk_outbox import CHUNK_PREFIX, ChunkOutbox
-from p2pchain.node.consensus_driver import Place
+from p2pchain.node.consensus_status import Place
 from p2pchain.node.timers import Timers
 from p2pchain.node.wal_file import WalFile
 from primitives.codec import decode

@@ -26,21 +26,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from chain.block import Attendance
-from chain.errors import (
-    BodyMismatch,
-    InvalidBlock,
-    MissingBodies,
-    MissingFraudProof,
-    MissingParent,
-    TooManyPending,
-    UnjudgedFraud,
-)
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.certificates import verify_certificate
@@ -58,13 +47,13 @@ from consensus.messages import (
     Propose,
 )
 from consensus.participant import Mute, Participant, ParticipantConfig
-from consensus.randao import compute_reveal_bytes
 from network.faults import Fault
 from network.network import Network
 from network.topics import Topic, Verdict
 from p2pchain.node.application import Application
+from p2pchain.node.block_desk import BlockDesk, BlockPorts, HeldBlocks
 from p2pchain.node.bodies import BodyExchange
-from p2pchain.node.fetcher import Fetcher, WaitingBlock
+from p2pchain.node.consensus_status import ConsensusStatus, Place
 from p2pchain.node.outbox import Outbox
 from p2pchain.node.pace import Pace
 from p2pchain.node.sync import MAX_GAP, Sync, SyncPorts
@@ -72,39 +61,8 @@ from p2pchain.node.sync_messages import Status
 from p2pchain.node.timers import Timers
 from p2pchain.node.wal_file import WalFile
 from primitives.codec import decode, encode
-from primitives.errors import P2PChainError
 
 log = logging.getLogger(__name__)
-
-PROPOSAL = "proposal"
-"""Name of the timer that waits for the parent's time plus the interval."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConsensusStatus:
-    """Where this node stands, for people and programs."""
-
-    epoch: int
-    view: int
-    leader: int
-    """Index of the current view's leader."""
-    index: int | None
-    """Our own index; None while we only listen."""
-    is_voting: bool
-    mute_reason: str
-    """Why a validator does not vote; empty when it does, or is none."""
-    is_catching_up: bool
-    best_height: int
-    """The highest final height that a peer claims."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a block could be made."""
-
-    epoch: int
-    view: int
-    parent_hash: bytes
 
 
 class ConsensusDriver:
@@ -138,7 +96,6 @@ class ConsensusDriver:
         self._config = config
         self._application = application
         self._network = network
-        self._now_ms = now_ms
         self._on_place = on_place
         self._place: Place | None = None
         self._wal = self._open_wal(wal_path)
@@ -148,7 +105,7 @@ class ConsensusDriver:
             application.epoch,
             application.tip,
             self._wal.records if self._wal is not None else (),
-            _HeldBlocks(application),
+            HeldBlocks(application),
             lost_at_ms=now_ms() if is_lost else None,
         )
         self._events: deque[ev.Event] = deque()
@@ -164,9 +121,22 @@ class ConsensusDriver:
         self._ends_told = Pace(config.params.rebroadcast_ms / 1000)
         self._asked = Pace(config.params.rebroadcast_ms / 1000)
         self._timers = Timers(self._on_timer)
-        self._fetcher = Fetcher(
-            network, application, bodies, self._on_fetched_block, self._on_certificate
+        self._blocks = BlockDesk(
+            config,
+            application,
+            network,
+            bodies,
+            self._timers,
+            now_ms,
+            BlockPorts(
+                enqueue=self._events.append,
+                handle=self._handle_and_blame,
+                blame=self._blame,
+                is_far_behind=self._is_far_behind,
+                on_certificate=self._on_certificate,
+            ),
         )
+        self._fetcher = self._blocks.fetcher
         self._sync = Sync(
             network,
             application,
@@ -174,7 +144,7 @@ class ConsensusDriver:
                 get_status=self._get_peer_status,
                 verify_certificate=self._verify_certificate,
                 get_certificates=self._get_certificates,
-                on_block=self._on_synced_block,
+                on_block=self._blocks.on_synced_block,
                 on_certificate=self._on_certificate,
             ),
             bodies,
@@ -308,19 +278,19 @@ class ConsensusDriver:
                     value = ev.TimerFired(effect.timer, effect.view)
                     self._timers.set(effect.timer, effect.delay_ms / 1000, value)
                 case fx.ScheduleProposal():
-                    self._schedule_proposal(effect)
+                    self._blocks.schedule(effect)
                 case fx.BuildBlock():
-                    self._build_block(effect)
+                    self._blocks.build(effect)
                 case fx.LoadBlock():
-                    self._load_block(effect)
+                    self._blocks.load(effect)
                 case fx.CheckBlock():
-                    self._check_block(effect.proposal, effect.block, effect.sender)
+                    self._blocks.check(effect.proposal, effect.block, effect.sender)
                 case fx.SavePending():
                     self._application.save_pending(effect.block_hash)
                 case fx.Decide():
                     self._decide(effect)
                 case fx.FetchBlock():
-                    self._fetch_block(effect.proposal)
+                    self._blocks.fetch(effect.proposal)
                 case fx.FetchCertificates():
                     self._fetch_certificates(effect)
                 case fx.TellEpochEnd():
@@ -357,6 +327,11 @@ class ConsensusDriver:
             self._events.append(ev.FirstBlockFinal(epoch.epoch, first_time_ms))
         self._handle_and_blame()
 
+    def _is_far_behind(self) -> bool:
+        """Whether a verified finalization tells that ranges are the way forward."""
+        best = self._participant.book.best_final_height
+        return best > self._application.final_height + MAX_GAP
+
     def _tell_epoch_end(self, effect: fx.TellEpochEnd) -> None:
         certificate = self._application.get_epoch_end(effect.epoch)
         if certificate is not None and self._ends_told.take_turn(effect.peer):
@@ -367,140 +342,7 @@ class ConsensusDriver:
         self._events.append(value)
         self._handle_and_blame()
 
-    # Proposing
-
-    def _schedule_proposal(self, effect: fx.ScheduleProposal) -> None:
-        due_ms = self._application.get_time_ms(effect.parent_hash)
-        due_ms += self._config.params.interval_ms
-        wait_s = max(0, due_ms - self._now_ms()) / 1000
-        self._timers.set(PROPOSAL, wait_s, ev.ProposalDue(effect.view))
-
-    def _build_block(self, effect: fx.BuildBlock) -> None:
-        assert self._config.signer is not None
-        earliest_ms = self._application.get_time_ms(effect.parent_hash)
-        earliest_ms += self._config.params.interval_ms
-        message = compute_reveal_bytes(self._config.chain_id, effect.epoch, effect.view)
-        try:
-            block_hash, block, height = self._application.build_block(
-                epoch=effect.epoch,
-                view=effect.view,
-                parent_hash=effect.parent_hash,
-                parent_view=effect.parent_view,
-                proposer=effect.proposer,
-                reveal=self._config.signer.sign(message),
-                attendance=Attendance(effect.bitmap, effect.signature),
-                time_ms=max(self._now_ms(), earliest_ms),
-            )
-        except P2PChainError:
-            # The view passes without our block; the chain goes on.
-            log.exception("no block for view %d", effect.view)
-            return
-        self._events.append(ev.BlockBuilt(effect.view, block_hash, block, height))
-
-    def _load_block(self, effect: fx.LoadBlock) -> None:
-        """Answer with a held block, which is to be proposed again."""
-        block = self._application.get_block_bytes(effect.block_hash)
-        assert block is not None, "consensus asks for held blocks"
-        height = self._application.read_proposal(block).height
-        self._events.append(
-            ev.BlockBuilt(effect.view, effect.block_hash, block, height)
-        )
-
-    # Judging and fetching blocks
-
-    def _check_block(
-        self, proposal: Proposal, block: bytes, sender: bytes | None
-    ) -> None:
-        """Have the application judge a block; queue what consensus has to know."""
-        try:
-            if proposal.is_repeat:
-                proposal = self._find_original(proposal, block)
-            self._application.add_block(proposal, block)
-        except MissingParent:
-            waiting = WaitingBlock(proposal, block, sender)
-            self._fetcher.park(waiting, is_fetching=not self._is_far_behind)
-        except MissingBodies as missing:
-            waiting = WaitingBlock(proposal, block, sender)
-            self._fetcher.park_bodiless(waiting, missing.headers)
-        except MissingFraudProof as error:
-            # As with a parent: it is judged once what it rests on is here.
-            self._application.fetch_proof(
-                error.proof_hash,
-                sender,
-                lambda: self._on_fetched_proof(proposal, block, sender),
-            )
-        except UnjudgedFraud as error:
-            # Not for us to vote for; a quorum that can judge it makes it final.
-            log.warning("no judgement of view %d: %s", proposal.view, error)
-        except InvalidBlock as error:
-            if isinstance(error, BodyMismatch) or not self._is_named(proposal, block):
-                self._blame(sender, str(error))
-                self._events.append(ev.BlockMismatched(proposal))
-            else:
-                # The leader's, not the sender's; and where it is about time, perhaps
-                # our clock's.  It costs the view.
-                log.warning("invalid block in view %d: %s", proposal.view, error)
-                self._events.append(ev.BlockRefused(proposal))
-        except TooManyPending:
-            log.exception("no judgement of block %s", proposal.block_hash.hex()[:8])
-        else:
-            self._events.append(ev.BlockAdded(proposal))
-            self._check_children(proposal)
-
-    def _find_original(self, repeat: Proposal, block: bytes) -> Proposal:
-        """Return the proposal that a repetition repeats; the block's header tells.
-
-        Raises:
-            BodyMismatch: The bytes are another block.
-        """
-        try:
-            original = self._application.read_proposal(block)
-        except InvalidBlock as error:
-            raise BodyMismatch(f"no block: {error}") from error
-        if original.block_hash != repeat.block_hash:
-            raise BodyMismatch("another block than the one that is repeated")
-        return original
-
-    @property
-    def _is_far_behind(self) -> bool:
-        """Whether a verified finalization tells that ranges are the way forward."""
-        best = self._participant.book.best_final_height
-        return best > self._application.final_height + MAX_GAP
-
-    def _check_children(self, proposal: Proposal) -> None:
-        for child in self._fetcher.take_children(proposal.block_hash):
-            self._check_block(child.proposal, child.block, child.sender)
-
-    def _is_named(self, proposal: Proposal, block: bytes) -> bool:
-        """Tell whether bytes that are not valid are at least those of the hash."""
-        try:
-            return self._application.read_proposal(block) == proposal
-        except InvalidBlock:
-            return False
-
-    def _on_synced_block(self, proposal: Proposal) -> None:
-        self._events.append(ev.BlockAdded(proposal))
-        self._check_children(proposal)
-        self._handle_and_blame()
-
-    def _on_fetched_block(
-        self, proposal: Proposal, block: bytes, sender: bytes | None
-    ) -> None:
-        self._check_block(proposal, block, sender)
-        self._handle_and_blame()
-
-    def _on_fetched_proof(
-        self, proposal: Proposal, block: bytes, sender: bytes | None
-    ) -> None:
-        if not self._application.has_block(proposal.block_hash):
-            self._check_block(proposal, block, sender)
-            self._handle_and_blame()
-
-    def _fetch_block(self, proposal: Proposal) -> None:
-        if self._application.has_block(proposal.block_hash):
-            self._events.append(ev.BlockAdded(proposal))
-        elif not self._is_far_behind:
-            self._fetcher.fetch_block(proposal.block_hash)
+    # Certificates
 
     def _fetch_certificates(self, effect: fx.FetchCertificates) -> None:
         def is_enough() -> bool:
@@ -587,13 +429,3 @@ class ConsensusDriver:
 
 
 SmallMessage = Notarize | Nullify | Finalize | Certificate
-
-
-class _HeldBlocks:
-    """The application's blocks as a container of hashes."""
-
-    def __init__(self, application: Application) -> None:
-        self._application = application
-
-    def __contains__(self, block_hash: object) -> bool:
-        return isinstance(block_hash, bytes) and self._application.has_block(block_hash)

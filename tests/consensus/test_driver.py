@@ -188,7 +188,7 @@ def test_a_proposal_is_passed_on_with_the_bytes_that_were_judged(tmp_path):
             block, propose = build_propose(town, leader)
             proposal = propose.notarize.proposal
             member.chain.add_block(proposal, block)
-            member.driver._on_synced_block(proposal)
+            member.driver._blocks.on_synced_block(proposal)
             other = msgspec.structs.replace(propose, block=block + b"\0")
             check = member.driver._check_propose
             assert await check(b"p" * 32, encode(other)) is Verdict.IGNORE

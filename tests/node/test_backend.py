@@ -22,7 +22,7 @@ from p2pchain.errors import TransactionFailed
 from p2pchain.node import work_board
 from p2pchain.node.backend import NodeBackend
 from p2pchain.node.config import Config
-from p2pchain.node.consensus_driver import ConsensusStatus
+from p2pchain.node.consensus_status import ConsensusStatus
 from p2pchain.node.foreign_state import StateExchange
 from p2pchain.node.shard_sync import ShardProgress
 from p2pchain.node.staking import Staking
