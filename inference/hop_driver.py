@@ -105,6 +105,7 @@ class HopDriver:
         following: Stream to the next hop; None at the last one.
         max_body: Longest hidden states of a step, bytes.
         on_pool: Called when a payment has reached the channel's account.
+        on_computed: Told how many tokens a step had, and how many microseconds it took.
     """
 
     def __init__(
@@ -116,12 +117,14 @@ class HopDriver:
         following: Stream | None,
         max_body: int,
         on_pool: Callable[["HopDriver"], None],
+        on_computed: Callable[[int, int], None] = lambda tokens, spent_us: None,
     ) -> None:
         self.session = session
         self._ports = ports
         self._limits = limits
         self._max_body = max_body
         self._on_pool = on_pool
+        self._on_computed = on_computed
         self._streams: dict[Side, Stream] = {Side.REQUESTER: requester}
         if following is not None:
             self._streams[Side.NEXT] = following
@@ -382,7 +385,9 @@ class HopDriver:
                 body = await self._ports.worker.forward(
                     session_id, effect.position, effect.body, effect.tokens
                 )
-                event = Computed(body, compute_now_us() - started_us)
+                spent_us = compute_now_us() - started_us
+                self._on_computed(effect.tokens, spent_us)
+                event = Computed(body, spent_us)
             except WorkerError as error:
                 event = ComputeFailed(AbortCode.STAGE_LOST, str(error))
             except P2PChainError as error:

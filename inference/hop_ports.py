@@ -59,6 +59,21 @@ class StageWorker(Protocol):
             How many positions are there already, of those that `keys` name.
         """
 
+    @property
+    def page_bytes(self) -> int:
+        """What a page of a session takes."""
+
+    async def read_pages(self, keys: Sequence[bytes]) -> bytes:
+        """Return what named pages hold, as far as known; raises WorkerError."""
+
+    async def write_pages(self, session_id: bytes, content: bytes, pages: int) -> int:
+        """Give a session its next pages; returns how many positions it has then.
+
+        Raises:
+            BadAnswer: They are no pages of our layers.
+            RemoteError, WorkerError: The session cannot take them; no worker.
+        """
+
     def keep(self, session_id: bytes, first: int, keys: Sequence[bytes]) -> None:
         """Let later sessions begin with full pages, from page `first` on."""
 

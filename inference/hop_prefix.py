@@ -1,10 +1,32 @@
 """What a session at a hop shares with sessions before and after it."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from inference.memory import PAGE_TOKENS
 from inference.messages import SessionTerms
 from primitives.hashing import compute_hash
+
+
+class Owner(Protocol):
+    """Whose pages, of which layers: what terms and grants say."""
+
+    client: bytes
+    signer: bytes
+    profile: bytes
+    start: int
+    end: int
+
+
+def derive_keys(
+    owner: Owner, scope: bytes, names: Sequence[bytes]
+) -> tuple[bytes, ...]:
+    """Return a hop's keys for a requester's names."""
+    layers = owner.start.to_bytes(2, "big") + owner.end.to_bytes(2, "big")
+    whose = compute_hash(
+        "prefix-owner", owner.client, owner.signer, owner.profile, layers, scope
+    )
+    return tuple(compute_hash("prefix-key", whose, name) for name in names)
 
 
 class HopPrefix:
@@ -26,19 +48,7 @@ class HopPrefix:
 
     def derive_keys(self, names: Sequence[bytes]) -> tuple[bytes, ...]:
         """Return a hop's keys for a requester's names."""
-        terms = self._terms
-        layers = terms.start.to_bytes(2, "big") + terms.end.to_bytes(2, "big")
-        owner = compute_hash(
-            "prefix-owner",
-            terms.client,
-            terms.signer,
-            terms.profile,
-            layers,
-            # What is kept of coarser hidden states is not for finer ones.
-            terms.codec.to_bytes(1, "big"),
-            self._scope,
-        )
-        return tuple(compute_hash("prefix-key", owner, name) for name in names)
+        return derive_keys(self._terms, self._scope, names)
 
     def begin(self, keys: tuple[bytes, ...], pages: int) -> None:
         """Take the prompt's keys, of which so many are here already."""

@@ -1,8 +1,9 @@
 """
 A provider's service: admits sessions and runs one driver for each.
 
-Two handlers are registered with the network: `serve_hop` for streams that requesters
-open, `serve_push` for those that previous hops open.  A session lives in the task of
+Three handlers are registered with the network: `serve_hop` for streams that requesters
+open, `serve_push` for those that previous hops open, `serve_pages` for hops that lack
+what we have kept.  A session lives in the task of
 its requester's stream.  What a peer does wrong never raises out of a handler: it costs
 the peer (`on_fault`) and ends the session.
 """
@@ -45,6 +46,9 @@ from inference.messages import (
     decode_frame,
     encode_frame,
 )
+from inference.page_giver import PageGiver
+from inference.page_messages import build_grant
+from inference.page_taker import PageTaker, PrefillPace
 from inference.session_errors import BadMessage
 from inference.terms import get_schedule, has_one_step
 from inference.wire_form import WireForm
@@ -62,6 +66,9 @@ class HopService:
         self._is_stopping = False
         self._max_body = 0
         self._budget = OutputBudget(self._limits.max_kept_bytes)
+        self.pace = PrefillPace()
+        self._taker = PageTaker(ports, self.pace)
+        self._giver = PageGiver(ports, self._budget)
         self._drivers: dict[bytes, HopDriver] = {}
         self._places = Places(self._limits)
         self._silent: Counter[bytes] = Counter()
@@ -137,6 +144,10 @@ class HopService:
             return
         await driver.pump(stream, Side.PREVIOUS, first=frame)
 
+    async def serve_pages(self, stream: Stream) -> None:
+        """Serve a stream on which another hop asks for pages."""
+        await self._giver.serve(stream)
+
     async def _receive_first(
         self, stream: Stream, wait_s: float, kinds: type | object
     ) -> tuple[Message, bytes] | None:
@@ -173,6 +184,7 @@ class HopService:
             ):
                 # Who replaces our next hop needs the outputs of what is not computed.
                 outputs = self._budget.pages.find(keys[: positions // PAGE_TOKENS])
+                outputs += await self._take_pages(message, keys, len(outputs))
                 cached = len(outputs) * PAGE_TOKENS
                 offer = self._ports.get_offer()
                 trusted = account.standing.paid_steps
@@ -204,6 +216,7 @@ class HopService:
                     following,
                     self._get_max_body(),
                     self._on_pool,
+                    self.pace.note,
                 )
                 self._drivers[terms.session] = driver
                 try:
@@ -300,9 +313,23 @@ class HopService:
         if offer is None or not offer.shares:
             return None, ()
         prefix = HopPrefix(terms, message.scope)
+        if not message.keeps:
+            prefix.stop()
         # The prompt's last position is computed: its answer is wanted.
         most = (terms.prompt_tokens - 1) // PAGE_TOKENS
         return prefix, prefix.derive_keys(message.prefix[:most])
+
+    async def _take_pages(
+        self, message: Open, keys: Sequence[bytes], first: int
+    ) -> list[bytes]:
+        """Fetch pages that another hop has; returns their outputs."""
+        source = message.source
+        if source is None or first >= len(keys):
+            return []
+        grant = build_grant(
+            message.terms, message.scope, message.prefix, source.giver, source.signature
+        )
+        return await self._taker.take(message.terms, grant, first, len(keys))
 
     @asynccontextmanager
     async def _hold_stage(

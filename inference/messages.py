@@ -170,6 +170,15 @@ class SessionTerms(Record):
     0 for lossless."""
 
 
+class PageSource(Record):
+    """Another hop that has kept the beginning of the prompt, and may hand it out."""
+
+    giver: PublicKey
+    """Its node key."""
+    signature: Signature
+    """Of the grant (page_messages.py), by the terms' signer."""
+
+
 class Open(Record, tag=1):
     """Begin a session at one hop."""
 
@@ -182,6 +191,10 @@ class Open(Record, tag=1):
     may keep them.  Empty where none is asked for."""
     scope: Hash32 = EMPTY_HASH
     """Names are valid together with it; it stands for the hops before this one."""
+    source: PageSource | None = None
+    """Where pages can be had that this hop lacks."""
+    keeps: bool = True
+    """Whether what is computed may be kept; not behind pages of another hop."""
 
 
 class Accept(Record, tag=2):

@@ -517,7 +517,7 @@ class RequesterMachine:
         self.phase = Phase.FINISHING
         self._set_deadline(self._timeouts.finish_s)
         names: tuple[bytes, ...] = ()
-        if not self.recoveries:
+        if not self.recoveries and self.route.keeps:
             # Else some of it was computed behind other hops than these.
             ids = self.answer.get_ids(0, self.turns.position)
             names = name_beginnings(self.plan.prefix_secret, ids)

@@ -25,11 +25,13 @@ from inference.messages import (
     HOP_PROTOCOL,
     Message,
     Open,
+    PageSource,
     Pay,
     compute_open_message,
     decode_frame,
     encode_frame,
 )
+from inference.page_messages import build_grant, compute_grant_message
 from inference.sampling import SamplingParams
 from inference.session import Phase, RequesterMachine
 from inference.session_errors import BadMessage, PaymentFailed, StepTimeout
@@ -321,7 +323,24 @@ class RequesterSession:
             arrears = self._release_units(effect.hop, units)
             self._arrears[effect.hop] = units
         signature = self._ports.signer.sign(compute_open_message(effect.terms))
-        return Open(effect.terms, arrears, signature, effect.prefix, effect.scope)
+        return Open(
+            effect.terms,
+            arrears,
+            signature,
+            effect.prefix,
+            effect.scope,
+            self._build_source(effect),
+            effect.keeps,
+        )
+
+    def _build_source(self, effect: OpenHop) -> PageSource | None:
+        """Let a hop fetch what another one has kept for us."""
+        giver = effect.plan.source
+        if giver is None or not effect.prefix:
+            return None
+        grant = build_grant(effect.terms, effect.scope, effect.prefix, giver)
+        signature = self._ports.signer.sign(compute_grant_message(grant))
+        return PageSource(giver, signature)
 
     async def _send(self, hop: int, message: Message, body: bytes) -> Event | None:
         stream = self._streams.get(hop)

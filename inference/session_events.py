@@ -131,6 +131,8 @@ class OpenHop:
     """Names of the prompt's beginnings."""
     scope: bytes = EMPTY_HASH
     """What they are valid with."""
+    keeps: bool = True
+    """Whether the hop may keep what it computes."""
 
 
 @dataclass(frozen=True, slots=True)

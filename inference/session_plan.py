@@ -32,6 +32,9 @@ class HopPlan:
     """Atoms per unit of the channel."""
     arrears_units: int = 0
     """What we acknowledge to owe from an earlier session; paid when opening."""
+    source: bytes | None = None
+    """Node key of another hop of these layers that has kept the prompt's beginning,
+    behind the same hops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -223,6 +223,14 @@ class Route:
         self.set_neighbours()
 
     @property
+    def keeps(self) -> bool:
+        """Whether hops may keep what they compute.
+
+        What comes behind pages of a hop that is not in the route has no scope.
+        """
+        return all(hop.plan.source is None for hop in self.everyone)
+
+    @property
     def last(self) -> RouteHop:
         """The hop that answers."""
         return self.hops[-1]
@@ -298,6 +306,7 @@ class Route:
                         hop.plan,
                         self._names,
                         self._name_scope(hop),
+                        self.keeps,
                     )
                 )
         return effects

@@ -24,6 +24,7 @@ from inference.errors import WorkerFailed
 from inference.hop_ports import HopOffer, HopPorts
 from inference.hop_service import HopService
 from inference.messages import HOP_PROTOCOL, PUSH_PROTOCOL
+from inference.page_messages import PAGES_PROTOCOL
 from inference.supervisor import StageWorker
 from network.endpoint import Endpoint
 from network.faults import Fault
@@ -107,6 +108,7 @@ class Provider:
         )
         network.handle(HOP_PROTOCOL, self._serve_hop)
         network.handle(PUSH_PROTOCOL, self._serve_push)
+        network.handle(PAGES_PROTOCOL, self._serve_pages)
 
     @property
     def is_active(self) -> bool:
@@ -171,6 +173,9 @@ class Provider:
 
     async def _serve_hop(self, peer_id: bytes, stream: Stream) -> None:
         await self.hops.serve_hop(stream)
+
+    async def _serve_pages(self, peer_id: bytes, stream: Stream) -> None:
+        await self.hops.serve_pages(stream)
 
     async def _serve_push(self, peer_id: bytes, stream: Stream) -> None:
         await self.hops.serve_push(stream)

@@ -33,6 +33,7 @@ from inference.messages import (
     decode_frame,
     encode_frame,
 )
+from inference.page_messages import PAGES_PROTOCOL
 from inference.sampling import Choice, SampledToken, SamplingParams
 from inference.session_account import SessionAccount
 from inference.session_driver import RequesterSession
@@ -87,6 +88,10 @@ class MemoryStream:
         self.peer_id = peer_id
         self.other: MemoryStream
         self.tamper: Tamper | None = None
+        self.is_for_pages = False
+        """Frames of pages are another union of messages."""
+        self.spoil: Callable[[bytes], bytes] | None = None
+        """What a villain does to them."""
         self.is_over = False
         self._ended_here = False
         self._delay_s = delay_s
@@ -97,11 +102,13 @@ class MemoryStream:
         await trio.sleep(self._delay_s())
         if self.is_over:
             raise StreamOver("nobody is there")
-        if self.tamper is not None:
+        if self.tamper is not None and not self.is_for_pages:
             tampered = self.tamper(*decode_frame(message))
             if tampered is None:
                 return
             message = encode_frame(*tampered)
+        if self.is_for_pages and self.spoil is not None:
+            message = self.spoil(message)
         self.other._inbox.append(message)
         self.other._wake()
 
@@ -160,8 +167,16 @@ class AffineStage:
         self.sessions[session_id] = 0
         return 0
 
+    page_bytes = 0
+
     def keep(self, session_id: bytes, first: int, keys: Sequence[bytes]) -> None:
         """Nothing is kept."""
+
+    async def read_pages(self, keys: Sequence[bytes]) -> bytes:
+        return b""
+
+    async def write_pages(self, session_id: bytes, content: bytes, pages: int) -> int:
+        raise BadAnswer("no pages here")
 
     async def forward(
         self, session_id: bytes, position: int, hidden: bytes, tokens: int
@@ -215,6 +230,27 @@ class RunningStage(AffineStage):
             page = memory[number * PAGE_TOKENS : (number + 1) * PAGE_TOKENS]
             if len(page) == PAGE_TOKENS:
                 self.pages.setdefault(key, page)
+
+    page_bytes = 8 * PAGE_TOKENS
+
+    async def read_pages(self, keys: Sequence[bytes]) -> bytes:
+        self._raise_if_dead()
+        await trio.sleep(0)
+        found = []
+        for key in keys:
+            if key not in self.pages:
+                break
+            found.append(np.array(self.pages[key], "<f8").tobytes())
+        return b"".join(found)
+
+    async def write_pages(self, session_id: bytes, content: bytes, pages: int) -> int:
+        self._raise_if_dead()
+        await trio.sleep(0)
+        numbers = np.frombuffer(content, "<f8")
+        if numbers.size != pages * PAGE_TOKENS or not np.isfinite(numbers).all():
+            raise BadAnswer("no pages")
+        self.memories[session_id] += numbers.tolist()
+        return len(self.memories[session_id])
 
     async def forward(
         self, session_id: bytes, position: int, hidden: bytes, tokens: int
@@ -425,6 +461,9 @@ class HopNode:
             shares=isinstance(self.stage, RunningStage),
         )
 
+    spoil: Callable[[bytes], bytes] | None = None
+    """Changes frames of pages that this hop gives."""
+
     def tamper(self, message: Message, body: bytes) -> tuple[Message, bytes] | None:
         """Change or drop what this hop sends; what villains override."""
         return message, body
@@ -456,9 +495,11 @@ class HopNode:
 
     async def serve(self, stream: MemoryStream, protocol: str) -> None:
         """Handle a stream that somebody opened."""
-        stream.tamper = self.tamper
+        stream.tamper, stream.spoil = self.tamper, self.spoil
         if protocol == HOP_PROTOCOL:
             await self.service.serve_hop(stream)
+        elif protocol == PAGES_PROTOCOL:
+            await self.service.serve_pages(stream)
         else:
             assert protocol == PUSH_PROTOCOL
             await self.service.serve_push(stream)
@@ -478,6 +519,7 @@ class Dialer:
         if hop is None or not hop.is_alive:
             raise StreamOver("no such peer")
         ours, theirs = open_pair(self._own_id, peer_id, self._world.delay_s)
+        ours.is_for_pages = theirs.is_for_pages = protocol == PAGES_PROTOCOL
         ours.tamper = self._tamper
         hop.streams += [ours, theirs]
         hop.nursery.start_soon(hop.serve, theirs, protocol)
@@ -501,6 +543,8 @@ class World:
     spares: list[HopNode] = field(default_factory=list)
     """Other providers of the same layers."""
     can_recover: bool = False
+    sources: dict[bytes, bytes] = field(default_factory=dict)
+    """Node key of who has pages, by that of who may lack them."""
     prefix_secret: bytes = b""
     """Of the client; without one its sessions share nothing."""
     searches: list[FindHops] = field(default_factory=list)
@@ -609,6 +653,7 @@ class World:
             channel_id=hop.channel_id,
             unit_price=UNIT_PRICE,
             arrears_units=arrears_units,
+            source=self.sources.get(hop.key.public_key),
         )
 
     def plan(
