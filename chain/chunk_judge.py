@@ -36,7 +36,7 @@ class ChunkJudge:
         """Return the news of a view; None if its parent is final and left behind."""
         tree = self._tree
         try:
-            base = tree.build_inclusion_base(parent_hash, view)
+            base = tree.chunks.build_inclusion_base(parent_hash, view)
         except UnknownBlock:
             # Another block is final after it: a newer place is on its way.
             return None
@@ -59,7 +59,7 @@ class ChunkJudge:
         """
         judgement, detail = Judgement.GOOD, ""
         try:
-            self._tree.judge_chunk(produced, self.parent)
+            self._tree.chunks.judge_chunk(produced, self.parent)
         except (MissingAnchor, UnknownBlock, UnfinalParent) as error:
             judgement, detail = Judgement.UNKNOWN, str(error)
         except InvalidWitness as error:

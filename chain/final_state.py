@@ -24,9 +24,7 @@ from primitives.buckets import (
     decode_bucket,
 )
 from primitives.kv import KeyValueStore
-from primitives.treetable import (
-    TreeTable,
-)
+from primitives.treetable import TreeTable
 from primitives.types import ShardId
 
 

@@ -14,9 +14,7 @@ from itertools import pairwise
 from chain.errors import InvalidSnapshot, SnapshotUnavailable
 from chain.snapshot import MAX_PART_BYTES, PartPlace
 from chain.stored_buckets import EMPTY_BYTES, build_bucket_key, unpack_bucket
-from primitives.buckets import (
-    compute_bucket_hash,
-)
+from primitives.buckets import compute_bucket_hash
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.kv import KeyValueReader

@@ -37,9 +37,7 @@ from typing import TYPE_CHECKING
 
 from chain.bucket_cache import Place
 from chain.bucket_writes import NewBucket, compute_new_buckets
-from chain.stored_buckets import (
-    EMPTY_NEW_BUCKET,
-)
+from chain.stored_buckets import EMPTY_NEW_BUCKET
 from primitives.buckets import (
     HASH_BYTES,
     Bucket,
@@ -48,9 +46,7 @@ from primitives.buckets import (
     compute_bucket_index,
     decode_bucket,
 )
-from primitives.treetable import (
-    compute_group_update,
-)
+from primitives.treetable import compute_group_update
 from primitives.types import ShardId
 
 if TYPE_CHECKING:

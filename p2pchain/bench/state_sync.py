@@ -26,10 +26,10 @@ import msgspec
 import trio
 
 from chain.account import Account
-from chain.blocktree import open_tree
 from chain.building import NothingWaits
 from chain.keys import build_account_key
 from chain.leveldb import LevelStore
+from chain.open_tree import open_tree
 from chain.spec import ChainSpec
 from network.endpoint import Endpoint
 from network.network import Network

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from chain.block import NO_ATTENDANCE, Attendance
-from chain.blocktree import BlockTree, open_tree
+from chain.blocktree import BlockTree
 from chain.building import Picker
 from chain.contracts.model import ModelRecord, compute_model_id
 from chain.held import HeldBlock
 from chain.leveldb import LevelStore
+from chain.open_tree import open_tree
 from chain.spec import ChainSpec
 from consensus.leader import compute_leader
 from consensus.messages import (

@@ -15,12 +15,13 @@ from itertools import chain, islice
 import trio
 
 from chain.block import Attendance, decode_block
-from chain.blocktree import BlockTree, open_tree
+from chain.blocktree import BlockTree
 from chain.epochs import compute_last_height
 from chain.following import FOLLOW_ALL, Follow
 from chain.header import build_proposal, compute_block_hash
 from chain.held import HeldBlock
 from chain.mempool import Mempool
+from chain.open_tree import open_tree
 from chain.outcome import Outcome
 from chain.queries import Queries
 from chain.spec import ChainSpec

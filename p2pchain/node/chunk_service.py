@@ -170,7 +170,7 @@ class ChunkService:
         We execute those of the shards that we follow, so their bodies are fetched if
         they did not come by; a later block may have them then.
         """
-        base = self._chain.tree.build_inclusion_base(parent_hash, view)
+        base = self._chain.tree.chunks.build_inclusion_base(parent_hash, view)
         offered = list(self._desk.pick(base))
         self._fetch_bodies([certified.header for certified in offered])
         return offered
@@ -232,7 +232,7 @@ class ChunkService:
             case fx.Conflict():
                 self._chain.evidence.accuse(effect.evidence)
             case fx.CertificateReady():
-                self._chain.tree.note_certified(effect.certified)
+                self._chain.tree.chunks.note_certified(effect.certified)
                 self._note_lead(effect.certified.header)
                 self._denounce(effect.certified)
 
@@ -243,7 +243,7 @@ class ChunkService:
 
     def _build(self, effect: fx.Build) -> None:
         try:
-            produced = self._chain.tree.produce_chunk(
+            produced = self._chain.tree.chunks.produce_chunk(
                 effect.slot, effect.anchor, effect.producer, self._chain.mempool
             )
         except (UnknownBlock, UnfinalParent) as error:

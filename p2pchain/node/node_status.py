@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING
 
 from chain.epochs import compute_first_height, compute_last_height
 from inference.supervisor import SupervisedWorker, WorkerState
-from p2pchain.api.errors import (
-    NoRoute,
-)
+from p2pchain.api.errors import NoRoute
 from p2pchain.api.status import (
     ConsensusInfo,
     EpochStatus,

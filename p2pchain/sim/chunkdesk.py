@@ -153,7 +153,7 @@ class ChunkDesk:
 
     def offer(self, parent_hash: bytes, view: int) -> tuple[CertifiedChunk, ...]:
         """Return certified chunks that a block of ours may hold."""
-        base = self._chain.tree.build_inclusion_base(parent_hash, view)
+        base = self._chain.tree.chunks.build_inclusion_base(parent_hash, view)
         picked = self.desk.pick(base)
         self.node.world.judge.on_pick(self.node, base, picked)
         self.node.requests.fetch_bodies(
@@ -267,7 +267,7 @@ class ChunkDesk:
     def produce(self, effect: fx.Build) -> ProducedChunk | None:
         """Return an unsigned chunk; None if there is nothing to do, or no more."""
         try:
-            return self._chain.tree.produce_chunk(
+            return self._chain.tree.chunks.produce_chunk(
                 effect.slot, effect.anchor, effect.producer, self._chain.build_picker()
             )
         except (UnknownBlock, UnfinalParent):

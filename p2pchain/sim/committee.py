@@ -42,7 +42,7 @@ def certify_chunks(
     for shard in sorted(parent.heads.keys() - {ROOT_SHARD}):
         slot = Slot(epoch.epoch, shard, view)
         producer = epoch.roles.get_producers(slot)[0]
-        produced = tree.produce_chunk(slot, parent.block_hash, producer, picker)
+        produced = tree.chunks.produce_chunk(slot, parent.block_hash, producer, picker)
         if produced is None:
             continue
         header = produced.header

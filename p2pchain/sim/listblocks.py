@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from chain.errors import (
-    InvalidBlock,
-)
+from chain.errors import InvalidBlock
 from consensus.messages import Certificate, Proposal
 from consensus.validators import ValidatorSet
 from primitives.codec import Record, decode

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from chain.block import Attendance, decode_block
-from chain.blocktree import BlockTree, open_tree
+from chain.blocktree import BlockTree
 from chain.chunk_execution import ChunkBody
 from chain.conservation import compute_conservation
 from chain.epochs import compute_last_height
@@ -31,6 +31,7 @@ from chain.held import HeldBlock
 from chain.ledger import ShardLedger
 from chain.light import LightChain, LightState, adopt, advance
 from chain.light_queries import LightQueries
+from chain.open_tree import open_tree
 from chain.roster import find_stake
 from chain.slashing import SLASH_EVENT
 from chain.verify import verify_database

@@ -7,12 +7,12 @@ from chain_world import ALICE, COIN, DAVE
 from serving import TOKEN, get, serve
 
 from chain.account import Account
-from chain.blocktree import open_tree
 from chain.contracts.transfer import Transfer
 from chain.following import Follow
 from chain.foreign_state import ForeignValue, Question, show_values
 from chain.keys import build_account_key
 from chain.mempool import Mempool
+from chain.open_tree import open_tree
 from chain.proofs import StateProof, verify_state_proof
 from chain.queries import Queries
 from p2pchain.cli.main import main

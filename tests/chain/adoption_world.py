@@ -3,8 +3,9 @@
 from chain_world import World
 
 from chain.adoption import Adoption, Base, find_base, read_frontier
-from chain.blocktree import BlockTree, open_tree
+from chain.blocktree import BlockTree
 from chain.following import Follow
+from chain.open_tree import open_tree
 from chain.past_chunks import list_past_boundaries
 from chain.snapshot import iterate_places
 from chain.snapshot_build import build_frontier

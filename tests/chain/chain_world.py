@@ -7,10 +7,11 @@ from functools import lru_cache
 import msgspec
 
 from chain.block import NO_ATTENDANCE, Attendance
-from chain.blocktree import BlockTree, open_tree
+from chain.blocktree import BlockTree
 from chain.building import NothingWaits, Picker
 from chain.contracts.model import ModelRecord, compute_model_id
 from chain.held import HeldBlock
+from chain.open_tree import open_tree
 from chain.spec import ChainSpec
 from chain.transaction import (
     Payload,

@@ -51,7 +51,7 @@ class FraudWorld(EpochWorld):
         slot = Slot(epoch.epoch, shard, view)
         producer = epoch.roles.get_producers(slot)[0]
         transactions = transactions or (self.pay(shard),)
-        return self.tree.produce_chunk(
+        return self.tree.chunks.produce_chunk(
             slot, parent.block_hash, producer, ListPicker(transactions)
         )
 

@@ -28,7 +28,6 @@ from chain.block import (
     compute_roots_root,
     decode_block,
 )
-from chain.blocktree import open_tree
 from chain.bodies import MAX_BODY_BYTES
 from chain.chunk_execution import ChunkBody
 from chain.contracts.transfer import Transfer
@@ -42,6 +41,7 @@ from chain.errors import (
 from chain.following import Follow
 from chain.header import build_proposal, compute_block_hash
 from chain.held import HeldBlock
+from chain.open_tree import open_tree
 from chain.spec import ChainSpec
 from consensus.messages import compute_notarize_bytes
 from consensus.randao import compute_mix

@@ -2,11 +2,11 @@
 
 from chain_world import ALICE, BOB, COIN, ListPicker, World
 
-from chain.blocktree import open_tree
 from chain.contracts.transfer import Transfer
 from chain.following import Follow
 from chain.gaps import MAX_GAPS, Gap, read_gaps, update_gaps
 from chain.index import compute_seen_changes
+from chain.open_tree import open_tree
 from chain.queries import Queries
 from p2pchain.sim.committee import hand_bodies
 from primitives import bls
@@ -66,10 +66,10 @@ def test_an_endorser_has_bodies_of_chunks_whose_outcomes_it_does_not_keep():
     parent = world.tree.final
     slot = Slot(0, 2, 1)
     producer = parent.child_epoch.roles.get_producers(slot)[0]
-    produced = world.tree.produce_chunk(
+    produced = world.tree.chunks.produce_chunk(
         slot, parent.block_hash, producer, ListPicker(payments)
     )
-    tree.judge_chunk(produced, parent.block_hash)
+    tree.chunks.judge_chunk(produced, parent.block_hash)
     held = world.build(*payments)
     hand_bodies(held, tree)
     tree.add(held.block_bytes, held.header.time_ms)

@@ -2,11 +2,11 @@
 
 from chain_world import ALICE, BOB, COIN, DAVE, SPEC, World
 
-from chain.blocktree import open_tree
 from chain.conservation import compute_conservation
 from chain.contracts.transfer import Transfer
 from chain.leveldb import LevelStore
 from chain.mempool import Mempool
+from chain.open_tree import open_tree
 from chain.queries import Queries
 from primitives import bls
 from primitives.codec import encode

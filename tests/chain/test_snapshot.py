@@ -16,7 +16,6 @@ from snapshot_world import (
     run,
 )
 
-from chain.blocktree import open_tree
 from chain.conservation import compute_conservation
 from chain.errors import (
     DamagedBucket,
@@ -28,6 +27,7 @@ from chain.errors import (
     UnfinishedInstall,
 )
 from chain.following import FOLLOW_ALL, Follow
+from chain.open_tree import open_tree
 from chain.queries import Queries
 from chain.snapshot import (
     Manifest,

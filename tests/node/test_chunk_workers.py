@@ -17,7 +17,6 @@ from chunk_lab import NO_LIMITS, ChunkLab
 from reshard_world import MODEL, ReshardWorld
 
 from chain.block import Block, compute_chunks_root, decode_block
-from chain.blocktree import open_tree
 from chain.chunk_state import ShardState
 from chain.contracts.channel import Channel, Close, compute_channel_id
 from chain.contracts.proof import WorkEntry
@@ -25,6 +24,7 @@ from chain.contracts.transfer import Transfer
 from chain.errors import DamagedBucket, InvalidBlock, InvalidWitness
 from chain.executor import ChunkTask, InProcess, JudgeTask
 from chain.held import HeldBlock
+from chain.open_tree import open_tree
 from chain.proposal import RetireModel, SplitShard
 from chain.transaction import compute_tx_id
 from chain.verified import VerifiedCache

@@ -7,12 +7,12 @@ from chain_world import ALICE, BOB, COIN, World
 from node_world import Net, build_key, run
 
 from chain.account import Account
-from chain.blocktree import open_tree
 from chain.contracts.transfer import Transfer
 from chain.errors import PrunedState
 from chain.following import Follow
 from chain.foreign_state import MAX_BEHIND, Question
 from chain.keys import build_account_key
+from chain.open_tree import open_tree
 from network.errors import PeerUnreachable
 from network.faults import Fault
 from p2pchain.node.foreign_state import (

@@ -68,7 +68,7 @@ class Liar:
             ALICE,
         )
         picker = ListPicker((payment,))
-        return tree.produce_chunk(slot, parent.block_hash, producer, picker)
+        return tree.chunks.produce_chunk(slot, parent.block_hash, producer, picker)
 
     def sign(self, produced, **changes):
         """Return a chunk with its producer's signature; its header changed."""

@@ -476,7 +476,7 @@ def test_a_halted_shard_is_not_taken_on(scene, monkeypatch):
         town.go_to_boundary(2)
         await town.connect()
         halt = SimpleNamespace(shard=2)
-        monkeypatch.setattr("chain.blocktree.get_halts", lambda ledger: (halt,))
+        monkeypatch.setattr("chain.tree_reading.get_halts", lambda ledger: (halt,))
         us.wanted = frozenset({1, 2})
         town.nursery.start_soon(us.sync.run)
         await trio.sleep(0.3)

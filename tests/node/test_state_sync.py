@@ -9,9 +9,9 @@ from epoch_world import PEOPLE, EpochWorld
 from snapshot_world import make_chain
 from trio.testing import MockClock
 
-from chain.blocktree import open_tree
 from chain.errors import StoreError, UnfinishedInstall
 from chain.leveldb import LevelStore
+from chain.open_tree import open_tree
 from chain.snapshot import decode_manifest
 from chain.snapshot_part import PartBody, PlacedBucket
 from network.faults import Fault

@@ -5,11 +5,11 @@ import trio
 from fraud_world import SHARD, FraudWorld, replace
 from test_fraud_desk import Wire
 
-from chain.blocktree import open_tree
 from chain.building import NothingWaits
 from chain.chunk_execution import ChunkBody
 from chain.errors import MissingFraudProof
 from chain.following import Follow
+from chain.open_tree import open_tree
 from chain.pieces import decode_piece
 from chain.queries import Queries
 from network.topics import Topic
