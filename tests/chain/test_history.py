@@ -100,7 +100,7 @@ def test_the_last_states_are_what_they_were(seed):
         record.check_proofs(height)
     for height in (last - 8, 0, last + 1):
         with pytest.raises(PrunedState) as caught:
-            Queries(world.tree).build_state_proof(1, b"key", height)
+            Queries(world.tree).states.build_state_proof(1, b"key", height)
         error = caught.value
         assert (error.oldest, error.newest) == (last - 7, last)
     # Nothing is left of what was dropped.
@@ -170,7 +170,7 @@ def test_blocks_that_one_certificate_makes_final():
         assert get_conservation(world.tree, height) == record.books[height]
     with pytest.raises(PrunedState):
         world.tree.history.get_view(4, 1, 12)
-    proof = Queries(world.tree).build_state_proof(1, b"nothing", 9)
+    proof = Queries(world.tree).states.build_state_proof(1, b"nothing", 9)
     assert len(proof.descendants) == 3
     for wrong in ((), proof.descendants[1:], proof.descendants[::-1]):
         assert not check(msgspec.structs.replace(proof, descendants=wrong))
