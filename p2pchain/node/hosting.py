@@ -171,6 +171,9 @@ class Hosting:
             return
         self._ports.on_ready()
         self._start_services(services, endpoints)
+        watch = model_host.build_watch()
+        if watch is not None:
+            services.start_soon(watch.run)
 
     def _start_services(
         self, services: trio.Nursery, endpoints: tuple[Endpoint, ...]

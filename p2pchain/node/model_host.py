@@ -26,6 +26,7 @@ from inference.device import Device, measure_device
 from inference.hardware import CPU, Hardware, measure_hardware
 from inference.memory import compute_weights_room
 from inference.model_info import DTYPE_BYTES, Model
+from inference.moving import LEAST_GAIN, compute_gain
 from inference.pieces import Outline, count_layer_bytes
 from inference.placement import Choice, choose_layers, count_hosts
 from inference.precision import Precision
@@ -33,6 +34,12 @@ from p2pchain.errors import ConfigError
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.config import AUTO
 from p2pchain.node.home import write_atomically
+from p2pchain.node.placement_watch import (
+    Place,
+    PlacementWatch,
+    list_hosts,
+    take_next,
+)
 from p2pchain.node.precision_choice import (
     choose_for,
     count_served,
@@ -116,6 +123,9 @@ class ModelHost:
         self._precision = precision
         self._device = device
         self._hardware: Hardware | None = None
+        self._device_found: Device | None = None
+        self.place: Place | None = None
+        """What was chosen; None where the settings say it."""
         self.stage = "the chain"
         """What it waits for, for people; empty when all is ready."""
 
@@ -250,18 +260,64 @@ class ModelHost:
             return self._layers
         assert self._layers == AUTO
         self.stage = f"the outline of {record.name}"
+        place = await self._weigh(record, precision)
+        sizes, room = place.sizes, place.room_bytes
+        saved = load_choice(self._folder, record)
+        if saved is not None and sum(sizes[slice(*saved)]) <= room:
+            moved = await self._take_next(replace(place, layers=saved))
+            layers = moved or saved
+            text = "hosting layers [%d, %d) of %s as before"
+            if moved is not None:
+                text = "hosting layers [%d, %d) of %s from now on"
+                self._save_choice(record, layers)
+            log.info(text, *layers, record.name)
+        else:
+            layers = await self._choose_anew(place)
+        self.place = replace(place, layers=layers)
+        return layers
+
+    async def _weigh(self, record: ModelRecord, precision: Precision) -> Place:
+        """Return what this machine has room for, with no layers yet."""
         outline = await self._load_outline(record)
         # What a stage computes in may be wider than what the files have.
         width = DTYPE_BYTES.get(precision.get_dtype(record.dtype))
         sizes = count_layer_bytes(outline, record.layers, width)
         device = await self._measure_device()
         room = compute_weights_room(device.room_bytes)
-        saved = load_choice(self._folder, record)
-        if saved is not None and sum(sizes[slice(*saved)]) <= room:
-            log.info("hosting layers [%d, %d) of %s as before", *saved, record.name)
-            return saved
+        self._device_found = device
+        profile = get_profile_hash(record, precision)
+        return Place(record, profile, (0, 0), tuple(sizes), room)
+
+    async def _take_next(self, place: Place) -> tuple[int, int] | None:
+        """Return where an earlier run meant to go, if that is still for the better."""
+        layers = take_next(self._folder, place.record)
+        if layers is None or sum(place.sizes[slice(*layers)]) > place.room_bytes:
+            return None
+        await self._catch_up("blocks, to see whether layers can be left")
+        registrations = self._chain.queries.market.list_registrations()
+        own, others = list_hosts(place, registrations, self._account)
+        if own is None:
+            return None
+        gain = compute_gain(own, others, len(place.sizes), range(*layers))
+        return None if gain is None or gain < LEAST_GAIN else layers
+
+    def build_watch(self) -> PlacementWatch | None:
+        """Return what looks for better layers; None where they were not chosen here."""
+        if self.place is None:
+            return None
+        return PlacementWatch(
+            self.place,
+            self._chain.queries.market.list_registrations,
+            self._account,
+            self._is_behind,
+            self._folder,
+            None if self._local is not None else self._weights.prefetch,
+        )
+
+    async def _choose_anew(self, place: Place) -> tuple[int, int]:
+        record, sizes, room = place.record, place.sizes, place.room_bytes
         await self._catch_up("blocks, to see which layers are needed")
-        held = self._list_held(record, precision)
+        held = self._list_held(place)
         luck = int.from_bytes(self._account[:8], "big")
         choice = choose_layers(sizes, held, room, luck)
         if choice is None:
@@ -270,7 +326,8 @@ class ModelHost:
                 f"{min(sizes) / 1e6:.1f} MB, and there is room for "
                 f"{max(0, room) / 1e6:.1f} MB"
             )
-        _explain(record, sizes, held, choice, device)
+        assert self._device_found is not None
+        _explain(record, sizes, held, choice, self._device_found)
         layers = choice.layers.start, choice.layers.stop
         self._save_choice(record, layers)
         return layers
@@ -280,16 +337,13 @@ class ModelHost:
             return self._local.outline
         return await self._weights.find_outline(record)
 
-    def _list_held(
-        self, record: ModelRecord, precision: Precision
-    ) -> list[tuple[int, int]]:
+    def _list_held(self, place: Place) -> list[tuple[int, int]]:
         """Return the ranges that others serve now; other profiles make other routes."""
-        profile = get_profile_hash(record, precision)
         return [
             (each.start, each.end)
             for each in self._chain.queries.market.list_registrations()
-            if each.model_id == record.model_id
-            and each.profile == profile
+            if each.model_id == place.record.model_id
+            and each.profile == place.profile
             and each.status is RegistrationStatus.ACTIVE
             and each.account != self._account
         ]

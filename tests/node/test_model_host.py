@@ -23,6 +23,7 @@ from p2pchain.node import model_host
 from p2pchain.node.config import AUTO
 from p2pchain.node.initialise import build_model_record
 from p2pchain.node.model_host import CHOICE_FILE, ModelHost, find_model, load_choice
+from p2pchain.node.placement_watch import NEXT_FILE, save_next, take_next
 from p2pchain.node.precision_choice import PRECISION_FILE, load_precision
 from p2pchain.node.profile import get_profile_hash
 
@@ -64,10 +65,11 @@ class ToyChain:
         self.height = 1
         self.models = (OTHER, RECORD)
         self.registrations: list[SimpleNamespace] = []
-        self.queries = SimpleNamespace(
+        market = SimpleNamespace(
             list_models=lambda: self.models,
             list_registrations=lambda: self.registrations,
         )
+        self.queries = SimpleNamespace(market=market)
         self.tree = SimpleNamespace(follow=Follow(frozenset()))
         self.grown = trio.Event()
 
@@ -87,6 +89,7 @@ class ToyChain:
             "end": end,
             "account": b"\5" * 32,
             "status": RegistrationStatus.ACTIVE,
+            "measured_us": 1000,
             "profile": get_profile_hash(RECORD),
         } | changes
         self.registrations.append(SimpleNamespace(**fields))
@@ -154,6 +157,100 @@ def test_a_choice_is_kept_as_long_as_it_fits(chain, tmp_path, monkeypatch) -> No
     second = prepare(build(chain, tmp_path))
     assert second[1] - second[0] == 1
     assert load_choice(tmp_path, OTHER) is None
+
+
+# Other layers
+
+
+def save_choice(folder: Path, start: int, end: int) -> None:
+    """Leave behind what an earlier start chose."""
+    saved = {"model_id": RECORD.model_id.hex(), "start": start, "end": end}
+    (folder / CHOICE_FILE).write_text(json.dumps(saved))
+
+
+def look(host: ModelHost, prefetch=None) -> object:
+    """Let a node that is ready look around once, boldly."""
+    watch = host.build_watch()
+    watch._random = SimpleNamespace(random=lambda: 0.0)
+    watch._prefetch = prefetch
+    return trio.run(watch.look)
+
+
+def test_layers_that_are_needed_more_are_taken_at_the_next_start(
+    chain, tmp_path, monkeypatch
+) -> None:
+    give_room(monkeypatch, 4)
+    save_choice(tmp_path, 0, 4)
+    first = build(chain, tmp_path)
+    assert prepare(first) == (0, 4)
+    chain.register(0, 4, account=ME)
+    for _ in range(3):
+        chain.register(0, 4)
+    chain.register(4, 8)
+    shares = []
+
+    async def prefetch(share) -> None:
+        shares.append((share.layers, share.pin))
+
+    assert look(first, prefetch).layers == range(4, 8)
+    assert shares == [(range(4, 8), "")]
+    # Nothing has changed yet; at the next start it goes there, once.
+    assert load_choice(tmp_path, RECORD) == (0, 4)
+    assert prepare(build(chain, tmp_path)) == (4, 8)
+    assert prepare(build(chain, tmp_path)) == (4, 8)
+    assert take_next(tmp_path, RECORD) is None
+
+
+def test_what_was_announced_is_judged_again(chain, tmp_path, monkeypatch) -> None:
+    give_room(monkeypatch, 4)
+    save_choice(tmp_path, 0, 4)
+    assert prepare(build(chain, tmp_path)) == (0, 4)
+    chain.register(0, 4, account=ME)
+    chain.register(4, 8)
+    # It would leave layers that nobody else has.
+    save_next(tmp_path, RECORD, (4, 8))
+    assert prepare(build(chain, tmp_path)) == (0, 4)
+    # Others have come there meanwhile.
+    chain.register(0, 4)
+    chain.register(4, 8)
+    save_next(tmp_path, RECORD, (4, 8))
+    assert prepare(build(chain, tmp_path)) == (0, 4)
+    # It does not fit any more, is another model's, or damaged.
+    chain.register(0, 4)
+    chain.register(0, 4)
+    save_next(tmp_path, RECORD, (2, 8))
+    assert prepare(build(chain, tmp_path)) == (0, 4)
+    save_next(tmp_path, OTHER, (4, 8))
+    assert prepare(build(chain, tmp_path)) == (0, 4)
+    (tmp_path / NEXT_FILE).write_text("[]")
+    assert prepare(build(chain, tmp_path)) == (0, 4)
+    save_next(tmp_path, RECORD, (4, 8))
+    assert prepare(build(chain, tmp_path)) == (4, 8)
+
+
+def test_who_is_no_provider_yet_or_behind_stays(chain, tmp_path, monkeypatch) -> None:
+    give_room(monkeypatch, 4)
+    save_choice(tmp_path, 0, 4)
+    behind = [False]
+    host = build(chain, tmp_path, is_behind=lambda: behind[0])
+    assert prepare(host) == (0, 4)
+    for _ in range(3):
+        chain.register(0, 4)
+    assert look(host) is None
+    chain.register(0, 4, account=ME)
+    # Layers in other numbers make other routes.
+    for _ in range(9):
+        chain.register(4, 8, profile=get_profile_hash(RECORD, Precision.INT8))
+    behind[0] = True
+    assert look(host) is None
+    behind[0] = False
+    assert look(host).layers == range(4, 8)
+
+
+def test_only_chosen_layers_are_left(chain, tmp_path) -> None:
+    host = build(chain, tmp_path, layers=(0, 4))
+    assert prepare(host) == (0, 4)
+    assert host.build_watch() is None
 
 
 @pytest.mark.parametrize(
