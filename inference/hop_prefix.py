@@ -1,25 +1,15 @@
 """What a session at a hop shares with sessions before and after it."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from inference.memory import PAGE_TOKENS
 from inference.messages import SessionTerms
+from inference.page_messages import PageGrant
 from primitives.hashing import compute_hash
 
 
-class Owner(Protocol):
-    """Whose pages, of which layers: what terms and grants say."""
-
-    client: bytes
-    signer: bytes
-    profile: bytes
-    start: int
-    end: int
-
-
 def derive_keys(
-    owner: Owner, scope: bytes, names: Sequence[bytes]
+    owner: SessionTerms | PageGrant, scope: bytes, names: Sequence[bytes]
 ) -> tuple[bytes, ...]:
     """Return a hop's keys for a requester's names."""
     layers = owner.start.to_bytes(2, "big") + owner.end.to_bytes(2, "big")

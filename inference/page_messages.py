@@ -14,6 +14,8 @@ Spec: docs/protocol/07-inference.md, docs/adr/0037-pages-from-another-node.md
 
 from enum import IntEnum
 
+from msgspec.structs import replace
+
 from inference.messages import MAX_HEADER_BYTES, Names, SessionTerms, Text
 from inference.session_errors import BadMessage
 from primitives.codec import Record, decode, encode
@@ -117,8 +119,7 @@ def build_grant(
 
 def compute_grant_message(grant: PageGrant) -> bytes:
     """Return the bytes that the channel's signer signs."""
-    fields = [getattr(grant, name) for name in PageGrant.__struct_fields__]
-    unsigned = PageGrant(*fields[:-1], bytes(64))
+    unsigned = replace(grant, signature=bytes(64))
     return compute_hash("page-grant", encode(unsigned))
 
 

@@ -13,7 +13,7 @@ may be mended and the reader notices nothing, so `Started` comes with the first 
 
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Container, Mapping
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
 from statistics import median_low
@@ -27,7 +27,7 @@ from inference.codec import Codec
 from inference.errors import BadPrompt, Busy, WorkerError
 from inference.messages import RefuseCode
 from inference.precision import Precision
-from inference.prefix_keys import derive_secret
+from inference.prefix_keys import derive_secret, name_beginnings
 from inference.sampling import ChatMessage, SamplingParams
 from inference.session_driver import RequesterSession
 from inference.session_errors import HopRefused, SessionError
@@ -64,6 +64,7 @@ from p2pchain.api.errors import (
 from p2pchain.errors import TransactionFailed
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.channel_pool import ChannelPool, Need
+from p2pchain.node.kept_routes import KeptRoutes
 from p2pchain.node.rerouting import Rerouting
 from p2pchain.node.retries import Retries
 from p2pchain.node.route_finder import EXPECTED_TOKENS, FoundHop, RouteFinder
@@ -78,6 +79,9 @@ WAITING_TOKENS = 64
 """Tokens that a slow reader may be behind before the session waits."""
 TEXTS_AT_ONCE = 4
 """Of one request to encode: half of what a provider takes from one channel."""
+CROWD = 4
+"""Open sessions on hops that have kept a beginning, before others may go elsewhere: so
+many share a pass at little cost, and more would wait for each other."""
 DRAIN_S = 3.0
 """What open answers get to end by themselves when the node stops."""
 CLOSE_S = 5.0
@@ -145,6 +149,7 @@ class Gateway:
         )
         # Names of beginnings say nothing to others, and nothing after a restart.
         self._prefix_secret = secrets.token_bytes(32)
+        self._kept = KeptRoutes()
         self._nursery: trio.Nursery | None = None
         self._open: set[RequesterSession] = set()
         self._is_stopping = False
@@ -296,13 +301,15 @@ class Gateway:
         while True:
             if self._is_stopping:
                 raise ShuttingDown("the node stops")
-            route = self._routes.find(len(prompt), max_tokens)
+            names = name_beginnings(prefix_secret, prompt)
+            route = self._choose_route(names, len(prompt), max_tokens)
             self._routes.begin(route)
             needs = [Need(h.registration, len(prompt), max_tokens) for h in route]
             await self._fill(needs)
             with self._pool.reserve(needs) as channels:
                 plan = self._build_plan(route, channels, prompt, max_tokens, retries)
-                plan = replace(plan, prefix_secret=prefix_secret)
+                hops = self._kept.add_sources(names, plan.hops)
+                plan = replace(plan, hops=hops, prefix_secret=prefix_secret)
                 rerouting = Rerouting(
                     self._routes,
                     self._pool,
@@ -329,6 +336,7 @@ class Gateway:
             error, summary = running.error, running.summary
             if error is None:
                 self._praise(summary, rerouting)
+                self._note_kept(plan, summary, report)
                 break
             if report.laps or not await retries.allow(
                 error, running.session.summary, route, is_text=plan.is_text
@@ -409,6 +417,35 @@ class Gateway:
                 summary.recoveries,
                 summary.longest_gap_us // 1000,
             )
+
+    def _choose_route(
+        self, names: tuple[bytes, ...], input_tokens: int, max_tokens: int
+    ) -> tuple[FoundHop, ...]:
+        """Return the route that has kept the prompt's beginning, or the best one."""
+        kept = {hop.peer_id: hop for hop in self._kept.find(names)}
+        if kept and self._count_sessions(kept.keys()) < CROWD:
+            route = self._routes.find(input_tokens, max_tokens, preferred=kept)
+            # Whoever has become dearer is not held to be the best for that.
+            if all(_is_as_cheap(found, kept) for found in route):
+                return route
+        return self._routes.find(input_tokens, max_tokens)
+
+    def _count_sessions(self, peers: Container[bytes]) -> int:
+        """Return how many open sessions go through some of these hops."""
+        plans = (session.plan for session in self._open)
+        return sum(any(hop.peer_id in peers for hop in plan.hops) for plan in plans)
+
+    def _note_kept(
+        self, plan: SessionPlan, summary: SessionSummary | None, report: "_Report"
+    ) -> None:
+        """Remember who has computed what, unless the route has changed meanwhile."""
+        if summary is None or summary.recoveries:
+            return
+        if any(hop.source is not None for hop in plan.hops):
+            return
+        # The last token was chosen and not computed.
+        ids = [*plan.prompt, *(token.token_id for token in report.laps[:-1])]
+        self._kept.note(name_beginnings(plan.prefix_secret, ids), plan.hops)
 
     def _build_plan(
         self,
@@ -518,6 +555,15 @@ def _compute_step_us(peer_id: bytes, tokens: list[TokenEvent]) -> int:
         if peer == peer_id
     ]
     return median_low(times) if times else 0
+
+
+def _is_as_cheap(found: FoundHop, kept: Mapping[bytes, HopPlan]) -> bool:
+    """Tell whether a hop costs no more than when it kept something."""
+    before = kept.get(found.hop.node_key)
+    return before is not None and (
+        found.hop.input_price <= before.input_price
+        and found.hop.output_price <= before.output_price
+    )
 
 
 def _build_started(plan: SessionPlan, route: tuple[FoundHop, ...]) -> Started:

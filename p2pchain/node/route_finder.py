@@ -7,6 +7,7 @@ layers.
 """
 
 from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from chain.contracts.registration import Registration, RegistrationStatus
@@ -68,14 +69,31 @@ class RouteFinder:
         self._breaker = Breaker()
 
     def find(
-        self, input_tokens: int = 1, max_tokens: int = EXPECTED_TOKENS
+        self,
+        input_tokens: int = 1,
+        max_tokens: int = EXPECTED_TOKENS,
+        preferred: Container[bytes] = NOBODY,
     ) -> tuple[FoundHop, ...]:
         """Return the best route, without those to avoid if there is one.
+
+        Args:
+            input_tokens: Of the prompt.
+            max_tokens: Of the answer.
+            preferred: Node keys; if these alone make a route, it is the best.
 
         Raises:
             NoRoute: Some layers have no active provider.
         """
         layers = (0, self._info.layers)
+        if preferred:
+            now_us = compute_now_us()
+            offers = {
+                name: each
+                for name, each in self._list_offers().items()
+                if each.node_key in preferred and self._breaker.may_use(name, now_us)
+            }
+            with suppress(market_errors.NoRoute):
+                return self._find(layers, offers, input_tokens, max_tokens)
         return self._find_fresh(layers, NOBODY, input_tokens, max_tokens)
 
     def find_part(

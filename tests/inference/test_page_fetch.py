@@ -16,7 +16,7 @@ from session_world import (
 )
 
 from inference.memory import PAGE_TOKENS
-from inference.messages import Open
+from inference.messages import Data, Open
 from inference.page_giver import MAX_TAKERS
 from inference.page_messages import (
     AskPages,
@@ -82,6 +82,43 @@ def test_the_pages_of_another_hop_are_used_where_they_come_sooner() -> None:
             assert not taker.stage.pages
             assert not world.faults
             assert not taker.faults
+
+    run(main)
+
+
+class Mortal(HopNode):
+    """Dies when it would answer a step."""
+
+    dies_at = -1
+
+    def tamper(self, message, body):
+        if isinstance(message, Data) and message.position == self.dies_at:
+            self.kill()
+            return None
+        return message, body
+
+
+@pytest.mark.parametrize("dies_at", [96, 103])
+def test_a_replacement_fetches_what_a_third_hop_has(dies_at: int) -> None:
+    async def main():
+        async with open_world(3, {1: Mortal}, spares=range(3)) as world:
+            world.prefix_secret = SECRET
+            third = world.add_spare(1)
+            await world.nursery.start(third.run)
+            mortal, replacement = world.hops[1], world.spares[1]
+            # The third one serves a turn, and the mortal one the next.
+            world.hops[1] = third
+            await ask(world)
+            world.hops[1] = mortal
+            await ask(world)
+            mortal.dies_at = dies_at
+            world.sources[replacement.key.public_key] = third.key.public_key
+            replacement.service.pace.note(32, 32_000_000)
+            summary = await ask(world)
+            assert (summary.recoveries, summary.cached_tokens) == (1, 96)
+            assert replacement.service._taker.taken == PAGES
+            # What it computed: what the session had computed behind the pages.
+            assert replacement.stage.forwards == 1 + 107 - max(dies_at, len(PROMPT))
 
     run(main)
 
