@@ -25,7 +25,6 @@ reach.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from chain.contracts.proof import Receipt
 from inference.errors import WorkerLost
@@ -34,7 +33,6 @@ from inference.messages import (
     AbortCode,
     Accept,
     Data,
-    Fetch,
     Kept,
     Linked,
     Progress,
@@ -49,35 +47,21 @@ from inference.session_errors import (
     HopLost,
     HopRefused,
     SessionError,
-    WrongAnswer,
 )
 from inference.session_events import (
     Effect,
-    Embed,
-    FindHops,
     HopsFound,
     SendTo,
 )
-from inference.session_plan import HopPlan, SessionPlan, SessionTimeouts
+from inference.session_gap import Gap, find_gap, find_place
+from inference.session_losses import Losses
+from inference.session_plan import SessionPlan, SessionTimeouts
+from inference.session_replay import Replay
 from inference.session_route import Route, RouteHop
 from inference.session_track import Track
 from inference.session_verdicts import build_accusation, get_abort_code
 from inference.session_watch import Watch
-from inference.steps import Step
 from inference.terms import get_schedule
-
-MAX_SEARCHES = 16
-"""For other hops in one recovery; more losses are no accident."""
-
-
-@dataclass(slots=True)
-class _Replay:
-    """One prefill step at one hop that is behind."""
-
-    hop: RouteHop
-    step: Step
-    track: Track
-    is_sent: bool = False
 
 
 class Recovery:
@@ -114,17 +98,11 @@ class Recovery:
         self._position = position
         self._get_tokens = get_tokens
         self._now_us = now_us
-        self._cause: SessionError | None = None
-        self._latest: SessionError | None = None
-        """The first and the last loss."""
-        self._lost: list[SessionError] = []
-        """What the next search is to know."""
-        self._excluded: set[bytes] = set()
-        self._searches = 0
-        self._gap: tuple[int, int] | None = None
-        """First and last hop that are being replaced."""
+        self._losses = Losses()
+        self._gap: Gap | None = None
+        """Who is being replaced."""
         self._is_relinked = False
-        self._replay: _Replay | None = None
+        self._replay: Replay | None = None
         self._watch: Watch | None = None
         self._wait_us = 0
         """Until when the search, the openings or our own worker may take; 0 when
@@ -136,7 +114,7 @@ class Recovery:
             hop.position = position
             hop.complaints = 0
             if hop.error is not None:
-                self._note_loss(hop.error)
+                self._losses.note(hop.error)
 
     @property
     def deadline_us(self) -> int:
@@ -158,39 +136,23 @@ class Recovery:
             return []
         hop.is_gone = True
         hop.error = error
-        self._note_loss(error)
-        replay = self._replay
-        if replay is None:
+        self._losses.note(error)
+        if self._replay is None:
             self._watch = None
-        elif hop in self._get_replay_hops(replay):
-            self._give_up_replay(replay)
+        elif self._replay.depends_on(hop):
+            self._give_up_replay()
         self._is_relinked = False
         return self._go_on(now_us)
 
-    def _note_loss(self, error: SessionError) -> None:
-        self._cause, self._latest = self._cause or error, error
-        self._lost.append(error)
-        # Who is owed something will serve when it is paid; the finder judges that.
-        if not isinstance(error, HopRefused) or error.code != RefuseCode.UNPAID:
-            self._excluded.add(error.peer_id)
-
-    def _give_up_replay(self, replay: _Replay) -> None:
-        replay.track.drop()
+    def _give_up_replay(self) -> None:
+        assert self._replay is not None
+        self._replay.drop()
         self._replay = self._watch = None
-
-    def _build_error(self, text: str) -> SessionError:
-        """Return the loss that could not be mended."""
-        cause = self._cause or HopLost("the route broke")
-        reasons = [str(cause)]
-        if self._latest is not None and self._latest is not cause:
-            reasons.append(str(self._latest))
-        cause.args = ("; ".join([*reasons, text]),)
-        return cause
 
     def expire(self, now_us: int) -> list[Effect]:
         """Judge who has not answered in time."""
         if now_us >= self._end_us:
-            raise self._build_error("the route could not be mended in time")
+            raise self._losses.build_error("the route could not be mended in time")
         if self._wait_us and now_us >= self._wait_us:
             return self._give_up_waiting(now_us)
         if self._watch is None or now_us < self._watch.deadline_us:
@@ -206,7 +168,7 @@ class Recovery:
     def _give_up_waiting(self, now_us: int) -> list[Effect]:
         self._wait_us = 0
         if self._gap is not None:
-            raise self._build_error("no other hop was found in time")
+            raise self._losses.build_error("no other hop was found in time")
         if self._replay is not None:
             raise WorkerLost("the requester worker does not answer")
         for hop in self._route.hops:
@@ -222,7 +184,7 @@ class Recovery:
         self._now_us = now_us
         route = self._route
         if self._gap is None:
-            gap = self._find_gap()
+            gap = find_gap(route.hops)
             if gap is not None:
                 return self._search(gap)
         if self._gap is not None:
@@ -243,43 +205,19 @@ class Recovery:
         self.is_done = all(hop.is_linked for hop in route.hops)
         return []
 
-    def _find_gap(self) -> tuple[int, int] | None:
-        """Return the first hops in a row that have to be replaced."""
-        hops = self._route.hops
-        missing = [i for i, hop in enumerate(hops) if hop.is_gone or hop.is_leaving]
-        if not missing:
-            return None
-        first = last = missing[0]
-        while last + 1 in missing:
-            last += 1
-        return first, last
-
     # Other hops
 
-    def _search(self, gap: tuple[int, int]) -> list[Effect]:
-        if self._searches == MAX_SEARCHES:
-            raise self._build_error("too many hops are lost")
+    def _search(self, gap: Gap) -> list[Effect]:
+        find = self._losses.build_search(self._route.hops, gap, self._position)
         self._gap = gap
-        self._searches += 1
         self._wait_us = self._after(self._timeouts.search_s)
-        hops = self._route.hops
-        there = (hop.peer_id for hop in hops if not hop.is_gone)
-        lost, self._lost = tuple(self._lost), []
-        find = FindHops(
-            search=self._searches,
-            start=hops[gap[0]].plan.start,
-            end=hops[gap[1]].plan.end,
-            excluded=frozenset([*self._excluded, *there]),
-            lost=lost,
-            positions=self._position,
-        )
         return [find]
 
     def on_found(self, event: HopsFound, now_us: int) -> list[Effect]:
         """Put the hops that were found in the place of the lost ones."""
-        if self._gap is None or event.search != self._searches:
+        if self._gap is None or event.search != self._losses.searches:
             return []
-        place = self._find_place(event.hops)
+        place = find_place(self._route.hops, self._gap, event.hops)
         if place is None:
             return self.on_not_found(
                 event.search, "what was found does not fit", now_us
@@ -289,27 +227,10 @@ class Recovery:
         left = self._route.replace(*place, event.hops)
         self._is_relinked = False
         if self._replay is not None and self._replay.hop.is_retired:
-            self._give_up_replay(self._replay)
+            self._give_up_replay()
         self._extend()
         effects = [self._dismiss(hop) for hop in left]
         return [*effects, *self._go_on(now_us)]
-
-    def _find_place(self, plans: tuple[HopPlan, ...]) -> tuple[int, int] | None:
-        """Return which hops the found ones replace, if their layers fit."""
-        assert self._gap is not None
-        hops = self._route.hops
-        ends = [plan.end for plan in plans]
-        if not plans or [plan.start for plan in plans[1:]] != ends[:-1]:
-            return None
-        starts = {hop.plan.start: index for index, hop in enumerate(hops)}
-        stops = {hop.plan.end: index for index, hop in enumerate(hops)}
-        first, last = starts.get(plans[0].start), stops.get(ends[-1])
-        if first is None or last is None:
-            return None
-        if first > self._gap[0] or last < self._gap[1]:
-            return None
-        staying = {h.peer_id for h in (*hops[:first], *hops[last + 1 :])}
-        return None if staying & {plan.peer_id for plan in plans} else (first, last)
 
     def _dismiss(self, hop: RouteHop) -> Effect:
         """Tell a hop that was replaced, in case that it can hear it."""
@@ -321,13 +242,13 @@ class Recovery:
 
     def on_not_found(self, search: int, text: str, now_us: int) -> list[Effect]:
         """Keep those that only wanted to leave; without others it is over."""
-        if self._gap is None or search != self._searches:
+        if self._gap is None or search != self._losses.searches:
             return []
         first, last = self._gap
         hops = self._route.hops[first : last + 1]
         leaving = [hop for hop in hops if not hop.is_gone]
         if not leaving:
-            raise self._build_error(text)
+            raise self._losses.build_error(text)
         for hop in leaving:
             hop.is_leaving = False
         self._gap = None
@@ -350,94 +271,70 @@ class Recovery:
 
     def _begin_replay(self, hop: RouteHop) -> list[Effect]:
         """Get what goes into the hop's next step."""
-        assert hop.schedule is not None
-        step = hop.schedule.propose_replay(hop.position, self._position)
         track = Track(self._plan, (hop,), hop.terms.attempt, self._signer, self._sign)
-        self._replay = _Replay(hop, step, track)
-        index = self._route.hops.index(hop)
-        if index == 0:
+        replay = Replay(self._plan, self._route, hop, self._position, track)
+        self._replay = replay
+        if replay.source is None:
             self._wait_us = self._after(self._timeouts.worker_s)
-            end = step.position + step.tokens
-            return [
-                Embed(step.number, step.position, self._get_tokens(step.position, end))
-            ]
-        before = self._route.hops[index - 1]
-        fetch = Fetch(self._plan.session_id, step.position, step.tokens)
-        self._watch = self._build_watch([before], step.number)
-        return [SendTo(before.number, fetch)]
-
-    def _get_replay_hops(self, replay: _Replay) -> list[RouteHop]:
-        """Return the hops on which a replay depends now."""
-        index = self._route.hops.index(replay.hop)
-        is_fetching = index > 0 and not replay.is_sent
-        return self._route.hops[index - is_fetching : index + 1]
+        else:
+            self._watch = self._build_watch([replay.source], replay.step.number)
+        return [replay.begin(self._get_tokens)]
 
     def on_embedded(self, step: int, body: bytes, now_us: int) -> list[Effect]:
         """Send on what our own worker has looked up."""
-        replay = self._replay
-        if replay is None or replay.is_sent or step != replay.step.number:
+        if self._replay is None:
             return []
-        self._wait_us = 0
-        form = self._plan.wire
-        if len(body) != form.compute_raw_size(replay.step.tokens):
-            raise WorkerLost("the embedding has a wrong length")
-        return self._send(replay, bytes(form.encode(body)), now_us)
+        sent = self._replay.take_embedded(step, body)
+        if sent:
+            self._wait_us = 0
+        return self._watch_replay(sent, now_us)
 
     def on_kept(
         self, hop: RouteHop, kept: Kept, body: bytes, now_us: int
     ) -> list[Effect]:
         """Send on what the hop before had sent to the lost one."""
-        replay = self._replay
-        if replay is None or replay.is_sent or kept.position != replay.step.position:
+        if self._replay is None:
             return []
-        if hop not in self._get_replay_hops(replay)[:-1]:
-            return []
-        form = self._plan.wire
-        is_whole = len(body) == form.compute_size(replay.step.tokens)
-        if not is_whole or not form.is_finite(body):
-            text = f"{hop.name} has not kept what it has sent"
-            return self.lose(hop, HopLost(text, peer_id=hop.peer_id), now_us)
-        return self._send(replay, body, now_us)
+        try:
+            sent = self._replay.take_kept(hop, kept, body)
+        except HopLost as error:
+            return self.lose(hop, error, now_us)
+        return self._watch_replay(sent, now_us)
 
-    def _send(self, replay: _Replay, body: bytes, now_us: int) -> list[Effect]:
-        self._now_us = now_us
-        replay.is_sent = True
-        self._watch = self._build_watch([replay.hop], replay.step.number)
-        return replay.track.send(replay.step, body)
+    def _watch_replay(self, sent: list[Effect], now_us: int) -> list[Effect]:
+        """Expect an answer if the step was sent."""
+        if sent and self._replay is not None:
+            self._now_us = now_us
+            hop, step = self._replay.hop, self._replay.step
+            self._watch = self._build_watch([hop], step.number)
+        return sent
 
     def on_data(
         self, hop: RouteHop, data: Data, body: bytes, now_us: int
     ) -> list[Effect]:
         """Note a replacement's answer."""
-        replay = self._replay
-        if replay is None or hop is not replay.hop or replay.track.is_answered:
+        if self._replay is None or hop is not self._replay.hop:
             return []
-        if not replay.is_sent:
-            raise WrongAnswer("an answer that nobody asked for", peer_id=hop.peer_id)
-        replay.track.take_answer(data, body)
-        return self._complete_replay(replay, now_us)
+        self._replay.take_answer(data, body)
+        return self._complete_replay(now_us)
 
     def on_receipt(self, hop: RouteHop, receipt: Receipt, now_us: int) -> list[Effect]:
         """Note a replacement's receipt; others are about steps that do not count."""
-        replay = self._replay
-        if replay is None or hop is not replay.hop:
+        if self._replay is None or hop is not self._replay.hop:
             return []
-        replay.track.take_receipt(hop, receipt)
-        return self._complete_replay(replay, now_us)
+        self._replay.take_receipt(receipt)
+        return self._complete_replay(now_us)
 
-    def _complete_replay(self, replay: _Replay, now_us: int) -> list[Effect]:
+    def _complete_replay(self, now_us: int) -> list[Effect]:
         """Pay and go on, when answer and receipt are here."""
-        track, hop = replay.track, replay.hop
-        if not track.is_answered or track.find_unattested() is not None:
+        assert self._replay is not None
+        if not self._replay.is_complete:
             return []
-        track.close_range()
-        assert hop.schedule is not None
-        hop.position = replay.step.end
-        hop.schedule = hop.schedule.advance(replay.step)
+        paid = self._replay.complete()
         self._replay = self._watch = None
         self._now_us = now_us
         self._extend()
-        return [*track.pay(), *self._go_on(now_us)]
+        return [*paid, *self._go_on(now_us)]
 
     # The new route
 
