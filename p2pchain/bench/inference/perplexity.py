@@ -6,6 +6,9 @@ second are the same answers to other questions.  The third was drawn from the mo
 itself, as it is, at a temperature at which it strays from what it has learnt.  Prose
 from elsewhere would say nothing: a model of two million parameters that never read any
 is surprised by it without bound, whatever its precision.
+
+Beside them stands the float32 model over eight hops of a layer each, with hidden states
+of eight bits on each of the nine ways.
 """
 
 import math
@@ -20,6 +23,7 @@ from p2pchain.bench.lab import Lab, LineProcess
 from p2pchain.bench.report import Figure
 
 PRECISIONS = (Precision.FP32, Precision.BF16, Precision.INT8, Precision.INT4)
+COARSE = "fp32, int8 activations"
 PAIRS = 40
 DRAWN = 16
 DRAWN_TOKENS = 64
@@ -36,10 +40,12 @@ def run_perplexity(lab: Lab) -> list[Figure]:
     questions = [pair.question for pair in pairs]
     answers = [pair.answer for pair in pairs]
     with ExitStack() as stack:
-        readers = {
+        readers: dict[str, LineProcess] = {
             precision: stack.enter_context(_open_reader(precision))
             for precision in PRECISIONS
         }
+        coarse = _open_reader(Precision.FP32, "--hops", "8", "--activations", "int8")
+        readers[COARSE] = stack.enter_context(coarse)
         exact = readers[Precision.FP32]
         others = [*answers[1:], answers[0]]
         texts = {
@@ -55,16 +61,20 @@ def run_perplexity(lab: Lab) -> list[Figure]:
 
 
 def _compare(
-    kind: str, texts: list[Text], readers: dict[Precision, LineProcess]
+    kind: str, texts: list[Text], readers: dict[str, LineProcess]
 ) -> Iterator[Figure]:
     """Yield each reader's perplexity beside the first one's."""
     tokens = sum(len(text["ids"]) - text["first"] for text in texts)
     first = None
     for name, reader in readers.items():
-        loss = sum(reader.ask(text)["loss"] for text in texts) / tokens
+        said = [reader.ask(text) for text in texts]
+        loss = sum(each["loss"] for each in said) / tokens
+        error = sum(each["error"] for each in said) / len(said)
         first = loss if first is None else first
         more = 100 * math.expm1(loss - first)
         note = f"{tokens} tokens; {more:+.2f} % of fp32's"
+        if error:
+            note += f"; {100 * error:.2f} % lost per way"
         yield Figure(f"{kind}: {name}", math.exp(loss), "", note)
 
 
@@ -86,7 +96,8 @@ def _draw_answers(reader: LineProcess, questions: list[str]) -> list[Text]:
     ]
 
 
-def _open_reader(precision: Precision) -> LineProcess:
+def _open_reader(precision: Precision, *options: str) -> LineProcess:
+    model = str(model_dir())
     return LineProcess(
-        "inference.foretell", "--model", str(model_dir()), "--precision", precision
+        "inference.foretell", "--model", model, "--precision", precision, *options
     )
