@@ -43,8 +43,9 @@ QUANTISED_TOLERANCE = {Precision.INT8: 0.3, Precision.INT4: 1.0}
 """A few per cent of each product for int8, eight for int4, and of thousands of numbers
 the one that is off most counts."""
 
-SMALLEST_ELEMENTS = 2**16
-"""Of a matrix that is laid out anew: below it the call costs more than it saves."""
+SMALLEST_ELEMENTS = 2**17
+"""Of a product that is laid out anew.  Up to twice as many the call costs more than it
+saves with one row, and up to half as many with eight."""
 
 Groups = Sequence[Sequence[nn.Module]]
 """Linear layers that are given the same tensor, in the order of their calls."""
