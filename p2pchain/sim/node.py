@@ -238,6 +238,10 @@ class Node:
         """Have an event handled after those that are being handled."""
         self._events.append(event)
 
+    def build_block(self, effect: fx.BuildBlock) -> None:
+        """Build a block for consensus to propose."""
+        self._blocks.build(effect)
+
     def take_block(self, proposal: Proposal, block: bytes, sender: str) -> None:
         """Take a block that was asked for."""
         self.guard(self.check_and_handle, proposal, block, sender)
@@ -306,7 +310,7 @@ class Node:
                 case fx.ScheduleProposal():
                     self._blocks.schedule(effect)
                 case fx.BuildBlock():
-                    self._blocks.build(effect)
+                    self.build_block(effect)
                 case fx.LoadBlock():
                     self._blocks.load(effect)
                 case fx.CheckBlock():

@@ -15,11 +15,12 @@ class Equivocator(Villain):
         self._seen: set[bytes] = set()
         super().start()
 
-    def _build_block(self, effect: fx.BuildBlock) -> None:
-        super()._build_block(effect)
+    def build_block(self, effect: fx.BuildBlock) -> None:
+        """Build two."""
+        super().build_block(effect)
         first = len(self._events)
         self.clock.offset_ms += 7
-        super()._build_block(effect)
+        super().build_block(effect)
         self.clock.offset_ms -= 7
         if len(self._events) > first:
             built = self._events.pop()

@@ -12,21 +12,22 @@ FUTURE_MS = 60_000
 class InvalidProposer(Villain):
     """Wrong inside (reveal, time, attendance) or outside (place, justification)."""
 
-    def _build_block(self, effect: fx.BuildBlock) -> None:
+    def build_block(self, effect: fx.BuildBlock) -> None:
+        """Build something wrong."""
         kind = self.luck.randrange(4)
         if kind == 0:
             self.clock.offset_ms += FUTURE_MS
-            super()._build_block(effect)
+            super().build_block(effect)
             self.clock.offset_ms -= FUTURE_MS
         elif kind == 1:
             signature = bytes(reversed(effect.signature))
-            super()._build_block(replace(effect, signature=signature))
+            super().build_block(replace(effect, signature=signature))
         elif kind == 2:
             seats = len(self.epoch.validators)
             proposer = (effect.proposer + 1) % seats
-            super()._build_block(replace(effect, proposer=proposer))
+            super().build_block(replace(effect, proposer=proposer))
         else:
-            super()._build_block(effect)
+            super().build_block(effect)
 
     def say(self, message: Message) -> None:
         """Spoil what stands around the block."""
