@@ -34,24 +34,21 @@ the price of one step in all.
 Spec: docs/protocol/07-inference.md
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import assert_never
 
 from inference.activations import compute_digest, is_finite
-from inference.channel_account import ChannelAccount
-from inference.hop_books import MAX_US, HopBooks
-from inference.hop_checks import Held, check_data, check_predecessor, check_relink
+from inference.hop_answers import build_data, build_finish, build_kept
+from inference.hop_checks import check_data, check_predecessor
+from inference.hop_delivery import MAX_REPEATS, Deliveries, Delivery
 from inference.hop_events import (
     AbortArrived,
-    Blame,
     Compute,
     Computed,
     ComputeFailed,
     DataArrived,
     Effect,
-    End,
     Event,
     Expired,
     FetchArrived,
@@ -64,7 +61,6 @@ from inference.hop_events import (
     PayArrived,
     PoolChanged,
     ProbeArrived,
-    Reach,
     Reached,
     Release,
     RelinkArrived,
@@ -73,122 +69,31 @@ from inference.hop_events import (
     Side,
     Violated,
 )
-from inference.hop_ports import HopLimits
+from inference.hop_life import HopLife, Phase
 from inference.hop_prefix import HopPrefix
-from inference.kept_outputs import KeptOutputs, OutputBudget
 from inference.messages import (
-    Abort,
     AbortCode,
-    Activity,
-    Data,
-    Fetch,
-    Finish,
-    HopTiming,
-    Kept,
     Leaving,
-    Linked,
     Note,
-    Progress,
     Relink,
-    SessionTerms,
-    Unlinked,
-    clip_text,
 )
-from inference.receipts import Sign
 from inference.session_errors import BadMessage, ReceiptMismatch
-from inference.steps import PREFILL_TOKENS, Schedule, Step
-from inference.terms import get_wire
-from inference.wire_form import WireForm
-
-MAX_REPEATS = 16
-"""Steps of a session that are computed twice, with another input, at one price: a route
-that is mended so often is no accident, and somebody may be trying out inputs."""
-
-
-class Phase(Enum):
-    """Where the session stands."""
-
-    WAITING = auto()
-    HELD = auto()
-    COMPUTING = auto()
-    FINISHED = auto()
-    ENDED = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class _Delivery:
-    """The last step that left, in case that it has to leave again."""
-
-    step: Step
-    in_digest: bytes
-    body: bytes
-    compute_us: int
-
-    def is_answer_to(self, held: Held) -> bool:
-        """Tell whether `held` is the same step with the same input."""
-        step = held.step
-        place = self.step.position, self.step.tokens
-        return (*place, self.in_digest) == (step.position, step.tokens, held.in_digest)
 
 
 @dataclass(slots=True, kw_only=True)
-class HopSession:
+class HopSession(HopLife):
     """A session at this hop.
 
     Args:
-        terms: What both sides agreed on; a change of the route replaces them.
-        schedule: Where the session begins.
-        account: The channel's pool, shared with other sessions of the channel.
         prepaid_steps: Steps at the beginning that are paid before they are computed.
-        requester: Peer id at the other end of the requester's stream.
-        sign: Signs with the node key, `terms.provider`.
-        get_expiry: Height after which a receipt signed now is void.
-        limits: How long it waits for what.
-        now_us: Time of the acceptance, in the caller's monotonic microseconds.
-        budget: What may be kept of the outputs, with all other sessions.
         prefix: What it shares with sessions before and after it; None for nothing.
     """
 
-    terms: SessionTerms
-    schedule: Schedule
-    account: ChannelAccount
     prepaid_steps: int
-    requester: bytes
-    sign: Sign
-    get_expiry: Callable[[], int]
-    limits: HopLimits
-    now_us: int
-    budget: OutputBudget = field(default_factory=OutputBudget)
     prefix: HopPrefix | None = None
-    phase: Phase = Phase.WAITING
-    deadline_us: int = field(init=False)
-    books: HopBooks = field(init=False)
-    kept: KeptOutputs = field(init=False)
-    _form: WireForm = field(init=False)
-    _prompt_tokens: int = field(init=False)
-    _held: Held | None = None
-    _sent: _Delivery | None = None
-    _spare: _Delivery | None = None
-    """The answer to a step that was taken back, in case that it comes again."""
+    _made: Deliveries = field(default_factory=Deliveries)
     _relink: Relink | None = None
     """A change of the route that waits for the computation under way."""
-    _linked: Linked | None = None
-    """What to say when the new next hop is reached."""
-    _repeats: int = 0
-    """Steps that were taken back and came again with another input."""
-    _has_accused: bool = False
-    """A neighbour did wrong; nothing of it counts until the route has changed."""
-    _started_us: int = 0
-    _token_us: int = 0
-    """What a token took in the last step."""
-
-    def __post_init__(self) -> None:
-        terms = self.terms
-        self.books = HopBooks(terms, self.account, self.sign, self.get_expiry)
-        self._form = get_wire(terms)
-        self.kept = KeptOutputs(self.budget, self._form.compute_size(1))
-        self._prompt_tokens = terms.prompt_tokens
-        self._set_deadline(self.limits.idle_s)
 
     def begin_with(self, outputs: Sequence[bytes], keys: tuple[bytes, ...]) -> None:
         """Take what is kept of the session's beginning.
@@ -234,7 +139,7 @@ class HopSession:
             case Reached():
                 return self._on_reached(event)
             case FetchArrived(fetch):
-                return [self._build_kept(fetch)]
+                return [Send(Side.REQUESTER, *build_kept(fetch, self.kept))]
             case LeavingSoon():
                 return [Send(Side.REQUESTER, Leaving(self.terms.session))]
             case Violated(side, code, text):
@@ -256,7 +161,7 @@ class HopSession:
             return []
         if self._has_accused and event.side is not Side.REQUESTER:
             return []
-        if event.side is not self._data_side:
+        if event.side is not self.route.data_side:
             text = "data from a side that sends none"
             return self._refuse_input(AbortCode.PROTOCOL, text, event.side)
         if data.step < self.schedule.number:
@@ -287,15 +192,13 @@ class HopSession:
             return []
         assert self._held is not None
         self._started_us = self.now_us
-        step, spare = self._held.step, self._spare
-        if spare is not None and spare.is_answer_to(self._held):
+        step, made = self._held.step, self._made.find(self._held)
+        if made is not None:
             # The step that was taken back: our layers have it, and its answer is here.
-            return self._deliver(spare.body, spare.compute_us)
-        if spare is not None:
-            self._repeats += 1
-            if self._repeats > MAX_REPEATS:
-                text = f"more than {MAX_REPEATS} steps are made again for nothing"
-                return self._refuse_input(AbortCode.PROTOCOL, text, Side.REQUESTER)
+            return self._deliver(made.body, made.compute_us)
+        if not self._made.may_compute():
+            text = f"more than {MAX_REPEATS} steps are made again for nothing"
+            return self._refuse_input(AbortCode.PROTOCOL, text, Side.REQUESTER)
         self.phase = Phase.COMPUTING
         self._set_deadline(self.limits.compute_s)
         body = bytes(self._form.decode(self._held.body))
@@ -322,7 +225,7 @@ class HopSession:
         body = bytes(form.encode(event.body))
         if self._relink is not None:
             # Nobody waits for this answer now, but the step may come again.
-            made = _Delivery(held.step, held.in_digest, body, event.compute_us)
+            made = Delivery(held.step, held.in_digest, body, event.compute_us)
             return self._change_route(self._relink, made)
         return self._deliver(body, event.compute_us)
 
@@ -333,30 +236,23 @@ class HopSession:
         step = held.step
         receipt = self.books.deliver(held, compute_digest(body), compute_us)
         self.kept.put(step.position, body)
-        self._sent = _Delivery(step, held.in_digest, body, compute_us)
+        self._made.note_sent(Delivery(step, held.in_digest, body, compute_us))
         self._token_us = compute_us // step.tokens
-        self._held = self._spare = None
-        self.schedule = self.schedule.advance(step)
+        self._held = None
+        self.route.schedule = self.schedule.advance(step)
         self.phase = Phase.WAITING
         self._set_deadline(self.limits.idle_s)
-        timing = HopTiming(
-            queue_us=min(self._started_us - held.arrived_us, MAX_US),
-            compute_us=min(compute_us, MAX_US),
+        data = build_data(
+            terms,
+            held,
+            receipt,
+            queue_us=self._started_us - held.arrived_us,
+            compute_us=compute_us,
         )
-        data = Data(
-            session=terms.session,
-            attempt=terms.attempt,
-            step=step.number,
-            position=step.position,
-            tokens=step.tokens,
-            hidden_size=terms.hidden_size,
-            dtype=terms.dtype,
-            codec=terms.codec,
-            timings=(*held.data.timings, timing),
-            signed_input=None,
-            receipt=receipt if terms.next is not None else None,
-        )
-        effects: list[Effect] = [SaveStanding(), Send(self._answer_side, data, body)]
+        effects: list[Effect] = [
+            SaveStanding(),
+            Send(self.route.answer_side, data, body),
+        ]
         if receipt is not None:
             effects += [Send(Side.REQUESTER, Note(receipt)), KeepReceipt(receipt)]
         if self.prefix is not None and step.is_prefill:
@@ -380,9 +276,7 @@ class HopSession:
         try:
             if self.phase is Phase.FINISHED:
                 raise BadMessage("a change of the route after the last step")
-            check_relink(
-                self.terms, relink, self._prompt_tokens, self.schedule, position
-            )
+            self.route.check(relink, position)
         except BadMessage as error:
             return self._refuse_input(AbortCode.PROTOCOL, str(error), Side.REQUESTER)
         if self.phase is Phase.COMPUTING:
@@ -391,7 +285,7 @@ class HopSession:
         return self._change_route(relink)
 
     def _change_route(
-        self, relink: Relink, made: _Delivery | None = None
+        self, relink: Relink, made: Delivery | None = None
     ) -> list[Effect]:
         """Settle the attempt that is over, and look for the new neighbours.
 
@@ -403,55 +297,32 @@ class HopSession:
         if undone is not None and undone.step.position == relink.position:
             self.books.take_back()
             made = undone
-        self._spare = made or self._spare
-        if self._spare is not None and self._spare.step.position != relink.position:
-            self._spare = None
-        receipt = said = self.books.cut_off()
-        if self._linked is not None:
-            # The change before this one was never confirmed.
-            said = receipt or self._linked.receipt
+        self._made.change_route(relink.position, made)
+        receipt = self.books.cut_off()
         self.kept.cut(relink.position)
         if self.prefix is not None:
             self.prefix.stop()
         self._relink = self._held = None
         self._has_accused = False
-        self._sent = None
-        self.terms = terms = relink.terms
-        self.schedule = self.schedule.resume(terms.prompt_tokens, relink.position)
         self.phase = Phase.WAITING
         self._set_deadline(self.limits.idle_s)
-        linked = Linked(terms.session, terms.attempt, said)
-        self._linked = linked if terms.next is not None else None
-        effects: list[Effect] = [SaveStanding(), Reach(terms.attempt, terms.next)]
-        if terms.next is None:
-            effects.append(Send(Side.REQUESTER, linked))
+        effects = [SaveStanding(), *self.route.change(relink, receipt)]
         if receipt is not None:
             effects.append(KeepReceipt(receipt))
         return effects
 
-    def _get_undone(self) -> _Delivery | None:
+    def _get_undone(self) -> Delivery | None:
         """Return the last step if it may not have arrived anywhere.
 
         Whoever sends another one has had its answer.
         """
         can_take_back = self._held is None and self.books.can_take_back
-        return self._sent if can_take_back else None
+        return self._made.sent if can_take_back else None
 
     def _on_reached(self, event: Reached) -> list[Effect]:
-        if event.attempt != self.terms.attempt or self._linked is None:
+        if not self.route.is_awaited(event.attempt):
             return []
-        if not event.is_open:
-            return self._on_lost(Side.NEXT)
-        linked, self._linked = self._linked, None
-        return [Send(Side.REQUESTER, linked)]
-
-    def _build_kept(self, fetch: Fetch) -> Send:
-        body = None
-        if fetch.tokens <= PREFILL_TOKENS:
-            body = self.kept.get(fetch.position, fetch.tokens)
-        tokens = 0 if body is None else fetch.tokens
-        kept = Kept(self.terms.session, fetch.position, tokens)
-        return Send(Side.REQUESTER, kept, body or b"")
+        return self.route.confirm() if event.is_open else self._on_lost(Side.NEXT)
 
     # The end
 
@@ -461,7 +332,7 @@ class HopSession:
             return []
         if self._has_accused and event.side is not Side.REQUESTER:
             return []
-        if event.side is not self._data_side:
+        if event.side is not self.route.data_side:
             text = "Finish from a side that sends no data"
             return self._refuse_input(AbortCode.PROTOCOL, text, event.side)
         if self.phase is not Phase.WAITING or finish.steps != self.schedule.number:
@@ -478,129 +349,14 @@ class HopSession:
             receipt = books.sign_range(finish.signed_input, finish.receipt)
         self.phase = Phase.FINISHED
         self._set_deadline(self.limits.settle_s)
-        onward = Finish(
-            session=finish.session,
-            attempt=finish.attempt,
-            steps=finish.steps,
-            signed_input=None,
-            receipt=receipt if self.terms.next is not None else None,
-            prefix=finish.prefix,
-        )
+        onward = build_finish(self.terms, finish, receipt)
         effects: list[Effect] = []
         if self.prefix is not None:
             kept = self.prefix.finish(finish.prefix, self.schedule.end)
             effects += self._keep_pages(*kept)
         if receipt is not None:
             effects += [SaveStanding(), Send(Side.REQUESTER, Note(receipt))]
-        effects += [Send(self._answer_side, onward), Release()]
+        effects += [Send(self.route.answer_side, onward), Release()]
         if receipt is not None:
             effects.append(KeepReceipt(receipt))
         return effects
-
-    def _on_abort(self, event: AbortArrived) -> list[Effect]:
-        if event.side is Side.REQUESTER:
-            return self._end(event.abort.code)
-        return self._on_lost(event.side)
-
-    def _on_lost(self, side: Side) -> list[Effect]:
-        terms = self.terms
-        if side is Side.REQUESTER:
-            # After Finish it closes when it has paid.
-            code = 0 if self.phase is Phase.FINISHED else AbortCode.PEER_LOST
-            return self._end(code)
-        peer_id = self._get_peer(side)
-        if self.phase is Phase.FINISHED or not peer_id:
-            return []
-        return [Send(Side.REQUESTER, Unlinked(terms.session, terms.attempt, peer_id))]
-
-    def _on_expired(self) -> list[Effect]:
-        match self.phase:
-            case Phase.HELD:
-                text = f"step {self.schedule.number} waits for its payment"
-                return self._abort(AbortCode.UNPAID, text, self.requester)
-            case Phase.COMPUTING:
-                text = "the stage does not answer"
-                return self._abort(AbortCode.TIMEOUT, text, self.terms.provider)
-            case Phase.FINISHED:
-                return self._end(0)
-            case _:
-                return self._abort(AbortCode.TIMEOUT, "no step for too long", None)
-
-    def _refuse_input(self, code: AbortCode, text: str, side: Side) -> list[Effect]:
-        """Take nothing more of a side that did wrong.
-
-        Of a neighbour we tell the requester, who may bring another one: what we have
-        computed so far is as good as before.
-        """
-        peer_id = self._get_peer(side)
-        blame = Blame(peer_id, text)
-        if side is Side.REQUESTER or self.phase is Phase.FINISHED:
-            return [blame, *self._abort(code, text, peer_id)]
-        if self._has_accused:
-            return []
-        self._has_accused = True
-        terms = self.terms
-        accusation = Unlinked(
-            terms.session, terms.attempt, peer_id, code, clip_text(text)
-        )
-        return [blame, Send(Side.REQUESTER, accusation)]
-
-    def _abort(self, code: AbortCode, text: str, culprit: bytes | None) -> list[Effect]:
-        """Tell the requester, whose affair it is to tell the others."""
-        abort = Abort(self.terms.session, code, clip_text(text), culprit or None)
-        return [Send(Side.REQUESTER, abort), *self._end(code)]
-
-    def _end(self, code: int) -> list[Effect]:
-        """Close the books: cut-off receipt, arrears or change, memory."""
-        effects: list[Effect] = []
-        receipt = self.books.cut_off()
-        if receipt is not None:
-            effects.append(KeepReceipt(receipt))
-        self.books.settle()
-        self.kept.drop()
-        if self.phase is not Phase.FINISHED:
-            effects.append(Release())
-        self.phase = Phase.ENDED
-        return [SaveStanding(), *effects, End(self.books.build_account(code))]
-
-    # Neighbours
-
-    @property
-    def _data_side(self) -> Side:
-        return Side.REQUESTER if self.terms.previous is None else Side.PREVIOUS
-
-    @property
-    def _answer_side(self) -> Side:
-        return Side.REQUESTER if self.terms.next is None else Side.NEXT
-
-    def _get_peer(self, side: Side) -> bytes:
-        match side:
-            case Side.REQUESTER:
-                return self.requester
-            case Side.PREVIOUS:
-                return self.terms.previous or b""
-            case Side.NEXT:
-                return self.terms.next or b""
-
-    def _get_progress(self, step: int) -> Progress:
-        left_us = 0
-        if step < self.schedule.number:
-            activity = Activity.DONE
-        elif self.phase is Phase.HELD:
-            activity = Activity.NO_PAYMENT
-        elif self.phase is Phase.COMPUTING:
-            activity = Activity.COMPUTING
-            left_us = self._estimate_left_us()
-        else:
-            activity = Activity.NO_DATA
-        return Progress(self.terms.session, step, activity, left_us)
-
-    def _estimate_left_us(self) -> int:
-        """Return how long the step under way still takes, by the one before."""
-        assert self._held is not None
-        expected_us = self._token_us * self._held.step.tokens
-        spent_us = self.now_us - self._started_us
-        return min(max(0, expected_us - spent_us), MAX_US)
-
-    def _set_deadline(self, seconds: float) -> None:
-        self.deadline_us = self.now_us + int(seconds * 1_000_000)

@@ -12,26 +12,22 @@ The loop below is the only task that touches the state machine.
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import assert_never
 
 import trio
 
 from inference.errors import WorkerError
-from inference.hop import HopSession, Phase
+from inference.hop import HopSession
+from inference.hop_arrivals import Arrival, read_arrival
 from inference.hop_events import (
-    AbortArrived,
     Blame,
     Compute,
     Computed,
     ComputeFailed,
-    DataArrived,
     Effect,
     End,
     Event,
     Expired,
-    FetchArrived,
-    FinishArrived,
     GivingUp,
     KeepPages,
     KeepReceipt,
@@ -39,29 +35,22 @@ from inference.hop_events import (
     Lost,
     PayArrived,
     PoolChanged,
-    ProbeArrived,
     Reach,
     Reached,
     Release,
-    RelinkArrived,
     SaveStanding,
     Send,
     Side,
     Violated,
 )
+from inference.hop_life import Phase
 from inference.hop_ports import HopLimits, HopPorts, Stream
 from inference.messages import (
     PUSH_PROTOCOL,
-    Abort,
     AbortCode,
     Accept,
-    Data,
-    Fetch,
-    Finish,
     Message,
     Pay,
-    Probe,
-    Relink,
     decode_frame,
     encode_frame,
 )
@@ -82,16 +71,6 @@ CLEANUP_S = 5.0
 def compute_now_us() -> int:
     """Return trio's clock in microseconds; it is virtual in tests."""
     return int(trio.current_time() * 1_000_000)
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A decoded frame, or the end of a stream, and where it came from."""
-
-    side: Side
-    stream: Stream
-    message: Message | Lost | Violated
-    body: bytes = b""
 
 
 class HopDriver:
@@ -254,34 +233,11 @@ class HopDriver:
         return self._build_event(item) if isinstance(item, Arrival) else item
 
     def _build_event(self, arrival: Arrival) -> Event:
-        side, message = arrival.side, arrival.message
-        if self._streams.get(side) is not arrival.stream:
+        if self._streams.get(arrival.side) is not arrival.stream:
             # Of a neighbour that we have let go of; a look at the pool harms nobody.
             return PoolChanged()
-        if isinstance(message, Lost | Violated):
-            return message
-        text = f"{type(message).__name__} from the {side.name.lower()}"
-        wrong = Violated(side, AbortCode.PROTOCOL, text)
-        about = message.terms if isinstance(message, Relink) else message
-        if getattr(about, "session", b"") != self.session.terms.session:
-            return wrong
-        match message:
-            case Data():
-                return DataArrived(message, arrival.body, side)
-            case Finish():
-                return FinishArrived(message, side)
-            case Abort():
-                return AbortArrived(message, side)
-            case Pay() if side is Side.REQUESTER:
-                return self._take_payments(message)
-            case Probe() if side is Side.REQUESTER:
-                return ProbeArrived(message)
-            case Relink() if side is Side.REQUESTER:
-                return RelinkArrived(message)
-            case Fetch() if side is Side.REQUESTER:
-                return FetchArrived(message)
-            case _:
-                return wrong
+        event = read_arrival(arrival, self.session.terms.session)
+        return self._take_payments(event) if isinstance(event, Pay) else event
 
     def _take_payments(self, message: Pay) -> Event:
         """Put the message's payment into the book and the pool."""

@@ -18,7 +18,7 @@ import trio
 from inference.channel_account import ChannelAccount
 from inference.codec import Codec
 from inference.errors import Busy
-from inference.hop import HopSession, Phase
+from inference.hop import HopSession
 from inference.hop_admission import (
     Refusal,
     validate_channel,
@@ -27,9 +27,11 @@ from inference.hop_admission import (
 )
 from inference.hop_driver import CLEANUP_S, HopDriver, compute_now_us
 from inference.hop_events import Expired, GivingUp, PoolChanged, Side
+from inference.hop_life import Phase
 from inference.hop_places import Holder, NoPlace, Places
 from inference.hop_ports import HopLimits, HopPorts, Stream
 from inference.hop_prefix import HopPrefix
+from inference.hop_route import HopRoute
 from inference.kept_outputs import OutputBudget
 from inference.memory import PAGE_TOKENS
 from inference.messages import (
@@ -190,16 +192,15 @@ class HopService:
                 trusted = account.standing.paid_steps
                 fewest = 1 if has_one_step(terms, cached) else 0
                 ahead = max(fewest, self._limits.trust_after - trusted)
+                schedule = get_schedule(
+                    terms,
+                    cached=cached,
+                    rolls_back=offer is not None and offer.rolls_back,
+                )
                 session = HopSession(
-                    terms=terms,
-                    schedule=get_schedule(
-                        terms,
-                        cached=cached,
-                        rolls_back=offer is not None and offer.rolls_back,
-                    ),
+                    route=HopRoute(terms, schedule, stream.peer_id),
                     account=account,
                     prepaid_steps=ahead,
-                    requester=stream.peer_id,
                     sign=self._ports.key.sign,
                     get_expiry=self._ports.get_expiry,
                     limits=self._limits,

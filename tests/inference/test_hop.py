@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from chain.contracts.proof import verify_receipt
 from inference.activations import Dtype, compute_digest
 from inference.channel_account import EMPTY_STANDING, ChannelAccount, Standing
-from inference.hop import MAX_REPEATS, HopSession, Phase
+from inference.hop import HopSession
+from inference.hop_delivery import MAX_REPEATS
 from inference.hop_events import (
     AbortArrived,
     Blame,
@@ -39,7 +40,9 @@ from inference.hop_events import (
     Side,
     Violated,
 )
+from inference.hop_life import Phase
 from inference.hop_ports import HopLimits
+from inference.hop_route import HopRoute
 from inference.kept_outputs import OutputBudget
 from inference.messages import (
     VERSION,
@@ -116,11 +119,9 @@ class Bench:
             self.terms, cached=self.cached, rolls_back=self.rolls_back
         )
         self.session = HopSession(
-            terms=self.terms,
-            schedule=self.schedule,
+            route=HopRoute(self.terms, self.schedule, REQUESTER),
             account=self.account,
             prepaid_steps=self.prepaid_steps,
-            requester=REQUESTER,
             sign=KEY.sign,
             get_expiry=lambda: 99,
             limits=HopLimits(),
