@@ -20,12 +20,16 @@ DEFAULT_LIMIT_BYTES = 512 * 1024 * 1024
 """64 sessions of 1,000 positions at 4,096 numbers of 16 bits."""
 
 
+PAGES_SHARE = 4
+"""One of so many parts is for sessions that are over: it stays in the node's memory."""
+
+
 class OutputBudget:
     """The bytes that all sessions of a provider may keep."""
 
     def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
         self.free = limit_bytes
-        self.pages = KeptPages(self)
+        self.pages = KeptPages(self, limit_bytes // PAGES_SHARE)
         """Of sessions that are over."""
 
     def take(self, size: int) -> bool:
@@ -47,10 +51,12 @@ class KeptPages:
 
     Args:
         budget: Shared with the sessions.
+        limit_bytes: Most of it that pages may take.
     """
 
-    def __init__(self, budget: OutputBudget) -> None:
+    def __init__(self, budget: OutputBudget, limit_bytes: int) -> None:
         self._budget = budget
+        self._free = limit_bytes
         self._pages: OrderedDict[bytes, bytes] = OrderedDict()
 
     def __len__(self) -> int:
@@ -60,7 +66,11 @@ class KeptPages:
         """Keep a page, if there is room beside the open sessions."""
         if key in self._pages:
             self._pages.move_to_end(key)
-        elif self._budget.take(len(outputs)):
+            return
+        while len(outputs) > self._free and self.evict():
+            continue
+        if len(outputs) <= self._free and self._budget.take(len(outputs)):
+            self._free -= len(outputs)
             self._pages[key] = outputs
 
     def find(self, keys: Sequence[bytes]) -> list[bytes]:
@@ -81,6 +91,7 @@ class KeptPages:
             return False
         _, outputs = self._pages.popitem(last=False)
         self._budget.give_back(len(outputs))
+        self._free += len(outputs)
         return True
 
 

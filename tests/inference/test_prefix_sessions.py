@@ -18,13 +18,14 @@ from session_world import (
 from inference.hop_prefix import HopPrefix
 from inference.kept_outputs import KeptOutputs, OutputBudget
 from inference.memory import PAGE_TOKENS
-from inference.messages import Accept, Data, Finish, RefuseCode
+from inference.messages import Accept, Data, Finish
 from inference.prefix_keys import (
     MAX_PREFIX_KEYS,
     derive_secret,
     name_beginnings,
     name_scope,
 )
+from inference.session_codes import RefuseCode
 from inference.session_errors import HopRefused
 from inference.session_route import Route
 from inference.shared_payer import SharedPayer
@@ -378,35 +379,35 @@ def test_conversations_with_losses_stay_what_they_are(seed: int) -> None:
 
 
 def test_kept_pages_give_way_to_sessions_and_are_found_from_the_beginning() -> None:
-    budget = OutputBudget(8 * PAGE_TOKENS)
+    budget = OutputBudget(12 * PAGE_TOKENS)
     outputs = KeptOutputs(budget, token_bytes=1)
     outputs.put(0, bytes(range(5 * PAGE_TOKENS)))
     keys = [bytes([n]) * 32 for n in range(5)]
     outputs.keep_pages(0, keys)
-    # There is room for three beside the session; the last ones came first.
+    # A quarter is for pages; the last ones came first.
     assert len(budget.pages) == 3
     outputs.drop()
     assert [page[0] for page in budget.pages.find(keys)] == [0, 16, 32]
     other = KeptOutputs(budget, token_bytes=1)
-    other.put(0, bytes(7 * PAGE_TOKENS))
+    other.put(0, bytes(11 * PAGE_TOKENS))
     assert [page[0] for page in budget.pages.find(keys)] == [0]
-    other.put(7 * PAGE_TOKENS, bytes(PAGE_TOKENS))
+    other.put(11 * PAGE_TOKENS, bytes(PAGE_TOKENS))
     assert budget.pages.find(keys) == []
     assert budget.free == 0
-    other.put(8 * PAGE_TOKENS, b"x")
+    other.put(12 * PAGE_TOKENS, b"x")
     assert other.get(0, 1) is None
-    assert budget.free == 8 * PAGE_TOKENS
+    assert budget.free == 12 * PAGE_TOKENS
 
 
 def test_pages_that_were_asked_for_outlive_those_that_were_not() -> None:
-    budget = OutputBudget(4)
+    budget = OutputBudget(16)
     for name in (b"a", b"b", b"c", b"d"):
         budget.pages.put(name, name)
     budget.pages.find([b"a", b"x"])
     budget.pages.put(b"b", b"b")
-    assert budget.take(2)
+    assert budget.take(14)
     assert [len(budget.pages.find([name])) for name in (b"a", b"b", b"c", b"d")] == [
         1, 1, 0, 0,
     ]  # fmt: skip
-    assert not budget.take(5)
+    assert not budget.take(3)
     assert len(budget.pages) == 0
