@@ -71,12 +71,8 @@ from inference.hop_events import (
 )
 from inference.hop_life import HopLife, Phase
 from inference.hop_prefix import HopPrefix
-from inference.messages import (
-    AbortCode,
-    Leaving,
-    Note,
-    Relink,
-)
+from inference.messages import Leaving, Note, Relink
+from inference.session_codes import AbortCode
 from inference.session_errors import BadMessage, ReceiptMismatch
 
 

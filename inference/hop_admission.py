@@ -8,7 +8,8 @@ from inference.activations import Dtype
 from inference.channel_account import ChannelAccount
 from inference.codec import Codec
 from inference.hop_ports import HopOffer, PayeeChannel
-from inference.messages import VERSION, Open, RefuseCode, SessionTerms, verify_open
+from inference.messages import VERSION, Open, SessionTerms, verify_open
+from inference.session_codes import RefuseCode
 from inference.steps import MAX_DECODE_TOKENS, PREFILL_TOKENS, RANGE_STEPS, Step
 from inference.terms import get_prices, get_schedule
 

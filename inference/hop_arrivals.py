@@ -15,17 +15,8 @@ from inference.hop_events import (
     Violated,
 )
 from inference.hop_ports import Stream
-from inference.messages import (
-    Abort,
-    AbortCode,
-    Data,
-    Fetch,
-    Finish,
-    Message,
-    Pay,
-    Probe,
-    Relink,
-)
+from inference.messages import Abort, Data, Fetch, Finish, Message, Pay, Probe, Relink
+from inference.session_codes import AbortCode
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,13 +47,13 @@ from inference.hop_life import Phase
 from inference.hop_ports import HopLimits, HopPorts, Stream
 from inference.messages import (
     PUSH_PROTOCOL,
-    AbortCode,
     Accept,
     Message,
     Pay,
     decode_frame,
     encode_frame,
 )
+from inference.session_codes import AbortCode
 from inference.session_errors import BadMessage
 from primitives.errors import P2PChainError, RemoteError
 

@@ -12,7 +12,6 @@ from enum import Enum, auto
 from chain.contracts.proof import Receipt
 from inference.messages import (
     Abort,
-    AbortCode,
     Data,
     Fetch,
     Finish,
@@ -26,6 +25,7 @@ from inference.messages import (
     Unlinked,
 )
 from inference.session_account import SessionAccount
+from inference.session_codes import AbortCode
 
 
 class Side(Enum):

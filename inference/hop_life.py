@@ -31,16 +31,9 @@ from inference.hop_events import (
 from inference.hop_ports import HopLimits
 from inference.hop_route import HopRoute
 from inference.kept_outputs import KeptOutputs, OutputBudget
-from inference.messages import (
-    Abort,
-    AbortCode,
-    Activity,
-    Progress,
-    SessionTerms,
-    Unlinked,
-    clip_text,
-)
+from inference.messages import Abort, Progress, SessionTerms, Unlinked, clip_text
 from inference.receipts import Sign
+from inference.session_codes import AbortCode, Activity
 from inference.steps import Schedule
 from inference.terms import get_wire
 from inference.wire_form import WireForm

@@ -42,7 +42,6 @@ from inference.messages import (
     Message,
     Open,
     Refuse,
-    RefuseCode,
     SessionTerms,
     clip_text,
     decode_frame,
@@ -51,6 +50,7 @@ from inference.messages import (
 from inference.page_giver import PageGiver
 from inference.page_messages import build_grant
 from inference.page_taker import PageTaker, PrefillPace
+from inference.session_codes import RefuseCode
 from inference.session_errors import BadMessage
 from inference.terms import get_schedule, has_one_step
 from inference.wire_form import WireForm

@@ -45,7 +45,6 @@ from chain.contracts.proof import Receipt
 from inference.errors import WorkerLost
 from inference.messages import (
     Abort,
-    AbortCode,
     Accept,
     Data,
     Finish,
@@ -62,6 +61,7 @@ from inference.messages import (
 from inference.prefix_keys import name_beginnings
 from inference.receipts import Sign
 from inference.session_answer import Answer
+from inference.session_codes import AbortCode
 from inference.session_errors import (
     HopLost,
     ReceiptMismatch,

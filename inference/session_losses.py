@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from inference.messages import RefuseCode
+from inference.session_codes import RefuseCode
 from inference.session_errors import HopLost, HopRefused, SessionError
 from inference.session_events import FindHops
 from inference.session_gap import Gap

@@ -30,19 +30,18 @@ from chain.contracts.proof import Receipt
 from inference.errors import WorkerLost
 from inference.messages import (
     Abort,
-    AbortCode,
     Accept,
     Data,
     Kept,
     Linked,
     Progress,
-    RefuseCode,
     Relink,
     Unlinked,
     clip_text,
     compute_relink_message,
 )
 from inference.receipts import Sign
+from inference.session_codes import AbortCode, RefuseCode
 from inference.session_errors import (
     HopLost,
     HopRefused,

@@ -11,16 +11,10 @@ from dataclasses import dataclass, field
 
 from chain.contracts.proof import Receipt
 from inference.memory import PAGE_TOKENS
-from inference.messages import (
-    Abort,
-    Accept,
-    Activity,
-    HopTiming,
-    RefuseCode,
-    SessionTerms,
-)
+from inference.messages import Abort, Accept, HopTiming, SessionTerms
 from inference.prefix_keys import name_beginnings, name_scope
 from inference.receipts import Contribution, Range, ReceiptTrail, validate_own_trail
+from inference.session_codes import Activity, RefuseCode
 from inference.session_errors import HopRefused, ReceiptMismatch, SessionError
 from inference.session_events import Effect, OpenHop, PayHop, SendTo
 from inference.session_plan import HopPlan, SessionPlan, build_terms

@@ -1,6 +1,7 @@
 """What a requester makes of a hop's no, and what it tells the others."""
 
-from inference.messages import Abort, AbortCode, Refuse, Unlinked
+from inference.messages import Abort, Refuse, Unlinked
+from inference.session_codes import AbortCode
 from inference.session_errors import (
     BrokenChain,
     HopAborted,

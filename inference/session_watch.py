@@ -12,7 +12,8 @@ token stays, and one whose machine has vanished is found out in as many.
 
 from collections.abc import Sequence
 
-from inference.messages import AbortCode, Activity, Probe, Progress
+from inference.messages import Probe, Progress
+from inference.session_codes import AbortCode, Activity
 from inference.session_errors import HopLost, StepTimeout
 from inference.session_events import Effect, SendTo
 from inference.session_plan import SessionTimeouts

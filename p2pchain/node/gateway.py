@@ -25,10 +25,10 @@ from chain.contracts.channel import Channel
 from inference.activations import DTYPE_OF_NAME
 from inference.codec import Codec
 from inference.errors import BadPrompt, Busy, WorkerError
-from inference.messages import RefuseCode
 from inference.precision import Precision
 from inference.prefix_keys import derive_secret, name_beginnings
 from inference.sampling import ChatMessage, SamplingParams
+from inference.session_codes import RefuseCode
 from inference.session_driver import RequesterSession
 from inference.session_errors import HopRefused, SessionError
 from inference.session_plan import HopPlan, SessionPlan, SessionSummary, TokenEvent

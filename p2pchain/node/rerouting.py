@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from chain.contracts.channel import Channel
-from inference.messages import RefuseCode
+from inference.session_codes import RefuseCode
 from inference.session_errors import HopRefused
 from inference.session_events import FindHops
 from inference.session_plan import HopPlan

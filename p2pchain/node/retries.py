@@ -14,7 +14,7 @@ import logging
 
 import trio
 
-from inference.messages import RefuseCode
+from inference.session_codes import RefuseCode
 from inference.session_errors import HopAborted, HopLost, HopRefused
 from inference.session_plan import HopPlan, SessionSummary
 from inference.steps import PREFILL_TOKENS

@@ -29,13 +29,13 @@ from inference.messages import (
     HOP_PROTOCOL,
     PUSH_PROTOCOL,
     Message,
-    RefuseCode,
     decode_frame,
     encode_frame,
 )
 from inference.page_messages import PAGES_PROTOCOL
 from inference.sampling import Choice, SampledToken, SamplingParams
 from inference.session_account import SessionAccount
+from inference.session_codes import RefuseCode
 from inference.session_driver import RequesterSession
 from inference.session_errors import HopRefused
 from inference.session_events import FindHops
@@ -207,6 +207,8 @@ class RunningStage(AffineStage):
     So a stage that was brought up to date with other bytes, or not at all, gives
     another answer.  A chunk gives the same bits as its tokens one by one.
     """
+
+    shares = True
 
     def __init__(self, index: int) -> None:
         super().__init__(index)
@@ -458,7 +460,7 @@ class HopNode:
             dtype=Dtype.FLOAT32,
             max_positions=self.world.max_positions,
             is_encoder=self.is_encoder,
-            shares=isinstance(self.stage, RunningStage),
+            shares=getattr(self.stage, "shares", False),
         )
 
     spoil: Callable[[bytes], bytes] | None = None

@@ -47,8 +47,6 @@ from inference.kept_outputs import OutputBudget
 from inference.messages import (
     VERSION,
     Abort,
-    AbortCode,
-    Activity,
     Data,
     Fetch,
     Finish,
@@ -62,6 +60,7 @@ from inference.messages import (
     compute_relink_message,
 )
 from inference.receipts import Range, sign_input
+from inference.session_codes import AbortCode, Activity
 from inference.terms import get_schedule
 from primitives.keys import SecretKey
 

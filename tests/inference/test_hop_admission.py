@@ -19,19 +19,18 @@ from inference.messages import (
     PUSH_PROTOCOL,
     VERSION,
     Abort,
-    AbortCode,
     Accept,
     Data,
     Open,
     Probe,
     Progress,
     Refuse,
-    RefuseCode,
     Unlinked,
     compute_open_message,
     decode_frame,
     encode_frame,
 )
+from inference.session_codes import AbortCode, RefuseCode
 from inference.session_route import Route
 
 INVALID = RefuseCode.INVALID

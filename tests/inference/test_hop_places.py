@@ -25,16 +25,15 @@ from inference.messages import (
     HOP_PROTOCOL,
     PUSH_PROTOCOL,
     Abort,
-    AbortCode,
     Accept,
     Data,
     Open,
     Refuse,
-    RefuseCode,
     compute_open_message,
     decode_frame,
     encode_frame,
 )
+from inference.session_codes import AbortCode, RefuseCode
 from inference.session_route import Route
 from primitives.hashing import compute_hash
 

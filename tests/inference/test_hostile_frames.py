@@ -11,9 +11,7 @@ from session_world import HIDDEN, HopNode, collect, open_world, run
 
 from inference.messages import (
     Abort,
-    AbortCode,
     Accept,
-    Activity,
     Data,
     Finish,
     HopTiming,
@@ -24,6 +22,7 @@ from inference.messages import (
     decode_frame,
     encode_frame,
 )
+from inference.session_codes import AbortCode, Activity
 from inference.session_errors import HopAborted, HopLost, WrongAnswer
 
 PROMPT = [1, 2, 3]

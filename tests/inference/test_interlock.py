@@ -14,7 +14,8 @@ from session_world import (
 
 from inference.errors import WorkerLost
 from inference.hop_ports import HopLimits
-from inference.messages import AbortCode, Data, Finish, Pay, RefuseCode
+from inference.messages import Data, Finish, Pay
+from inference.session_codes import AbortCode, RefuseCode
 from inference.session_errors import HopAborted, HopLost, HopRefused
 
 PREFILL_UNITS = compute_prefill_units(3)

@@ -18,7 +18,8 @@ from session_world import (
 
 from inference.channel_account import Standing
 from inference.hop_ports import HopLimits
-from inference.messages import AbortCode, Accept, Data, Linked, decode_frame
+from inference.messages import Accept, Data, Linked, decode_frame
+from inference.session_codes import AbortCode
 from inference.session_errors import HopLost
 from inference.session_plan import SessionTimeouts
 from inference.steps import Schedule

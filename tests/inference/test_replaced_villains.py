@@ -16,15 +16,9 @@ from session_world import (
 )
 
 from inference.hop_events import Side
-from inference.messages import (
-    Abort,
-    AbortCode,
-    Data,
-    Note,
-    Unlinked,
-    encode_frame,
-)
+from inference.messages import Abort, Data, Note, Unlinked, encode_frame
 from inference.receipts import compute_receipt_message
+from inference.session_codes import AbortCode
 from inference.session_errors import HopAborted, ReceiptMismatch, WrongAnswer
 from inference.session_verdicts import MAX_FAULTS
 

@@ -11,9 +11,9 @@ from session_world import UNIT_PRICE, collect, open_world
 from tiny_models import HIDDEN, LAYERS, POSITIONS, load_reference, save_model
 
 from inference.errors import WorkerLost
-from inference.messages import AbortCode
 from inference.model_info import load_model
 from inference.sampling import ChatMessage
+from inference.session_codes import AbortCode
 from inference.session_errors import HopAborted
 from inference.supervisor import RequesterWorker, StageWorker, supervise
 

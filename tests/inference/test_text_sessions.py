@@ -20,10 +20,10 @@ from tiny_models import HIDDEN, LAYERS, VOCAB, save_encoder
 
 from inference.errors import BadPrompt, BadRequest, BadWeights, UnsupportedModel
 from inference.local_pipeline import EncoderPipeline, load_stages
-from inference.messages import RefuseCode
 from inference.model_info import load_model
 from inference.pooling import Pooling, read_pooling
 from inference.sampling import ChatMessage, Choice, SampledToken, SamplingParams
+from inference.session_codes import RefuseCode
 from inference.session_errors import HopAborted, HopLost, HopRefused
 from inference.stage import StageEngine
 from inference.supervisor import RequesterWorker, StageWorker, supervise

@@ -18,7 +18,6 @@ from session_world import (
 from chain.contracts.proof import compute_receipt_message
 from inference.messages import (
     Abort,
-    AbortCode,
     Accept,
     Data,
     Finish,
@@ -27,6 +26,7 @@ from inference.messages import (
     Progress,
     decode_frame,
 )
+from inference.session_codes import AbortCode
 from inference.session_errors import (
     HopAborted,
     HopLost,

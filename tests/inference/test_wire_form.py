@@ -23,7 +23,8 @@ from session_world import (
 
 from inference.activations import Dtype
 from inference.codec import CODEC_OF_NAME, Codec
-from inference.messages import AbortCode, Data, RefuseCode
+from inference.messages import Data
+from inference.session_codes import AbortCode, RefuseCode
 from inference.session_driver import RequesterSession
 from inference.session_errors import HopAborted, HopRefused, WrongAnswer
 from inference.wire_form import BLOCK, WireForm, _read_floats

@@ -14,8 +14,9 @@ from node_world import (
 
 from chain.contracts.channel import OpenChannels, TopUp
 from inference.errors import Busy, WorkerLost
-from inference.messages import Data, Note, Refuse, RefuseCode
+from inference.messages import Data, Note, Refuse
 from inference.sampling import ChatMessage
+from inference.session_codes import RefuseCode
 from inference.supervisor import WorkerState
 from p2pchain.api.errors import (
     InsufficientFunds,
