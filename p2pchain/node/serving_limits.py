@@ -1,5 +1,5 @@
 """
-What peers may take of something large: a few parts at a time, and a rate.
+How something large is served: behind all else, a few parts at a time, at a rate.
 
 Who asks gets at most `PEER_PARTS` at a time, everybody together `ALL_PARTS` and
 `BYTES_PER_S`, so memory and the share of the processor have bounds, whatever the peers
@@ -7,11 +7,14 @@ do.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import trio
 
+from network.network import Network
+from network.serving import Handler, RequestHandler
+from network.topics import Priority
 from primitives.errors import MissingError
 
 ALL_PARTS = 4
@@ -28,6 +31,36 @@ BURST_BYTES = 4 * 1024 * 1024
 
 class Busy(MissingError):
     """Too many ask at once; ask again, or somebody else."""
+
+
+def serve_bulk(
+    network: Network,
+    questions: Mapping[str, RequestHandler],
+    parts: Mapping[str, Handler],
+    max_request_bytes: int,
+) -> None:
+    """Answer what peers ask about something large, behind all that is urgent.
+
+    Args:
+        network: Where they ask.
+        questions: Who answers with one message, by protocol.
+        parts: Who answers in pieces, by protocol.
+        max_request_bytes: Of a question.
+    """
+    for protocol, answer in questions.items():
+        network.handle_request(
+            protocol,
+            answer,
+            priority=Priority.BULK,
+            max_message_bytes=max_request_bytes,
+        )
+    for protocol, serve in parts.items():
+        network.handle(
+            protocol,
+            serve,
+            priority=Priority.BULK,
+            max_message_bytes=max_request_bytes,
+        )
 
 
 class ServingTurns:

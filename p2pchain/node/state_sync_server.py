@@ -35,9 +35,8 @@ from chain.spec import ChainSpec
 from chain.store import ChainReader
 from network.network import Network
 from network.stream import Stream
-from network.topics import Priority
 from p2pchain.node.chain_service import ChainService
-from p2pchain.node.serving_limits import ServingBudget, ServingTurns
+from p2pchain.node.serving_limits import ServingBudget, ServingTurns, serve_bulk
 from p2pchain.node.state_sync_messages import (
     BLOCK,
     EPOCHS,
@@ -111,24 +110,17 @@ class StateSyncServer:
         self._budget = ServingBudget()
         self._keep()
         chain.listen(self._on_final)
-        for protocol, handler in (
-            (OFFERS, self._on_offers),
-            (MANIFEST, self._on_manifest),
-            (FRONTIER, self._on_frontier),
-            (BLOCK, self._on_block),
-            (EPOCHS, self._on_epochs),
-        ):
-            network.handle_request(
-                protocol,
-                handler,
-                priority=Priority.BULK,
-                max_message_bytes=MAX_REQUEST_BYTES,
-            )
-        network.handle(
-            PART,
-            self._serve_part,
-            priority=Priority.BULK,
-            max_message_bytes=MAX_REQUEST_BYTES,
+        serve_bulk(
+            network,
+            {
+                OFFERS: self._on_offers,
+                MANIFEST: self._on_manifest,
+                FRONTIER: self._on_frontier,
+                BLOCK: self._on_block,
+                EPOCHS: self._on_epochs,
+            },
+            {PART: self._serve_part},
+            MAX_REQUEST_BYTES,
         )
 
     @property

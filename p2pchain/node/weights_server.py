@@ -25,8 +25,7 @@ from inference.pieces_store import PieceStore
 from inference.weights import StoredTensor, open_weights
 from network.network import Network
 from network.stream import Stream
-from network.topics import Priority
-from p2pchain.node.serving_limits import ServingBudget, ServingTurns
+from p2pchain.node.serving_limits import ServingBudget, ServingTurns, serve_bulk
 from p2pchain.node.weights_messages import (
     MAX_REQUEST_BYTES,
     OFFER,
@@ -73,21 +72,11 @@ class WeightsServer:
         self._models: dict[bytes, _Served] = {}
         self._turns = ServingTurns()
         self._budget = ServingBudget()
-        for protocol, handler in (
-            (OUTLINE, self._on_outline),
-            (OFFER, self._on_offer),
-        ):
-            network.handle_request(
-                protocol,
-                handler,
-                priority=Priority.BULK,
-                max_message_bytes=MAX_REQUEST_BYTES,
-            )
-        network.handle(
-            PART,
-            self._serve_part,
-            priority=Priority.BULK,
-            max_message_bytes=MAX_REQUEST_BYTES,
+        serve_bulk(
+            network,
+            {OUTLINE: self._on_outline, OFFER: self._on_offer},
+            {PART: self._serve_part},
+            MAX_REQUEST_BYTES,
         )
 
     def add(self, model_id: bytes, outline: Outline, directory: Path | None) -> None:
