@@ -1,7 +1,7 @@
 """The toy node on a real chain: every wait for a height makes the next block."""
 
 import trio
-from chain_world import ALICE, COIN, GENESIS, MODEL, World
+from chain_world import ALICE, COIN, GENESIS, World, build_offer
 from toy_backend import ToyNode
 
 from chain.contracts.channel import (
@@ -11,7 +11,6 @@ from chain.contracts.channel import (
     RequestClose,
     compute_channel_id,
 )
-from chain.contracts.registration import Register
 from chain.contracts.resharding import Reshard, ReshardVote
 from chain.contracts.staking import Bond, Unbond
 from chain.contracts.transfer import Transfer
@@ -54,19 +53,7 @@ class ChainNode(ToyNode):
 
     def add_provider(self, owner: SecretKey, layers: tuple[int, int] = (2, 6)) -> None:
         """Register a provider of some layers, and let its collateral arrive."""
-        register = Register(
-            model_id=MODEL.model_id,
-            profile=bytes([7]) * 32,
-            start=layers[0],
-            end=layers[1],
-            input_price=40,
-            output_price=160,
-            measured_us=1500,
-            collateral=2 * COIN,
-            payout=owner.public_key,
-            node_key=bytes([8]) * 32,
-            addresses=("p2p://" + "08" * 32 + "@127.0.0.1:9",),
-        )
+        register = build_offer(owner, layers)
         self.world.advance(self.world.sign(owner, register, 1), blocks=3)
 
     def add_channel(

@@ -10,6 +10,7 @@ from chain.block import NO_ATTENDANCE, Attendance
 from chain.blocktree import BlockTree
 from chain.building import NothingWaits, Picker
 from chain.contracts.model import ModelRecord, compute_model_id
+from chain.contracts.registration import Register
 from chain.held import HeldBlock
 from chain.open_tree import open_tree
 from chain.spec import ChainSpec
@@ -62,6 +63,28 @@ MODEL = ModelRecord(
     tokenizer_hash=bytes([2]) * 32,
     min_collateral=COIN,
 )
+
+
+def build_offer(
+    owner: SecretKey,
+    layers: tuple[int, int] = (0, 4),
+    node_key: bytes = bytes([8]) * 32,
+    address: str = "",
+) -> Register:
+    """Return the registration of a provider of some layers of the toy model."""
+    return Register(
+        model_id=MODEL.model_id,
+        profile=bytes([7]) * 32,
+        start=layers[0],
+        end=layers[1],
+        input_price=40,
+        output_price=160,
+        measured_us=1500,
+        collateral=2 * COIN,
+        payout=owner.public_key,
+        node_key=node_key,
+        addresses=(address or f"p2p://{node_key.hex()}@127.0.0.1:9",),
+    )
 
 
 @lru_cache(maxsize=1024)

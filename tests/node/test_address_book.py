@@ -1,9 +1,17 @@
 """Whom a node learns of from the chain, and whom a validator stays connected with."""
 
 import pytest
-from chain_world import ALICE, CAROL, COIN, KEYS, MODEL, STAKERS, World, build_genesis
+from chain_world import (
+    ALICE,
+    CAROL,
+    COIN,
+    KEYS,
+    STAKERS,
+    World,
+    build_genesis,
+    build_offer,
+)
 
-from chain.contracts.registration import Register
 from chain.contracts.staking import Bond
 from chain.contracts.transfer import Transfer
 from chain.queries import Queries
@@ -30,22 +38,8 @@ class Contacts:
             self.kept.add(endpoint.peer_id)
 
 
-def register(world: World, key, node_key: bytes, address: str | None = None):
-    address = address or f"p2p://{node_key.hex()}@127.0.0.1:9"
-    payload = Register(
-        model_id=MODEL.model_id,
-        profile=bytes([7]) * 32,
-        start=0,
-        end=4,
-        input_price=40,
-        output_price=160,
-        measured_us=1500,
-        collateral=2 * COIN,
-        payout=key.public_key,
-        node_key=node_key,
-        addresses=(address,),
-    )
-    return world.sign(key, payload, 1)
+def register(world: World, key, node_key: bytes, address: str = ""):
+    return world.sign(key, build_offer(key, node_key=node_key, address=address), 1)
 
 
 def bond(world: World, key):
