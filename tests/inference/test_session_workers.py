@@ -11,6 +11,7 @@ from session_world import UNIT_PRICE, collect, open_world
 from tiny_models import HIDDEN, LAYERS, POSITIONS, load_reference, save_model
 
 from inference.errors import WorkerLost
+from inference.memory import PAGE_TOKENS
 from inference.model_info import load_model
 from inference.sampling import ChatMessage
 from inference.session_codes import AbortCode
@@ -73,6 +74,12 @@ async def ask_and_kill(directory):
         await wait_for(lambda: not any(hop.service.sessions for hop in world.hops))
         assert world.get_paid() == world.get_sent()
 
+        spare = world.add_spare(1)
+        spare.stage = stages[2]
+        spare.start_service()
+        await world.nursery.start(spare.run)
+        await chat(directory, world)
+
         # A stage is killed in mid-answer.
         before = world.get_sent()[0]
         session = world.session(prompt, 40)
@@ -100,10 +107,6 @@ async def ask_and_kill(directory):
         assert [event.token_id for event in events] == expected[:12]
 
         # With another worker for its layers nobody notices that it is killed.
-        spare = world.add_spare(1)
-        spare.stage = stages[2]
-        spare.start_service()
-        await world.nursery.start(spare.run)
         world.can_recover = True
         session = world.session(prompt, 40)
         seen = []
@@ -116,6 +119,32 @@ async def ask_and_kill(directory):
         await session.run(kill)
         assert seen == expected
         assert session.summary.recoveries == 1
+
+
+async def chat(directory, world):
+    """Take some turns, the last one with a hop that has to fetch those before it."""
+    giver, taker = world.hops[1], world.spares[0]
+    assert giver.stage.shares
+    world.prefix_secret = b"secret"
+    history, cached = [5 + number % 7 for number in range(30)], 0
+    for turn in range(3):
+        if turn == 2:
+            world.hops[1] = taker
+            world.sources[taker.key.public_key] = giver.key.public_key
+            # As if it computed slowly: a second for a position.
+            taker.service.pace.note(32, 32_000_000)
+        session = world.session(history, 15)
+        answer = [event.token_id for event in await collect(session)]
+        assert answer == generate(directory, history, 15)
+        assert session.summary.cached_tokens == cached
+        history = [*history, *answer, 9, 9, 9]
+        # The last token of an answer was chosen and never computed.
+        cached = (len(history) - 4) // PAGE_TOKENS * PAGE_TOKENS
+        await wait_for(lambda: not any(hop.service.sessions for hop in world.hops))
+    assert taker.service._taker.taken == giver.service._giver.given > 0
+    assert not world.faults
+    assert not taker.faults
+    world.hops[1], world.prefix_secret = giver, b""
 
 
 def get_owed(hop):
