@@ -38,7 +38,6 @@ another route; one in FINISHING harms only the last receipts.
 Spec: docs/protocol/07-inference.md
 """
 
-from enum import Enum, auto
 from typing import assert_never
 
 from chain.contracts.proof import Receipt
@@ -56,17 +55,11 @@ from inference.messages import (
     Progress,
     Refuse,
     Unlinked,
-    clip_text,
 )
-from inference.prefix_keys import name_beginnings
-from inference.receipts import Sign
-from inference.session_answer import Answer
-from inference.session_codes import AbortCode
 from inference.session_errors import (
     HopLost,
     ReceiptMismatch,
     SessionError,
-    StepTimeout,
     WrongAnswer,
 )
 from inference.session_events import (
@@ -76,7 +69,6 @@ from inference.session_events import (
     Effect,
     Embedded,
     Emit,
-    End,
     Event,
     Expired,
     HopGone,
@@ -86,113 +78,19 @@ from inference.session_events import (
     Received,
     Sampled,
 )
-from inference.session_plan import SessionPlan, SessionTimeouts
-from inference.session_recovery import Recovery
-from inference.session_route import Route, RouteHop
-from inference.session_track import Track
+from inference.session_life import Phase
+from inference.session_mending import SessionMending
+from inference.session_route import RouteHop
 from inference.session_turns import Turns
 from inference.session_verdicts import (
-    MAX_FAULTS,
     build_abort,
-    build_accusation,
     build_refusal,
-    can_be_mended,
-    get_abort_code,
-    is_fault,
 )
 from inference.session_watch import Watch
-from inference.speculation import Speculation
-from primitives.errors import P2PChainError
-
-LAST_LAP_US = 1_000_000
-"""For the rest of the last lap once a hop is lost in it: the answer is complete."""
 
 
-class Phase(Enum):
-    """Where the session stands."""
-
-    OPENING = auto()
-    EMBEDDING = auto()
-    IN_FLIGHT = auto()
-    SAMPLING = auto()
-    ATTESTING = auto()
-    RECOVERING = auto()
-    FINISHING = auto()
-    ENDED = auto()
-
-
-class RequesterMachine:
-    """One session.
-
-    Args:
-        plan: Route, prompt and bounds.
-        timeouts: How long to wait for what.
-        signer: Public key that signs terms and inputs: the channels' signer.
-        sign: Signs with it.
-        now_us: Start, in the caller's monotonic microseconds.
-        can_recover: Whether somebody looks for other hops.
-        speculation: Whether steps carry guesses.
-    """
-
-    def __init__(
-        self,
-        plan: SessionPlan,
-        timeouts: SessionTimeouts,
-        signer: bytes,
-        sign: Sign,
-        now_us: int,
-        *,
-        can_recover: bool = False,
-        speculation: Speculation = Speculation.OFF,
-    ) -> None:
-        assert plan.hops
-        assert plan.prompt
-        self.plan = plan
-        self.phase = Phase.OPENING
-        self.route = Route(plan, signer)
-        self.started_us = now_us
-        self.answer = Answer(plan, now_us)
-        self.recoveries = 0
-        self.turns = Turns(plan, self.answer, self.route.build_schedule(), speculation)
-        self._speculation = speculation
-        self._timeouts = timeouts
-        self._signer = signer
-        self._sign = sign
-        # A text is one step: whoever wants it begins anew elsewhere.
-        self._can_recover = can_recover and not plan.is_text
-        self._now_us = now_us
-        self._track = self._build_track()
-        self._finish_reason = ""
-        self._is_owed = False
-        """The last step waits for its range to be attested."""
-        self._is_lap_done = False
-        self._faults = 0
-        """Hops that did wrong."""
-        self._is_unlinked = False
-        """Two hops that are there have lost each other."""
-        self._watch: Watch | None = None
-        self._recovery: Recovery | None = None
-        self._deadline_us = 0
-        self._set_deadline(timeouts.open_s)
-
-    @property
-    def tokens_out(self) -> int:
-        """Tokens that were shown."""
-        return len(self.answer.tokens)
-
-    @property
-    def cached_tokens(self) -> int:
-        """Positions at the beginning that every hop had before the session."""
-        return self.turns.schedule.cached
-
-    @property
-    def deadline_us(self) -> int:
-        """When `Expired` is due."""
-        if self.phase is Phase.RECOVERING and self._recovery is not None:
-            return self._recovery.deadline_us
-        if self.phase is Phase.IN_FLIGHT and self._watch is not None:
-            return self._watch.deadline_us
-        return self._deadline_us
+class RequesterMachine(SessionMending):
+    """One session: events in, effects out."""
 
     def open(self) -> list[Effect]:
         """Return what begins the session."""
@@ -408,93 +306,6 @@ class RequesterMachine:
             return self._fail(second)
         return [Blame(hop.peer_id, str(error)), *mended]
 
-    def _can_mend(self, error: SessionError) -> bool:
-        """Tell whether the session can go on without the hop that `error` is about."""
-        is_early = self.phase is Phase.OPENING
-        is_late = self.phase is Phase.FINISHING or bool(self._finish_reason)
-        if is_early or is_late or not self._can_recover:
-            return False
-        if is_fault(error) and self._faults >= MAX_FAULTS:
-            return False
-        # While the route is mended only replays are under way: nothing is shown.
-        is_in_doubt = self._recovery is None and (
-            self.turns.choice is not None or self._track.has_earlier_steps
-        )
-        return can_be_mended(error, is_in_doubt=is_in_doubt)
-
-    def _must_mend(self) -> bool:
-        hops = self.route.hops
-        is_broken = any(hop.is_gone or hop.is_leaving for hop in hops)
-        return is_broken or self._is_unlinked
-
-    def _miss(self, hop: RouteHop, text: str, is_fault: bool) -> list[Effect]:
-        """A hop's stream has ended, or brought nonsense."""
-        error = HopLost(f"{hop.name} is lost: {text}", peer_id=hop.peer_id)
-        if self.phase is Phase.FINISHING and not is_fault:
-            hop.is_gone, hop.error = True, error
-            awaits_lap = hop is self.route.last and not self._is_lap_done
-            is_unattested = self._track.signed_input is not None and hop.receipt is None
-            if not awaits_lap and not is_unattested:
-                # It may have passed the lap on; nobody waits long for it.
-                self._deadline_us = min(self._deadline_us, self._now_us + LAST_LAP_US)
-                return []
-        blame = [Blame(hop.peer_id, text)] if is_fault else []
-        return [*blame, *self._lose(hop, error)]
-
-    def _lose(self, hop: RouteHop, error: SessionError) -> list[Effect]:
-        """Mend the route, or fail where that cannot be."""
-        can_mend = self._can_mend(error)
-        self._faults += is_fault(error)
-        if self._recovery is not None and can_mend:
-            return self._recovery.lose(hop, error, self._now_us)
-        hop.is_gone = True
-        hop.error = error
-        if not can_mend:
-            return self._fail(error)
-        if self.phase is Phase.SAMPLING:
-            # The tokens are on their way, and do not need the hop.
-            return []
-        return self._recover()
-
-    def _on_unlinked(self, hop: RouteHop, message: Unlinked) -> list[Effect]:
-        if self._recovery is not None:
-            return self._recovery.on_unlinked(hop, message, self._now_us)
-        peer = self.route.find(message.peer)
-        if message.attempt != self.route.attempt or peer is None:
-            return []
-        if self.phase is Phase.FINISHING and self._is_lap_done:
-            return []
-        if message.code:
-            error = build_accusation(hop, peer, message)
-            return self._lose(self.route.find(error.peer_id) or hop, error)
-        if not self._can_recover or self.phase is Phase.FINISHING:
-            text = f"{peer.name} is lost to {hop.name}"
-            return self._lose(peer, HopLost(text, peer_id=peer.peer_id))
-        self._is_unlinked = True
-        if self.phase in (Phase.OPENING, Phase.SAMPLING):
-            return []
-        return self._recover()
-
-    def _recover(self) -> list[Effect]:
-        """Begin to mend the route; the session goes on behind what is complete."""
-        if self.turns.is_under_way:
-            self._track.drop()
-        self.phase = Phase.RECOVERING
-        self.recoveries += 1
-        self.answer.note_loss(self._now_us)
-        self._is_unlinked = False
-        self._recovery = Recovery(
-            self.route,
-            self.plan,
-            self._timeouts,
-            self._signer,
-            self._sign,
-            self.turns.position,
-            self.answer.get_ids,
-            self._now_us,
-        )
-        return self._recovery.begin(self._now_us)
-
     def _resume(self) -> list[Effect]:
         """Make the lost step again, when the route is whole."""
         if self._recovery is None or not self._recovery.is_done:
@@ -505,72 +316,6 @@ class RequesterMachine:
         self._track = self._build_track()
         self.turns.resume(self.route.prompt_tokens)
         return self._begin_step()
-
-    def _build_track(self) -> Track:
-        return Track(
-            self.plan, self.route.hops, self.route.attempt, self._signer, self._sign
-        )
-
-    # The end
-
-    def _begin_finish(self) -> list[Effect]:
-        self.phase = Phase.FINISHING
-        self._set_deadline(self._timeouts.finish_s)
-        names: tuple[bytes, ...] = ()
-        if not self.recoveries and self.route.keeps:
-            # Else some of it was computed behind other hops than these.
-            ids = self.answer.get_ids(0, self.turns.position)
-            names = name_beginnings(self.plan.prefix_secret, ids)
-        return [self._track.finish(self.turns.schedule.number, names)]
-
-    def _on_lap(self, message: Finish) -> list[Effect]:
-        if self.phase is not Phase.FINISHING or message.attempt != self.route.attempt:
-            return []
-        self._is_lap_done = True
-        return self._finish_if_done()
-
-    def _finish_if_done(self) -> list[Effect]:
-        if not self._is_lap_done or self._track.find_unattested() is not None:
-            return []
-        self._track.close_range()
-        paid = self._track.pay() if self._is_owed else []
-        return [*paid, *self._end(None)]
-
-    def _on_cancelled(self) -> list[Effect]:
-        if self._finish_reason:
-            return []
-        self._finish_reason = "cancelled"
-        if self.phase in (Phase.OPENING, Phase.RECOVERING):
-            return [*self._abort_all(AbortCode.CANCELLED, ""), *self._end(None)]
-        if self.phase is Phase.EMBEDDING:
-            return self._begin_finish()
-        # A step is under way: it will be paid, then the last lap follows.
-        return []
-
-    def _fail(self, error: P2PChainError) -> list[Effect]:
-        """End with `error`; what was shown to the reader is still paid."""
-        effects: list[Effect] = []
-        culprit = error.peer_id if isinstance(error, SessionError) else b""
-        if isinstance(error, WrongAnswer | ReceiptMismatch) and culprit:
-            effects.append(Blame(culprit, str(error)))
-        if self._is_owed:
-            effects += self._track.pay_attested(culprit)
-        return [
-            *effects,
-            *self._abort_all(get_abort_code(error), str(error), culprit),
-            *self._end(error),
-        ]
-
-    def _abort_all(
-        self, code: AbortCode, text: str, culprit: bytes = b""
-    ) -> list[Effect]:
-        return self.route.abort(
-            Abort(self.plan.session_id, code, clip_text(text), culprit or None)
-        )
-
-    def _end(self, error: P2PChainError | None) -> list[Effect]:
-        self.phase = Phase.ENDED
-        return [End(self._finish_reason or "error", error)]
 
     # Deadlines
 
@@ -588,37 +333,3 @@ class RequesterMachine:
                 return self._recovery.expire(self._now_us)
             case _:
                 raise self._build_late_error()
-
-    def _build_late_error(self) -> SessionError:
-        for hop in self.route.hops:
-            if hop.error is not None:
-                return hop.error
-        missing = self._track.find_unattested()
-        if missing is None:
-            return StepTimeout("the last lap did not come back in time")
-        text = f"no receipt from {missing.name} in time"
-        if self.phase is Phase.ATTESTING:
-            return ReceiptMismatch(text, peer_id=missing.peer_id)
-        # It may be the hop before that did not pass the lap on.
-        return StepTimeout(text, peer_id=missing.peer_id)
-
-    def _on_slow_step(self) -> list[Effect]:
-        """Ask the hops how far they are, or judge what they said."""
-        assert self._watch is not None
-        try:
-            return self._watch.expire(self._now_us)
-        except SessionError as error:
-            hop = self.route.find(error.peer_id)
-            if hop is None:
-                raise
-            return self._lose(hop, error)
-
-    def _on_progress(self, hop: RouteHop, message: Progress) -> list[Effect]:
-        if self._recovery is not None:
-            self._recovery.on_progress(hop, message, self._now_us)
-        elif self._watch is not None:
-            self._watch.on_progress(hop, message, self._now_us)
-        return []
-
-    def _set_deadline(self, seconds: float) -> None:
-        self._deadline_us = self._now_us + int(seconds * 1_000_000)

@@ -11,14 +11,11 @@ stage freed, within `close_s`; only then does the cancellation go on its way.
 """
 
 import logging
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections import deque
 from typing import assert_never
 
 import trio
 
-from chain.contracts.channel import Payment
-from inference.errors import BadAnswer
 from inference.hop_driver import compute_now_us
 from inference.hop_ports import Stream
 from inference.messages import (
@@ -33,15 +30,13 @@ from inference.messages import (
 )
 from inference.page_messages import build_grant, compute_grant_message
 from inference.sampling import SamplingParams
-from inference.session import Phase, RequesterMachine
+from inference.session import RequesterMachine
 from inference.session_errors import BadMessage, PaymentFailed, StepTimeout
 from inference.session_events import (
-    AnswerRejected,
     Blame,
     Cancelled,
     Effect,
     Embed,
-    Embedded,
     Emit,
     End,
     Event,
@@ -55,17 +50,19 @@ from inference.session_events import (
     PayHop,
     Received,
     Sample,
-    Sampled,
     SendTo,
 )
+from inference.session_life import Phase
 from inference.session_plan import (
-    HopSummary,
     SessionPlan,
     SessionSummary,
     SessionTimeouts,
     TokenEvent,
 )
 from inference.session_ports import RequesterPorts
+from inference.session_purse import SessionPurse
+from inference.session_reader import Reader, TakeToken
+from inference.session_worker import embed, sample
 from primitives.errors import P2PChainError
 
 log = logging.getLogger(__name__)
@@ -76,8 +73,6 @@ CLEANUP_S = 5.0
 """For our own worker to forget the session."""
 LAST_WORDS_S = 1.0
 """For each hop to take the last messages of a session that is over already."""
-READER_TOKENS = 16
-"""Tokens that wait for a slow reader before the session does."""
 
 
 class RequesterSession:
@@ -104,26 +99,21 @@ class RequesterSession:
         self._sampling = sampling
         self._timeouts = timeouts or SessionTimeouts()
         self._streams: dict[int, Stream] = {}
-        self._vouchers: Counter[int] = Counter()
-        self._arrears: Counter[int] = Counter()
+        self._purse = SessionPurse(ports.payer, plan.session_id)
         self._max_body = plan.wire.compute_size(plan.max_step_tokens)
         self._sender, self._receiver = trio.open_memory_channel[Event](INBOX_EVENTS)
-        self._tokens, self._unread = trio.open_memory_channel[TokenEvent](READER_TOKENS)
-        self._reading = trio.CancelScope()
+        self._reader = Reader()
         self._waiting = trio.CancelScope()
         self._openings: list[trio.CancelScope] = []
         self._driving = trio.CancelScope(shield=True)
         self._is_cancelled = False
         self._is_told = False
-        self._reader_error: Exception | None = None
         self._end: End | None = None
         self._machine: RequesterMachine
         self._nursery: trio.Nursery
-        self._emit: Callable[[TokenEvent], Awaitable[None]]
+        self._emit: TakeToken
 
-    async def run(
-        self, emit: Callable[[TokenEvent], Awaitable[None]]
-    ) -> SessionSummary:
+    async def run(self, emit: TakeToken) -> SessionSummary:
         """Produce the answer and return what it took.
 
         Args:
@@ -150,8 +140,8 @@ class RequesterSession:
             with self._driving:
                 await self._drive()
             nursery.cancel_scope.cancel()
-        if self._reader_error is not None:
-            raise self._reader_error
+        if self._reader.error is not None:
+            raise self._reader.error
         assert self.summary is not None
         if self.summary.finish_reason == "error" and self.summary.fault is not None:
             raise self.summary.fault
@@ -163,7 +153,7 @@ class RequesterSession:
             return
         self._is_cancelled = True
         self._driving.deadline = trio.current_time() + self._timeouts.close_s
-        self._reading.cancel()
+        self._reader.cancel()
         self._waiting.cancel()
 
     async def _watch_cancellation(self) -> None:
@@ -177,11 +167,11 @@ class RequesterSession:
     async def _drive(self) -> None:
         """Run the session; then let the reader take what is left, at its own pace."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._serve_reader)
+            nursery.start_soon(self._reader.run, self._emit, self.cancel)
             try:
                 await self._drive_route()
             finally:
-                self._tokens.close()
+                self._reader.close()
                 with trio.move_on_after(CLEANUP_S, shield=True):
                     await self._clean_up()
 
@@ -213,9 +203,11 @@ class RequesterSession:
     async def _clean_up(self) -> None:
         for stream in self._streams.values():
             stream.abort()
-        self.summary = self._build_summary()
+        late = StepTimeout("the session was not closed in time")
+        end = self._end or End("error", late)
+        self.summary = self._purse.build_summary(self._machine, end, compute_now_us())
         for hop in self._machine.route.everyone:
-            self._ports.payer.forget(self._name_payments(hop.number))
+            self._purse.forget(hop)
         try:
             await self._ports.worker.close(self.plan.session_id)
         except P2PChainError as error:
@@ -317,11 +309,8 @@ class RequesterSession:
             await self._post(event)
 
     def _build_open(self, effect: OpenHop) -> Open:
-        arrears = None
-        units = effect.plan.arrears_units
-        if units:
-            arrears = self._release_units(effect.hop, units)
-            self._arrears[effect.hop] = units
+        hop = self._machine.route.everyone[effect.hop]
+        arrears = self._purse.pay_arrears(hop)
         signature = self._ports.signer.sign(compute_open_message(effect.terms))
         return Open(
             effect.terms,
@@ -359,30 +348,12 @@ class RequesterSession:
 
     async def _pay(self, effect: PayHop) -> Event | None:
         try:
-            payment = self._release_units(effect.hop, effect.units)
+            hop = self._machine.route.everyone[effect.hop]
+            payment = self._purse.pay(hop, effect.units)
         except P2PChainError as error:
             return LocalFailed(error)
         pay = Pay(self.plan.session_id, effect.step, effect.units, payment)
         return await self._send(effect.hop, pay, b"")
-
-    def _release_units(self, hop: int, units: int) -> Payment:
-        plan = self._machine.route.everyone[hop].plan
-        try:
-            payment = self._ports.payer.pay(
-                self._name_payments(hop), plan.channel_id, units
-            )
-        except P2PChainError as error:
-            raise PaymentFailed(f"cannot pay {plan.node_name}: {error}") from error
-        self._vouchers[hop] += payment.voucher is not None
-        return payment
-
-    def _name_payments(self, hop: int) -> bytes:
-        """Return the name under which a hop is paid.
-
-        One provider can come back as another hop, over another stream, and may have
-        lost what it was sent before.
-        """
-        return self.plan.session_id + hop.to_bytes(2, "big")
 
     async def _pump(self, hop: int, stream: Stream) -> None:
         """Turn a hop's frames into events until its stream ends."""
@@ -398,90 +369,16 @@ class RequesterSession:
     # Our own worker, and the reader
 
     async def _embed(self, effect: Embed) -> None:
-        event: Event
-        try:
-            body = await self._ports.worker.embed(
-                self.plan.session_id, effect.position, effect.token_ids
-            )
-            event = Embedded(effect.step, body)
-        except P2PChainError as error:
-            event = LocalFailed(error)
-        await self._post(event)
+        await self._post(await embed(self._ports.worker, self.plan.session_id, effect))
 
     async def _sample(self, effect: Sample) -> None:
-        event: Event
-        try:
-            choice = await self._ports.worker.choose(
-                self.plan.session_id,
-                effect.body,
-                effect.tokens,
-                effect.drafts,
-                effect.wanted,
-            )
-            event = Sampled(choice)
-        except BadAnswer as error:
-            event = AnswerRejected(str(error))
-        except P2PChainError as error:
-            event = LocalFailed(error)
-        await self._post(event)
+        await self._post(await sample(self._ports.worker, self.plan.session_id, effect))
 
     async def _show(self, token: TokenEvent) -> None:
         try:
-            await self._tokens.send(token)
+            await self._reader.show(token)
         except trio.BrokenResourceError:
             log.debug("session %s: the reader is gone", self._name)
-
-    async def _serve_reader(self) -> None:
-        with self._reading, self._unread:
-            async for token in self._unread:
-                try:
-                    await self._emit(token)
-                except Exception as error:
-                    # Whatever the reader's trouble is, the hops are paid first.
-                    self._reader_error = error
-                    self.cancel()
-                    return
-
-    # Afterwards
-
-    def _build_summary(self) -> SessionSummary:
-        machine = self._machine
-        end = self._end or End(
-            "error", StepTimeout("the session was not closed in time")
-        )
-        now_us = compute_now_us()
-        route = machine.route
-        retired = [hop for hop in route.everyone if hop.is_retired]
-        return SessionSummary(
-            session_id=self.plan.session_id,
-            hops=tuple(
-                HopSummary(
-                    plan=hop.plan,
-                    steps=hop.steps,
-                    queue_us=hop.queue_us,
-                    compute_us=hop.compute_us,
-                    units=hop.units,
-                    price_atoms=hop.units * hop.plan.unit_price,
-                    arrears_units=self._arrears[hop.number],
-                    vouchers=self._vouchers[hop.number],
-                    receipts=hop.receipts,
-                    unpaid_units=hop.unpaid_units,
-                )
-                for hop in (*route.hops, *retired)
-            ),
-            route_hops=len(route.hops),
-            recoveries=machine.recoveries,
-            longest_gap_us=machine.answer.longest_gap_us,
-            tokens_in=min(machine.turns.position, len(self.plan.prompt)),
-            cached_tokens=machine.cached_tokens,
-            tokens_out=machine.tokens_out,
-            guesses=machine.turns.pace.guesses,
-            right_guesses=machine.turns.pace.right,
-            finish_reason=end.finish_reason,
-            first_token_us=machine.answer.first_token_us,
-            total_us=now_us - machine.started_us,
-            fault=end.error,
-        )
 
     @property
     def _name(self) -> str:
