@@ -54,6 +54,8 @@ class TreeChunks:
     ) -> ProducedChunk | None:
         """Return an unsigned chunk on a held block; None if there is nothing to do.
 
+        Nor is there where the shard's state is not here, or is here no more.
+
         Args:
             slot: Of the anchor's child epoch and a later view.
             anchor: The block to stand on.
@@ -67,7 +69,7 @@ class TreeChunks:
         parent, shard = self._tree.get(anchor), slot.shard
         self._tree.validate_root(parent)
         branch = self._tree.build_branch(parent)
-        if shard in branch.halted:
+        if shard in branch.halted or shard not in parent.followed:
             return None
         busy = sum(
             1

@@ -16,6 +16,7 @@ from chain.foreign_packets import MissingPackets
 from p2pchain.node.application import Application
 from p2pchain.sim.evidence import EvidenceDesk
 from p2pchain.sim.listchain import ListChains
+from p2pchain.sim.questions import ShardState
 from p2pchain.sim.treechain import TreeChains
 from shards.chunk import ChunkHeader
 from shards.packet import PacketProof
@@ -86,6 +87,9 @@ class Chain(Application, Protocol):
         self, missing: MissingPackets, packets: tuple[PacketProof, ...]
     ) -> int:
         """Keep packets that were asked for; raises InvalidPacket for others."""
+
+    def collect_state(self, block_hash: bytes, shard: int) -> ShardState | None:
+        """Return the state of a shard after a boundary, if it is kept."""
 
     def get_proof(self, proof_hash: bytes) -> bytes | None:
         """Return a fraud proof that is held."""

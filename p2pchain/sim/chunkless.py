@@ -60,6 +60,9 @@ class Chunkless:
         """Return 0: there are no packets."""
         return 0
 
+    def collect_state(self, block_hash: bytes, shard: int) -> None:
+        """Return None: there are no shards."""
+
     def get_proof(self, proof_hash: bytes) -> None:
         """Return None: nobody executes anything that could be wrong."""
 

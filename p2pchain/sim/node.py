@@ -39,6 +39,7 @@ from p2pchain.sim.mind import open_mind
 from p2pchain.sim.outbox import Outbox
 from p2pchain.sim.questions import Answer, Question, answer
 from p2pchain.sim.requests import MAX_GAP, Requests
+from p2pchain.sim.shardtaker import ShardTaker
 from p2pchain.sim.treechain import TreeChain
 from primitives.errors import P2PChainError
 from shards.messages import Message as ChunkMessage
@@ -63,7 +64,7 @@ class Node:
         self.disk = Disk(world.luck)
         self.clock = Clock()
         self.follow = Follow(world.setup.follows.get(name))
-        """The shards that it wants; another choice counts from its next life on."""
+        """The shards that it wants; see `change_follow`."""
         self.life = 0
         """Counts starts and crashes: what was scheduled in one life ends with it."""
         self.sends_left: int | None = None
@@ -140,6 +141,15 @@ class Node:
         jitter = self.world.luck.randrange(500)
         if self.is_up:
             self.world.after(jitter, self, self.requests.exchange_status)
+        if self.is_up and self.world.setup.is_adopting:
+            assert isinstance(self.chain, TreeChain)
+            self.guard(ShardTaker(self, self.chain).tick)
+
+    def change_follow(self, shards: frozenset[int] | None) -> None:
+        """Want other shards from now on; None: all."""
+        self.follow = Follow(shards)
+        if self.is_up and isinstance(self.chain, TreeChain):
+            self.chain.tree.follow = self.follow
 
     def crash(self) -> None:
         """Go off: everything that is not on disk is gone."""

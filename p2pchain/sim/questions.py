@@ -7,6 +7,7 @@ The same questions as p2pchain.node.sync_messages.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from chain.snapshot import SnapshotShard
 from consensus.messages import Certificate
 from shards.packet import PacketProof
 
@@ -56,6 +57,23 @@ class AskProof:
 
 
 @dataclass(frozen=True, slots=True)
+class AskShard:
+    """Give me the state of this shard after this boundary."""
+
+    block_hash: bytes
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardState:
+    """All of it."""
+
+    frontier: SnapshotShard
+    parts: tuple[bytes, ...]
+    """Those that have a pair, in order."""
+
+
+@dataclass(frozen=True, slots=True)
 class AskCertificates:
     """Give me what you hold of this view."""
 
@@ -81,9 +99,18 @@ class Range:
 
 
 Question = (
-    AskStatus | AskBlock | AskBody | AskPackets | AskProof | AskCertificates | AskRange
+    AskStatus
+    | AskBlock
+    | AskBody
+    | AskPackets
+    | AskProof
+    | AskShard
+    | AskCertificates
+    | AskRange
 )
-Answer = int | bytes | tuple[Certificate, ...] | tuple[PacketProof, ...] | Range
+Answer = (
+    int | bytes | tuple[Certificate, ...] | tuple[PacketProof, ...] | ShardState | Range
+)
 
 
 def answer(node: "Node", question: Question, asker: str) -> Answer | None:
@@ -102,6 +129,8 @@ def answer(node: "Node", question: Question, asker: str) -> Answer | None:
             )
         case AskProof():
             return node.chain.get_proof(question.proof_hash)
+        case AskShard():
+            return node.chain.collect_state(question.block_hash, question.shard)
         case AskCertificates():
             if question.epoch != node.epoch.epoch:
                 return ()

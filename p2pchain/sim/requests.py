@@ -27,6 +27,7 @@ from p2pchain.sim.questions import (
     AskPackets,
     AskProof,
     AskRange,
+    AskShard,
     AskStatus,
     Question,
     Range,
@@ -218,6 +219,12 @@ class Requests:
             return True
 
         self._start(AskProof(proof_hash), take)
+
+    def fetch_shard(
+        self, question: AskShard, take: Callable[[Answer | None, str], bool]
+    ) -> None:
+        """Get the state of a shard, until `take` has it."""
+        self._start(question, take)
 
     def fetch_certificates(self, epoch: int, view: int) -> None:
         """Get a view's certificates."""

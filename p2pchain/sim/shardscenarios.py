@@ -194,6 +194,46 @@ def run_resharding_apart(seed: int, chain: str, keys: KeyRing | None) -> World:
     return finish(world)
 
 
+def run_taking_on(seed: int, chain: str, keys: KeyRing | None) -> World:
+    """Two of four change their minds about what to follow, while they run and crash."""
+    setup = Setup(
+        chain="tree",
+        epoch_blocks=4,
+        is_adopting=True,
+        follows={"b": frozenset({1}), "c": frozenset({2})},
+    )
+    world = World(seed, setup, keys)
+    world.start()
+    world.run(WARM_UP_MS)
+    choices = (frozenset({1}), frozenset({2}), None, frozenset[int]())
+    for _ in range(8):
+        node = world.nodes[world.luck.choice("bc")]
+        if world.luck.random() < 0.6:
+            node.change_follow(world.luck.choice(choices))
+        if not node.is_up:
+            node.start()
+        elif world.luck.random() < 0.4:
+            share = world.luck.choice((0.0, 1.0, world.luck.random()))
+            number = world.luck.randrange(25)
+            node.disk.fuse = Fuse(number, share, draw_junk(world.luck))
+        world.run_for(world.luck.randint(1000, 6000))
+    calm(world)
+    for name in "bc":
+        world.nodes[name].change_follow(None)
+
+    def is_whole() -> bool:
+        chains = [world.nodes[name].chain for name in "bc"]
+        return all(
+            isinstance(chain_, TreeChain)
+            and chain_.tree.followed >= set(chain_.tree.layout.shard_ids)
+            for chain_ in chains
+        )
+
+    world.run_for(60_000, is_whole)
+    _require(is_whole(), "a shard that is wanted is not taken on")
+    return finish(world)
+
+
 def run_no_hosts(seed: int, chain: str, keys: KeyRing | None) -> World:
     """Nobody hosts the shards, and two of seven validators are away: custodians do."""
     # Everybody follows everything: a custodian that does not is none.
@@ -346,6 +386,7 @@ SHARD_SCENARIOS: dict[str, Scenario] = {
     "shards-epoch-change": run_epoch_change,
     "shards-resharding": run_resharding,
     "shards-resharding-apart": run_resharding_apart,
+    "shards-taking-on": run_taking_on,
     "shards-no-hosts": run_no_hosts,
     "shards-silent-hosts": run_silent_hosts,
     "shards-hostile-hosts": run_hostile_hosts,

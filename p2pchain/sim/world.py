@@ -64,6 +64,8 @@ class Setup:
     """Which of them; all when empty."""
     follows: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """Layer shards that nodes follow; who is not named follows all."""
+    is_adopting: bool = False
+    """Whether nodes of a tree chain begin to follow shards while they run."""
     is_resharding: bool = False
     """Whether validators change the layout of a tree chain."""
     villains: frozenset[str] = frozenset()
@@ -104,6 +106,8 @@ class World:
         """Virtual time since the start."""
         self.events = 0
         """Things that happened so far."""
+        self.adopted = 0
+        """Shards that anybody has begun to follow so far."""
         self.built = 0
         """Blocks that anybody built so far."""
         self._queue: list[tuple[int, int, Owner, int, Callable[..., None], Any]] = []

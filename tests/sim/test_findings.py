@@ -116,6 +116,12 @@ def test_a_long_night_has_a_morning(monkeypatch, sleeper):
     world.judge.on_end()
 
 
+def test_who_let_go_of_a_shard_misses_its_turn():
+    """Taking on 5: the shard was dropped in a view in which a turn was to come."""
+    outcome = run_job(Job(5, "shards-taking-on", "tree", False))
+    assert not outcome.failure
+
+
 def test_a_shard_that_was_not_followed_may_go():
     """Resharding 0: `db verify` missed the state of a shard that had retired."""
     world = get_scenario("shards-resharding")(0, "tree", None)

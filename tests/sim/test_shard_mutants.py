@@ -10,6 +10,7 @@ import pytest
 from mutant_kills import Kill
 
 from chain import processing
+from chain.blocktree import BlockTree
 from chain.branch import Branch
 from chain.execution import ChunkRun
 from p2pchain.sim.chunkdesk import ChunkDesk
@@ -188,6 +189,15 @@ def go_on_after_a_halt(monkeypatch):
     monkeypatch.setattr(Branch, "halted", property(lambda self: frozenset()))
 
 
+def take_a_shard_on_as_it_was(monkeypatch):
+    """A shard is followed from a boundary's state on, without its chunks since."""
+
+    def find_next_chunk(self, adoption):
+        adoption.skip(self.final_height)
+
+    monkeypatch.setattr(BlockTree, "find_next_chunk", find_next_chunk)
+
+
 def wait_for_silent_hosts(monkeypatch):
     """Everybody is awaited for a Delta, whatever it did before."""
     monkeypatch.setattr(Absentees, "add", lambda self, shard, public_key: None)
@@ -226,6 +236,7 @@ KILLS = [
     Kill(take_the_word_of_liars, "shards-conspiracy", range(2), "shards kept"),
     Kill(go_on_after_a_halt, "shards-conspiracy", range(12, 13), "lies halt"),
     Kill(keep_frauds_to_oneself, "shards-conspiracy", range(8), "lies halt"),
+    Kill(take_a_shard_on_as_it_was, "shards-taking-on", range(1), "node breaks down"),
     Kill(wait_for_silent_hosts, "shards-silent-hosts", range(1, 4), "shard progress"),
 ]
 
