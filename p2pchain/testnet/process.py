@@ -20,9 +20,9 @@ from p2pchain.node.home import Home
 from p2pchain.testnet.errors import NodeDied, Stalled
 from p2pchain.testnet.rpc import NodeRpc
 
-LISTEN_S = 90.0
+LISTEN_S = 180.0
 """Until a started node offers RPC; a second, but scrypt and replay take their time."""
-STOP_S = 30.0
+STOP_S = 60.0
 """For a clean end after SIGTERM."""
 POLL_S = 0.1
 LOG_LINES = 25
