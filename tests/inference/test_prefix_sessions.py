@@ -29,6 +29,7 @@ from inference.session_codes import RefuseCode
 from inference.session_errors import HopRefused
 from inference.session_route import Route
 from inference.shared_payer import SharedPayer
+from inference.speculation import Speculation
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
 from primitives.kv import MemoryStore
@@ -172,6 +173,37 @@ def test_the_next_turn_of_a_conversation_begins_behind_the_last_answer(
                 history = [*history, *world.expect(history, 30), 4, 5, 6]
                 # The last token of an answer was chosen and never computed.
                 expected = (len(history) - 4) // PAGE_TOKENS * PAGE_TOKENS
+
+    run(main)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_turn_with_wrong_guesses_leaves_nothing_wrong_behind(seed: int) -> None:
+    async def main():
+        luck = Random(seed)
+        async with open_world(2, spares=range(2)) as world:
+            world.prefix_secret = SECRET
+            history, cached = [(5 * i + seed) % 97 for i in range(40)], 0
+            for _ in range(4):
+                tokens = luck.randrange(14, 40)
+                expected = world.expect(history, tokens)
+
+                def guess(said, wanted, right=expected):
+                    # Right up to some place, as a repeated passage is, then not.
+                    found = right[said : said + wanted]
+                    keep = luck.randrange(len(found) + 1)
+                    wrong = [(each + 1) % 97 for each in found[keep:]]
+                    return [*found[:keep], *wrong]
+
+                world.worker.guess = guess
+                session = world.session(history, tokens, speculation=Speculation.NGRAM)
+                events = await collect(session)
+                assert [e.token_id for e in events] == expected
+                assert session.summary.cached_tokens == cached
+                assert session.summary.guesses > session.summary.right_guesses
+                await world.rest()
+                history = [*history, *expected, luck.randrange(97)]
+                cached = (len(history) - 2) // PAGE_TOKENS * PAGE_TOKENS
 
     run(main)
 
