@@ -79,7 +79,8 @@ class FirstDrafter:
 
     Args:
         first: Asked first; cheap.
-        second: Asked then.
+        second: Asked then, unless a single guess is wanted: that is asked for only to
+            see how good guesses are, and is not worth a computation.
     """
 
     def __init__(self, first: Drafter, second: Drafter) -> None:
@@ -93,4 +94,5 @@ class FirstDrafter:
 
     def draft(self, count: int) -> list[int]:
         """Return at most `count` tokens that may follow."""
-        return self._first.draft(count) or self._second.draft(count)
+        drafts = self._first.draft(count)
+        return drafts if drafts or count == 1 else self._second.draft(count)

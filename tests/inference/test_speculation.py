@@ -53,6 +53,8 @@ def test_the_second_is_asked_where_the_first_has_no_idea():
     both = FirstDrafter(NgramDrafter([1, 2]), NgramDrafter([5, 6, 9, 5]))
     both.push([6])
     assert both.draft(2) == [9, 5]
+    # A single guess is not worth asking the second.
+    assert both.draft(1) == []
     both.push([1, 2])
     assert both.draft(1) == [6]
 
