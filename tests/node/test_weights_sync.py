@@ -218,15 +218,28 @@ class OtherOutline(Villain):
         raise MissingError("no such model")
 
 
-def run(main, home: Path, **limits) -> None:
-    async def body() -> None:
-        async with trio.open_nursery() as nursery:
-            town = Town(nursery, home, **limits)
-            await town.start()
-            await main(town)
-            nursery.cancel_scope.cancel()
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[..., None]:
+    """Run a test's story in a town of its own."""
 
-    trio.run(body)
+    def run(story, **limits) -> None:
+        async def body() -> None:
+            async with trio.open_nursery() as nursery:
+                town = Town(nursery, tmp_path / "home", **limits)
+                await town.start()
+                await story(town)
+                nursery.cancel_scope.cancel()
+
+        trio.run(body)
+
+    return run
+
+
+def flip_bit(path: Path, place: int) -> None:
+    """Damage a byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
 
 
 def check_share(town: Town, source: Path, model: Model, layers: range) -> None:
@@ -244,7 +257,7 @@ def check_share(town: Town, source: Path, model: Model, layers: range) -> None:
 
 
 def test_a_share_comes_from_all_peers_and_nothing_else_does(
-    source: Path, model: Model, tmp_path: Path
+    source, model, play
 ) -> None:
     async def main(town: Town) -> None:
         holders = [await town.add(Holder, n, source, model) for n in (b"1", b"2")]
@@ -263,23 +276,21 @@ def test_a_share_comes_from_all_peers_and_nothing_else_does(
         again = [digest for holder in holders for digest in holder.sent]
         assert len(again) == len(set(again))
 
-    run(main, tmp_path / "home")
+    play(main)
 
 
-def test_the_configuration_can_be_had_alone(
-    source: Path, model: Model, tmp_path: Path
-) -> None:
+def test_the_configuration_can_be_had_alone(source, model, play) -> None:
     async def main(town: Town) -> None:
         await town.add(Holder, b"1", source, model)
         record = build_model_record(model.info)
         assert await town.obtain(Share(record, None, False, "")) == model
         assert town.store.used_bytes == len(CONFIG)
 
-    run(main, tmp_path / "home")
+    play(main)
 
 
 def test_what_is_fetched_ahead_makes_room_for_what_is_hosted(
-    source: Path, model: Model, tmp_path: Path
+    source, model, play
 ) -> None:
     """A hundred bytes more than one layer is the whole cache."""
 
@@ -298,7 +309,7 @@ def test_what_is_fetched_ahead_makes_room_for_what_is_hosted(
         check_share_is_here(town, model, range(2, 3))
 
     layer = sum(p.size for p in model.outline.tensors if ".layers.1." in p.name)
-    run(main, tmp_path / "home", limit_bytes=layer + len(CONFIG) + 100)
+    play(main, limit_bytes=layer + len(CONFIG) + 100)
 
 
 def check_share_is_here(town: Town, model: Model, layers: range) -> None:
@@ -307,9 +318,7 @@ def check_share_is_here(town: Town, model: Model, layers: range) -> None:
 
 
 @pytest.mark.parametrize("kind", [Liar, Endless, Trickler, Boaster, BadOffer])
-def test_a_villain_delays_and_no_more(
-    source: Path, model: Model, tmp_path: Path, kind: type[Villain]
-) -> None:
+def test_a_villain_delays_and_no_more(source, model, kind, play) -> None:
     async def main(town: Town) -> None:
         villain = await town.add(kind, b"v", source, model)
         await town.add(Holder, b"1", source, model)
@@ -321,12 +330,10 @@ def test_a_villain_delays_and_no_more(
             # Two questions were open; after the first answer there was no third.
             assert len(villain.sent) <= 2
 
-    run(main, tmp_path / "home")
+    play(main)
 
 
-def test_another_outline_is_not_believed(
-    source: Path, model: Model, tmp_path: Path
-) -> None:
+def test_another_outline_is_not_believed(source, model, play) -> None:
     async def main(town: Town) -> None:
         villain = await town.add(OtherOutline, b"v", source, model)
         async with trio.open_nursery() as nursery:
@@ -337,12 +344,10 @@ def test_another_outline_is_not_believed(
             await town.add(Holder, b"1", source, model)
         check_share(town, source, model, range(1))
 
-    run(main, tmp_path / "home")
+    play(main)
 
 
-def test_what_was_fetched_is_offered_at_once(
-    source: Path, model: Model, tmp_path: Path
-) -> None:
+def test_what_was_fetched_is_offered_at_once(source, model, tmp_path, play) -> None:
     async def main(town: Town) -> None:
         await town.add(Holder, b"1", source, model)
         await town.obtain(share_of(model, range(3)))
@@ -361,7 +366,7 @@ def test_what_was_fetched_is_offered_at_once(
         parts = select_parts(model.outline, LAYERS, range(1, 3), with_ends=False)
         assert progress == sum(part.size for part in parts)
 
-    run(main, tmp_path / "home")
+    play(main)
 
 
 class Crash(BaseException):
@@ -370,11 +375,7 @@ class Crash(BaseException):
 
 @pytest.mark.parametrize("step", [*range(6), 9, 13, 20, 30])
 def test_a_crash_between_any_two_writes_costs_nothing_that_was_here(
-    source: Path,
-    model: Model,
-    tmp_path: Path,
-    step: int,
-    monkeypatch: pytest.MonkeyPatch,
+    source, model, tmp_path, step, monkeypatch, play
 ) -> None:
     share = share_of(model, range(2))
     count = 0
@@ -410,15 +411,11 @@ def test_a_crash_between_any_two_writes_costs_nothing_that_was_here(
         assert set(holder.sent) == {part.digest for part in parts - held}
 
     parts = set(select_parts(model.outline, LAYERS, range(2), with_ends=False))
-    run(main, tmp_path / "home")
+    play(main)
 
 
 def test_a_damaged_part_is_fetched_anew_before_a_worker_reads_it(
-    source: Path,
-    model: Model,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    source, model, caplog, monkeypatch, play
 ) -> None:
     async def main(town: Town) -> None:
         holder = await town.add(Holder, b"1", source, model)
@@ -426,9 +423,7 @@ def test_a_damaged_part_is_fetched_anew_before_a_worker_reads_it(
         await town.obtain(share)
         part = select_parts(model.outline, LAYERS, range(2), with_ends=False)[3]
         path = get_part_path(town.store.folder, part.digest)
-        data = bytearray(path.read_bytes())
-        data[5] ^= 1
-        path.write_bytes(data)
+        flip_bit(path, 5)
         holder.sent.clear()
         # It was obtained a moment ago, so the first start of a worker trusts it.
         await town.fetcher.ensure(share)
@@ -441,11 +436,11 @@ def test_a_damaged_part_is_fetched_anew_before_a_worker_reads_it(
         assert f"{part.digest.hex()} is damaged" in caplog.text
         check_share(town, source, model, range(2))
 
-    run(main, tmp_path / "home")
+    play(main)
 
 
 def test_a_holder_whose_file_changed_does_not_send_it(
-    source: Path, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    source, model, tmp_path, caplog, play
 ) -> None:
     async def main(town: Town) -> None:
         good = tmp_path / "good"
@@ -453,20 +448,17 @@ def test_a_holder_whose_file_changed_does_not_send_it(
         for file in source.iterdir():
             (good / file.name).write_bytes(file.read_bytes())
         changed = await town.add(Holder, b"1", source, model)
-        file = source / "model.safetensors"
-        data = bytearray(file.read_bytes())
-        data[-1] ^= 1
-        file.write_bytes(data)
+        flip_bit(source / "model.safetensors", -1)
         await town.add(Holder, b"2", good, model)
         await town.obtain(share_of(model, range(LAYERS)))
         check_share(town, good, model, range(LAYERS))
         assert not town.get_faults(changed)
 
-    run(main, tmp_path / "home")
+    play(main)
 
 
 def test_a_cache_that_is_too_small_says_so_before_it_begins(
-    source: Path, model: Model, tmp_path: Path
+    source, model, play
 ) -> None:
     async def main(town: Town) -> None:
         holder = await town.add(Holder, b"1", source, model)
@@ -478,11 +470,11 @@ def test_a_cache_that_is_too_small_says_so_before_it_begins(
             nursery.cancel_scope.cancel()
         assert holder.sent == []
 
-    run(main, tmp_path / "home", limit_bytes=5000)
+    play(main, limit_bytes=5000)
 
 
 def test_a_full_disk_is_told_and_what_waits_goes_on_when_there_is_room(
-    source: Path, model: Model, tmp_path: Path
+    source, model, play
 ) -> None:
     free = [12_000]
 
@@ -499,11 +491,11 @@ def test_a_full_disk_is_told_and_what_waits_goes_on_when_there_is_room(
             free[0] = 10**9
         check_share(town, source, model, range(LAYERS))
 
-    run(main, tmp_path / "home", get_free_bytes=measure)
+    play(main, get_free_bytes=measure)
 
 
 def test_a_model_that_is_not_what_the_chain_says_is_refused(
-    source: Path, model: Model, tmp_path: Path
+    source, model, play
 ) -> None:
     """Anybody may propose a model with roots that fit and numbers that do not."""
 
@@ -518,4 +510,4 @@ def test_a_model_that_is_not_what_the_chain_says_is_refused(
         with pytest.raises(BadWeights, match="the chain says 3"):
             await town.obtain(Share(wrong, range(1), False, "hosted"))
 
-    run(main, tmp_path / "home")
+    play(main)
