@@ -9,6 +9,7 @@ from p2pchain.bench.answers import STRANGE_QUESTIONS, TimedAnswer, ask
 from p2pchain.bench.lab import BenchError, Lab, RunningNetwork
 from p2pchain.bench.links import open_linked_network
 from p2pchain.bench.models import get_model
+from p2pchain.bench.procfs import list_children, read_cpu_s
 from p2pchain.bench.random_models import SMALL
 from p2pchain.bench.report import Figure, Goal, compute_quantile, summarise
 from p2pchain.bench.worker_swarm import open_swarm
@@ -55,12 +56,19 @@ def run_hop(lab: Lab) -> list[Figure]:
     with lab.open_network("null-devnet") as network:
         _ask(network, 8)
         lab.report("laps through null stages")
-        answers = [_ask(network, HOP_TOKENS) for _ in range(HOP_ROUNDS)]
+        answers, cpu_s = [], []
+        for _ in range(HOP_ROUNDS):
+            before = _read_hosts_cpu_s(network)
+            answers.append(_ask(network, HOP_TOKENS))
+            cpu_s.append(_read_hosts_cpu_s(network) - before)
     hops = len(answers[0].account["hops"])
     steps = f"of the medians of {HOP_TOKENS - 1} steps each"
     return [
         summarise("per hop", [a.lap_us / 1000 / hops for a in answers], "ms", steps,
                   Goal(HOP_GOAL_MS, is_floor=False)),
+        summarise("CPU of a hop's node and worker, per token",
+                  [each / HOP_TOKENS / hops * 1000 for each in cpu_s], "ms",
+                  "blocks among it"),
         summarise(f"lap through {hops} hops", [a.lap_us / 1000 for a in answers], "ms"),
         summarise("of that, sockets to the workers",
                   [a.hops_us / 1000 for a in answers], "ms"),
@@ -100,6 +108,13 @@ def run_links(lab: Lab) -> list[Figure]:
                   [a.first_s * 1000 for a in plain], "ms"),
         summarise("first text, links of 10 ms", [a.first_s * 1000 for a in slow], "ms"),
     ]  # fmt: skip
+
+
+def _read_hosts_cpu_s(network: RunningNetwork) -> float:
+    """Return the CPU seconds of all nodes that host layers, with their workers."""
+    hosts = [node["pid"] for node in network.nodes if node["layers"]]
+    pids = [each for pid in hosts for each in (pid, *list_children(pid))]
+    return sum(read_cpu_s(pid) for pid in pids)
 
 
 def _ask(network: RunningNetwork, tokens: int) -> TimedAnswer:
