@@ -30,6 +30,7 @@ from network.endpoint import Endpoint
 from network.faults import Fault
 from network.network import Network
 from network.stream import Stream
+from network.topics import Priority
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.profile import get_profile_hash
 from p2pchain.node.provider_book import ProviderBook
@@ -108,7 +109,8 @@ class Provider:
         )
         network.handle(HOP_PROTOCOL, self._serve_hop)
         network.handle(PUSH_PROTOCOL, self._serve_push)
-        network.handle(PAGES_PROTOCOL, self._serve_pages)
+        # Steps of sessions go before what saves others some work.
+        network.handle(PAGES_PROTOCOL, self._serve_pages, priority=Priority.BULK)
 
     @property
     def is_active(self) -> bool:

@@ -115,7 +115,7 @@ class Net:
     def subscribe(self, topic, check) -> None:
         self._checks[topic] = check
 
-    def handle(self, protocol, handler) -> None:
+    def handle(self, protocol, handler, **params) -> None:
         self._handlers[protocol] = handler
 
     def handle_request(self, protocol, handler, **params) -> None:
