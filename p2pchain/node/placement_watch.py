@@ -30,7 +30,8 @@ LOOK_S = 3600.0
 """Between two looks, in the mean; nodes look at different moments."""
 LOAD_S = 60.0
 FETCH_BYTES_PER_S = 10_000_000
-"""What a move is thought to take, beside the bytes; measured in docs/log.md."""
+"""What a move is thought to take, beside the bytes: from peers
+they came at 11 to 12 MB/s (docs/adr/0033-weights-from-peers.md)."""
 
 log = logging.getLogger(__name__)
 
