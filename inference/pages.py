@@ -41,9 +41,22 @@ class PagePool:
         """How many are free."""
         return sum(run.count for run in self._free)
 
-    def has_run(self, pages: int) -> bool:
-        """Whether so many lie side by side."""
-        return any(run.count >= pages for run in self._free)
+    def has_run(self, pages: int, others: Iterable[int] = ()) -> bool:
+        """Whether so many lie side by side.
+
+        Args:
+            pages: How many.
+            others: Pages that count as free, too.
+        """
+        if any(run.count >= pages for run in self._free):
+            return True
+        start = end = 0
+        for run in sorted([*self._free, *(PageRun(page, 1) for page in others)]):
+            start = start if run.start == end else run.start
+            end = run.end
+            if end - start >= pages:
+                return True
+        return False
 
     def take(self, pages: int, place: int | None = None) -> tuple[PageRun, ...]:
         """Return runs of `pages` pages in all; the caller knows that there are so many.

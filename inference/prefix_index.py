@@ -42,6 +42,10 @@ class PrefixIndex:
         """Pages with names that nobody holds."""
         return len(self._unused)
 
+    def list_unused(self) -> list[int]:
+        """Return the pages with names that nobody holds."""
+        return [self._entries[key].page for key in self._unused]
+
     def hold(self, keys: Sequence[bytes]) -> list[int]:
         """Hold the pages of the first keys as far as they are known; return them."""
         pages = []

@@ -61,9 +61,9 @@ DECODE_TOKENS = MAX_DECODE_TOKENS
 """A request of no more tokens is a decode step: one token and what was guessed."""
 MAX_REQUESTS = 256
 """One per session; whoever sends more has to wait for answers."""
-EVICTED_FOR_A_RUN = 4
-"""So many times what a session needs is freed at most for its pages to lie side by
-side: reading scattered ones costs it less than the loss of all others' beginnings."""
+CHOICE = 4
+"""Where no pages lie side by side, so many times what a session needs is to be free, if
+it can be: its pieces are then few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,15 +384,16 @@ class Scheduler:
             session.runs = build_runs(session.pages)
 
     def _take_pages(self, pages: int, place: int | None = None) -> list[int]:
-        """Return free pages, side by side if that costs others little.
+        """Return free pages, side by side if forgetting what was kept can make that.
 
         There are enough: sessions were promised no more than all, and what they do
         not use is free or can be forgotten.
         """
         if not pages:
             return []
+        is_run_possible = self._pool.has_run(pages, self._index.list_unused())
         while not self._pool.has_run(pages):
-            if self._pool.free_pages >= EVICTED_FOR_A_RUN * pages:
+            if not is_run_possible and self._pool.free_pages >= CHOICE * pages:
                 break
             page = self._index.evict()
             if page is None:

@@ -18,7 +18,7 @@ from inference.memory import PAGE_TOKENS, CacheCost
 from inference.pages import PageRun, build_runs, find_slots
 from inference.prefix_index import PrefixIndex
 from inference.ragged import TEST_TOKENS, RaggedExecutor, build_ragged
-from inference.scheduler import EVICTED_FOR_A_RUN, Scheduler
+from inference.scheduler import CHOICE, Scheduler
 from inference.split import load_stage
 from inference.stage import StageEngine
 
@@ -144,21 +144,37 @@ def test_kept_pages_make_room_before_anybody_is_refused() -> None:
     assert scheduler.open_session(b"d", 64, keys) == 0
 
 
-def test_pages_that_lie_apart_cost_no_more_than_a_few_kept_ones() -> None:
-    scheduler = build(pages=40)
+def fill_in_turns(scheduler: Scheduler) -> None:
+    """Fill forty pages with sessions of two; every other one of them is over."""
     for number in range(20):
         name = bytes([number])
         scheduler.open_session(name, 2 * PAGE_TOKENS)
         run(scheduler, name, 0, 2 * PAGE_TOKENS)
-        keys = compute_keys([number] * 2 * PAGE_TOKENS)
-        scheduler.keep(name, 0, keys if number % 2 else [])
+        scheduler.keep(name, 0, compute_keys([number] * 2 * PAGE_TOKENS))
     for number in range(0, 20, 2):
         scheduler.close_session(bytes([number]))
-    # Twenty free pages, two and two, beside pages that are held: no run of three.
-    assert EVICTED_FOR_A_RUN * 3 <= 20
+
+
+def test_what_is_kept_gives_way_to_pages_side_by_side() -> None:
+    scheduler = build(pages=40)
+    fill_in_turns(scheduler)
+    for number in (9, 5, 7):
+        scheduler.close_session(bytes([number]))
+    # Twenty-six kept pages, of which those of eight to ten lie side by side first.
+    scheduler.open_session(b"x", 6 * PAGE_TOKENS)
+    scheduler.submit(1, b"x", 0, 1)
+    assert scheduler.plan()[0].pages == (PageRun(16, 6),)
+
+
+def test_not_everything_is_forgotten_for_what_cannot_be() -> None:
+    scheduler = build(pages=40)
+    fill_in_turns(scheduler)
+    # Held pages lie between the kept ones: three side by side there cannot be.
     scheduler.open_session(b"x", 3 * PAGE_TOKENS)
     scheduler.submit(1, b"x", 0, 1)
-    assert len(scheduler.plan()[0].pages) == 2
+    assert [run.count for run in scheduler.plan()[0].pages] == [2, 1]
+    # Twelve were free to choose from, and nine of them still are.
+    assert scheduler._index.unused_pages == 20 - CHOICE * 3
 
 
 def test_keys_of_pages_that_are_not_there_change_nothing() -> None:
