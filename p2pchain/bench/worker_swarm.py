@@ -10,8 +10,10 @@ import numpy as np
 
 from inference.model_info import Model, load_model
 from inference.precision import Precision
+from inference.requester_worker import RequesterWorker
 from inference.sampling import SamplingParams
-from inference.supervisor import RequesterWorker, StageWorker, supervise
+from inference.stage_worker import StageWorker
+from inference.supervisor import supervise
 from p2pchain.bench.procfs import read_cpu_s
 
 CHUNK_TOKENS = 128

@@ -27,6 +27,7 @@ from inference.codec import Codec
 from inference.errors import BadPrompt, Busy, WorkerError
 from inference.precision import Precision
 from inference.prefix_keys import derive_secret, name_beginnings
+from inference.requester_worker import RequesterWorker
 from inference.sampling import ChatMessage, SamplingParams
 from inference.session_codes import RefuseCode
 from inference.session_driver import RequesterSession
@@ -34,7 +35,6 @@ from inference.session_errors import HopRefused, SessionError
 from inference.session_plan import HopPlan, SessionPlan, SessionSummary, TokenEvent
 from inference.session_ports import Payer, RequesterPorts
 from inference.speculation import Speculation
-from inference.supervisor import RequesterWorker
 from network.faults import Fault
 from network.network import Network
 from p2pchain.api.completion import (

@@ -26,8 +26,9 @@ from inference.model_info import Model, load_model
 from inference.pieces_folder import PARTS_FOLDER
 from inference.pieces_store import PieceStore
 from inference.precision import Precision
+from inference.requester_worker import RequesterWorker
 from inference.shared_payer import SharedPayer
-from inference.supervisor import RequesterWorker, StageWorker
+from inference.stage_worker import StageWorker
 from network.endpoint import Endpoint
 from network.network import Network
 from p2pchain.errors import ConfigError

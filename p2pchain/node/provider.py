@@ -25,7 +25,7 @@ from inference.hop_ports import HopOffer, HopPorts
 from inference.hop_service import HopService
 from inference.messages import HOP_PROTOCOL, PUSH_PROTOCOL
 from inference.page_messages import PAGES_PROTOCOL
-from inference.supervisor import StageWorker
+from inference.stage_worker import StageWorker
 from network.endpoint import Endpoint
 from network.faults import Fault
 from network.network import Network

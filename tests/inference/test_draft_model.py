@@ -11,9 +11,9 @@ from inference.draft_model import DraftModel
 from inference.errors import BadRequest, UnsupportedModel
 from inference.model_info import load_model
 from inference.requester import RequesterEngine, Turn
+from inference.requester_worker import RequesterWorker
 from inference.sampling import SamplingParams
 from inference.speculation import Speculation
-from inference.supervisor import RequesterWorker
 from inference.tokenizer import Tokenizer
 
 

@@ -13,10 +13,12 @@ from tiny_models import HIDDEN, LAYERS, POSITIONS, load_reference, save_model
 from inference.errors import WorkerLost
 from inference.memory import PAGE_TOKENS
 from inference.model_info import load_model
+from inference.requester_worker import RequesterWorker
 from inference.sampling import ChatMessage
 from inference.session_codes import AbortCode
 from inference.session_errors import HopAborted
-from inference.supervisor import RequesterWorker, StageWorker, supervise
+from inference.stage_worker import StageWorker
+from inference.supervisor import supervise
 
 DEADLINE_S = 120
 """Against hangs only; everything waits for events."""

@@ -26,13 +26,10 @@ from inference.errors import (
 from inference.memory import PAGE_TOKENS
 from inference.model_info import Model, load_model
 from inference.pieces import Manifest
+from inference.requester_worker import RequesterWorker
 from inference.sampling import ChatMessage, SamplingParams
-from inference.supervisor import (
-    RequesterWorker,
-    StageWorker,
-    WorkerState,
-    supervise,
-)
+from inference.stage_worker import StageWorker
+from inference.supervisor import WorkerState, supervise
 from inference.worker_link import MAX_CALLS
 
 TOKEN_BYTES = 4 * HIDDEN

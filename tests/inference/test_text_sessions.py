@@ -22,11 +22,13 @@ from inference.errors import BadPrompt, BadRequest, BadWeights, UnsupportedModel
 from inference.local_pipeline import EncoderPipeline, load_stages
 from inference.model_info import load_model
 from inference.pooling import Pooling, read_pooling
+from inference.requester_worker import RequesterWorker
 from inference.sampling import ChatMessage, Choice, SampledToken, SamplingParams
 from inference.session_codes import RefuseCode
 from inference.session_errors import HopAborted, HopLost, HopRefused
 from inference.stage import StageEngine
-from inference.supervisor import RequesterWorker, StageWorker, supervise
+from inference.stage_worker import StageWorker
+from inference.supervisor import supervise
 from inference.text_encoder import TextEncoder
 
 PROMPT = [(7 * i + 3) % 97 for i in range(300)]

@@ -16,7 +16,9 @@ from tiny_models import load_reference, save_tokenizer
 from inference.memory import WORKER_BYTES
 from inference.memory_limit import DataUse, compute_limit, read_use
 from inference.model_info import load_model
-from inference.supervisor import RequesterWorker, StageWorker, WorkerState, supervise
+from inference.requester_worker import RequesterWorker
+from inference.stage_worker import StageWorker
+from inference.supervisor import WorkerState, supervise
 
 DEADLINE_S = 120
 """Against hangs only; everything waits for events."""
