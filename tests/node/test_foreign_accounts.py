@@ -22,6 +22,8 @@ def _patience(monkeypatch):
     """Wait as long as a busy machine takes; whoever is asked here does answer."""
     monkeypatch.setattr(foreign_state, "TIMEOUT_S", LIMIT_S / 2)
     monkeypatch.setattr(foreign_state, "DEADLINE_S", LIMIT_S)
+    monkeypatch.setattr("p2pchain.node.treasury.FINAL_TIMEOUT_S", LIMIT_S)
+    monkeypatch.setattr("p2pchain.node.treasury.BUSY_TIMEOUT_S", LIMIT_S)
 
 
 def open_wallet(member, *, is_giving=True) -> Treasury:
