@@ -134,7 +134,8 @@ def check_relink(
     if terms.provider in (new.previous, new.next):
         raise BadMessage("a hop is not its own neighbour")
     position = relink.position
-    if position != undone and not schedule.may_begin_at(position):
+    is_possible = position == undone or schedule.may_begin_at(position)
+    if position >= terms.max_positions or not is_possible:
         raise BadMessage(f"position {position} where {schedule.end} is due")
     # More would be answers at the price of prompts.
     if new.prompt_tokens != max(first, position):

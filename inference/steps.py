@@ -150,6 +150,8 @@ class Schedule:
         Raises:
             BadMessage: It is none that may come next.
         """
+        if position >= self.max_positions:
+            raise BadMessage("a step beyond the session's last position")
         if not self.may_begin_at(position):
             raise BadMessage(f"position {position} where {self.end} is due")
         step = self.propose(position, tokens)

@@ -631,6 +631,13 @@ def test_changes_that_are_none(position, changes):
     assert effects[0].peer_id == REQUESTER
 
 
+def test_a_change_at_the_last_position_leaves_nothing_to_do():
+    bench = Bench().run_steps(36)
+    assert bench.schedule.end == TERMS.max_positions
+    effects = bench.relink(TERMS.max_positions)
+    assert get_abort(effects).code == AbortCode.PROTOCOL
+
+
 def test_an_unsigned_or_old_change():
     bench = Bench().run_steps(4)
     assert bench.relink(PROMPT + 3, attempt=1) == []

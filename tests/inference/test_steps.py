@@ -164,13 +164,19 @@ def test_a_text_is_one_step():
 @given(walks(), st.data())
 def test_an_attempt_goes_on_where_it_is_told(walk, data):
     schedule, _ = walk
-    position = data.draw(st.integers(0, schedule.end))
+    position = data.draw(st.integers(0, min(schedule.end, schedule.max_positions - 1)))
     resumed = schedule.resume(max(schedule.prompt_tokens, position), position)
     step = resumed.propose()
     assert (step.number, step.position) == (0, position)
     assert step.is_prefill == (position < schedule.prompt_tokens)
     if position:
         assert not is_allowed(resumed, position - 1, 1)
+
+
+def test_an_attempt_that_would_go_on_at_the_end_has_no_step():
+    schedule = Schedule(prompt_tokens=10, max_positions=30, number=9, end=30)
+    resumed = schedule.resume(30, 30)
+    assert not any(is_allowed(resumed, p, n) for p in (0, 29, 30) for n in (1, 30))
 
 
 def test_a_guess_costs_a_prefill_of_it():
