@@ -186,7 +186,9 @@ class HopService:
             ):
                 # Who replaces our next hop needs the outputs of what is not computed.
                 outputs = self._budget.pages.find(keys[: positions // PAGE_TOKENS])
-                outputs += await self._take_pages(message, keys, len(outputs))
+                if len(outputs) * PAGE_TOKENS == positions:
+                    # What is fetched goes behind what the stage has.
+                    outputs += await self._take_pages(message, keys, len(outputs))
                 cached = len(outputs) * PAGE_TOKENS
                 offer = self._ports.get_offer()
                 trusted = account.standing.paid_steps

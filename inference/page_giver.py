@@ -1,7 +1,8 @@
 """Gives kept pages to hops of the same layers, where their owner wants it."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import takewhile
 
 import trio
 
@@ -127,7 +128,7 @@ class PageGiver:
         while True:
             # What is asked for now was used now; the worker is asked in small bites.
             wanted = keys[first : first + batch]
-            outputs = self._budget.pages.find(wanted)
+            outputs = self._find_outputs(wanted, output_bytes)
             content = b""
             if outputs:
                 content = await self._ports.worker.read_pages(wanted[: len(outputs)])
@@ -138,6 +139,15 @@ class PageGiver:
             self.given += pages
             if not pages:
                 return
+
+    def _find_outputs(self, keys: Sequence[bytes], size: int) -> list[bytes]:
+        """Return outputs as far as they are lossless, which their length tells.
+
+        Their owner may have had its hidden states sent in another codec; a taker
+        would hold those to be our fault.
+        """
+        found = self._budget.pages.find(keys)
+        return list(takewhile(lambda outputs: len(outputs) == size, found))
 
     def _sign(self, grant: PageGrant, first: int, pages: int, body: bytes) -> GivePages:
         digest = compute_blob_hash(body)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import trio
 
 from inference.activations import compute_size, is_finite
+from inference.codec import Codec
 from inference.errors import BadAnswer
 from inference.hop_ports import HopPorts
 from inference.memory import PAGE_TOKENS
@@ -90,6 +91,9 @@ class PageTaker:
         page_s = self.pace.position_us * PAGE_TOKENS / 1e6
         budget_s = min(MAX_TAKE_S, (end - first) * page_s)
         known_s = self._page_s.get(grant.giver)
+        if terms.codec != Codec.RAW:
+            # Givers have outputs of lossless sessions only.
+            return []
         if end <= first or not page_s or (known_s is not None and known_s >= page_s):
             return []
         outputs: list[bytes] = []

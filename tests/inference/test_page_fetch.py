@@ -137,6 +137,36 @@ def test_only_what_is_missing_is_fetched() -> None:
     run(main)
 
 
+def test_nothing_is_fetched_behind_pages_whose_outputs_are_forgotten() -> None:
+    async def main():
+        async with open_world(3, spares=range(3)) as world:
+            taker, giver = await prepare(world)
+            del world.sources[taker.key.public_key]
+            await ask(world, PROMPT[:40])
+            # The stage has two pages that the session cannot begin with.
+            while taker.service._budget.pages.evict():
+                pass
+            world.sources[taker.key.public_key] = giver.key.public_key
+            assert (await ask(world)).cached_tokens == 0
+            assert giver.service._giver.given == 0
+
+    run(main)
+
+
+def test_coarse_outputs_are_no_fault_of_their_giver() -> None:
+    async def main():
+        async with open_world(3, spares=range(3)) as world:
+            taker, giver = await prepare(world)
+            # As a session of another codec of the same signer has left them.
+            pages = giver.service._budget.pages
+            for key, outputs in list(pages._pages.items()):
+                pages._pages[key] = outputs[:-3]
+            assert (await ask(world)).cached_tokens == 0
+            assert not taker.faults
+
+    run(main)
+
+
 @pytest.mark.parametrize("pace_us", [0, 100])
 def test_nothing_is_fetched_that_is_computed_as_soon(pace_us: int) -> None:
     async def main():
