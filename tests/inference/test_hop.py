@@ -375,6 +375,19 @@ def test_positions_end_where_the_terms_say():
     assert "last position" in get_abort(effects).text
 
 
+def test_a_text_that_was_answered_is_never_taken_back():
+    text = msgspec.structs.replace(TERMS, max_positions=PROMPT)
+    bench = Bench(prepaid_steps=1, terms=text)
+    bench.pay(PREFILL_PRICE)
+    bench.handle(bench.build_data())
+    bench.answer()
+    # The requester may have its embedding; who wants another hop begins anew.
+    effects = bench.relink(0)
+    assert get_abort(effects).code == AbortCode.PROTOCOL
+    assert bench.session.books.billed == PREFILL_PRICE
+    assert bench.account.free == 0
+
+
 def test_own_nonsense_is_our_own_fault():
     for body in (b"", np.full((PROMPT, HIDDEN), np.nan, np.float32).tobytes()):
         bench = Bench()
