@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from chain.contracts.proof import Receipt
+from inference.codec import Codec
 from inference.memory import PAGE_TOKENS
 from inference.messages import Abort, Accept, HopTiming, SessionTerms
-from inference.prefix_keys import name_beginnings, name_scope
+from inference.prefix_keys import derive_secret, name_beginnings, name_scope
 from inference.receipts import Contribution, Range, ReceiptTrail, validate_own_trail
 from inference.session_codes import Activity, RefuseCode
 from inference.session_errors import HopRefused, ReceiptMismatch, SessionError
@@ -300,7 +301,7 @@ class Route:
                         hop.plan,
                         self._names,
                         self._name_scope(hop),
-                        self.keeps,
+                        self.keeps and self._is_behind_the_first(hop),
                     )
                 )
         return effects
@@ -311,7 +312,18 @@ class Route:
             return EMPTY_HASH
         plans = [each.plan for each in self.hops[: self.hops.index(hop)]]
         before = ((p.peer_id, p.profile, p.start, p.end) for p in plans)
-        return name_scope(self._secret, before)
+        codec = self._plan.codec
+        # What was computed from coarse states is no beginning of exact ones.
+        salt = "" if codec == Codec.RAW else f"codec {codec}"
+        return name_scope(derive_secret(self._secret, salt), before)
+
+    def _is_behind_the_first(self, hop: RouteHop) -> bool:
+        """Tell whether all hops before this one were there from the beginning.
+
+        Else what it gets may have come through one that is not in its scope.
+        """
+        before = self.hops[: self.hops.index(hop)]
+        return all(each.number < len(self._plan.hops) for each in before)
 
     def accept(self, hop: RouteHop, message: Accept) -> bool:
         """Note an acceptance; True when every hop has accepted.

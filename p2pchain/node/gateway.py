@@ -308,7 +308,10 @@ class Gateway:
             await self._fill(needs)
             with self._pool.reserve(needs) as channels:
                 plan = self._build_plan(route, channels, prompt, max_tokens, retries)
-                hops = self._kept.add_sources(names, plan.hops)
+                hops = plan.hops
+                if self._codec is Codec.RAW:
+                    # Pages of coarse sessions are not given.
+                    hops = self._kept.add_sources(names, hops)
                 plan = replace(plan, hops=hops, prefix_secret=prefix_secret)
                 rerouting = Rerouting(
                     self._routes,

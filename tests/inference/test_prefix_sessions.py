@@ -1,5 +1,6 @@
 """Sessions that begin alike: what was computed is neither sent nor paid again."""
 
+from dataclasses import replace
 from random import Random
 
 import msgspec
@@ -15,6 +16,7 @@ from session_world import (
     run,
 )
 
+from inference.codec import Codec
 from inference.hop_prefix import HopPrefix
 from inference.kept_outputs import KeptOutputs, OutputBudget
 from inference.memory import PAGE_TOKENS
@@ -381,6 +383,36 @@ def test_a_mended_session_keeps_nothing_under_names_of_another_route() -> None:
             # The first step's pages came before the loss, and no others are kept.
             assert len(world.hops[1].stage.pages) == 128 // PAGE_TOKENS
             assert len(world.hops[1].service._budget.pages) == 128 // PAGE_TOKENS
+
+    run(main)
+
+
+def test_nothing_is_kept_behind_a_hop_that_came_later() -> None:
+    async def main():
+        async with open_world(3) as world:
+            world.prefix_secret = SECRET
+            plan = world.plan(PROMPT, 4)
+            route = Route(plan, world.signer.public_key)
+            assert all(effect.keeps for effect in route.open(route.hops))
+            route.replace(1, 1, plan.hops[1:2])
+            assert [effect.keeps for effect in route.open(route.hops)] == [True]
+            # What the last one gets may still have come through the lost one.
+            route.replace(2, 2, plan.hops[2:])
+            assert [effect.keeps for effect in route.open(route.hops)] == [False]
+
+    run(main)
+
+
+def test_a_scope_is_of_one_codec() -> None:
+    async def main():
+        async with open_world(2) as world:
+            world.prefix_secret = SECRET
+            exact = world.plan(PROMPT, 4)
+            scopes = set()
+            for plan in (exact, replace(exact, codec=Codec.INT8)):
+                route = Route(plan, world.signer.public_key)
+                scopes |= {effect.scope for effect in route.open(route.hops)}
+            assert len(scopes) == 4
 
     run(main)
 
