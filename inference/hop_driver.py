@@ -176,6 +176,11 @@ class HopDriver:
         self._must_leave = True
         self.post(PoolChanged())
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether what is posted now is heard next."""
+        return not self._receiver.statistics().current_buffer_used
+
     def post(self, event: PoolChanged | GivingUp | Expired) -> None:
         """Hand in an event from outside; it may be dropped when the inbox is full.
 

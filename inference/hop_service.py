@@ -269,7 +269,9 @@ class HopService:
         idle = [
             (driver.session.deadline_us, session_id)
             for session_id, driver in self._drivers.items()
-            if session_id in self._places and driver.session.phase is Phase.WAITING
+            if session_id in self._places
+            and driver.session.phase is Phase.WAITING
+            and driver.is_quiet
         ]
         if not idle:
             return

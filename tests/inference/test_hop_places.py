@@ -19,6 +19,8 @@ from session_world import (
     run,
 )
 
+from inference.hop_driver import INBOX_EVENTS
+from inference.hop_events import PoolChanged
 from inference.hop_places import MAX_PEERS, Holder, NoPlace, Places
 from inference.hop_ports import HopLimits
 from inference.messages import (
@@ -269,6 +271,29 @@ def test_the_longest_idle_gives_way_when_all_places_are_taken():
             assert hop.service.sessions == 3
             await trio.sleep(0.1)
             assert len(hop.stage.sessions) == 3
+
+    run(test)
+
+
+def test_whoever_cannot_be_told_keeps_its_place():
+    async def test():
+        async with open_world(hops=1) as world:
+            hop = world.hops[0]
+            hop.limits = limits = HopLimits(max_sessions=1)
+            hop.start_service()
+            stream, _ = await Flooder(world, 0).ask()
+            await trio.sleep(limits.crowded_idle_s + 1)
+            (driver,) = hop.service._drivers.values()
+            # Somebody talks faster than it is heard.
+            for _ in range(2 * INBOX_EVENTS):
+                driver.post(PoolChanged())
+            hop.service._dismiss_idle()
+            assert hop.service.sessions == 1
+            await trio.sleep(1)
+            hop.service._dismiss_idle()
+            assert hop.service.sessions == 0
+            gone, _ = decode_frame(await stream.receive())
+            assert isinstance(gone, Abort)
 
     run(test)
 
