@@ -94,7 +94,10 @@ class ShardTaker:
 
     def _on_state(self, base: Base, found: Answer | None, sender: str) -> bool:
         """Take a state that was asked for; False: ask somebody else."""
-        if not isinstance(found, ShardState) or self._adoption is not None:
+        if self._adoption is not None or base.shard in self._tree.followed:
+            # It came another way meanwhile.
+            return True
+        if not isinstance(found, ShardState):
             return False
         self._node.guard(self._install, base, found, sender)
         return self._adoption is not None or not self._node.is_up
