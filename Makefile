@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Networks of real processes run in one worker, everything else beside them.
 WORKERS ?= -n 2
 
-.PHONY: install demo test test-all sim check bench bench-inference format clean
+.PHONY: install demo test test-all sim check bench bench-inference bench-tables format clean
 
 install: $(STAMP)
 
@@ -54,6 +54,10 @@ bench: install
 # The inference engine beside `generate`; needs 12 GB of disk and as much memory.
 bench-inference: install
 	@$(BIN)/python -m p2pchain.bench.inference --json bench-inference.json $(ARGS)
+
+# Puts the last run's tables into the documents.
+bench-tables: install
+	@$(BIN)/python -m p2pchain.bench.tables bench-inference.json --into docs/benchmarks.md
 
 format: install
 	@$(BIN)/ruff check --fix .
