@@ -68,6 +68,8 @@ class HopBooks:
         """Units that they cost."""
         self.claimed = 0
         """Units that were paid for this session."""
+        self.undone = 0
+        """Times that a step was taken back."""
         self.work = Range()
         """The open range."""
         self._terms = terms
@@ -135,6 +137,7 @@ class HopBooks:
         """Make the last step undone."""
         before = self._before
         assert before is not None
+        self.undone += 1
         self.account.take_back(self.billed - before.billed)
         self.steps, self.billed = before.steps, before.billed
         self.work, self._trail = before.work, before.trail

@@ -32,6 +32,7 @@ from inference.hop_places import Holder, NoPlace, Places
 from inference.hop_ports import HopLimits, HopPorts, Stream
 from inference.hop_prefix import HopPrefix
 from inference.hop_route import HopRoute
+from inference.hop_undone import UndoneSteps
 from inference.kept_outputs import OutputBudget
 from inference.memory import PAGE_TOKENS
 from inference.messages import (
@@ -73,6 +74,7 @@ class HopService:
         self._giver = PageGiver(ports, self._budget)
         self._drivers: dict[bytes, HopDriver] = {}
         self._places = Places(self._limits)
+        self._undone = UndoneSteps()
         self._silent: Counter[bytes] = Counter()
         """Streams of neighbours that have not said which session they are for."""
         self._accounts: dict[bytes, ChannelAccount] = {}
@@ -226,6 +228,7 @@ class HopService:
                     await driver.run()
                 finally:
                     del self._drivers[terms.session]
+                    self._undone.note(terms.channel_id, session.books.undone)
         await driver.close_streams()
 
     def _validate(self, message: Open, peer_id: bytes) -> None:
@@ -292,6 +295,10 @@ class HopService:
             account = ChannelAccount.load(
                 terms.channel_id, channel.standing, channel.paid_units
             )
+        paid_steps = account.standing.paid_steps
+        if self._undone.are_too_many(terms.channel_id, paid_steps):
+            text = "more steps of the channel were undone than were paid"
+            raise Refusal(RefuseCode.BUSY, text)
         if account.sessions >= self._limits.max_sessions_per_channel:
             text = f"{account.sessions} sessions are open on the channel"
             raise Refusal(RefuseCode.BUSY, text)

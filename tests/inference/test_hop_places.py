@@ -5,6 +5,7 @@ import tracemalloc
 from random import Random
 
 import msgspec
+import numpy as np
 import pytest
 import trio
 from hypothesis import given
@@ -19,24 +20,31 @@ from session_world import (
     run,
 )
 
+from inference.activations import compute_digest
 from inference.hop_driver import INBOX_EVENTS
 from inference.hop_events import PoolChanged
 from inference.hop_places import MAX_PEERS, Holder, NoPlace, Places
 from inference.hop_ports import HopLimits
+from inference.hop_undone import FREE_STEPS, MAX_CHANNELS, UndoneSteps
 from inference.messages import (
     HOP_PROTOCOL,
     PUSH_PROTOCOL,
     Abort,
     Accept,
     Data,
+    Linked,
     Open,
     Refuse,
+    Relink,
     compute_open_message,
+    compute_relink_message,
     decode_frame,
     encode_frame,
 )
+from inference.receipts import Range, sign_input
 from inference.session_codes import AbortCode, RefuseCode
 from inference.session_route import Route
+from inference.steps import Step
 from primitives.hashing import compute_hash
 
 MILLION = 1_000_000
@@ -165,7 +173,8 @@ class Flooder:
         terms = msgspec.structs.replace(
             terms, client=self.key.public_key, channel_id=self.channel.channel_id
         )
-        return Open(terms, None, self.key.sign(compute_open_message(terms)))
+        self.last = Open(terms, None, self.key.sign(compute_open_message(terms)))
+        return self.last
 
     async def ask(self):
         """Ask for a session and return stream and answer."""
@@ -296,6 +305,73 @@ def test_whoever_cannot_be_told_keeps_its_place():
             assert isinstance(gone, Abort)
 
     run(test)
+
+
+class Undoer(Flooder):
+    """Has every step undone when it has the answer, and asks for another one."""
+
+    async def cheat(self) -> int | None:
+        """Return the answers that one session gave; None where it is refused."""
+        stream, message = await self.ask()
+        if isinstance(message, Refuse):
+            return None
+        terms, answers = self.last.terms, 0
+        while True:
+            body = np.full((3, HIDDEN), answers, np.float32).tobytes()
+            step = Step(0, 0, 3, is_prefill=True, closes_range=True)
+            work = Range().add(step, 0, compute_digest(body), b"")
+            said = sign_input(
+                CHAIN_ID, terms.session, work, self.key.public_key, self.key.sign
+            )
+            data = Data(
+                terms.session, terms.attempt, 0, 0, 3, HIDDEN, 1, (), said, None
+            )
+            await stream.send(encode_frame(data, body))
+            while not isinstance(message, Data | Abort):
+                message, _ = decode_frame(await stream.receive(), 10**6)
+            if isinstance(message, Abort):
+                return answers
+            answers += 1
+            terms = msgspec.structs.replace(terms, attempt=terms.attempt + 1)
+            signature = self.key.sign(compute_relink_message(terms, 0))
+            await stream.send(encode_frame(Relink(terms, 0, signature)))
+            while not isinstance(message, Linked):
+                message, _ = decode_frame(await stream.receive(), 10**6)
+
+
+def test_whoever_has_all_steps_undone_gets_few_of_them():
+    async def test():
+        async with open_world(hops=1) as world:
+            hop = world.hops[0]
+            hop.limits = HopLimits(trust_after=0)
+            hop.start_service()
+            undoer = Undoer(world, 0)
+            answers = []
+            for _ in range(8):
+                answers.append(await undoer.cheat())
+                await trio.sleep(1)
+            assert answers == [17] + 7 * [None]
+            # Who pays is served.
+            assert len(await collect(world.session([5, 6, 7], 4))) == 4
+
+    run(test)
+
+
+@given(st.lists(st.integers(0, 5)), st.integers(0, 20))
+def test_what_may_be_undone_grows_with_what_was_paid(steps, paid):
+    undone = UndoneSteps()
+    for each in steps:
+        undone.note(bytes(32), each)
+    assert undone.are_too_many(bytes(32), paid) == (sum(steps) > FREE_STEPS + paid)
+    assert not undone.are_too_many(bytes([1]) * 32, 0)
+    assert len(undone) == (sum(steps) > 0)
+
+
+def test_few_channels_are_remembered():
+    undone = UndoneSteps()
+    for number in range(MAX_CHANNELS + 5):
+        undone.note(number.to_bytes(32, "big"), 1)
+    assert len(undone) == MAX_CHANNELS
 
 
 def test_memory_of_idle_sessions():
