@@ -175,6 +175,8 @@ class ListChain:
 
     def finalize(self, certificate):
         path, block_hash = [], certificate.proposal.block_hash
+        if block_hash in self.final:
+            return  # A decision that waited for the disk, and a range that did not.
         while block_hash not in self.final:
             path.append(block_hash)
             block_hash = decode(ListBlock, self.blocks[block_hash]).parent_hash
