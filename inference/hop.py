@@ -191,6 +191,7 @@ class HopSession(HopLife):
         step, made = self._held.step, self._made.find(self._held)
         if made is not None:
             # The step that was taken back: our layers have it, and its answer is here.
+            self.books.make_again()
             return self._deliver(made.body, made.compute_us)
         if not self._made.may_compute():
             text = f"more than {MAX_REPEATS} steps are made again for nothing"

@@ -69,7 +69,7 @@ class HopBooks:
         self.claimed = 0
         """Units that were paid for this session."""
         self.undone = 0
-        """Times that a step was taken back."""
+        """Steps that were taken back and did not come again as they were."""
         self.work = Range()
         """The open range."""
         self._terms = terms
@@ -145,6 +145,10 @@ class HopBooks:
         del self._decode_us[before.decodes :]
         self._tokens_out = before.tokens_out
         self._before = None
+
+    def make_again(self) -> None:
+        """Note that the step that was taken back has come again as it was."""
+        self.undone = max(0, self.undone - 1)
 
     def sign_range(self, said: SignedInput | None, receipt: Receipt | None) -> Receipt:
         """Sign for the open range and begin a new one.

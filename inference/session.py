@@ -273,6 +273,8 @@ class RequesterMachine(SessionMending):
     def _complete_step(self) -> list[Effect]:
         """Pay, show the tokens, and go on or finish."""
         track = self._track
+        for hop in self.route.hops:
+            hop.unlinks = 0
         events = self.turns.complete(track, self._now_us)
         shown: list[Effect] = [Emit(event) for event in events]
         if events:

@@ -31,6 +31,10 @@ from inference.session_verdicts import (
 LAST_LAP_US = 1_000_000
 """For the rest of the last lap once a hop is lost in it: the answer is complete."""
 
+MAX_UNLINKS = 2
+"""Times in one step that a hop may say that a neighbour is lost who is there: a liar
+would have the route linked anew for ever."""
+
 
 class SessionMending(SessionLife):
     """A session that can lose hops."""
@@ -97,6 +101,10 @@ class SessionMending(SessionLife):
         if not self._can_recover or self.phase is Phase.FINISHING:
             text = f"{peer.name} is lost to {hop.name}"
             return self._lose(peer, HopLost(text, peer_id=peer.peer_id))
+        hop.unlinks += 1
+        if hop.unlinks > MAX_UNLINKS:
+            text = f"{hop.name} loses its neighbours again and again"
+            return self._lose(hop, HopLost(text, peer_id=hop.peer_id))
         self._is_unlinked = True
         if self.phase in (Phase.OPENING, Phase.SAMPLING):
             return []

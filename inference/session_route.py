@@ -57,6 +57,8 @@ class RouteHop:
     """While it computes positions anew, alone."""
     complaints: int = 0
     """Times that it could not reach its next hop."""
+    unlinks: int = 0
+    """Times that it said that a neighbour was lost, since a step was complete."""
     accusations: int = 0
     """Times in this session that it said that a neighbour did wrong."""
     prepaid_steps: int = 0

@@ -3,6 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
+import trio
 from session_world import (
     DECODE_UNITS,
     HIDDEN,
@@ -338,6 +339,40 @@ class Slanderer(HopNode):
 
     async def tell(self, driver, message):
         await driver._send(Side.REQUESTER, message, b"")
+
+
+class Complainer(HopNode):
+    """Says instead of every answer that its honest neighbour is lost."""
+
+    def tamper(self, message, body):
+        if isinstance(message, Data) and message.position >= len(PROMPT) + 4:
+            driver = next(iter(self.service._drivers.values()))
+            peer = driver.session.terms.next
+            message = Unlinked(message.session, message.attempt, peer)
+            self.world.nursery.start_soon(self.tell, driver, message)
+            return None
+        return message, body
+
+    async def tell(self, driver, message):
+        await driver._send(Side.REQUESTER, message, b"")
+
+
+def test_who_loses_its_neighbour_again_and_again_is_replaced():
+    async def test():
+        async with open_world(3, {1: Complainer}, spares=[0, 1, 2]) as world:
+            session = world.session(PROMPT, TOKENS)
+            with trio.fail_after(100):
+                events = await collect(session)
+            tokens = [event.token_id for event in events]
+            assert tokens == world.expect(PROMPT, TOKENS)
+            retired = {hop.plan.node_name for hop in session.summary.hops[3:]}
+            assert retired == {world.hops[1].name}
+            assert not world.faults
+            await world.rest()
+            # What came again as it was is not held against the requester.
+            assert len(world.hops[0].service._undone) == 0
+
+    run(test)
 
 
 def test_who_accuses_everybody_goes_itself():
