@@ -8,6 +8,7 @@ Errors of sessions: what ends one, and whose fault it is.
     |- SessionError         a session ended before its answer was complete
        |- HopRefused        a hop said no to OPEN; carries code and units owed
        |- HopAborted        a hop gave up in the middle; carries code
+          |- HopAccused     another hop says that it did wrong
        |- HopLost           a hop's connection or process is gone
        |- StepTimeout       a hop is there but did not answer within the deadline
        |- WrongAnswer       wrong length, wrong place, or not finite numbers
@@ -56,6 +57,10 @@ class HopRefused(SessionError):
 
 class HopAborted(SessionError):
     """A hop ended the session and said why."""
+
+
+class HopAccused(HopAborted):
+    """Another hop says that this one did wrong: one's word against the other's."""
 
 
 class HopLost(SessionError):

@@ -5,6 +5,7 @@ from inference.session_codes import AbortCode
 from inference.session_errors import (
     BrokenChain,
     HopAborted,
+    HopAccused,
     HopLost,
     HopRefused,
     ReceiptMismatch,
@@ -91,7 +92,7 @@ def build_accusation(hop: RouteHop, peer: RouteHop, message: Unlinked) -> Sessio
         text = f"{hop.name} accuses one neighbour after the other"
         return HopAborted(text, peer_id=hop.peer_id, code=AbortCode.PROTOCOL)
     text = f"{hop.name}: {message.text or 'a neighbour did wrong'}"
-    return HopAborted(text, peer_id=peer.peer_id, code=message.code)
+    return HopAccused(text, peer_id=peer.peer_id, code=message.code)
 
 
 def get_abort_code(error: P2PChainError) -> AbortCode:

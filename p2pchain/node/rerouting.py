@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 from chain.contracts.channel import Channel
 from inference.session_codes import RefuseCode
-from inference.session_errors import HopRefused
+from inference.session_errors import HopAccused, HopRefused
 from inference.session_events import FindHops
 from inference.session_plan import HopPlan
 from p2pchain.api.errors import NoRoute
@@ -105,7 +105,9 @@ class Rerouting:
             return {peer_id}
         if isinstance(error, HopRefused) and error.code == RefuseCode.UNPAID:
             return set() if self._retries.acknowledge(plan, error) else {peer_id}
-        self._routes.avoid(found.registration)
+        if not isinstance(error, HopAccused):
+            # A word of its neighbour would be a way to have a rival avoided.
+            self._routes.avoid(found.registration)
         return {peer_id}
 
     def _find_route(
