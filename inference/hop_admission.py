@@ -72,6 +72,9 @@ def _validate_bounds(terms: SessionTerms, offer: HopOffer) -> None:
     if get_schedule(terms).is_text != offer.is_encoder:
         text = "texts are encoded here" if offer.is_encoder else "tokens are decoded"
         raise Refusal(RefuseCode.TERMS, f"{text}, and nothing else")
+    if offer.is_encoder and terms.codec != Codec.RAW:
+        # Rounding 8,192 tokens would hold up everybody else for a third of a second.
+        raise Refusal(RefuseCode.TERMS, "texts travel without loss")
     if terms.input_price < offer.input_price or terms.output_price < offer.output_price:
         text = f"prices are {offer.input_price} and {offer.output_price} now"
         raise Refusal(RefuseCode.TERMS, text)

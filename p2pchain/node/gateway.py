@@ -471,7 +471,7 @@ class Gateway:
             max_tokens=max_tokens,
             hidden_size=info.hidden_size,
             dtype=DTYPE_OF_NAME[self.worker.dtype],
-            codec=self._codec,
+            codec=self._codec if max_tokens else Codec.RAW,
         )
 
     def _start(

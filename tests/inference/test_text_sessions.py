@@ -1,5 +1,6 @@
 """Texts that are only encoded: one step, whole, and paid before it is computed."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from session_world import (
 )
 from tiny_models import HIDDEN, LAYERS, VOCAB, save_encoder
 
+from inference.codec import Codec
 from inference.errors import BadPrompt, BadRequest, BadWeights, UnsupportedModel
 from inference.local_pipeline import EncoderPipeline, load_stages
 from inference.model_info import load_model
@@ -25,6 +27,7 @@ from inference.pooling import Pooling, read_pooling
 from inference.requester_worker import RequesterWorker
 from inference.sampling import ChatMessage, Choice, SampledToken, SamplingParams
 from inference.session_codes import RefuseCode
+from inference.session_driver import RequesterSession
 from inference.session_errors import HopAborted, HopLost, HopRefused
 from inference.stage import StageEngine
 from inference.stage_worker import StageWorker
@@ -136,6 +139,19 @@ def test_a_lost_hop_ends_a_text_without_a_wrong_vector():
             await world.rest()
             # Paid ahead and not delivered: the rest stays in the channel's pool.
             assert not world.faults
+
+    run(test)
+
+
+def test_texts_travel_without_loss():
+    async def test():
+        async with open_world() as world:
+            make_encoder(world)
+            plan = dataclasses.replace(world.plan(PROMPT, 0), codec=Codec.INT8)
+            session = RequesterSession(world.ports, plan, SamplingParams())
+            with pytest.raises(HopRefused, match="without loss") as caught:
+                await collect(session)
+            assert caught.value.code == RefuseCode.TERMS
 
     run(test)
 
