@@ -69,7 +69,3 @@ class Certificate(Record):
     def compute_hash(self) -> bytes:
         """Return the certificate's name, 32 bytes."""
         return compute_hash("certificate", encode(self))
-
-    def get_check(self, name: str) -> Check | None:
-        """Return the check of that name, if it was made."""
-        return next((check for check in self.checks if check.name == name), None)

@@ -109,11 +109,6 @@ class PieceStore:
                 )
             self._pins[name] = frozenset(wanted)
 
-    def unpin(self, name: str) -> None:
-        """Let the parts of a pin go when room is needed."""
-        with self._lock:
-            self._pins.pop(name, None)
-
     def put(self, digest: bytes, data: bytes) -> None:
         """Keep a part; nothing happens where it is here already.
 

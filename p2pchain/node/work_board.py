@@ -89,10 +89,6 @@ class WorkBoard(Generic[P]):
         """Whether every part is here."""
         return len(self._done) == len(self._order)
 
-    def is_welcome(self, peer_id: bytes) -> bool:
-        """Tell whether a peer may be asked at all."""
-        return peer_id not in self._banned
-
     def take(
         self, peer_id: bytes, now: float, offered: Container[P] | None = None
     ) -> P | None:

@@ -83,7 +83,7 @@ def test_pinned_parts_stay(store: PieceStore) -> None:
     store.pin("gateway", [make(6)[0]])
     with pytest.raises(CacheFull, match="all of them in use"):
         put(store, 7)
-    store.unpin("hosted")
+    store.pin("hosted", [])
     put(store, 7)
     assert list_held(store) == [2, 3, 6, 7]
 
