@@ -20,6 +20,7 @@ from inference.errors import WorkerError
 from inference.hop import HopSession
 from inference.hop_arrivals import Arrival, read_arrival
 from inference.hop_events import (
+    AbortArrived,
     Blame,
     Compute,
     Computed,
@@ -64,6 +65,9 @@ INBOX_EVENTS = 4
 OVERDUE_S = 5.0
 """What waits in the inbox is heard before a deadline strikes, but not for ever, or a
 neighbour could hold a session open with idle talk."""
+LAST_PAYMENT_S = 2.0
+"""For a payment on its way when a session ends; the requester closes its stream when
+it hears of the end, so nearly always that comes sooner."""
 CLEANUP_S = 5.0
 """For the last words of a session whose handler is cancelled."""
 
@@ -113,6 +117,8 @@ class HopDriver:
         self._computing = trio.CancelScope()
         self._is_released = False
         self._must_leave = False
+        self._has_left = False
+        """The requester has said its last word."""
         self._nursery: trio.Nursery
 
     async def run(self) -> None:
@@ -125,6 +131,7 @@ class HopDriver:
                 await self._accept_session()
                 while self.session.phase is not Phase.ENDED:
                     await self._apply(await self._receive())
+                await self._hear_last_payments()
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(
@@ -242,6 +249,8 @@ class HopDriver:
             # Of a neighbour that we have let go of; a look at the pool harms nobody.
             return PoolChanged()
         event = read_arrival(arrival, self.session.terms.session)
+        if isinstance(event, Lost | AbortArrived) and event.side is Side.REQUESTER:
+            self._has_left = True
         return self._take_payments(event) if isinstance(event, Pay) else event
 
     def _take_payments(self, message: Pay) -> Event:
@@ -259,6 +268,23 @@ class HopDriver:
             # Our own book: the channel may have been closed on chain meanwhile.
             return GivingUp(AbortCode.INTERNAL, str(error))
         return PayArrived(message.units)
+
+    async def _hear_last_payments(self) -> None:
+        """Take the payments that crossed our Abort.
+
+        What they pay would be asked for as arrears, and paid twice.
+        """
+        account = self.session.account
+        if not account.arrears or self._has_left:
+            return
+        requester = self._streams[Side.REQUESTER]
+        with trio.move_on_after(LAST_PAYMENT_S):
+            while account.arrears and not self._has_left:
+                item = await self._receiver.receive()
+                if isinstance(item, Arrival) and item.stream is requester:
+                    self._build_event(item)
+                    account.pay_arrears()
+        self._ports.payee.save_standing(account.channel_id, account.standing)
 
     # Out
 

@@ -430,6 +430,33 @@ def test_node_that_stops_tells_the_client():
     run(test)
 
 
+def test_a_payment_that_crosses_the_end_is_not_asked_for_again():
+    async def test():
+        async with open_world() as world:
+            pays = 0
+
+            def tamper(message, body):
+                nonlocal pays
+                if isinstance(message, Pay):
+                    pays += 1
+                    if pays == 4 * 3 + 2:
+                        # Heard before the payment that is on its way.
+                        for hop in world.hops:
+                            hop.service.stop()
+                return message, body
+
+            world.tamper = tamper
+            with pytest.raises(HopAborted, match="shuts down"):
+                await collect(world.session(PROMPT, 100))
+            await world.rest()
+            assert world.get_paid() == world.get_sent()
+            assert get_risk(world) == [0] * 4
+            standings = [hop.payee.standings[hop.channel_id] for hop in world.hops]
+            assert not any(standing.arrears_units for standing in standings)
+
+    run(test)
+
+
 def test_handler_that_is_cancelled_says_goodbye():
     async def test():
         async with open_world() as world:
