@@ -94,8 +94,7 @@ class Places:
             self._allowances.popitem(last=False)
         if not is_allowed:
             raise NoPlace("too many sessions are asked for")
-        if self._of_peer[peer] >= limits.max_sessions_per_peer:
-            raise NoPlace(f"{self._of_peer[peer]} sessions of this peer are open")
+        self._check_peer(peer)
 
     def enter(
         self, session: bytes, holder: Holder, has_paid: Callable[[], bool]
@@ -108,10 +107,7 @@ class Places:
         limits = self._limits
         if self.is_full:
             raise NoPlace(f"{len(self)} sessions are open")
-        if self._of_peer[holder.peer] >= limits.max_sessions_per_peer:
-            raise NoPlace(
-                f"{self._of_peer[holder.peer]} sessions of this peer are open"
-            )
+        self._check_peer(holder.peer)
         taken = self._of_account[holder.account]
         if taken >= limits.max_sessions_per_account:
             raise NoPlace(f"{taken} sessions are open for the account")
@@ -135,3 +131,8 @@ class Places:
             count[key] -= 1
             if not count[key]:
                 del count[key]
+
+    def _check_peer(self, peer: bytes) -> None:
+        taken = self._of_peer[peer]
+        if taken >= self._limits.max_sessions_per_peer:
+            raise NoPlace(f"{taken} sessions of this peer are open")

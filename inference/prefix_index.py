@@ -15,6 +15,7 @@ what followed it.
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 
 @dataclass(slots=True)
@@ -48,25 +49,16 @@ class PrefixIndex:
 
     def hold(self, keys: Sequence[bytes]) -> list[int]:
         """Hold the pages of the first keys as far as they are known; return them."""
-        pages = []
-        for key in keys:
-            entry = self._entries.get(key)
-            if entry is None:
-                break
-            entry.users += 1
+        pages = self.find(keys)
+        for key in keys[: len(pages)]:
+            self._entries[key].users += 1
             self._unused.pop(key, None)
-            pages.append(entry.page)
         return pages
 
     def find(self, keys: Sequence[bytes]) -> list[int]:
         """Return the same without holding them; whoever reads them does so at once."""
-        pages = []
-        for key in keys:
-            entry = self._entries.get(key)
-            if entry is None:
-                break
-            pages.append(entry.page)
-        return pages
+        known = takewhile(self._entries.__contains__, keys)
+        return [self._entries[key].page for key in known]
 
     def add(self, key: bytes, page: int) -> bool:
         """Name a page that one session holds; False where the key names another."""
