@@ -1,1 +1,1 @@
-"""Layers of a model as supervised worker processes."""
+"""A prompt, from layers to layers: models in parts, and what is paid for them."""

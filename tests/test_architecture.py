@@ -12,7 +12,7 @@ import pytest
         ("p2pchain.node.run", {"torch", "transformers", "py_ecc"}),
         ("p2pchain.cli.main", {"aiohttp"}),
         ("chain.blocktree", {"trio"}),
-        ("inference.hop_service", {"torch"}),
+        ("inference.hop.service", {"torch"}),
     ],
 )
 def test_importing_a_part_leaves_out_what_it_must_not_load(module, absent) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from inference.sampling import ChatMessage, SamplingParams, TokenLogprob
+from inference.sampling.params import ChatMessage, SamplingParams, TokenLogprob
 
 if TYPE_CHECKING:
     from chain.contracts.proof import Receipt

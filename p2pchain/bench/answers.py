@@ -104,7 +104,9 @@ def run_decode(lab: Lab) -> list[Figure]:
         Figure("first answer of all, to its first text", first.first_s, "s",
                "opens a channel to every hop on chain"),
     ]  # fmt: skip
-    with LineProcess("inference.reference", "--model", str(model_dir())) as reference:
+    with LineProcess(
+        "inference.worker.reference", "--model", str(model_dir())
+    ) as reference:
         figures.append(_compare(network, reference))
         lab.report("decoding")
         figures += _race(network, reference, DECODE_TOKENS, DECODE_ROUNDS)
@@ -119,7 +121,9 @@ def run_large(lab: Lab) -> list[Figure]:
     lab.create("large-devnet", model=str(directory))
     with (
         lab.open_network("large-devnet") as network,
-        LineProcess("inference.reference", "--model", str(directory)) as reference,
+        LineProcess(
+            "inference.worker.reference", "--model", str(directory)
+        ) as reference,
     ):
         lab.report("decoding")
         return _race(network, reference, LARGE_TOKENS, LARGE_ROUNDS, LARGE)

@@ -15,9 +15,9 @@ from statistics import median
 
 import trio
 
-from inference.memory import PAGE_TOKENS
-from inference.prefix_keys import name_beginnings
-from inference.sampling import SamplingParams
+from inference.device.memory import PAGE_TOKENS
+from inference.protocol.prefix_keys import name_beginnings
+from inference.sampling.params import SamplingParams
 from p2pchain.bench.lab import BenchError, Lab
 from p2pchain.bench.models import get_model
 from p2pchain.bench.random_models import SMALL

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.model_info import Model, load_model
-from inference.precision import Precision
-from inference.requester_worker import RequesterWorker
-from inference.sampling import SamplingParams
-from inference.stage_worker import StageWorker
-from inference.supervisor import supervise
+from inference.device.precision import Precision
+from inference.sampling.params import SamplingParams
+from inference.weights.model_info import Model, load_model
+from inference.worker.requester_worker import RequesterWorker
+from inference.worker.stage_worker import StageWorker
+from inference.worker.supervisor import supervise
 from p2pchain.bench.procfs import read_cpu_s
 
 CHUNK_TOKENS = 128

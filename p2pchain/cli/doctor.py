@@ -20,8 +20,8 @@ from p2pchain.client import RpcError
 from p2pchain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from inference.device import Device
-    from inference.forecast import Alone, Forecast
+    from inference.capacity.forecast import Alone, Forecast
+    from inference.device.device import Device
     from p2pchain.cli.options import Commands
 
 _ACTIVE = "ACTIVE"
@@ -55,16 +55,16 @@ def add_parser(commands: "Commands") -> None:
 def run(args: Namespace, output: Output) -> None:
     """Predict, and say where a token comes sooner."""
     # Imported here: numpy takes a moment that no other command needs.
-    from inference.device import measure_device
-    from inference.forecast import (
+    from inference.capacity.forecast import (
         Stage,
         compute_read_us,
         forecast_alone,
         forecast_route,
         judge,
     )
-    from inference.hardware import advise, measure_hardware
-    from inference.memory import compute_weights_room
+    from inference.device.device import measure_device
+    from inference.device.hardware import advise, measure_hardware
+    from inference.device.memory import compute_weights_room
 
     client = open_client(args)
     status = client.call("status")
@@ -144,7 +144,7 @@ def _find_route(
     Raises:
         ConfigError: Some layers have no active provider.
     """
-    from inference.forecast import Offered, find_fastest, find_gaps
+    from inference.capacity.forecast import Offered, find_fastest, find_gaps
 
     ways = {peer["node_id"]: peer["rtt_us"] for peer in peers}
     offers = [
@@ -191,8 +191,12 @@ def _find_own(
 def _find_sizes(args: Namespace, model: dict[str, Any]) -> _Sizes:
     """Return a model's sizes: from files of the home, or from the chain's numbers."""
     from inference.errors import ModelError
-    from inference.pieces import assign_layers
-    from inference.pieces_folder import MODELS_FOLDER, OUTLINE_FILE, read_outline
+    from inference.weights.pieces import assign_layers
+    from inference.weights.pieces_folder import (
+        MODELS_FOLDER,
+        OUTLINE_FILE,
+        read_outline,
+    )
 
     name = model["model_id"].removeprefix("0x")
     folder = get_home_path(args) / "weights" / MODELS_FOLDER / name

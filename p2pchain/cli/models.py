@@ -58,13 +58,13 @@ def run_models(args: Namespace, output: Output) -> None:
 def run_certify(args: Namespace, output: Output) -> int:
     """Probe models and show their certificates; 1 when any is refused."""
     # Imported here: hashing and the wire take a moment that the list does not need.
-    from inference.architectures import (
+    from inference.certification.architectures import (
         build_document,
         build_markdown,
         describe,
         list_model_types,
     )
-    from inference.certify import run_probe, run_sweep
+    from inference.certification.certify import run_probe, run_sweep
 
     if args.all == bool(args.model):
         raise ConfigError("certify takes one model, or --all")

@@ -78,8 +78,8 @@ def run_split(args: Namespace, output: Output) -> None:
 def run_model(args: Namespace, output: Output) -> None:
     """Propose a model; its files are hashed and its class is probed here."""
     # Not before it is needed: it reads weights, which takes a while.
-    from inference.certify import require_certificate
-    from inference.model_info import load_model
+    from inference.certification.certify import require_certificate
+    from inference.weights.model_info import load_model
     from p2pchain.node.initialise import (
         build_model_record,
         get_model_name,

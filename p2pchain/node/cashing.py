@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from chain.contracts.channel import Channel, Claim, compute_payword, compute_total
 from chain.contracts.proof import Receipt, WorkRecord, compute_work_root
-from inference.session_account import SessionAccount, build_work_record
-from inference.session_codes import AbortCode
-from inference.steps import PREFILL_TOKENS, RANGE_STEPS
+from inference.protocol.session_account import SessionAccount, build_work_record
+from inference.protocol.session_codes import AbortCode
+from inference.protocol.steps import PREFILL_TOKENS, RANGE_STEPS
 
 NO_WORK = WorkRecord(
     work_root=compute_work_root([]),

@@ -28,8 +28,8 @@ from chain.contracts.channel import (
 )
 from chain.contracts.registration import Registration
 from chain.paging import MAX_PAGE
-from inference.speculation import FREE_GUESSES
-from inference.steps import PREFILL_TOKENS
+from inference.protocol.steps import PREFILL_TOKENS
+from inference.sampling.speculation import FREE_GUESSES
 from p2pchain.errors import NotReady
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.treasury import Request, Treasury

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from inference.codec import CODEC_OF_NAME
-from inference.precision import Precision
+from inference.device.precision import Precision
+from inference.protocol.codec import CODEC_OF_NAME
 from p2pchain.errors import ConfigError
 from primitives.types import ShardId
 

@@ -22,19 +22,19 @@ import trio
 from msgspec.structs import replace as replace_fields
 
 from chain.contracts.channel import Channel
-from inference.activations import DTYPE_OF_NAME
-from inference.codec import Codec
+from inference.device.precision import Precision
 from inference.errors import BadPrompt, Busy, WorkerError
-from inference.precision import Precision
-from inference.prefix_keys import derive_secret, name_beginnings
-from inference.requester_worker import RequesterWorker
-from inference.sampling import ChatMessage, SamplingParams
-from inference.session_codes import RefuseCode
-from inference.session_driver import RequesterSession
-from inference.session_errors import HopRefused, SessionError
-from inference.session_plan import HopPlan, SessionPlan, SessionSummary, TokenEvent
-from inference.session_ports import Payer, RequesterPorts
-from inference.speculation import Speculation
+from inference.protocol.activations import DTYPE_OF_NAME
+from inference.protocol.codec import Codec
+from inference.protocol.prefix_keys import derive_secret, name_beginnings
+from inference.protocol.session_codes import RefuseCode
+from inference.protocol.session_errors import HopRefused, SessionError
+from inference.sampling.params import ChatMessage, SamplingParams
+from inference.sampling.speculation import Speculation
+from inference.session.driver import RequesterSession
+from inference.session.plan import HopPlan, SessionPlan, SessionSummary, TokenEvent
+from inference.session.ports import Payer, RequesterPorts
+from inference.worker.requester_worker import RequesterWorker
 from network.faults import Fault
 from network.network import Network
 from p2pchain.api.completion import (

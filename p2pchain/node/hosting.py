@@ -19,16 +19,16 @@ from msgspec.structs import replace
 from chain.contracts.proof import Receipt
 from chain.following import Follow, Layers
 from genesis.genesis import Genesis
-from inference.certify import CERTIFICATES_FOLDER, require_certificate
-from inference.codec import CODEC_OF_NAME
+from inference.certification.certify import CERTIFICATES_FOLDER, require_certificate
+from inference.device.precision import Precision
 from inference.errors import ModelError
-from inference.model_info import Model, load_model
-from inference.pieces_folder import PARTS_FOLDER
-from inference.pieces_store import PieceStore
-from inference.precision import Precision
-from inference.requester_worker import RequesterWorker
-from inference.shared_payer import SharedPayer
-from inference.stage_worker import StageWorker
+from inference.protocol.codec import CODEC_OF_NAME
+from inference.session.shared_payer import SharedPayer
+from inference.weights.model_info import Model, load_model
+from inference.weights.pieces_folder import PARTS_FOLDER
+from inference.weights.pieces_store import PieceStore
+from inference.worker.requester_worker import RequesterWorker
+from inference.worker.stage_worker import StageWorker
 from network.endpoint import Endpoint
 from network.network import Network
 from p2pchain.errors import ConfigError

@@ -32,12 +32,12 @@ from genesis.genesis import (
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.validation import validate_genesis
 from inference.bundled.paths import model_dir
-from inference.certify import (
+from inference.certification.certify import (
     CERTIFICATES_FOLDER,
     keep_certificate,
     require_certificate,
 )
-from inference.model_info import ModelInfo, load_model_info
+from inference.weights.model_info import ModelInfo, load_model_info
 from network.endpoint import Endpoint
 from p2pchain.errors import ConfigError
 from p2pchain.node.config import Config

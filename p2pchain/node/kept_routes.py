@@ -1,9 +1,9 @@
 """
 Who has kept which beginnings for us: what a gateway remembers of its own sessions.
 
-Names of beginnings (inference/prefix_keys.py) lead to the hops that computed them.  So
-a further turn of a chat goes the way of the last one, where that is still open, and a
-hop that comes in the place of another one hears who has what it lacks.
+Names of beginnings (inference/protocol/prefix_keys.py) lead to the hops that computed
+them.  So a further turn of a chat goes the way of the last one, where that is still
+open, and a hop that comes in the place of another one hears who has what it lacks.
 
 It is a memory and no promise: hops forget as they like.
 """
@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from inference.session_plan import HopPlan
+from inference.session.plan import HopPlan
 
 MAX_NAMES = 65_536
 """Beginnings that are remembered: a few hundred long chats, some ten megabytes."""

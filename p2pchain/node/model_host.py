@@ -22,14 +22,14 @@ import trio
 from chain.contracts.model import ModelRecord
 from chain.contracts.registration import RegistrationStatus
 from chain.following import Layers
-from inference.device import Device, measure_device
-from inference.hardware import CPU, Hardware, measure_hardware
-from inference.memory import compute_weights_room
-from inference.model_info import DTYPE_BYTES, Model
-from inference.moving import LEAST_GAIN, compute_gain
-from inference.pieces import Outline, count_layer_bytes
-from inference.placement import Choice, choose_layers, count_hosts
-from inference.precision import Precision
+from inference.capacity.moving import LEAST_GAIN, compute_gain
+from inference.capacity.placement import Choice, choose_layers, count_hosts
+from inference.device.device import Device, measure_device
+from inference.device.hardware import CPU, Hardware, measure_hardware
+from inference.device.memory import compute_weights_room
+from inference.device.precision import Precision
+from inference.weights.model_info import DTYPE_BYTES, Model
+from inference.weights.pieces import Outline, count_layer_bytes
 from p2pchain.errors import ConfigError
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.config import AUTO

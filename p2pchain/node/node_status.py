@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from chain.epochs import compute_first_height, compute_last_height
-from inference.supervisor import SupervisedWorker, WorkerState
+from inference.worker.supervisor import SupervisedWorker, WorkerState
 from p2pchain.api.errors import NoRoute
 from p2pchain.api.status import (
     ConsensusInfo,

@@ -21,7 +21,7 @@ import trio
 
 from chain.contracts.model import ModelRecord
 from chain.contracts.registration import Registration, RegistrationStatus
-from inference.moving import COOL_DOWN_S, Chances, Host, Move, consider_move
+from inference.capacity.moving import COOL_DOWN_S, Chances, Host, Move, consider_move
 from p2pchain.node.home import write_atomically
 from p2pchain.node.weights_fetcher import Share
 

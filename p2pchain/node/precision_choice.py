@@ -14,8 +14,8 @@ from pathlib import Path
 
 from chain.contracts.model import ModelRecord
 from chain.contracts.registration import Registration, RegistrationStatus
-from inference.hardware import Hardware, advise, choose_precision
-from inference.precision import Precision
+from inference.device.hardware import Hardware, advise, choose_precision
+from inference.device.precision import Precision
 from p2pchain.node.home import write_atomically
 from p2pchain.node.profile import get_profile_hash
 

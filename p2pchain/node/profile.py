@@ -1,8 +1,8 @@
 """What exactly our stages sell: the profile of a model as this version computes it."""
 
 from chain.contracts.model import ModelRecord, Profile, compute_profile_hash
-from inference.model_info import ModelInfo
-from inference.precision import Precision
+from inference.device.precision import Precision
+from inference.weights.model_info import ModelInfo
 
 QUANTISATION = {
     Precision.NATIVE: "none",

@@ -19,13 +19,13 @@ from chain.contracts.model import compute_model_id
 from chain.contracts.proof import Receipt
 from chain.contracts.registration import Register, Registration, RegistrationStatus
 from chain.errors import ShardNotFollowed
-from inference.activations import DTYPE_OF_NAME, compute_size
 from inference.errors import WorkerFailed
-from inference.hop_ports import HopOffer, HopPorts
-from inference.hop_service import HopService
-from inference.messages import HOP_PROTOCOL, PUSH_PROTOCOL
-from inference.page_messages import PAGES_PROTOCOL
-from inference.stage_worker import StageWorker
+from inference.hop.ports import HopOffer, HopPorts
+from inference.hop.service import HopService
+from inference.protocol.activations import DTYPE_OF_NAME, compute_size
+from inference.protocol.messages import HOP_PROTOCOL, PUSH_PROTOCOL
+from inference.protocol.page_messages import PAGES_PROTOCOL
+from inference.worker.stage_worker import StageWorker
 from network.endpoint import Endpoint
 from network.faults import Fault
 from network.network import Network

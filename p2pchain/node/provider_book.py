@@ -1,7 +1,7 @@
 """
 What a provider keeps of its customers: claims, deliveries and unsettled work.
 
-It joins three sources behind the `Payee` port of inference/hop_ports.py: the channel
+It joins three sources behind the `Payee` port of inference/hop/ports.py: the channel
 as the chain shows it, the best claim (wallet/book.py), and what was delivered.
 
     book/payee/     best claim per channel                  (wallet.book)
@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from chain.contracts.channel import Channel, ChannelStatus, Claim, Close, Payment
 from chain.contracts.proof import Receipt
-from inference.channel_account import EMPTY_STANDING, Standing
-from inference.hop_ports import PayeeChannel as ChannelView
-from inference.session_account import SessionAccount
+from inference.hop.channel_account import EMPTY_STANDING, Standing
+from inference.hop.ports import PayeeChannel as ChannelView
+from inference.protocol.session_account import SessionAccount
 from p2pchain.node.cashing import plan_cashing, recover_session
 from primitives.codec import Record, decode, encode
 from primitives.kv import KeyValueStore
@@ -49,7 +49,7 @@ class Settling(Record):
 
 
 class ProviderBook:
-    """The provider's channels; implements `inference.hop_ports.Payee`."""
+    """The provider's channels; implements `inference.hop.ports.Payee`."""
 
     def __init__(
         self,

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from chain.contracts.channel import Channel
-from inference.session_codes import RefuseCode
-from inference.session_errors import HopAccused, HopRefused
-from inference.session_events import FindHops
-from inference.session_plan import HopPlan
+from inference.protocol.session_codes import RefuseCode
+from inference.protocol.session_errors import HopAccused, HopRefused
+from inference.session.events import FindHops
+from inference.session.plan import HopPlan
 from p2pchain.api.errors import NoRoute
 from p2pchain.node.channel_pool import ChannelPool, Need
 from p2pchain.node.retries import Retries
@@ -28,7 +28,7 @@ BuildPlan = Callable[[FoundHop, Channel, int], HopPlan]
 
 
 class Rerouting:
-    """The changes of one session's route; an `inference.session_ports.HopFinder`."""
+    """The changes of one session's route; an `inference.session.ports.HopFinder`."""
 
     def __init__(
         self,

@@ -14,10 +14,10 @@ import logging
 
 import trio
 
-from inference.session_codes import RefuseCode
-from inference.session_errors import HopAborted, HopLost, HopRefused
-from inference.session_plan import HopPlan, SessionSummary
-from inference.steps import PREFILL_TOKENS
+from inference.protocol.session_codes import RefuseCode
+from inference.protocol.session_errors import HopAborted, HopLost, HopRefused
+from inference.protocol.steps import PREFILL_TOKENS
+from inference.session.plan import HopPlan, SessionSummary
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.route_finder import FoundHop, RouteFinder
 

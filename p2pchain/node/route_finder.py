@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from chain.contracts.registration import Registration, RegistrationStatus
-from inference.hop_driver import compute_now_us
-from inference.model_info import ModelInfo
-from inference.precision import Precision
+from inference.device.precision import Precision
+from inference.hop.driver import compute_now_us
+from inference.weights.model_info import ModelInfo
 from market import errors as market_errors
 from market.breaker import Breaker
 from market.offer import Link, Offer, Request

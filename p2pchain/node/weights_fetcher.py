@@ -28,8 +28,8 @@ import trio
 
 from chain.contracts.model import ModelRecord
 from inference.errors import BadWeights, CacheFull, DiskFull, ModelError
-from inference.model_info import Model, load_model
-from inference.pieces import (
+from inference.weights.model_info import Model, load_model
+from inference.weights.pieces import (
     MAX_OUTLINE_BYTES,
     PART_BYTES,
     Outline,
@@ -38,13 +38,13 @@ from inference.pieces import (
     list_parts,
     select_parts,
 )
-from inference.pieces_folder import (
+from inference.weights.pieces_folder import (
     MODELS_FOLDER,
     OUTLINE_FILE,
     save_files,
     save_outline,
 )
-from inference.pieces_store import PieceStore
+from inference.weights.pieces_store import PieceStore
 from network.errors import NetworkError, TooManyStreams
 from network.faults import Fault
 from network.network import Network

@@ -1,7 +1,7 @@
 """
 What nodes ask each other for a model's weights: requests on direct streams.
 
-    weights/outline   model id, 32 bytes -> Outline (inference/pieces.py)
+    weights/outline   model id, 32 bytes -> Outline (inference/weights/pieces.py)
     weights/offer     model id, 32 bytes -> one bit per part of the outline, below
     weights/part      hash, 32 bytes     -> the part
 
@@ -15,7 +15,7 @@ Spec: docs/protocol/15-weights.md
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from inference.pieces import Part
+from inference.weights.pieces import Part
 from primitives.errors import DecodeError
 
 OUTLINE = "weights/outline"

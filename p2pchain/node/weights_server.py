@@ -20,9 +20,9 @@ import trio
 from blake3 import blake3
 
 from inference.errors import BadWeights
-from inference.pieces import PART_BYTES, Outline, Part, list_parts
-from inference.pieces_store import PieceStore
-from inference.weights import StoredTensor, open_weights
+from inference.weights.pieces import PART_BYTES, Outline, Part, list_parts
+from inference.weights.pieces_store import PieceStore
+from inference.weights.weights import StoredTensor, open_weights
 from network.network import Network
 from network.stream import Stream
 from p2pchain.node.serving_limits import ServingBudget, ServingTurns, serve_bulk

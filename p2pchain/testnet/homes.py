@@ -18,7 +18,7 @@ from pathlib import Path
 from genesis.files import save_genesis
 from genesis.genesis import Genesis, GenesisParams, GenesisValidator, compute_chain_id
 from genesis.presets import build_devnet_genesis
-from inference.model_info import load_model_info
+from inference.weights.model_info import load_model_info
 from network.endpoint import Endpoint
 from p2pchain.node.config import Config
 from p2pchain.node.home import Home, write_secret

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from inference.sampling import SamplingParams, TokenLogprob
+from inference.sampling.params import SamplingParams, TokenLogprob
 from p2pchain.api.completion import (
     CompletionRequest,
     Delta,

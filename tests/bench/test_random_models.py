@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from inference.model_info import read_model_shape
-from inference.weights import open_weights
+from inference.weights.model_info import read_model_shape
+from inference.weights.weights import open_weights
 from p2pchain.bench.random_models import (
     LARGE,
     MIDDLE,

@@ -86,7 +86,9 @@ def test_the_random_model_has_the_tensors_of_the_bundled_one(tmp_path) -> None:
 
 
 def test_the_reference_answers_with_as_many_tokens_as_asked() -> None:
-    with LineProcess("inference.reference", "--model", str(model_dir())) as reference:
+    with LineProcess(
+        "inference.worker.reference", "--model", str(model_dir())
+    ) as reference:
         question = [{"role": "user", "content": "What is a shard?"}]
         answer = reference.ask({"messages": question, "tokens": 5})
     assert len(answer["ids"]) == 5
@@ -95,7 +97,7 @@ def test_the_reference_answers_with_as_many_tokens_as_asked() -> None:
 
 def test_a_reference_that_ends_is_an_error(tmp_path) -> None:
     with pytest.raises(BenchError, match="ended with 1"):
-        LineProcess("inference.reference", "--model", str(tmp_path))
+        LineProcess("inference.worker.reference", "--model", str(tmp_path))
 
 
 def test_chosen_sections_run_and_a_failed_one_spoils_no_other(

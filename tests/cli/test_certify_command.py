@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from inference import certify
 from inference.bundled.paths import model_dir
-from inference.certificate import Certificate
+from inference.certification import certify
+from inference.certification.certificate import Certificate
 from inference.errors import UnsupportedModel
 from p2pchain.cli.main import main
 

@@ -22,8 +22,8 @@ from devnet_process import (
 from model_folders import generate, save_model, spell
 from openai_client import build_client_of
 
-from inference.model_info import load_model
-from inference.pieces import select_parts
+from inference.weights.model_info import load_model
+from inference.weights.pieces import select_parts
 from p2pchain.client import RpcClient
 from primitives.types import ATOMS_PER_COIN
 

@@ -19,30 +19,30 @@ from trio.testing import MockClock
 
 from chain.contracts.channel import Channel, ChannelStatus, Payment
 from chain.contracts.proof import Receipt
-from inference.activations import Dtype
-from inference.channel_account import EMPTY_STANDING, Standing
+from inference.device.memory import PAGE_TOKENS
 from inference.errors import BadAnswer, Busy, UnknownSession, WorkerLost
-from inference.hop_ports import HopLimits, HopOffer, HopPorts, PayeeChannel
-from inference.hop_service import HopService
-from inference.memory import PAGE_TOKENS
-from inference.messages import (
+from inference.hop.channel_account import EMPTY_STANDING, Standing
+from inference.hop.ports import HopLimits, HopOffer, HopPorts, PayeeChannel
+from inference.hop.service import HopService
+from inference.protocol.activations import Dtype
+from inference.protocol.messages import (
     HOP_PROTOCOL,
     PUSH_PROTOCOL,
     Message,
     decode_frame,
     encode_frame,
 )
-from inference.page_messages import PAGES_PROTOCOL
-from inference.sampling import Choice, SampledToken, SamplingParams
-from inference.session_account import SessionAccount
-from inference.session_codes import RefuseCode
-from inference.session_driver import RequesterSession
-from inference.session_errors import HopRefused
-from inference.session_events import FindHops
-from inference.session_plan import HopPlan, SessionPlan, SessionTimeouts, TokenEvent
-from inference.session_ports import RequesterPorts
-from inference.shared_payer import SharedPayer
-from inference.speculation import Speculation
+from inference.protocol.page_messages import PAGES_PROTOCOL
+from inference.protocol.session_account import SessionAccount
+from inference.protocol.session_codes import RefuseCode
+from inference.protocol.session_errors import HopRefused
+from inference.sampling.params import Choice, SampledToken, SamplingParams
+from inference.sampling.speculation import Speculation
+from inference.session.driver import RequesterSession
+from inference.session.events import FindHops
+from inference.session.plan import HopPlan, SessionPlan, SessionTimeouts, TokenEvent
+from inference.session.ports import RequesterPorts
+from inference.session.shared_payer import SharedPayer
 from primitives.errors import MissingError
 from primitives.hashing import compute_hash
 from primitives.keys import SecretKey

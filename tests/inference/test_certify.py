@@ -7,11 +7,15 @@ import torch
 from msgspec.structs import replace
 from tiny_models import edit_config, save_model
 
-from inference import certify, probe
-from inference.architectures import QUICK_TYPES, build_row, list_model_types
 from inference.bundled.paths import model_dir
-from inference.certificate import GHOST, RAGGED, Certificate
-from inference.certify import (
+from inference.certification import certify, probe
+from inference.certification.architectures import (
+    QUICK_TYPES,
+    build_row,
+    list_model_types,
+)
+from inference.certification.certificate import GHOST, RAGGED, Certificate
+from inference.certification.certify import (
     BUNDLED_CERTIFICATE,
     compute_config_hash,
     get_installed_libraries,
@@ -22,7 +26,7 @@ from inference.certify import (
     run_sweep,
 )
 from inference.errors import BadWeights, NotCertified, UnsupportedModel
-from inference.model_info import validate_config
+from inference.weights.model_info import validate_config
 from primitives.codec import decode, encode
 
 TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"

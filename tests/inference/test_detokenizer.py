@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.detokenizer import Detokenizer, StopScanner
+from inference.sampling.detokenizer import Detokenizer, StopScanner
 
 
 def decode_bytes(token_ids: Sequence[int]) -> str:

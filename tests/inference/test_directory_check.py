@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import edit_config, save_encoder, save_model
 
-from inference.certify import require_certificate
-from inference.directory_check import PICKLES, validate_directory
+from inference.certification.certify import require_certificate
+from inference.certification.directory_check import PICKLES, validate_directory
 from inference.errors import BadWeights, UnsupportedModel
-from inference.model_info import load_model_info
+from inference.weights.model_info import load_model_info
 
 
 def change(directory: Path, edit) -> None:

@@ -7,14 +7,14 @@ import pytest
 import torch
 from tiny_models import POSITIONS, load_reference, save_model
 
-from inference.draft_model import DraftModel
 from inference.errors import BadRequest, UnsupportedModel
-from inference.model_info import load_model
-from inference.requester import RequesterEngine, Turn
-from inference.requester_worker import RequesterWorker
-from inference.sampling import SamplingParams
-from inference.speculation import Speculation
-from inference.tokenizer import Tokenizer
+from inference.model.tokenizer import Tokenizer
+from inference.requester.draft_model import DraftModel
+from inference.requester.requester import RequesterEngine, Turn
+from inference.sampling.params import SamplingParams
+from inference.sampling.speculation import Speculation
+from inference.weights.model_info import load_model
+from inference.worker.requester_worker import RequesterWorker
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.forecast import (
+from inference.capacity.forecast import (
     LAYER_US,
     VISIT_US,
     Alone,

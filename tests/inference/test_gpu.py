@@ -4,14 +4,14 @@ import pytest
 import torch
 from tiny_models import FAMILIES, LAYERS, POSITIONS, save_model
 
+from inference.device.hardware import measure_hardware
+from inference.device.precision import AUTO, Precision
+from inference.engine.executor import draw_hidden
+from inference.engine.stage import StageEngine
 from inference.errors import UnsupportedModel
-from inference.executor import draw_hidden
-from inference.hardware import measure_hardware
-from inference.precision import AUTO, Precision
-from inference.requester import RequesterEngine
-from inference.split import CPU
-from inference.stage import StageEngine
-from inference.worker_service import StageService, choose_device, get_bytes
+from inference.model.split import CPU
+from inference.requester.requester import RequesterEngine
+from inference.worker.worker_service import StageService, choose_device, get_bytes
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device, and there is none"

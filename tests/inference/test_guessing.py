@@ -16,10 +16,10 @@ from session_world import (
     run,
 )
 
-from inference.hop_ports import HopOffer
-from inference.messages import Data, Finish
-from inference.speculation import MAX_GUESSES, Speculation
-from inference.steps import RANGE_STEPS
+from inference.hop.ports import HopOffer
+from inference.protocol.messages import Data, Finish
+from inference.protocol.steps import RANGE_STEPS
+from inference.sampling.speculation import MAX_GUESSES, Speculation
 
 PROMPT = [3, 1, 4, 1, 5]
 TOKENS = 60

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference import hardware
-from inference.hardware import (
+from inference.device.device import hardware
+from inference.device.hardware import (
     Advice,
     Gpu,
     Hardware,
@@ -18,7 +18,7 @@ from inference.hardware import (
     measure_hardware,
     parse_gpus,
 )
-from inference.precision import PACKINGS, Precision
+from inference.device.precision import PACKINGS, Precision
 
 BF16, FP16, FP32 = "bfloat16", "float16", "float32"
 NATIVE, INT8 = Precision.NATIVE, Precision.INT8
@@ -143,7 +143,7 @@ def test_a_probe_that_fails_finds_nothing(tmp_path: Path, monkeypatch) -> None:
 
 def test_the_probe_itself_runs() -> None:
     done = subprocess.run(
-        [hardware.sys.executable, "-m", "inference.gpu_probe"],
+        [hardware.sys.executable, "-m", "inference.device.gpu_probe"],
         capture_output=True,
         check=True,
         timeout=120,

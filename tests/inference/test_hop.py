@@ -9,11 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.contracts.proof import verify_receipt
-from inference.activations import Dtype, compute_digest
-from inference.channel_account import EMPTY_STANDING, ChannelAccount, Standing
-from inference.hop import HopSession
-from inference.hop_delivery import MAX_REPEATS
-from inference.hop_events import (
+from inference.hop.channel_account import EMPTY_STANDING, ChannelAccount, Standing
+from inference.hop.delivery import MAX_REPEATS
+from inference.hop.events import (
     AbortArrived,
     Blame,
     Compute,
@@ -40,11 +38,13 @@ from inference.hop_events import (
     Side,
     Violated,
 )
-from inference.hop_life import Phase
-from inference.hop_ports import HopLimits
-from inference.hop_route import HopRoute
-from inference.kept_outputs import OutputBudget
-from inference.messages import (
+from inference.hop.hop import HopSession
+from inference.hop.kept_outputs import OutputBudget
+from inference.hop.life import Phase
+from inference.hop.ports import HopLimits
+from inference.hop.route import HopRoute
+from inference.protocol.activations import Dtype, compute_digest
+from inference.protocol.messages import (
     VERSION,
     Abort,
     Data,
@@ -59,9 +59,9 @@ from inference.messages import (
     Unlinked,
     compute_relink_message,
 )
-from inference.receipts import Range, sign_input
-from inference.session_codes import AbortCode, Activity
-from inference.terms import get_schedule
+from inference.protocol.receipts import Range, sign_input
+from inference.protocol.session_codes import AbortCode, Activity
+from inference.protocol.terms import get_schedule
 from primitives.keys import SecretKey
 
 HIDDEN = 4

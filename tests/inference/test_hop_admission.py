@@ -12,9 +12,9 @@ from session_world import (
 )
 
 from chain.contracts.channel import ChannelStatus
-from inference.activations import Dtype
-from inference.hop_ports import HopLimits
-from inference.messages import (
+from inference.hop.ports import HopLimits
+from inference.protocol.activations import Dtype
+from inference.protocol.messages import (
     HOP_PROTOCOL,
     PUSH_PROTOCOL,
     VERSION,
@@ -30,8 +30,8 @@ from inference.messages import (
     decode_frame,
     encode_frame,
 )
-from inference.session_codes import AbortCode, RefuseCode
-from inference.session_route import Route
+from inference.protocol.session_codes import AbortCode, RefuseCode
+from inference.session.route import Route
 
 INVALID = RefuseCode.INVALID
 TERMS = RefuseCode.TERMS

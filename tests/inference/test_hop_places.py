@@ -20,13 +20,13 @@ from session_world import (
     run,
 )
 
-from inference.activations import compute_digest
-from inference.hop_driver import INBOX_EVENTS
-from inference.hop_events import PoolChanged
-from inference.hop_places import MAX_PEERS, Holder, NoPlace, Places
-from inference.hop_ports import HopLimits
-from inference.hop_undone import FREE_STEPS, MAX_CHANNELS, UndoneSteps
-from inference.messages import (
+from inference.hop.driver import INBOX_EVENTS
+from inference.hop.events import PoolChanged
+from inference.hop.places import MAX_PEERS, Holder, NoPlace, Places
+from inference.hop.ports import HopLimits
+from inference.hop.undone import FREE_STEPS, MAX_CHANNELS, UndoneSteps
+from inference.protocol.activations import compute_digest
+from inference.protocol.messages import (
     HOP_PROTOCOL,
     PUSH_PROTOCOL,
     Abort,
@@ -41,10 +41,10 @@ from inference.messages import (
     decode_frame,
     encode_frame,
 )
-from inference.receipts import Range, sign_input
-from inference.session_codes import AbortCode, RefuseCode
-from inference.session_route import Route
-from inference.steps import Step
+from inference.protocol.receipts import Range, sign_input
+from inference.protocol.session_codes import AbortCode, RefuseCode
+from inference.protocol.steps import Step
+from inference.session.route import Route
 from primitives.hashing import compute_hash
 
 MILLION = 1_000_000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from session_world import HIDDEN, HopNode, collect, open_world, run
 
-from inference.messages import (
+from inference.protocol.messages import (
     Abort,
     Accept,
     Data,
@@ -22,8 +22,8 @@ from inference.messages import (
     decode_frame,
     encode_frame,
 )
-from inference.session_codes import AbortCode, Activity
-from inference.session_errors import HopAborted, HopLost, WrongAnswer
+from inference.protocol.session_codes import AbortCode, Activity
+from inference.protocol.session_errors import HopAborted, HopLost, WrongAnswer
 
 PROMPT = [1, 2, 3]
 STEP = 3

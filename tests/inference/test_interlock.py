@@ -13,10 +13,10 @@ from session_world import (
 )
 
 from inference.errors import WorkerLost
-from inference.hop_ports import HopLimits
-from inference.messages import Data, Finish, Pay
-from inference.session_codes import AbortCode, RefuseCode
-from inference.session_errors import HopAborted, HopLost, HopRefused
+from inference.hop.ports import HopLimits
+from inference.protocol.messages import Data, Finish, Pay
+from inference.protocol.session_codes import AbortCode, RefuseCode
+from inference.protocol.session_errors import HopAborted, HopLost, HopRefused
 
 PREFILL_UNITS = compute_prefill_units(3)
 PROMPT = [1, 2, 3]

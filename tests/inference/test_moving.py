@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.moving import Chances, Host, consider_move
+from inference.capacity.moving import Chances, Host, consider_move
 
 SIZES = [10] * 8
 BOLD = Chances(goes=0.0, place=0.0)

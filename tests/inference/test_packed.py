@@ -8,12 +8,12 @@ import torch
 from tiny_models import HIDDEN, save_model
 from torch import nn
 
-from inference import packed
-from inference.kernels import build_kernel
-from inference.packed import PackedLayer, SharedProduct, pack, watch_inputs
-from inference.precision import PACKINGS, Precision
-from inference.split import Part, load_stage
-from inference.stage import StageEngine
+from inference.device.precision import PACKINGS, Precision
+from inference.engine import packed
+from inference.engine.kernels import build_kernel
+from inference.engine.packed import PackedLayer, SharedProduct, pack, watch_inputs
+from inference.engine.stage import StageEngine
+from inference.model.split import Part, load_stage
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -15,10 +15,11 @@ from session_world import (
     run,
 )
 
-from inference.memory import PAGE_TOKENS
-from inference.messages import Data, Open
-from inference.page_giver import MAX_TAKERS
-from inference.page_messages import (
+from inference.device.memory import PAGE_TOKENS
+from inference.hop.page_giver import MAX_TAKERS
+from inference.hop.page_taker import PrefillPace
+from inference.protocol.messages import Data, Open
+from inference.protocol.page_messages import (
     AskPages,
     GivePages,
     PageGrant,
@@ -30,10 +31,9 @@ from inference.page_messages import (
     decode_page_frame,
     encode_page_frame,
 )
-from inference.page_taker import PrefillPace
-from inference.prefix_keys import name_beginnings, name_scope
-from inference.session_errors import BadMessage
-from inference.session_route import Route
+from inference.protocol.prefix_keys import name_beginnings, name_scope
+from inference.protocol.session_errors import BadMessage
+from inference.session.route import Route
 from primitives.hashing import compute_blob_hash
 
 SECRET = b"s" * 32

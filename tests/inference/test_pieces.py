@@ -11,10 +11,11 @@ from msgspec.structs import replace
 from tiny_models import FAMILIES, LAYERS, save_model
 
 from chain.contracts.model import compute_model_id
-from inference import pieces
 from inference.errors import BadWeights, UnsupportedModel
-from inference.model_info import Model, load_model
-from inference.pieces import (
+from inference.model.split import load_ends, load_stage
+from inference.model.tokenizer import Tokenizer
+from inference.weights.model_info import Model, load_model
+from inference.weights.pieces import (
     Manifest,
     Outline,
     Piece,
@@ -26,11 +27,9 @@ from inference.pieces import (
     hash_parts,
     select_parts,
 )
-from inference.pieces_folder import save_files, save_outline
-from inference.pieces_store import PieceStore
-from inference.split import load_ends, load_stage
-from inference.tokenizer import Tokenizer
-from inference.weights import open_weights
+from inference.weights.pieces_folder import save_files, save_outline
+from inference.weights.pieces_store import PieceStore
+from inference.weights.weights import open_weights, pieces
 from primitives.codec import encode
 from primitives.errors import DecodeError, P2PChainError
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.errors import CacheFull, DiskFull, WrongPart
-from inference.pieces import Part
-from inference.pieces_store import PieceStore, get_part_path
+from inference.weights.pieces import Part
+from inference.weights.pieces_store import PieceStore, get_part_path
 
 SIZE = 100
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.device import measure_device, measure_free_bytes
-from inference.placement import choose_layers, count_hosts
+from inference.capacity.placement import choose_layers, count_hosts
+from inference.device.device import measure_device, measure_free_bytes
 
 EIGHT = [10] * 8
 

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tiny_models import HIDDEN, LAYERS, save_model
 
+from inference.device.memory import PAGE_TOKENS, CacheCost
+from inference.engine.executor import Executor
+from inference.engine.ghost_executor import GhostExecutor
+from inference.engine.pages import PageRun, build_runs, find_slots
+from inference.engine.prefix_index import PrefixIndex
+from inference.engine.ragged import TEST_TOKENS, RaggedExecutor, build_ragged
+from inference.engine.scheduler import CHOICE, Scheduler
+from inference.engine.stage import StageEngine
 from inference.errors import BadAnswer, Busy, UnknownSession, WrongPosition
-from inference.executor import Executor
-from inference.ghost_executor import GhostExecutor
-from inference.memory import PAGE_TOKENS, CacheCost
-from inference.pages import PageRun, build_runs, find_slots
-from inference.prefix_index import PrefixIndex
-from inference.ragged import TEST_TOKENS, RaggedExecutor, build_ragged
-from inference.scheduler import CHOICE, Scheduler
-from inference.split import load_stage
-from inference.stage import StageEngine
+from inference.model.split import load_stage
 
 COST = CacheCost(position_bytes=1)
 

@@ -16,22 +16,22 @@ from session_world import (
     run,
 )
 
-from inference.codec import Codec
-from inference.hop_prefix import HopPrefix
-from inference.kept_outputs import KeptOutputs, OutputBudget
-from inference.memory import PAGE_TOKENS
-from inference.messages import Accept, Data, Finish
-from inference.prefix_keys import (
+from inference.device.memory import PAGE_TOKENS
+from inference.hop.kept_outputs import KeptOutputs, OutputBudget
+from inference.hop.prefix import HopPrefix
+from inference.protocol.codec import Codec
+from inference.protocol.messages import Accept, Data, Finish
+from inference.protocol.prefix_keys import (
     MAX_PREFIX_KEYS,
     derive_secret,
     name_beginnings,
     name_scope,
 )
-from inference.session_codes import RefuseCode
-from inference.session_errors import HopRefused
-from inference.session_route import Route
-from inference.shared_payer import SharedPayer
-from inference.speculation import Speculation
+from inference.protocol.session_codes import RefuseCode
+from inference.protocol.session_errors import HopRefused
+from inference.sampling.speculation import Speculation
+from inference.session.route import Route
+from inference.session.shared_payer import SharedPayer
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
 from primitives.kv import MemoryStore

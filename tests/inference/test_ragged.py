@@ -16,21 +16,21 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 
-from inference import packed
 from inference.bundled.pairs import load_pairs
 from inference.bundled.paths import model_dir
+from inference.device.memory import PAGE_TOKENS
+from inference.device.precision import Precision
+from inference.engine import packed
+from inference.engine.executor import TEST_PAGES, draw_hidden
+from inference.engine.ghost_executor import GhostExecutor
+from inference.engine.packed import PackedLayer, pack
+from inference.engine.ragged import TEST_TOKENS, RaggedExecutor, build_ragged
+from inference.engine.ragged_attention import find_window
+from inference.engine.stage import StageEngine
 from inference.errors import UnsupportedModel
-from inference.executor import TEST_PAGES, draw_hidden
-from inference.ghost_executor import GhostExecutor
-from inference.memory import PAGE_TOKENS
-from inference.packed import PackedLayer, pack
-from inference.precision import Precision
-from inference.ragged import TEST_TOKENS, RaggedExecutor, build_ragged
-from inference.ragged_attention import find_window
-from inference.requester import RequesterEngine, Turn
-from inference.sampling import ChatMessage, SamplingParams
-from inference.split import Part, load_stage
-from inference.stage import StageEngine
+from inference.model.split import Part, load_stage
+from inference.requester.requester import RequesterEngine, Turn
+from inference.sampling.params import ChatMessage, SamplingParams
 
 RAGGED = [
     "llama", "qwen2", "qwen2-window", "qwen3", "mistral", "mixtral", "phi3", "gemma",

@@ -16,13 +16,13 @@ from session_world import (
     run,
 )
 
-from inference.channel_account import Standing
-from inference.hop_ports import HopLimits
-from inference.messages import Accept, Data, Linked, decode_frame
-from inference.session_codes import AbortCode
-from inference.session_errors import HopLost
-from inference.session_plan import SessionTimeouts
-from inference.steps import Schedule
+from inference.hop.channel_account import Standing
+from inference.hop.ports import HopLimits
+from inference.protocol.messages import Accept, Data, Linked, decode_frame
+from inference.protocol.session_codes import AbortCode
+from inference.protocol.session_errors import HopLost
+from inference.protocol.steps import Schedule
+from inference.session.plan import SessionTimeouts
 
 PROMPT = [1, 2, 3]
 

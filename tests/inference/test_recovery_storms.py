@@ -7,8 +7,8 @@ import pytest
 import trio
 from session_world import build_sampling, is_owing, open_world, run
 
-from inference.session_driver import RequesterSession
-from inference.session_errors import SessionError
+from inference.protocol.session_errors import SessionError
+from inference.session.driver import RequesterSession
 
 SESSIONS = 4
 TOKENS = 40

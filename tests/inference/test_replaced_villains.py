@@ -16,12 +16,12 @@ from session_world import (
     run,
 )
 
-from inference.hop_events import Side
-from inference.messages import Abort, Data, Note, Unlinked, encode_frame
-from inference.receipts import compute_receipt_message
-from inference.session_codes import AbortCode
-from inference.session_errors import HopAborted, ReceiptMismatch, WrongAnswer
-from inference.session_verdicts import MAX_FAULTS
+from inference.hop.events import Side
+from inference.protocol.messages import Abort, Data, Note, Unlinked, encode_frame
+from inference.protocol.receipts import compute_receipt_message
+from inference.protocol.session_codes import AbortCode
+from inference.protocol.session_errors import HopAborted, ReceiptMismatch, WrongAnswer
+from inference.session.verdicts import MAX_FAULTS
 
 PROMPT = [5, 6, 7]
 PREFILL_UNITS = compute_prefill_units(len(PROMPT))

@@ -17,6 +17,9 @@ from tiny_models import (
     save_model,
 )
 
+from inference.device.precision import Precision
+from inference.engine.ghost_executor import GhostExecutor
+from inference.engine.stage import StageEngine
 from inference.errors import (
     BadAnswer,
     BadPrompt,
@@ -25,13 +28,10 @@ from inference.errors import (
     Busy,
     UnknownSession,
 )
-from inference.ghost_executor import GhostExecutor
-from inference.precision import Precision
-from inference.requester import MAX_SESSIONS, RequesterEngine, Turn
-from inference.sampling import ChatMessage, Choice, SampledToken, SamplingParams
-from inference.split import load_stage
-from inference.stage import StageEngine
-from inference.tokenizer import Tokenizer, build_transcript
+from inference.model.split import load_stage
+from inference.model.tokenizer import Tokenizer, build_transcript
+from inference.requester.requester import MAX_SESSIONS, RequesterEngine, Turn
+from inference.sampling.params import ChatMessage, Choice, SampledToken, SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from inference.sampler import (
+from inference.sampling.params import SamplingParams
+from inference.sampling.sampler import (
     LEAST_LOGPROB,
     choose_token,
     compute_candidates,
     compute_draw,
     compute_logprobs,
 )
-from inference.sampling import SamplingParams
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
 

@@ -15,10 +15,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from inference.errors import BadRequest, Busy, UnknownSession, WrongPosition
-from inference.memory import MAX_SESSIONS, PAGE_TOKENS, CacheCost, Reservations
-from inference.pages import PagePool, PageRun, find_slots
-from inference.scheduler import (
+from inference.device.memory import MAX_SESSIONS, PAGE_TOKENS, CacheCost, Reservations
+from inference.engine.pages import PagePool, PageRun, find_slots
+from inference.engine.scheduler import (
     DECODE_TOKENS,
     LONE_STEP_TOKENS,
     MAX_REQUESTS,
@@ -27,6 +26,7 @@ from inference.scheduler import (
     Scheduler,
     Work,
 )
+from inference.errors import BadRequest, Busy, UnknownSession, WrongPosition
 
 COST = CacheCost(position_bytes=1)
 PAGES = 200

@@ -18,9 +18,9 @@ from chain.contracts.proof import (
     compute_work_root,
     verify_receipt,
 )
-from inference.session_account import build_work_record
-from inference.session_errors import HopLost, HopRefused, PaymentFailed
-from inference.session_plan import SessionTimeouts, TokenEvent
+from inference.protocol.session_account import build_work_record
+from inference.protocol.session_errors import HopLost, HopRefused, PaymentFailed
+from inference.session.plan import SessionTimeouts, TokenEvent
 from primitives.types import EMPTY_HASH
 
 

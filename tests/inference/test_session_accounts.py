@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from chain.contracts.channel import Payment, Voucher
 from chain.contracts.proof import compute_receipt_hash
-from inference.activations import (
+from inference.hop.channel_account import EMPTY_STANDING, ChannelAccount, Standing
+from inference.protocol.activations import (
     Dtype,
     compute_digest,
     compute_range_hash,
     compute_size,
     is_finite,
 )
-from inference.channel_account import EMPTY_STANDING, ChannelAccount, Standing
-from inference.receipts import (
+from inference.protocol.receipts import (
     Contribution,
     Range,
     ReceiptTrail,
@@ -29,10 +29,10 @@ from inference.receipts import (
     validate_predecessor,
     verify_input,
 )
-from inference.session_account import SessionAccount, build_work_record
-from inference.session_errors import ReceiptMismatch
-from inference.shared_payer import SharedPayer
-from inference.steps import Prices, Schedule
+from inference.protocol.session_account import SessionAccount, build_work_record
+from inference.protocol.session_errors import ReceiptMismatch
+from inference.protocol.steps import Prices, Schedule
+from inference.session.shared_payer import SharedPayer
 from primitives.codec import decode, encode
 from primitives.keys import SecretKey
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from chain.contracts.channel import Payment, Voucher
 from chain.contracts.proof import Receipt
-from inference.activations import compute_digest
-from inference.messages import (
+from inference.protocol.activations import compute_digest
+from inference.protocol.messages import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
     MAX_HOPS,
@@ -35,14 +35,14 @@ from inference.messages import (
     encode_frame,
     verify_open,
 )
-from inference.receipts import (
+from inference.protocol.receipts import (
     Range,
     compute_history_root,
     compute_input_hash,
     sign_input,
 )
-from inference.session_errors import BadMessage
-from inference.steps import Schedule
+from inference.protocol.session_errors import BadMessage
+from inference.protocol.steps import Schedule
 from primitives.codec import encode
 from primitives.keys import SecretKey
 

@@ -10,15 +10,15 @@ import trio
 from session_world import UNIT_PRICE, collect, open_world
 from tiny_models import HIDDEN, LAYERS, POSITIONS, load_reference, save_model
 
+from inference.device.memory import PAGE_TOKENS
 from inference.errors import WorkerLost
-from inference.memory import PAGE_TOKENS
-from inference.model_info import load_model
-from inference.requester_worker import RequesterWorker
-from inference.sampling import ChatMessage
-from inference.session_codes import AbortCode
-from inference.session_errors import HopAborted
-from inference.stage_worker import StageWorker
-from inference.supervisor import supervise
+from inference.protocol.session_codes import AbortCode
+from inference.protocol.session_errors import HopAborted
+from inference.sampling.params import ChatMessage
+from inference.weights.model_info import load_model
+from inference.worker.requester_worker import RequesterWorker
+from inference.worker.stage_worker import StageWorker
+from inference.worker.supervisor import supervise
 
 DEADLINE_S = 120
 """Against hangs only; everything waits for events."""

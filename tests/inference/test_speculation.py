@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.drafts import (
+from inference.sampling.drafts import (
     LONGEST_MATCH,
     SHORTEST_MATCH,
     FirstDrafter,
     NgramDrafter,
 )
-from inference.speculation import (
+from inference.sampling.speculation import (
     FIRST_TURNS,
     FREE_GUESSES,
     MAX_GUESSES,

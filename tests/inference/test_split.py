@@ -16,11 +16,11 @@ from tiny_models import (
     save_model,
 )
 
+from inference.engine.stage import StageEngine
 from inference.errors import BadWeights, UnsupportedModel, WrongPosition
-from inference.local_pipeline import LocalPipeline, load_pipeline
-from inference.safetensors_file import read_entries
-from inference.split import get_cache_argument, load_ends, load_stage
-from inference.stage import StageEngine
+from inference.model.local_pipeline import LocalPipeline, load_pipeline
+from inference.model.split import get_cache_argument, load_ends, load_stage
+from inference.weights.safetensors_file import read_entries
 
 INEXACT = {"deepseek-v4": "keeps a state"}
 QUICK = ("llama-tied", "qwen2-window", "gemma3", "gpt2", "opt-projected", "bloom",

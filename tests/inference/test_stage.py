@@ -7,6 +7,8 @@ import pytest
 import torch
 from tiny_models import HIDDEN, LAYERS, save_model
 
+from inference.device.memory import MAX_SESSIONS, PAGE_TOKENS, CacheCost
+from inference.engine.stage import StageEngine
 from inference.errors import (
     BadAnswer,
     BadRequest,
@@ -16,9 +18,7 @@ from inference.errors import (
     UnsupportedModel,
     WrongPosition,
 )
-from inference.memory import MAX_SESSIONS, PAGE_TOKENS, CacheCost
-from inference.split import load_stage
-from inference.stage import StageEngine
+from inference.model.split import load_stage
 
 POSITION_BYTES = 2 * 2 * 2 * 8 * 4
 """Two layers, keys and values, two heads of eight float32."""

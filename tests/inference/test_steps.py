@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.memory import PAGE_TOKENS
-from inference.session_errors import BadMessage
-from inference.steps import (
+from inference.device.memory import PAGE_TOKENS
+from inference.protocol.session_errors import BadMessage
+from inference.protocol.steps import (
     MAX_DECODE_TOKENS,
     PREFILL_TOKENS,
     RANGE_STEPS,

@@ -13,7 +13,7 @@ import trio.testing
 from msgspec.structs import replace
 from tiny_models import HIDDEN, LAYERS, POSITIONS, load_reference, save_model
 
-from inference import supervisor as supervisor_module
+from inference.device.memory import PAGE_TOKENS
 from inference.errors import (
     BadAnswer,
     BadPrompt,
@@ -23,14 +23,14 @@ from inference.errors import (
     WorkerFailed,
     WorkerLost,
 )
-from inference.memory import PAGE_TOKENS
-from inference.model_info import Model, load_model
-from inference.pieces import Manifest
-from inference.requester_worker import RequesterWorker
-from inference.sampling import ChatMessage, SamplingParams
-from inference.stage_worker import StageWorker
-from inference.supervisor import WorkerState, supervise
-from inference.worker_link import MAX_CALLS
+from inference.sampling.params import ChatMessage, SamplingParams
+from inference.weights.model_info import Model, load_model
+from inference.weights.pieces import Manifest
+from inference.worker.requester_worker import RequesterWorker
+from inference.worker.stage_worker import StageWorker
+from inference.worker.supervisor import WorkerState, supervise
+from inference.worker.worker import supervisor as supervisor_module
+from inference.worker.worker_link import MAX_CALLS
 
 TOKEN_BYTES = 4 * HIDDEN
 DEADLINE_S = 120

@@ -19,20 +19,20 @@ from session_world import (
 )
 from tiny_models import HIDDEN, LAYERS, VOCAB, save_encoder
 
-from inference.codec import Codec
+from inference.engine.stage import StageEngine
 from inference.errors import BadPrompt, BadRequest, BadWeights, UnsupportedModel
-from inference.local_pipeline import EncoderPipeline, load_stages
-from inference.model_info import load_model
-from inference.pooling import Pooling, read_pooling
-from inference.requester_worker import RequesterWorker
-from inference.sampling import ChatMessage, Choice, SampledToken, SamplingParams
-from inference.session_codes import RefuseCode
-from inference.session_driver import RequesterSession
-from inference.session_errors import HopAborted, HopLost, HopRefused
-from inference.stage import StageEngine
-from inference.stage_worker import StageWorker
-from inference.supervisor import supervise
-from inference.text_encoder import TextEncoder
+from inference.model.local_pipeline import EncoderPipeline, load_stages
+from inference.model.pooling import Pooling, read_pooling
+from inference.protocol.codec import Codec
+from inference.protocol.session_codes import RefuseCode
+from inference.protocol.session_errors import HopAborted, HopLost, HopRefused
+from inference.requester.text_encoder import TextEncoder
+from inference.sampling.params import ChatMessage, Choice, SampledToken, SamplingParams
+from inference.session.driver import RequesterSession
+from inference.weights.model_info import load_model
+from inference.worker.requester_worker import RequesterWorker
+from inference.worker.stage_worker import StageWorker
+from inference.worker.supervisor import supervise
 
 PROMPT = [(7 * i + 3) % 97 for i in range(300)]
 """Longer than two steps of a prompt."""

@@ -16,7 +16,7 @@ from session_world import (
 )
 
 from chain.contracts.proof import compute_receipt_message
-from inference.messages import (
+from inference.protocol.messages import (
     Abort,
     Accept,
     Data,
@@ -26,8 +26,8 @@ from inference.messages import (
     Progress,
     decode_frame,
 )
-from inference.session_codes import AbortCode
-from inference.session_errors import (
+from inference.protocol.session_codes import AbortCode
+from inference.protocol.session_errors import (
     HopAborted,
     HopLost,
     ReceiptMismatch,
@@ -35,8 +35,8 @@ from inference.session_errors import (
     StepTimeout,
     WrongAnswer,
 )
-from inference.session_plan import SessionTimeouts
-from inference.session_watch import FIRST_PROBE_US
+from inference.session.plan import SessionTimeouts
+from inference.session.watch import FIRST_PROBE_US
 from primitives.types import EMPTY_HASH
 
 PROMPT = [1, 2, 3]

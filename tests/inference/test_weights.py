@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 from tiny_models import HIDDEN, LAYERS, POSITIONS, VOCAB, edit_config, save_model
 
 from inference.errors import BadWeights, UnsupportedModel
-from inference.model_info import ModelInfo, load_model, load_model_info
-from inference.safetensors_file import read_entries
-from inference.weights import CONFIG_FILE, open_weights
+from inference.weights.model_info import ModelInfo, load_model, load_model_info
+from inference.weights.safetensors_file import read_entries
+from inference.weights.weights import CONFIG_FILE, open_weights
 from primitives.codec import decode, encode
 
 
@@ -252,7 +252,7 @@ def test_dtype_comes_from_the_weights_where_the_config_is_silent(
 
 def test_the_node_process_needs_no_torch() -> None:
     script = (
-        "import sys, inference.supervisor\n"
+        "import sys, inference.worker.supervisor\n"
         "bad = {'torch', 'transformers', 'tokenizers'} & set(sys.modules)\n"
         "sys.exit(f'imported: {bad}' if bad else 0)"
     )

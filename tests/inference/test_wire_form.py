@@ -21,13 +21,13 @@ from session_world import (
     run,
 )
 
-from inference.activations import Dtype
-from inference.codec import CODEC_OF_NAME, Codec
-from inference.messages import Data
-from inference.session_codes import AbortCode, RefuseCode
-from inference.session_driver import RequesterSession
-from inference.session_errors import HopAborted, HopRefused, WrongAnswer
-from inference.wire_form import BLOCK, WireForm, _read_floats
+from inference.protocol.activations import Dtype
+from inference.protocol.codec import CODEC_OF_NAME, Codec
+from inference.protocol.messages import Data
+from inference.protocol.session_codes import AbortCode, RefuseCode
+from inference.protocol.session_errors import HopAborted, HopRefused, WrongAnswer
+from inference.protocol.wire_form import BLOCK, WireForm, _read_floats
+from inference.session.driver import RequesterSession
 
 PROMPT = [3, 1, 4, 1, 5]
 replace = msgspec.structs.replace

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import HIDDEN, LAYERS, VOCAB, edit_config, save_model
 
+from inference.device.memory import PAGE_TOKENS
 from inference.errors import (
     BadAnswer,
     BadRequest,
@@ -27,11 +28,10 @@ from inference.errors import (
     WrongPosition,
     type_of_code,
 )
-from inference.memory import PAGE_TOKENS
-from inference.sampling import ChatMessage, SampledToken, SamplingParams
-from inference.worker import OOM_SCORE
-from inference.worker_service import NullService
-from inference.worker_wire import (
+from inference.sampling.params import ChatMessage, SampledToken, SamplingParams
+from inference.worker.worker import OOM_SCORE
+from inference.worker.worker_service import NullService
+from inference.worker.worker_wire import (
     MAX_HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
     PREFIX_BYTES,
@@ -102,7 +102,7 @@ class RawWorker:
 @contextmanager
 def start_worker(directory: Path, *role: str) -> Iterator[RawWorker]:
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "inference.worker", *role]
+    command = [sys.executable, "-m", "inference.worker.worker", *role]
     command += ["--model", str(directory), "--fd", str(theirs.fileno())]
     with theirs:
         process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
@@ -302,7 +302,7 @@ def test_a_worker_ends_with_the_node_also_when_it_is_busy(directory: Path) -> No
 def test_errors_outside_the_tree_become_answers(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from inference import worker
+    from inference.worker.worker import worker
 
     def explode(*_: object) -> None:
         raise MemoryError("no room for scores")

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from session_world import open_world
 from tiny_models import load_reference, save_tokenizer
 
-from inference.memory import WORKER_BYTES
-from inference.memory_limit import DataUse, compute_limit, read_use
-from inference.model_info import load_model
-from inference.requester_worker import RequesterWorker
-from inference.stage_worker import StageWorker
-from inference.supervisor import WorkerState, supervise
+from inference.device.memory import WORKER_BYTES
+from inference.device.memory_limit import DataUse, compute_limit, read_use
+from inference.weights.model_info import load_model
+from inference.worker.requester_worker import RequesterWorker
+from inference.worker.stage_worker import StageWorker
+from inference.worker.supervisor import WorkerState, supervise
 
 DEADLINE_S = 120
 """Against hangs only; everything waits for events."""

@@ -7,7 +7,7 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from inference.tiny_config import build_tiny_config
+from inference.certification.tiny_config import build_tiny_config
 
 VOCAB = 300
 LAYERS = 4

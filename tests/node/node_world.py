@@ -30,12 +30,12 @@ from chain.spec import ChainSpec
 from chain.transaction import Payload
 from genesis.presets import build_devnet_genesis
 from genesis.state import build_chain_spec
+from inference.device.precision import Precision
 from inference.errors import BadPrompt, WorkerFailed
-from inference.model_info import ModelInfo
-from inference.precision import Precision
-from inference.sampling import ChatMessage, SamplingParams
-from inference.shared_payer import SharedPayer
-from inference.supervisor import WorkerState, WorkerStatus
+from inference.sampling.params import ChatMessage, SamplingParams
+from inference.session.shared_payer import SharedPayer
+from inference.weights.model_info import ModelInfo
+from inference.worker.supervisor import WorkerState, WorkerStatus
 from network.endpoint import Endpoint
 from network.faults import Fault
 from network.network import PeerInfo

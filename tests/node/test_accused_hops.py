@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from inference.session_codes import AbortCode
-from inference.session_errors import HopAborted, HopAccused, HopLost
-from inference.session_events import FindHops
+from inference.protocol.session_codes import AbortCode
+from inference.protocol.session_errors import HopAborted, HopAccused, HopLost
+from inference.session.events import FindHops
 from p2pchain.api.errors import NoRoute
 from p2pchain.node.rerouting import Rerouting
 

@@ -8,7 +8,7 @@ from chain_world import BLS_KEYS, GENESIS
 from node_world import COIN, INFO, build_key, build_request, open_network, run
 
 from chain.contracts.channel import ChannelStatus, Withdraw
-from inference.supervisor import WorkerState
+from inference.worker.supervisor import WorkerState
 from p2pchain.api.errors import (
     InsufficientFunds,
     NotFound,

@@ -14,10 +14,10 @@ from node_world import (
 
 from chain.contracts.channel import OpenChannels, TopUp
 from inference.errors import Busy, WorkerLost
-from inference.messages import Data, Note, Refuse
-from inference.sampling import ChatMessage
-from inference.session_codes import RefuseCode
-from inference.supervisor import WorkerState
+from inference.protocol.messages import Data, Note, Refuse
+from inference.protocol.session_codes import RefuseCode
+from inference.sampling.params import ChatMessage
+from inference.worker.supervisor import WorkerState
 from p2pchain.api.errors import (
     InsufficientFunds,
     InvalidParams,

@@ -14,7 +14,7 @@ from genesis.files import load_genesis
 from genesis.genesis import compute_chain_id
 from genesis.presets import DEVNET_PARAMS
 from genesis.state import build_chain_spec
-from inference.model_info import ModelInfo
+from inference.weights.model_info import ModelInfo
 from network.endpoint import Endpoint
 from p2pchain.errors import ConfigError, HomeError
 from p2pchain.node import initialise

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from inference.prefix_keys import name_beginnings
-from inference.session_plan import HopPlan
+from inference.protocol.prefix_keys import name_beginnings
+from inference.session.plan import HopPlan
 from p2pchain.node import kept_routes
 from p2pchain.node.kept_routes import KeptRoutes
 

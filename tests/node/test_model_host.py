@@ -11,13 +11,13 @@ from msgspec.structs import replace
 
 from chain.contracts.registration import RegistrationStatus
 from chain.following import Follow, Layers
-from inference.device import SHARE, Device
+from inference.device.device import SHARE, Device
+from inference.device.hardware import Gpu, Hardware
+from inference.device.memory import compute_stage_bytes
+from inference.device.precision import Precision
 from inference.errors import NotCertified
-from inference.hardware import Gpu, Hardware
-from inference.memory import compute_stage_bytes
-from inference.model_info import Model, ModelInfo
-from inference.pieces import Manifest, Piece
-from inference.precision import Precision
+from inference.weights.model_info import Model, ModelInfo
+from inference.weights.pieces import Manifest, Piece
 from p2pchain.errors import ConfigError
 from p2pchain.node import model_host
 from p2pchain.node.config import AUTO

@@ -1,8 +1,8 @@
 """Layers of another precision are another thing to sell."""
 
 from inference.bundled.paths import model_dir
-from inference.model_info import ModelInfo, load_model_info
-from inference.precision import Precision
+from inference.device.precision import Precision
+from inference.weights.model_info import ModelInfo, load_model_info
 from p2pchain.node.profile import build_profile, get_profile_hash
 
 

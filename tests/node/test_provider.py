@@ -7,8 +7,8 @@ from node_world import COIN, HALVES, open_network, run
 from chain.contracts.registration import Register, RegistrationStatus
 from chain.contracts.transfer import Transfer
 from inference.errors import WorkerLost
-from inference.messages import Accept
-from inference.supervisor import WorkerState
+from inference.protocol.messages import Accept
+from inference.worker.supervisor import WorkerState
 from p2pchain.api.errors import NoRoute, StageLost
 
 

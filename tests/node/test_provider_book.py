@@ -13,8 +13,8 @@ from chain.contracts.channel import (
     verify_preimage,
 )
 from chain.contracts.proof import Receipt, WorkRecord
-from inference.channel_account import EMPTY_STANDING, Standing
-from inference.session_account import SessionAccount
+from inference.hop.channel_account import EMPTY_STANDING, Standing
+from inference.protocol.session_account import SessionAccount
 from p2pchain.node.cashing import cut_claim, plan_cashing, recover_session
 from p2pchain.node.provider_book import ProviderBook, Settling
 from primitives.kv import MemoryStore

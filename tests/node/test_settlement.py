@@ -11,7 +11,7 @@ from chain.contracts.channel import (
     compute_total,
 )
 from chain.contracts.transfer import Transfer
-from inference.messages import Data
+from inference.protocol.messages import Data
 from p2pchain.api.errors import StageLost
 from primitives.errors import P2PChainError
 from wallet.transactions import DEFAULT_LIFETIME_BLOCKS, estimate_fee

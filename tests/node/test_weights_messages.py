@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.pieces import Part
+from inference.weights.pieces import Part
 from p2pchain.node.weights_messages import decode_hash, decode_offer, encode_offer
 from primitives.errors import DecodeError
 

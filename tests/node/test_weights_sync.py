@@ -12,10 +12,10 @@ from safetensors.numpy import save_file
 
 from chain.contracts.model import ModelRecord, compute_model_id
 from inference.errors import BadWeights
-from inference.model_info import Model, load_model
-from inference.pieces import select_parts
-from inference.pieces_store import PieceStore, get_part_path
-from inference.weights import open_weights
+from inference.weights.model_info import Model, load_model
+from inference.weights.pieces import select_parts
+from inference.weights.pieces_store import PieceStore, get_part_path
+from inference.weights.weights import open_weights
 from network.faults import Fault
 from network.network import Network
 from network.stream import Stream
@@ -43,7 +43,8 @@ CONFIG = """{"architectures": ["LlamaForCausalLM"], "model_type": "llama",
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small parts and short waits."""
-    for module in ("inference.pieces", "inference.weights", "inference.pieces_folder",
+    for module in ("inference.weights.pieces", "inference.weights.weights",
+                   "inference.weights.pieces_folder",
                    "p2pchain.node.weights_server",
                    "p2pchain.node.weights_fetcher"):  # fmt: skip
         monkeypatch.setattr(f"{module}.PART_BYTES", PART_BYTES)

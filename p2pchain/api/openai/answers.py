@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from inference.sampling import TokenLogprob
+from inference.sampling.params import TokenLogprob
 from p2pchain.api.completion import Delta, Finished, RouteHop, ServedModel, Started
 from p2pchain.api.errors import RequestRefused
 from p2pchain.api.render import render_hop_report, to_hex

@@ -11,14 +11,14 @@ from typing import Any
 
 from msgspec.structs import replace as replace_fields
 
-from inference.sampling import (
+from inference.sampling.params import (
     MAX_LOGPROBS,
     MAX_STOP_CHARACTERS,
     MAX_STOPS,
     ChatMessage,
     SamplingParams,
 )
-from inference.speculation import Speculation
+from inference.sampling.speculation import Speculation
 from p2pchain.api.completion import CompletionRequest
 from p2pchain.api.errors import InvalidParams, Unsupported
 

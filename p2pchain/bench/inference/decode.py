@@ -46,7 +46,9 @@ def run_decode(lab: Lab, size: LlamaSize, dtype: str) -> list[Figure]:
                 theirs.append(ask_reference(reference, prompt, tokens))
             return ours, theirs
 
-    with LineProcess("inference.reference", "--model", str(directory)) as reference:
+    with LineProcess(
+        "inference.worker.reference", "--model", str(directory)
+    ) as reference:
         ours, theirs = trio.run(race, reference)
         same = _compare_tokens(reference, prompt, ours[0].ids, theirs[0]["ids"], dtype)
     speeds = [_compute_decode_speed(answer) for answer in ours]
@@ -109,7 +111,9 @@ def run_prefill(lab: Lab) -> list[Figure]:
                 theirs.append(PREFILL_TOKENS / seconds)
             return ours, theirs
 
-    with LineProcess("inference.reference", "--model", str(directory)) as reference:
+    with LineProcess(
+        "inference.worker.reference", "--model", str(directory)
+    ) as reference:
         ours, theirs = trio.run(race, reference)
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return [

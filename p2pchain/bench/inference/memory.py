@@ -3,8 +3,9 @@ What a stage's process takes, beside what the memory formula says.
 
     taken = weights + pages that tokens have touched + a constant
 
-That formula (inference/memory.py) is the one by which layers are placed and sessions
-are admitted.  The constant is what is left: interpreter, libraries, the largest pass.
+That formula (inference/device/memory.py) is the one by which layers are placed and
+sessions are admitted.  The constant is what is left: interpreter, libraries, the
+largest pass.
 """
 
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from pathlib import Path
 import trio
 
 from inference.bundled.paths import model_dir
-from inference.memory import WORKER_BYTES, CacheCost
-from inference.precision import Precision
+from inference.device.memory import WORKER_BYTES, CacheCost
+from inference.device.precision import Precision
 from p2pchain.bench.lab import Lab
 from p2pchain.bench.models import get_model
 from p2pchain.bench.procfs import read_memory

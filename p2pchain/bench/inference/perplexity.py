@@ -18,7 +18,7 @@ from typing import Any
 
 from inference.bundled.pairs import load_pairs
 from inference.bundled.paths import model_dir
-from inference.precision import Precision
+from inference.device.precision import Precision
 from p2pchain.bench.lab import Lab, LineProcess
 from p2pchain.bench.report import Figure
 
@@ -99,5 +99,10 @@ def _draw_answers(reader: LineProcess, questions: list[str]) -> list[Text]:
 def _open_reader(precision: Precision, *options: str) -> LineProcess:
     model = str(model_dir())
     return LineProcess(
-        "inference.foretell", "--model", model, "--precision", precision, *options
+        "inference.capacity.foretell",
+        "--model",
+        model,
+        "--precision",
+        precision,
+        *options,
     )

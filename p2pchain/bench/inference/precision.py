@@ -12,8 +12,8 @@ from statistics import median
 
 import trio
 
-from inference.kernel_speed import PLAIN
-from inference.precision import PACKINGS, Precision
+from inference.capacity.kernel_speed import PLAIN
+from inference.device.precision import PACKINGS, Precision
 from p2pchain.bench.bandwidth import measure_read_bytes_per_s
 from p2pchain.bench.inference.sessions import (
     SESSIONS,
@@ -52,7 +52,7 @@ def run_kernels(_: Lab) -> list[Figure]:
     weights = sum(outputs * inputs for outputs, inputs in shapes)
     request = {"shapes": shapes, "layers": KERNEL_LAYERS, "rounds": KERNEL_ROUNDS}
     figures = []
-    with LineProcess("inference.kernel_speed") as process:
+    with LineProcess("inference.capacity.kernel_speed") as process:
         for rows in (1, SESSIONS):
             limit = measure_read_bytes_per_s()
             seconds = process.ask(request | {"rows": rows})
@@ -99,7 +99,9 @@ def run_precisions(lab: Lab) -> list[Figure]:
                         trials.setdefault((name, sessions), []).append(trial)
         return trials
 
-    with LineProcess("inference.reference", "--model", str(directory)) as reference:
+    with LineProcess(
+        "inference.worker.reference", "--model", str(directory)
+    ) as reference:
         trials = trio.run(measure, reference)
     return [figure for key in trials for figure in _describe(trials, *key)]
 

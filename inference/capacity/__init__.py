@@ -1,0 +1,1 @@
+"""Which layers a machine should host, and how fast a swarm will be."""

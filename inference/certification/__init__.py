@@ -1,0 +1,1 @@
+"""Which models can be cut, proven on small ones of their kind."""

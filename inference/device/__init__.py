@@ -1,0 +1,1 @@
+"""What a machine can hold and how it computes: memory, precisions, accelerators."""

@@ -1,0 +1,1 @@
+"""Passes over the tokens of many sessions: scheduler, pages, kernels."""

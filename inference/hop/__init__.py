@@ -1,0 +1,1 @@
+"""A provider's side of a session: what it computes, signs for and is paid."""

@@ -1,0 +1,219 @@
+"""
+The books of one session at one hop: steps, bills, payments, ranges, receipts.
+
+The state machine (inference/hop/hop.py) decides when something happens; this is the
+account of it.  The last step can be taken back, once: when the route changes, a step
+that was under way did not arrive anywhere, and nobody is to be paid or to sign for it.
+Its bill, its place in the open range and, if it closed the range, the receipt go; the
+next receipt then has the same `previous_own` as the one that was withdrawn.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chain.contracts.proof import Receipt, compute_receipt_hash
+from inference.hop.channel_account import ChannelAccount
+from inference.hop.checks import Held
+from inference.protocol.messages import SessionTerms, SignedInput
+from inference.protocol.receipts import (
+    Range,
+    ReceiptTrail,
+    Sign,
+    compute_input_hash,
+    sign_receipt,
+)
+from inference.protocol.session_account import SessionAccount
+from inference.protocol.steps import Schedule, Step
+from inference.protocol.terms import get_contribution, get_prices
+from primitives.types import EMPTY_HASH
+
+MAX_US = 2**32 - 1
+"""What a 32-bit field of microseconds can say: 71 minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """The books before the last step."""
+
+    steps: int
+    billed: int
+    work: Range
+    trail: ReceiptTrail
+    receipts: int
+    decodes: int
+    tokens_out: int
+
+
+class HopBooks:
+    """What was delivered and paid in one session.
+
+    Args:
+        terms: Those that opened the session.
+        account: The channel's pool, shared with other sessions of the channel.
+        sign: Signs with the node key.
+        get_expiry: Height after which a receipt signed now is void.
+    """
+
+    def __init__(
+        self,
+        terms: SessionTerms,
+        account: ChannelAccount,
+        sign: Sign,
+        get_expiry: Callable[[], int],
+    ) -> None:
+        self.account = account
+        self.steps = 0
+        """Steps delivered, over all attempts."""
+        self.billed = 0
+        """Units that they cost."""
+        self.claimed = 0
+        """Units that were paid for this session."""
+        self.undone = 0
+        """Steps that were taken back and did not come again as they were."""
+        self.work = Range()
+        """The open range."""
+        self._terms = terms
+        self._prices = get_prices(terms)
+        self._sign = sign
+        self._get_expiry = get_expiry
+        self._promised = 0
+        self._trail = ReceiptTrail()
+        self._receipts: list[Receipt] = []
+        self._decode_us: list[int] = []
+        self._tokens_out = 0
+        self._before: _Page | None = None
+
+    @property
+    def can_take_back(self) -> bool:
+        """Tell whether the last step can be made undone."""
+        return self._before is not None
+
+    # Payments
+
+    def compute_units(self, step: Step) -> int:
+        """Return what a step costs."""
+        return self._prices.compute_units(step)
+
+    def promise(self, units: int, schedule: Schedule) -> None:
+        """Note units that the requester means for this session.
+
+        A promise beyond what can be due with the following step is of no use to anyone.
+        """
+        limit = self.billed + self._prices.compute_dearest(schedule)
+        self._promised = max(self.claimed, min(self._promised + units, limit))
+
+    def claim(self) -> None:
+        """Take from the pool what was promised, as far as it is there."""
+        if self._promised > self.claimed:
+            self.claimed += self.account.claim(self._promised - self.claimed)
+
+    # Steps
+
+    def deliver(self, held: Held, out_digest: bytes, compute_us: int) -> Receipt | None:
+        """Enter a step that leaves now; returns the receipt if it closes a range."""
+        step = held.step
+        self._before = _Page(
+            self.steps,
+            self.billed,
+            self.work,
+            self._trail,
+            len(self._receipts),
+            len(self._decode_us),
+            self._tokens_out,
+        )
+        units = self.compute_units(step)
+        self.work = self.work.add(step, units, held.in_digest, out_digest)
+        self.steps += 1
+        self.billed += units
+        self._tokens_out += step.output_tokens
+        self.account.bill(units)
+        if not step.is_prefill:
+            self._decode_us.append(min(compute_us, MAX_US))
+        if not step.closes_range:
+            return None
+        return self.sign_range(held.data.signed_input, held.data.receipt)
+
+    def take_back(self) -> None:
+        """Make the last step undone."""
+        before = self._before
+        assert before is not None
+        self.undone += 1
+        self.account.take_back(self.billed - before.billed)
+        self.steps, self.billed = before.steps, before.billed
+        self.work, self._trail = before.work, before.trail
+        del self._receipts[before.receipts :]
+        del self._decode_us[before.decodes :]
+        self._tokens_out = before.tokens_out
+        self._before = None
+
+    def make_again(self) -> None:
+        """Note that the step that was taken back has come again as it was."""
+        self.undone = max(0, self.undone - 1)
+
+    def sign_range(self, said: SignedInput | None, receipt: Receipt | None) -> Receipt:
+        """Sign for the open range and begin a new one.
+
+        Args:
+            said: The requester's word about it, at the first hop.
+            receipt: The previous hop's word; without either, the range was cut off.
+        """
+        if said is not None:
+            previous_hop = compute_input_hash(said)
+        elif receipt is not None:
+            previous_hop = compute_receipt_hash(receipt)
+        else:
+            previous_hop = EMPTY_HASH
+        signed = sign_receipt(
+            get_contribution(self._terms),
+            self._trail,
+            self.work,
+            previous_hop=previous_hop,
+            nonce=self.account.take_nonce(),
+            expires_height=self._get_expiry(),
+            sign=self._sign,
+        )
+        self._trail = self._trail.extend(signed)
+        self._receipts.append(signed)
+        self.work = Range()
+        return signed
+
+    def cut_off(self) -> Receipt | None:
+        """Sign for a range that somebody else broke, if one is open.
+
+        Steps before it cannot be taken back any more.
+        """
+        self._before = None
+        return self.sign_range(None, None) if self.work.tokens else None
+
+    # The end
+
+    def settle(self) -> None:
+        """Leave arrears on the channel, or give back what was paid ahead."""
+        missing = self.billed - self.claimed
+        if missing > 0:
+            self.account.add_arrears(missing)
+            self.account.count_paid_steps(max(0, self.steps - 1))
+        else:
+            self.account.give_back(-missing)
+            self.claimed = self.billed
+            self.account.count_paid_steps(self.steps)
+
+    def build_account(self, code: int) -> SessionAccount:
+        """Return the session as it is filed; code 0 is an end in order."""
+        terms = self._terms
+        tokens = sum(receipt.tokens for receipt in self._receipts)
+        return SessionAccount(
+            session=terms.session,
+            channel_id=terms.channel_id,
+            client=terms.client,
+            start=terms.start,
+            end=terms.end,
+            unit_price=terms.unit_price,
+            receipts=tuple(self._receipts),
+            tokens_in=tokens - self._tokens_out,
+            tokens_out=self._tokens_out,
+            billed_units=self.billed,
+            claimed_units=self.claimed,
+            decode_us=tuple(self._decode_us),
+            code=code,
+        )

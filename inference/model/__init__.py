@@ -1,0 +1,1 @@
+"""A model of the library, cut into stages that compute exactly what it computes."""

@@ -1,0 +1,1 @@
+"""What goes between requesters and hops: messages, terms, steps, receipts."""

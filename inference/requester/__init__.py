@@ -1,0 +1,1 @@
+"""All of a model but its layers."""

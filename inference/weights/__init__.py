@@ -1,0 +1,1 @@
+"""Layers on disk: files read by ranges, pieces checked by their hashes."""

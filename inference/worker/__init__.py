@@ -1,0 +1,1 @@
+"""Stages and requesters as supervised processes of their own."""
