@@ -21,11 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from chain.account import NO_ACCOUNT, Account, compute_ripe
-from chain.building import ReadState
-from chain.chunk_context import build_context
-from chain.context import Context
-from chain.contracts.transfer import Transfer
+from chain.contracts.rules import RULES, compute_fee
 from chain.errors import (
     AlreadyKnown,
     CannotPay,
@@ -38,18 +34,22 @@ from chain.errors import (
     WrongNonce,
     WrongShard,
 )
-from chain.execution import validate_static, verify_once
-from chain.held import HeldBlock
-from chain.keys import build_account_key
-from chain.ledger import ShardLedger
-from chain.rules import RULES, compute_fee
-from chain.spec import ChainSpec
-from chain.transaction import (
+from chain.execution.chunk_context import build_context
+from chain.execution.execution import validate_static, verify_once
+from chain.execution.held import HeldBlock
+from chain.execution.verified import VerifiedCache
+from chain.ledger.context import Context
+from chain.ledger.ledger import ShardLedger
+from chain.records.account import NO_ACCOUNT, Account, compute_ripe
+from chain.records.keys import build_account_key
+from chain.records.spec import ChainSpec
+from chain.records.transaction import (
     SignedTransaction,
     compute_tx_id,
     decode_transaction,
 )
-from chain.verified import VerifiedCache
+from chain.records.transfer import Transfer
+from chain.tree.building import ReadState
 from primitives.codec import decode
 from primitives.types import Height, Nonce, ShardId
 from shards.chunk import get_count

@@ -7,8 +7,8 @@ each other's transactions or votes.
 Spec: docs/protocol/03-blocks-and-state.md
 """
 
-from chain.contracts.model import ModelRecord, Name
-from chain.params import ChainParams
+from chain.records.model import ModelRecord, Name
+from chain.records.params import ChainParams
 from consensus.params import ConsensusParams
 from consensus.validators import Power
 from primitives.codec import Record, encode

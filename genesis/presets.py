@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from chain.block import MAX_BLOCK_BYTES
-from chain.contracts.model import ModelRecord
-from chain.params import ChainParams
+from chain.records.block import MAX_BLOCK_BYTES
+from chain.records.model import ModelRecord
+from chain.records.params import ChainParams
 from consensus.params import DEVNET
 from genesis.genesis import (
     Allocation,

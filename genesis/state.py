@@ -1,7 +1,9 @@
 """From a genesis to the constants and the first state of its chain."""
 
-from chain.account import Account
-from chain.keys import (
+from chain.ledger.ledger import Totals
+from chain.ledger.stake import EpochRecord, Roster, Stake, StakeKey, StakeStatus
+from chain.records.account import Account
+from chain.records.keys import (
     EPOCH_KEY,
     ROSTER_KEY,
     TOTALS_KEY,
@@ -13,9 +15,7 @@ from chain.keys import (
     build_validators_key,
     build_voter_key,
 )
-from chain.ledger import Totals
-from chain.spec import ChainSpec
-from chain.stake import EpochRecord, Roster, Stake, StakeKey, StakeStatus
+from chain.records.spec import ChainSpec
 from consensus.leader import compute_first_seed
 from consensus.validators import Validator, ValidatorSet
 from genesis.genesis import Genesis, compute_chain_id

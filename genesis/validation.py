@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from chain.block import MAX_BLOCK_BYTES
 from chain.contracts.bond import MAX_BONDED
-from chain.contracts.model import compute_model_id
-from chain.ledger import MAX_AMOUNT, MAX_MINTED
-from chain.params import ChainParams
+from chain.ledger.ledger import MAX_AMOUNT, MAX_MINTED
+from chain.records.block import MAX_BLOCK_BYTES
+from chain.records.model import compute_model_id
+from chain.records.params import ChainParams
 from consensus.validators import MAX_VALIDATORS
 from genesis.errors import CorruptGenesis
 from genesis.genesis import Genesis

@@ -1,8 +1,8 @@
 """
 The ordered key-value store that rules and queries see.
 
-LevelDB implements it on disk (chain/leveldb.py), `MemoryStore` in memory for tests
-and simulations.  A batch is applied whole or not at all, also across a crash.
+LevelDB implements it on disk (chain/storage/leveldb.py), `MemoryStore` in memory for
+tests and simulations.  A batch is applied whole or not at all, also across a crash.
 """
 
 from bisect import bisect_left, insort

@@ -11,7 +11,7 @@ import pytest
     [
         ("p2pchain.node.run", {"torch", "transformers", "py_ecc"}),
         ("p2pchain.cli.main", {"aiohttp"}),
-        ("chain.blocktree", {"trio"}),
+        ("chain.tree.blocktree", {"trio"}),
         ("inference.hop.service", {"torch"}),
     ],
 )

@@ -21,7 +21,7 @@ again; the payee recognises one it has and checks no signature twice.
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from chain.contracts.channel import Claim, Payment
+from chain.records.channel import Claim, Payment
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError, LocalError
 from primitives.keys import SecretKey

@@ -13,7 +13,7 @@ the fewest moves is a packing problem; we fill the largest need first in the sam
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from chain.contracts.transfer import Transfer
+from chain.records.transfer import Transfer
 from primitives.types import Address, Amount, ShardId
 from wallet.errors import InsufficientFunds
 

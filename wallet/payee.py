@@ -10,7 +10,7 @@ will honour it.
 Spec: docs/protocol/05-channels.md
 """
 
-from chain.contracts.channel import (
+from chain.records.channel import (
     MAX_UNITS,
     Channel,
     Claim,

@@ -27,7 +27,7 @@ Spec: docs/protocol/05-channels.md
 
 from dataclasses import dataclass, field
 
-from chain.contracts.channel import (
+from chain.records.channel import (
     MAX_UNITS,
     Channel,
     Claim,

@@ -11,7 +11,7 @@ Spec: docs/protocol/05-channels.md; Rivest and Shamir, PayWord and MicroMint, 19
 
 from dataclasses import dataclass, field
 
-from chain.contracts.channel import MAX_UNITS
+from chain.records.channel import MAX_UNITS
 from primitives.hashing import compute_hash
 
 _WORD = 32

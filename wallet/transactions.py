@@ -13,11 +13,10 @@ a few bytes too generous; what is charged is the fee, never the limit.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from chain.contracts.channel import OpenChannels
-from chain.contracts.transfer import Transfer
-from chain.params import ChainParams
-from chain.rules import compute_fee
-from chain.transaction import (
+from chain.contracts.rules import compute_fee
+from chain.records.channel import OpenChannels
+from chain.records.params import ChainParams
+from chain.records.transaction import (
     TRANSACTION_VERSION,
     Payload,
     SignedTransaction,
@@ -25,6 +24,7 @@ from chain.transaction import (
     decode_transaction,
     sign_transaction,
 )
+from chain.records.transfer import Transfer
 from primitives.codec import encode
 from primitives.errors import RemoteError
 from primitives.keys import SecretKey

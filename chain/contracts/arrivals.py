@@ -1,21 +1,21 @@
 """What resharding brings from other shards: registrations, balances, farewells."""
 
-from chain.account import Account, compute_with_entries
-from chain.context import Context
 from chain.contracts.credit import receive
 from chain.contracts.mirror import renew, replace_home
-from chain.contracts.registration import Registration, RegistrationStatus
-from chain.contracts.resharding import Move, Sweep
 from chain.errors import RuleError
-from chain.keys import (
+from chain.ledger.context import Context
+from chain.ledger.ledger import Ledger, Totals, get_account, send_packet
+from chain.ledger.listing import append_listed
+from chain.ledger.phase import Phase, get_phase
+from chain.records.account import Account, compute_with_entries
+from chain.records.keys import (
     build_account_key,
     build_farewell_key,
     build_registration_key,
 )
-from chain.ledger import Ledger, Totals, get_account, send_packet
-from chain.listing import append_listed
-from chain.outcome import Event
-from chain.phase import Phase, get_phase
+from chain.records.outcome import Event
+from chain.records.registration import Registration, RegistrationStatus
+from chain.records.resharding import Move, Sweep
 from primitives.codec import decode
 from shards.layout import ROOT_SHARD
 from shards.packet import Packet, PacketKind

@@ -2,14 +2,14 @@
 
 import msgspec
 
-from chain.context import Call, Context
-from chain.contracts.staking import Bond
 from chain.errors import RuleError
-from chain.keys import build_voter_key
-from chain.ledger import Ledger, debit
-from chain.outcome import Event
-from chain.roster import get_roster, get_stake, put_stake
-from chain.stake import MAX_ROSTER, Stake, StakeKey, StakeStatus
+from chain.ledger.context import Call, Context
+from chain.ledger.ledger import Ledger, debit
+from chain.ledger.roster import get_roster, get_stake, put_stake
+from chain.ledger.stake import MAX_ROSTER, Stake, StakeKey, StakeStatus
+from chain.records.keys import build_voter_key
+from chain.records.outcome import Event
+from chain.records.staking import Bond
 from primitives.bls import verify_possession
 from shards.layout import ROOT_SHARD
 

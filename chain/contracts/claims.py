@@ -2,24 +2,9 @@
 
 import msgspec
 
-from chain.context import Call, Context
-from chain.contracts.channel import (
-    Channel,
-    ChannelStatus,
-    Claim,
-    compute_total,
-    verify_preimage,
-    verify_voucher,
-)
-from chain.contracts.proof import WorkEntry, WorkRecord
 from chain.errors import RuleError
-from chain.keys import (
-    build_channel_key,
-    build_pair_key,
-    build_work_count_key,
-    build_work_key,
-)
-from chain.ledger import (
+from chain.ledger.context import Call, Context
+from chain.ledger.ledger import (
     MAX_AMOUNT,
     Count,
     Ledger,
@@ -27,7 +12,22 @@ from chain.ledger import (
     credit_maturing,
     get_count,
 )
-from chain.outcome import Event
+from chain.records.channel import (
+    Channel,
+    ChannelStatus,
+    Claim,
+    compute_total,
+    verify_preimage,
+    verify_voucher,
+)
+from chain.records.keys import (
+    build_channel_key,
+    build_pair_key,
+    build_work_count_key,
+    build_work_key,
+)
+from chain.records.outcome import Event
+from chain.records.proof import WorkEntry, WorkRecord
 
 
 def get_channel(ledger: Ledger, channel_id: bytes) -> Channel:

@@ -1,7 +1,5 @@
 """Close: the payee ends the channel; its claim is paid, the rest goes back."""
 
-from chain.context import Call, Context
-from chain.contracts.channel import Close
 from chain.contracts.claims import (
     compute_claim_delta,
     end_channel,
@@ -10,7 +8,9 @@ from chain.contracts.claims import (
     validate_payee,
 )
 from chain.errors import RuleError
-from chain.ledger import Ledger
+from chain.ledger.context import Call, Context
+from chain.ledger.ledger import Ledger
+from chain.records.channel import Close
 
 CLOSE_WORK = 200
 

@@ -1,9 +1,9 @@
 """Credit packets: money that arrives from another shard, and its way back."""
 
-from chain.context import Context
-from chain.ledger import Ledger, credit, send_packet
-from chain.outcome import Event
-from chain.phase import Phase, get_phase
+from chain.ledger.context import Context
+from chain.ledger.ledger import Ledger, credit, send_packet
+from chain.ledger.phase import Phase, get_phase
+from chain.records.outcome import Event
 from primitives.codec import Record, decode
 from primitives.types import Address
 from shards.layout import ROOT_SHARD

@@ -14,9 +14,9 @@ follows from packets and from resharding is bounded by them.
 
 from collections.abc import Iterable
 
-from chain.context import Context
-from chain.contracts.registration import Registration
-from chain.ledger import Ledger, send_packet
+from chain.ledger.context import Context
+from chain.ledger.ledger import Ledger, send_packet
+from chain.records.registration import Registration
 from primitives.types import ShardId
 from shards.layout import ROOT_SHARD
 from shards.packet import PacketKind

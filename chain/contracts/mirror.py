@@ -14,21 +14,21 @@ from collections.abc import Iterable
 
 import msgspec
 
-from chain.context import Context
 from chain.contracts.hosting import send_hosting, send_hosting_end
-from chain.contracts.registration import (
-    Mirror,
-    Registration,
-    RegistrationStatus,
-)
-from chain.keys import (
+from chain.ledger.context import Context
+from chain.ledger.ledger import Count, Ledger, credit, get_count, send_packet
+from chain.ledger.phase import Phase, get_phase
+from chain.records.keys import (
     MIRROR_COUNT_KEY,
     build_mirror_key,
     build_registration_key,
 )
-from chain.ledger import Count, Ledger, credit, get_count, send_packet
-from chain.outcome import Event
-from chain.phase import Phase, get_phase
+from chain.records.outcome import Event
+from chain.records.registration import (
+    Mirror,
+    Registration,
+    RegistrationStatus,
+)
 from primitives.codec import Record, decode
 from primitives.types import U32, Address, ShardId
 from shards.packet import Packet, PacketKind

@@ -1,7 +1,10 @@
 """OpenChannels: lock deposits for up to sixteen payees, all or none."""
 
-from chain.context import Call, Context
-from chain.contracts.channel import (
+from chain.errors import RuleError
+from chain.ledger.context import Call, Context
+from chain.ledger.ledger import Ledger, debit
+from chain.ledger.phase import validate_active
+from chain.records.channel import (
     Channel,
     ChannelStatus,
     OpenChannels,
@@ -9,11 +12,8 @@ from chain.contracts.channel import (
     OpenPair,
     compute_channel_id,
 )
-from chain.errors import RuleError
-from chain.keys import build_channel_key, build_pair_key
-from chain.ledger import Ledger, debit
-from chain.outcome import Event
-from chain.phase import validate_active
+from chain.records.keys import build_channel_key, build_pair_key
+from chain.records.outcome import Event
 
 OPENING_WORK = 80
 

@@ -11,20 +11,20 @@ hears which shards are covered (see `hosting`).
     Register again: version + 1, and from the start
 """
 
-from chain.context import Call, Context
 from chain.contracts.hosting import send_hosting
 from chain.contracts.mirror import send_mirrors, send_removals
-from chain.contracts.registration import (
+from chain.errors import RuleError
+from chain.ledger.context import Call, Context
+from chain.ledger.ledger import Ledger, credit, debit
+from chain.ledger.listing import append_listed
+from chain.ledger.phase import validate_active
+from chain.records.keys import build_registration_key
+from chain.records.outcome import Event
+from chain.records.registration import (
     Register,
     Registration,
     RegistrationStatus,
 )
-from chain.errors import RuleError
-from chain.keys import build_registration_key
-from chain.ledger import Ledger, credit, debit
-from chain.listing import append_listed
-from chain.outcome import Event
-from chain.phase import validate_active
 from primitives.types import ShardId
 from shards.errors import UnknownLayers
 

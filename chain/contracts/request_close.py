@@ -2,13 +2,13 @@
 
 import msgspec
 
-from chain.context import Call, Context
-from chain.contracts.channel import ChannelStatus, RequestClose
 from chain.contracts.claims import get_channel, validate_payer
 from chain.errors import RuleError
-from chain.keys import build_channel_key
-from chain.ledger import Ledger
-from chain.outcome import Event
+from chain.ledger.context import Call, Context
+from chain.ledger.ledger import Ledger
+from chain.records.channel import ChannelStatus, RequestClose
+from chain.records.keys import build_channel_key
+from chain.records.outcome import Event
 
 REQUEST_CLOSE_WORK = 50
 

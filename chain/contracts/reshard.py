@@ -1,22 +1,22 @@
 """Reshard: propose to split a shard, to add a model, or to retire one."""
 
-from chain.context import Call, Context
-from chain.contracts.model import ModelRecord, compute_model_id
-from chain.contracts.resharding import Reshard
-from chain.docket import (
+from chain.errors import RuleError
+from chain.ledger.context import Call, Context
+from chain.ledger.docket import (
     apply_change,
     choose_next_id,
     get_docket,
     list_proposals,
     put_proposal,
 )
-from chain.errors import RuleError
-from chain.layouts import get_layout, list_models
-from chain.ledger import Ledger
-from chain.outcome import Event
-from chain.proposal import MAX_PROPOSALS, AddModel, Proposal
-from chain.roster import get_stake
-from chain.stake import StakeStatus
+from chain.ledger.layouts import get_layout, list_models
+from chain.ledger.ledger import Ledger
+from chain.ledger.roster import get_stake
+from chain.ledger.stake import StakeStatus
+from chain.records.model import ModelRecord, compute_model_id
+from chain.records.outcome import Event
+from chain.records.proposal import MAX_PROPOSALS, AddModel, Proposal
+from chain.records.resharding import Reshard
 from shards.errors import InvalidLayout
 from shards.layout import ROOT_SHARD, Layout
 

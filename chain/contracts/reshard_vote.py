@@ -2,14 +2,14 @@
 
 from msgspec.structs import replace
 
-from chain.context import Call, Context
 from chain.contracts.reshard import validate_voter
-from chain.contracts.resharding import ReshardVote
-from chain.docket import get_docket, get_proposal, put_proposal
 from chain.errors import RuleError
-from chain.ledger import Ledger
-from chain.outcome import Event
-from chain.proposal import MAX_VOTES
+from chain.ledger.context import Call, Context
+from chain.ledger.docket import get_docket, get_proposal, put_proposal
+from chain.ledger.ledger import Ledger
+from chain.records.outcome import Event
+from chain.records.proposal import MAX_VOTES
+from chain.records.resharding import ReshardVote
 
 VOTE_WORK = 200
 

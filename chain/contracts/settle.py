@@ -1,7 +1,5 @@
 """Settle: the payee cashes its best claim, posts its work and keeps the channel."""
 
-from chain.context import Call, Context
-from chain.contracts.channel import Settle
 from chain.contracts.claims import (
     compute_claim_delta,
     get_channel,
@@ -9,8 +7,10 @@ from chain.contracts.claims import (
     validate_payee,
 )
 from chain.errors import RuleError
-from chain.keys import build_channel_key
-from chain.ledger import Ledger
+from chain.ledger.context import Call, Context
+from chain.ledger.ledger import Ledger
+from chain.records.channel import Settle
+from chain.records.keys import build_channel_key
 
 SETTLE_WORK = 200
 

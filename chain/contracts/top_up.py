@@ -2,14 +2,14 @@
 
 import msgspec
 
-from chain.context import Call, Context
-from chain.contracts.channel import ChannelStatus, TopUp
 from chain.contracts.claims import get_channel, validate_payer
 from chain.errors import RuleError
-from chain.keys import build_channel_key
-from chain.ledger import Ledger, debit
-from chain.outcome import Event
-from chain.phase import validate_active
+from chain.ledger.context import Call, Context
+from chain.ledger.ledger import Ledger, debit
+from chain.ledger.phase import validate_active
+from chain.records.channel import ChannelStatus, TopUp
+from chain.records.keys import build_channel_key
+from chain.records.outcome import Event
 
 TOP_UP_WORK = 50
 

@@ -1,26 +1,15 @@
 """Transfer: move an amount to an address, in this shard or another one."""
 
-from chain.context import Call, Context
 from chain.contracts.credit import Credit
 from chain.errors import RuleError
-from chain.ledger import Ledger, credit, debit, send_packet
-from chain.outcome import Event
-from chain.phase import validate_open
-from primitives.codec import Record
-from primitives.types import Address, Amount, ShardId
+from chain.ledger.context import Call, Context
+from chain.ledger.ledger import Ledger, credit, debit, send_packet
+from chain.ledger.phase import validate_open
+from chain.records.outcome import Event
+from chain.records.transfer import Transfer
 from shards.packet import PacketKind
 
 TRANSFER_WORK = 50
-
-
-class Transfer(Record, tag=1):
-    """Pay `recipient`, in the transaction's shard or by a packet in another one."""
-
-    recipient: Address
-    shard: ShardId
-    """Where the recipient is credited."""
-    amount: Amount
-    """Atoms, at least 1."""
 
 
 def compute_transfer_work(payload: Transfer) -> int:

@@ -2,13 +2,13 @@
 
 import msgspec
 
-from chain.context import Call, Context
-from chain.contracts.staking import Unbond
 from chain.errors import RuleError
-from chain.ledger import Ledger
-from chain.outcome import Event
-from chain.roster import get_roster, get_stake, put_stake
-from chain.stake import MAX_UNBONDINGS, Stake, StakeStatus, Unbonding
+from chain.ledger.context import Call, Context
+from chain.ledger.ledger import Ledger
+from chain.ledger.roster import get_roster, get_stake, put_stake
+from chain.ledger.stake import MAX_UNBONDINGS, Stake, StakeStatus, Unbonding
+from chain.records.outcome import Event
+from chain.records.staking import Unbond
 from shards.layout import ROOT_SHARD
 
 UNBOND_WORK = 400

@@ -1,10 +1,10 @@
 """Withdraw: the payer takes the rest of a channel after the grace window."""
 
-from chain.context import Call, Context
-from chain.contracts.channel import ChannelStatus, Withdraw
 from chain.contracts.claims import end_channel, get_channel, validate_payer
 from chain.errors import RuleError
-from chain.ledger import Ledger
+from chain.ledger.context import Call, Context
+from chain.ledger.ledger import Ledger
+from chain.records.channel import ChannelStatus, Withdraw
 
 WITHDRAW_WORK = 60
 

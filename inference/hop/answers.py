@@ -1,6 +1,6 @@
 """What a hop says: its messages, made of what it knows."""
 
-from chain.contracts.proof import Receipt
+from chain.records.proof import Receipt
 from inference.hop.books import MAX_US
 from inference.hop.checks import Held
 from inference.hop.kept_outputs import KeptOutputs

@@ -11,7 +11,7 @@ next receipt then has the same `previous_own` as the one that was withdrawn.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chain.contracts.proof import Receipt, compute_receipt_hash
+from chain.records.proof import Receipt, compute_receipt_hash
 from inference.hop.channel_account import ChannelAccount
 from inference.hop.checks import Held
 from inference.protocol.messages import SessionTerms, SignedInput

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from chain.contracts.proof import Receipt
+from chain.records.proof import Receipt
 from inference.protocol.activations import compute_digest
 from inference.protocol.messages import (
     MAX_HOPS,

@@ -9,7 +9,7 @@ and does the second in the order given.
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from chain.contracts.proof import Receipt
+from chain.records.proof import Receipt
 from inference.protocol.messages import (
     Abort,
     Data,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from chain.contracts.channel import Payment
-from chain.contracts.proof import Receipt
+from chain.records.channel import Payment
+from chain.records.proof import Receipt
 from inference.hop.channel_account import Standing
 from inference.hop.kept_outputs import DEFAULT_LIMIT_BYTES
 from inference.protocol.session_account import SessionAccount

@@ -6,7 +6,7 @@ for the new next one, and says Linked when it has it, with its receipt for the r
 that the change cut off.
 """
 
-from chain.contracts.proof import Receipt
+from chain.records.proof import Receipt
 from inference.hop.checks import check_relink
 from inference.hop.events import Effect, Reach, Send, Side
 from inference.protocol.messages import Linked, Relink, SessionTerms

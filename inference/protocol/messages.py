@@ -32,8 +32,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from chain.contracts.channel import Payment
-from chain.contracts.proof import Receipt
+from chain.records.channel import Payment
+from chain.records.proof import Receipt
 from inference.protocol.prefix_keys import MAX_PREFIX_KEYS
 from inference.protocol.session_errors import BadMessage
 from primitives.codec import Record, decode, encode

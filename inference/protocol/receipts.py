@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from chain.contracts.proof import (
+from chain.records.proof import (
     Receipt,
     compute_receipt_hash,
     compute_receipt_message,

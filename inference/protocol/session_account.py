@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import median_low
 
-from chain.contracts.proof import Receipt, WorkRecord, compute_work_root
+from chain.records.proof import Receipt, WorkRecord, compute_work_root
 from primitives.codec import Record
 from primitives.types import U16, U32, U63, Address, Amount, Hash32
 

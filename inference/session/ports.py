@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from chain.contracts.channel import Payment
+from chain.records.channel import Payment
 from inference.hop.ports import Dialer, Signer
 from inference.sampling.params import Choice, SamplingParams
 from inference.session.events import FindHops

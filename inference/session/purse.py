@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from chain.contracts.channel import Payment
+from chain.records.channel import Payment
 from inference.protocol.session_errors import PaymentFailed
 from inference.session.events import End
 from inference.session.plan import HopSummary, SessionSummary

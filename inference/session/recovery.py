@@ -26,7 +26,7 @@ reach.
 
 from collections.abc import Callable
 
-from chain.contracts.proof import Receipt
+from chain.records.proof import Receipt
 from inference.errors import WorkerLost
 from inference.protocol.messages import (
     Abort,

@@ -9,7 +9,7 @@ what follows from it.
 
 from collections.abc import Callable
 
-from chain.contracts.proof import Receipt
+from chain.records.proof import Receipt
 from inference.errors import WorkerLost
 from inference.protocol.messages import Data, Fetch, Kept
 from inference.protocol.session_errors import HopLost, WrongAnswer

@@ -9,7 +9,7 @@ session; those that were replaced stay in the account and are heard no more.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from chain.contracts.proof import Receipt
+from chain.records.proof import Receipt
 from inference.device.memory import PAGE_TOKENS
 from inference.protocol.codec import Codec
 from inference.protocol.messages import Abort, Accept, HopTiming, SessionTerms

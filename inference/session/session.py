@@ -40,7 +40,7 @@ Spec: docs/protocol/07-inference.md
 
 from typing import assert_never
 
-from chain.contracts.proof import Receipt
+from chain.records.proof import Receipt
 from inference.errors import WorkerLost
 from inference.protocol.messages import (
     Abort,

@@ -9,7 +9,7 @@ it, whichever stream had it signed.
 
 from typing import Protocol
 
-from chain.contracts.channel import Payment
+from chain.records.channel import Payment
 
 
 class Purse(Protocol):

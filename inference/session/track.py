@@ -8,7 +8,7 @@ between us and its hops, and forgets it with the attempt that it belongs to.
 
 from collections.abc import Sequence
 
-from chain.contracts.proof import Receipt
+from chain.records.proof import Receipt
 from inference.protocol.activations import compute_digest
 from inference.protocol.messages import Data, Finish, HopTiming, SignedInput
 from inference.protocol.receipts import Range, Sign, sign_input, validate_chain

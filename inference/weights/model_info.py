@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chain.contracts.model import compute_model_id
+from chain.records.model import compute_model_id
 from inference.errors import BadWeights, UnsupportedModel
 from inference.protocol.steps import MAX_TEXT_TOKENS
 from inference.weights.pieces import CONFIG_FILE, Manifest, Outline

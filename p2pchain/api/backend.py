@@ -26,12 +26,12 @@ from p2pchain.api.status import ConsensusInfo, MempoolInfo, NetInfo, NodeStatus
 from p2pchain.api.wallet_results import OpenResult, OwnChannel, SendResult
 
 if TYPE_CHECKING:
-    from chain.evidence import Verdict
-    from chain.evidence_pool import PooledEvidence
-    from chain.foreign_state import ForeignValue
-    from chain.proposal import Change
-    from chain.queries import Queries
-    from chain.transaction import SignedTransaction
+    from chain.queries.foreign_state import ForeignValue
+    from chain.queries.queries import Queries
+    from chain.records.proposal import Change
+    from chain.records.transaction import SignedTransaction
+    from chain.rewarding.evidence import Verdict
+    from chain.tree.evidence_pool import PooledEvidence
     from genesis.genesis import Genesis
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from inference.sampling.params import ChatMessage, SamplingParams, TokenLogprob
 
 if TYPE_CHECKING:
-    from chain.contracts.proof import Receipt
+    from chain.records.proof import Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from p2pchain.api.backend import Backend
 from p2pchain.api.errors import Timeout
 
 if TYPE_CHECKING:
-    from chain.found import FoundTransaction
+    from chain.queries.found import FoundTransaction
 
 
 async def wait_final(

@@ -21,8 +21,8 @@ from typing import Any
 
 from msgspec import inspect
 
-from chain.contracts.proof import Receipt, compute_receipt_hash
-from chain.transaction import SignedTransaction, compute_tx_id
+from chain.records.proof import Receipt, compute_receipt_hash
+from chain.records.transaction import SignedTransaction, compute_tx_id
 from p2pchain.api.completion import HopReport, RouteHop, SeenReceipt, ServedModel
 from p2pchain.api.status import ConsensusInfo, MempoolInfo, NetInfo, StageStatus
 from p2pchain.api.wallet_results import OwnChannel

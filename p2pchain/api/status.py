@@ -5,8 +5,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chain.stake import Stake
-    from chain.transaction import SignedTransaction
+    from chain.ledger.stake import Stake
+    from chain.records.transaction import SignedTransaction
 
 
 class StageState(StrEnum):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chain.contracts.channel import Channel
+    from chain.records.channel import Channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,10 +13,10 @@ from statistics import median
 
 import trio
 
-from chain.blocktree import BlockTree
-from chain.contracts.transfer import Transfer
 from chain.mempool import Mempool
-from chain.transaction import SignedTransaction
+from chain.records.transaction import SignedTransaction
+from chain.records.transfer import Transfer
+from chain.tree.blocktree import BlockTree
 from network.network import Network
 from network.topics import TOPICS, Topic, Verdict
 from p2pchain.bench.lab import Lab

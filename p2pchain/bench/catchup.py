@@ -12,10 +12,10 @@ from pathlib import Path
 
 import trio
 
-from chain.building import NothingWaits
-from chain.contracts.transfer import Transfer
-from chain.leveldb import LevelStore
 from chain.mempool import Mempool
+from chain.records.transfer import Transfer
+from chain.storage.leveldb import LevelStore
+from chain.tree.building import NothingWaits
 from consensus.participant import ParticipantConfig
 from network.endpoint import Endpoint
 from network.network import Network

@@ -2,8 +2,8 @@
 
 import time
 
-from chain.contracts.channel import Channel, ChannelStatus
-from chain.leveldb import LevelStore
+from chain.records.channel import Channel, ChannelStatus
+from chain.storage.leveldb import LevelStore
 from p2pchain.bench.lab import Lab
 from p2pchain.bench.report import Figure, summarise
 from primitives.keys import SecretKey

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from chain.contracts.transfer import Transfer
-from chain.params import ChainParams
-from chain.transaction import compute_tx_id
+from chain.records.params import ChainParams
+from chain.records.transaction import compute_tx_id
+from chain.records.transfer import Transfer
 from p2pchain.bench.lab import BenchError
 from primitives.address import encode_address
 from primitives.codec import encode

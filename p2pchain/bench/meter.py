@@ -24,8 +24,8 @@ from typing import Any
 
 import msgspec
 
-from chain.blocktree import BlockTree
 from chain.mempool import Mempool
+from chain.tree.blocktree import BlockTree
 from network.gossip import Gossip
 from p2pchain.cli.main import main
 from p2pchain.node.chain_service import ChainService

@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from chain.block import Attendance
-from chain.blocktree import BlockTree
-from chain.building import NothingWaits, Picker
+from chain.records.block import Attendance
+from chain.tree.blocktree import BlockTree
+from chain.tree.building import NothingWaits, Picker
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.messages import MAX_PROPOSE_BYTES, Message, Propose

@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from chain.blocktree import BlockTree
-from chain.building import ReadState
-from chain.chunk_execution import ExecutedChunk
-from chain.chunk_state import ShardState
-from chain.contracts.transfer import Transfer
-from chain.executor import ChunkTask, InProcess, JudgeTask
-from chain.held import HeldBlock
-from chain.transaction import SignedTransaction
-from chain.verified import VerifiedCache
-from chain.witness import build_witness, encode_witness
+from chain.execution.chunk_execution import ExecutedChunk
+from chain.execution.executor import ChunkTask, InProcess, JudgeTask
+from chain.execution.held import HeldBlock
+from chain.execution.verified import VerifiedCache
+from chain.execution.witness import build_witness, encode_witness
+from chain.records.transaction import SignedTransaction
+from chain.records.transfer import Transfer
+from chain.state.chunk_state import ShardState
+from chain.tree.blocktree import BlockTree
+from chain.tree.building import ReadState
 from p2pchain.bench.lab import Lab
 from p2pchain.bench.report import Figure, format_number, summarise
 from p2pchain.bench.scaling import compute_point

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from chain.account import Account
-from chain.books import compute_books_changes
-from chain.execution import ChunkResult
-from chain.final_state import FinalState
-from chain.history import History, compute_undo_changes, get_oldest
-from chain.keys import build_account_key
-from chain.leveldb import LevelStore
-from chain.state import StateView
+from chain.execution.execution import ChunkResult
+from chain.records.account import Account
+from chain.records.keys import build_account_key
+from chain.state.state import StateView
+from chain.storage.books import compute_books_changes
+from chain.storage.final_state import FinalState
+from chain.storage.history import History, compute_undo_changes, get_oldest
+from chain.storage.leveldb import LevelStore
 from p2pchain.bench.lab import Lab
 from p2pchain.bench.procfs import PROC, parse_rollup
 from p2pchain.bench.report import Figure, summarise
@@ -156,7 +156,7 @@ def _compute(state: FinalState, keys: Keys, height: Height) -> StateView:
 
 
 def _write(state: FinalState, height: Height, view: StateView) -> None:
-    """Make a block final, as chain/finality.py does."""
+    """Make a block final, as chain/tree/finality.py does."""
     chain = [Step(height, view)]
     changes = compute_undo_changes(state, chain)
     changes.update(compute_books_changes(state, chain))

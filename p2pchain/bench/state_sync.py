@@ -25,12 +25,12 @@ from typing import Any
 import msgspec
 import trio
 
-from chain.account import Account
-from chain.building import NothingWaits
-from chain.keys import build_account_key
-from chain.leveldb import LevelStore
-from chain.open_tree import open_tree
-from chain.spec import ChainSpec
+from chain.records.account import Account
+from chain.records.keys import build_account_key
+from chain.records.spec import ChainSpec
+from chain.storage.leveldb import LevelStore
+from chain.tree.building import NothingWaits
+from chain.tree.open_tree import open_tree
 from network.endpoint import Endpoint
 from network.network import Network
 from p2pchain.bench.lab import BenchError, Lab, LineProcess

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from chain.contracts.transfer import Transfer
+from chain.records.transfer import Transfer
 from p2pchain.bench.lab import BenchError, Lab
 from p2pchain.bench.load import Load, Sender
 from p2pchain.bench.meter import Counts

@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from chain.contracts.transfer import Transfer
-from chain.transaction import SignedTransaction, compute_tx_id
+from chain.records.transaction import SignedTransaction, compute_tx_id
+from chain.records.transfer import Transfer
 from genesis.files import load_genesis
 from genesis.genesis import Genesis, compute_chain_id
 from p2pchain.bench.lab import BenchError, Lab, RunningNetwork

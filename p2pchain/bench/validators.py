@@ -4,14 +4,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from chain.block import NO_ATTENDANCE, Attendance
-from chain.blocktree import BlockTree
-from chain.building import Picker
-from chain.contracts.model import ModelRecord, compute_model_id
-from chain.held import HeldBlock
-from chain.leveldb import LevelStore
-from chain.open_tree import open_tree
-from chain.spec import ChainSpec
+from chain.execution.held import HeldBlock
+from chain.records.block import NO_ATTENDANCE, Attendance
+from chain.records.model import ModelRecord, compute_model_id
+from chain.records.spec import ChainSpec
+from chain.storage.leveldb import LevelStore
+from chain.tree.blocktree import BlockTree
+from chain.tree.building import Picker
+from chain.tree.open_tree import open_tree
 from consensus.leader import compute_leader
 from consensus.messages import (
     Certificate,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from chain.building import NothingWaits
-from chain.held import HeldBlock
+from chain.execution.held import HeldBlock
+from chain.tree.building import NothingWaits
 from consensus.leader import compute_leader
 from consensus.messages import Certificate, Finalize, Kind, Notarize, Propose
 from consensus.records import WalRecord

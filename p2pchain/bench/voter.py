@@ -20,9 +20,9 @@ from typing import Any
 
 import trio
 
-from chain.contracts.transfer import Transfer
-from chain.leveldb import LevelStore
-from chain.spec import ChainSpec
+from chain.records.spec import ChainSpec
+from chain.records.transfer import Transfer
+from chain.storage.leveldb import LevelStore
 from consensus.leader import compute_leader
 from consensus.messages import (
     MAX_PROPOSE_BYTES,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from chain.leveldb import LevelStore
-from chain.verify import Verdict, verify_database
+from chain.checks.verify import Verdict, verify_database
+from chain.storage.leveldb import LevelStore
 from genesis.files import load_genesis
 from genesis.state import build_chain_spec
 from p2pchain.cli.options import add_command, add_group

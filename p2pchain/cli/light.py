@@ -3,8 +3,8 @@
 from argparse import ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING, Any
 
-from chain.keys import build_stake_key
-from chain.stake import Stake
+from chain.ledger.stake import Stake
+from chain.records.keys import build_stake_key
 from p2pchain.api.render import to_time
 from p2pchain.cli.light_session import (
     add_light_options,

@@ -9,10 +9,10 @@ in the stake's record, proven.
 from argparse import Namespace
 from pathlib import Path
 
-from chain.contracts.staking import Bond, Unbond
-from chain.keys import build_stake_key
-from chain.stake import Stake
-from chain.transaction import Payload
+from chain.ledger.stake import Stake
+from chain.records.keys import build_stake_key
+from chain.records.staking import Bond, Unbond
+from chain.records.transaction import Payload
 from p2pchain.cli.light import describe_stake
 from p2pchain.cli.light_session import open_light, open_public_client
 from p2pchain.cli.light_wallet import load_account_key

@@ -18,15 +18,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from chain.account import NO_ACCOUNT, Account, compute_ripe
-from chain.epochs import compute_epoch
 from chain.errors import InvalidProof, OtherEpoch, StaleAnswer
-from chain.header import Header
-from chain.keys import build_account_key, build_layout_key
-from chain.layouts import get_state_layout_root
-from chain.light import EpochProof, LightBlock, LightState, adopt, adopt_state
-from chain.light_sync import AskBlock, AskProofs, LightSync
-from chain.proofs import StateProof
+from chain.ledger.epochs import compute_epoch
+from chain.ledger.layouts import get_state_layout_root
+from chain.light.light import EpochProof, LightBlock, LightState, adopt, adopt_state
+from chain.light.light_sync import AskBlock, AskProofs, LightSync
+from chain.records.account import NO_ACCOUNT, Account, compute_ripe
+from chain.records.header import Header
+from chain.records.keys import build_account_key, build_layout_key
+from chain.state.proofs import StateProof
 from consensus.scheme import SignatureScheme
 from p2pchain.client import RpcClient, RpcError
 from p2pchain.errors import BadAnswer

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from chain.errors import ProvenFork
-from chain.header import compute_block_hash
-from chain.light import LightBlock
-from chain.light_fork import find_evidence
+from chain.light.light import LightBlock
+from chain.light.light_fork import find_evidence
+from chain.records.header import compute_block_hash
 from consensus.evidence import find_accused, get_equivocation
 from p2pchain.node.home import write_atomically
 from primitives.codec import encode

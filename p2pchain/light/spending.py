@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from chain.transaction import Payload, SignedTransaction, compute_tx_id
+from chain.records.transaction import Payload, SignedTransaction, compute_tx_id
 from p2pchain.client import RpcClient
 from p2pchain.errors import NotReady, UnknownFunds
 from p2pchain.light.client import LightClient, ShownAccount

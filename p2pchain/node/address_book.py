@@ -11,8 +11,8 @@ stays connected with every provider that votes in this epoch or the next.
 
 import logging
 
-from chain.held import HeldBlock
-from chain.queries import Queries
+from chain.execution.held import HeldBlock
+from chain.queries.queries import Queries
 from network.endpoint import Endpoint
 from network.errors import InvalidEndpoint
 from network.network import Network

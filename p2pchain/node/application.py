@@ -9,7 +9,7 @@ milliseconds; block validation may take tens of them.
 from collections.abc import Callable
 from typing import Protocol
 
-from chain.block import Attendance
+from chain.records.block import Attendance
 from consensus.book import Tip
 from consensus.epoch import EpochConfig
 from consensus.messages import Certificate, Proposal, Vote

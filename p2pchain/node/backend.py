@@ -4,7 +4,9 @@ from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from chain.contracts.channel import (
+from chain.queries.foreign_state import ForeignValue
+from chain.queries.queries import Queries
+from chain.records.channel import (
     Channel,
     ChannelStatus,
     Close,
@@ -13,15 +15,13 @@ from chain.contracts.channel import (
     Withdraw,
     compute_channel_id,
 )
-from chain.contracts.registration import RegistrationStatus
-from chain.contracts.resharding import Reshard, ReshardVote
-from chain.evidence import Verdict
-from chain.evidence_pool import PooledEvidence
-from chain.foreign_state import ForeignValue
-from chain.outcome import Outcome
-from chain.proposal import Change
-from chain.queries import Queries
-from chain.transaction import SignedTransaction
+from chain.records.outcome import Outcome
+from chain.records.proposal import Change
+from chain.records.registration import RegistrationStatus
+from chain.records.resharding import Reshard, ReshardVote
+from chain.records.transaction import SignedTransaction
+from chain.rewarding.evidence import Verdict
+from chain.tree.evidence_pool import PooledEvidence
 from genesis.genesis import Genesis
 from network.endpoint import Endpoint
 from network.network import Network

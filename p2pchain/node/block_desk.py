@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chain.block import Attendance
 from chain.errors import (
     BodyMismatch,
     InvalidBlock,
@@ -21,6 +20,7 @@ from chain.errors import (
     TooManyPending,
     UnjudgedFraud,
 )
+from chain.records.block import Attendance
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.messages import (

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import trio
 
-from chain.block import Block
-from chain.bodies import MAX_BODY_BYTES
 from chain.errors import InvalidBody
+from chain.execution.bodies import MAX_BODY_BYTES
+from chain.records.block import Block
 from network.errors import NetworkError
 from network.faults import Fault
 from network.network import Network
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class BodyHolder(Protocol):
-    """Keeps bodies; `chain.blocktree.BlockTree` is one."""
+    """Keeps bodies; `chain.tree.blocktree.BlockTree` is one."""
 
     @property
     def followed(self) -> frozenset[ShardId]:

@@ -11,8 +11,8 @@ it is, until more work bears it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chain.contracts.channel import Channel, Claim, compute_payword, compute_total
-from chain.contracts.proof import Receipt, WorkRecord, compute_work_root
+from chain.records.channel import Channel, Claim, compute_payword, compute_total
+from chain.records.proof import Receipt, WorkRecord, compute_work_root
 from inference.protocol.session_account import SessionAccount, build_work_record
 from inference.protocol.session_codes import AbortCode
 from inference.protocol.steps import PREFILL_TOKENS, RANGE_STEPS

@@ -14,17 +14,17 @@ from itertools import chain, islice
 
 import trio
 
-from chain.block import Attendance, decode_block
-from chain.blocktree import BlockTree
-from chain.epochs import compute_last_height
-from chain.following import FOLLOW_ALL, Follow
-from chain.header import build_proposal, compute_block_hash
-from chain.held import HeldBlock
+from chain.execution.held import HeldBlock
+from chain.ledger.epochs import compute_last_height
 from chain.mempool import Mempool
-from chain.open_tree import open_tree
-from chain.outcome import Outcome
-from chain.queries import Queries
-from chain.spec import ChainSpec
+from chain.queries.queries import Queries
+from chain.records.block import Attendance, decode_block
+from chain.records.header import build_proposal, compute_block_hash
+from chain.records.outcome import Outcome
+from chain.records.spec import ChainSpec
+from chain.tree.blocktree import BlockTree
+from chain.tree.following import FOLLOW_ALL, Follow
+from chain.tree.open_tree import open_tree
 from consensus.book import Tip
 from consensus.epoch import EpochConfig
 from consensus.messages import Certificate, Proposal, Vote

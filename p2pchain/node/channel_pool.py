@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import trio
 
-from chain.contracts.channel import (
+from chain.queries.paging import MAX_PAGE
+from chain.records.channel import (
     MAX_OPENINGS,
     Channel,
     ChannelStatus,
@@ -26,8 +27,7 @@ from chain.contracts.channel import (
     TopUp,
     Withdraw,
 )
-from chain.contracts.registration import Registration
-from chain.paging import MAX_PAGE
+from chain.records.registration import Registration
 from inference.protocol.steps import PREFILL_TOKENS
 from inference.sampling.speculation import FREE_GUESSES
 from p2pchain.errors import NotReady

@@ -4,11 +4,11 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from chain.chunk_context import encode_context
-from chain.chunk_execution import ChunkBody, ExecutedChunk, execute_chunk
-from chain.executor import ChunkTask
-from chain.transaction import compute_tx_id
-from chain.verified import VerifiedCache
+from chain.execution.chunk_context import encode_context
+from chain.execution.chunk_execution import ChunkBody, ExecutedChunk, execute_chunk
+from chain.execution.executor import ChunkTask
+from chain.execution.verified import VerifiedCache
+from chain.records.transaction import compute_tx_id
 from p2pchain.node.chunk_process import (
     PATIENCE_S,
     ChunkProcess,

@@ -24,10 +24,10 @@ from pathlib import Path
 
 import trio
 
-from chain.chunk_execution import ChunkBody
-from chain.chunk_judge import ChunkJudge
 from chain.errors import UnfinalParent, UnknownBlock
-from chain.held import HeldBlock
+from chain.execution.chunk_execution import ChunkBody
+from chain.execution.held import HeldBlock
+from chain.tree.chunk_judge import ChunkJudge
 from consensus.params import ConsensusParams
 from consensus.participant import LOST_LOG_WAIT_MS
 from consensus.scheme import SignatureScheme, Signer

@@ -19,13 +19,13 @@ and decode strictly: a bug ends in a typed error, never in memory.  No pickle.
 
 import socket
 
-from chain.bucket_writes import NewBucket
-from chain.chunk_execution import ChunkBody, ExecutedChunk
-from chain.contracts.channel import Channel
-from chain.contracts.proof import WorkEntry
-from chain.execution import ChunkLimits, ChunkResult
-from chain.ledger import Archived
-from chain.outcome import Event, Outcome
+from chain.execution.chunk_execution import ChunkBody, ExecutedChunk
+from chain.execution.execution import ChunkLimits, ChunkResult
+from chain.ledger.ledger import Archived
+from chain.records.channel import Channel
+from chain.records.outcome import Event, Outcome
+from chain.records.proof import WorkEntry
+from chain.state.bucket_writes import NewBucket
 from primitives.buckets import decode_bucket
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError, LocalError
@@ -47,7 +47,7 @@ class Execute(Record, tag=1):
     """To a worker: execute a chunk on a state that the node supplies."""
 
     context: bytes
-    """Of `chain.chunk_context`."""
+    """Of `chain.execution.chunk_context`."""
     limits: ChunkLimits
     levels: U8
     body: ChunkBody

@@ -15,13 +15,13 @@ import socket
 import sys
 from collections.abc import Iterable, Sequence
 
-from chain.chunk_context import decode_context
-from chain.chunk_execution import ChunkBody, execute_chunk
-from chain.chunk_state import BucketReader
 from chain.errors import InvalidWitness
-from chain.transaction import compute_tx_id
-from chain.verified import VerifiedCache
-from chain.witness import execute_witnessed
+from chain.execution.chunk_context import decode_context
+from chain.execution.chunk_execution import ChunkBody, execute_chunk
+from chain.execution.verified import VerifiedCache
+from chain.execution.witness import execute_witnessed
+from chain.records.transaction import compute_tx_id
+from chain.state.chunk_state import BucketReader
 from p2pchain.errors import NodeFailed
 from p2pchain.node.chunk_wire import (
     Answer,

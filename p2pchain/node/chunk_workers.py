@@ -27,11 +27,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from chain.chunk_context import encode_context
-from chain.chunk_execution import ChunkBody, ExecutedChunk
 from chain.errors import InvalidWitness
-from chain.executor import ChunkTask, InProcess, JudgeTask
-from chain.verified import VerifiedCache
+from chain.execution.chunk_context import encode_context
+from chain.execution.chunk_execution import ChunkBody, ExecutedChunk
+from chain.execution.executor import ChunkTask, InProcess, JudgeTask
+from chain.execution.verified import VerifiedCache
 from p2pchain.node.chunk_batch import Batch, pack_known, take_done
 from p2pchain.node.chunk_process import ChunkProcess, WorkerLost
 from p2pchain.node.chunk_wire import Done, Judge, Refused

@@ -23,14 +23,14 @@ import logging
 from collections import OrderedDict
 from itertools import islice
 
-from chain.block import MAX_EVIDENCE
-from chain.blocktree import BlockTree
 from chain.errors import MissingFraudProof, UselessEvidence
-from chain.evidence import Verdict
-from chain.evidence_pool import EvidencePool
-from chain.ledger import ShardLedger
-from chain.pieces import Piece, decode_piece, get_piece_place
-from chain.roster import find_stake
+from chain.ledger.ledger import ShardLedger
+from chain.ledger.roster import find_stake
+from chain.records.block import MAX_EVIDENCE
+from chain.records.pieces import Piece, decode_piece, get_piece_place
+from chain.rewarding.evidence import Verdict
+from chain.tree.blocktree import BlockTree
+from chain.tree.evidence_pool import EvidencePool
 from consensus.errors import InvalidEvidence
 from consensus.evidence import build_evidence
 from consensus.messages import Certificate, Vote

@@ -28,13 +28,13 @@ from dataclasses import dataclass
 import msgspec
 import trio
 
-from chain.chunk_execution import ExecutedChunk
 from chain.errors import InvalidWitness
-from chain.found import FoundAccount, read_account
-from chain.index import compute_seen_changes
-from chain.keys import build_account_key
-from chain.outcome import Outcome
-from chain.transaction import Transaction, compute_tx_id
+from chain.execution.chunk_execution import ExecutedChunk
+from chain.queries.found import FoundAccount, read_account
+from chain.records.keys import build_account_key
+from chain.records.outcome import Outcome
+from chain.records.transaction import Transaction, compute_tx_id
+from chain.storage.index import compute_seen_changes
 from network.errors import NetworkError
 from network.faults import Fault
 from network.network import Network

@@ -1,8 +1,8 @@
 """
 Packets between nodes: given to who asks, got for the chunks that we fill.
 
-See chain/foreign_packets.py.  After every final block what is missing is looked up
-anew, so nothing has to be remembered, and a peer that does not answer costs a block.
+See chain/queries/foreign_packets.py.  After every final block what is missing is looked
+up anew, so nothing has to be remembered, and a peer that does not answer costs a block.
 """
 
 import logging
@@ -10,14 +10,14 @@ from collections.abc import Mapping
 
 import trio
 
-from chain.blocktree import BlockTree
-from chain.foreign_packets import (
+from chain.execution.held import HeldBlock
+from chain.queries.foreign_packets import (
     MissingPackets,
     find_missing_packets,
     list_sent,
     take_packets,
 )
-from chain.held import HeldBlock
+from chain.tree.blocktree import BlockTree
 from network.errors import NetworkError
 from network.faults import Fault
 from network.network import Network

@@ -3,11 +3,11 @@ Values of shards that this node does not follow, from connected peers.
 
     state/values     Question -> ValuesAnswer
 
-A value comes with its proof under a root of ours (chain/foreign_state.py), so it does
-not matter who gives it; whoever gives one that the root contradicts is charged for it.
-Peers are asked one after the other, first the one that helped last, until nothing is
-missing or the time is over.  What nobody shows is simply not in the answer: callers
-say so, or wait.
+A value comes with its proof under a root of ours (chain/queries/foreign_state.py), so
+it does not matter who gives it; whoever gives one that the root contradicts is charged
+for it.  Peers are asked one after the other, first the one that helped last, until
+nothing is missing or the time is over.  What nobody shows is simply not in the answer:
+callers say so, or wait.
 """
 
 import logging
@@ -17,9 +17,8 @@ from typing import Annotated
 import trio
 from msgspec import Meta
 
-from chain.blocktree import BlockTree
 from chain.errors import InvalidProof
-from chain.foreign_state import (
+from chain.queries.foreign_state import (
     ForeignValue,
     Question,
     ShownValue,
@@ -28,6 +27,7 @@ from chain.foreign_state import (
     show_values,
     verify_value,
 )
+from chain.tree.blocktree import BlockTree
 from network.errors import NetworkError
 from network.faults import Fault
 from network.network import Network

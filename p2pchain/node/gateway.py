@@ -21,7 +21,7 @@ from statistics import median_low
 import trio
 from msgspec.structs import replace as replace_fields
 
-from chain.contracts.channel import Channel
+from chain.records.channel import Channel
 from inference.device.precision import Precision
 from inference.errors import BadPrompt, Busy, WorkerError
 from inference.protocol.activations import DTYPE_OF_NAME

@@ -16,8 +16,8 @@ from pathlib import Path
 import trio
 from msgspec.structs import replace
 
-from chain.contracts.proof import Receipt
-from chain.following import Follow, Layers
+from chain.records.proof import Receipt
+from chain.tree.following import Follow, Layers
 from genesis.genesis import Genesis
 from inference.certification.certify import CERTIFICATES_FOLDER, require_certificate
 from inference.device.precision import Precision

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from msgspec import structs
 
-from chain.contracts.model import ModelRecord, compute_model_id
+from chain.records.model import ModelRecord, compute_model_id
 from genesis.files import load_genesis, save_genesis
 from genesis.genesis import (
     Genesis,

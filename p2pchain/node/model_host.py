@@ -19,9 +19,9 @@ from pathlib import Path
 
 import trio
 
-from chain.contracts.model import ModelRecord
-from chain.contracts.registration import RegistrationStatus
-from chain.following import Layers
+from chain.records.model import ModelRecord
+from chain.records.registration import RegistrationStatus
+from chain.tree.following import Layers
 from inference.capacity.moving import LEAST_GAIN, compute_gain
 from inference.capacity.placement import Choice, choose_layers, count_hosts
 from inference.device.device import Device, measure_device

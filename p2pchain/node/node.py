@@ -27,8 +27,8 @@ from dataclasses import dataclass
 
 import trio
 
-from chain.contracts.registration import MAX_ADDRESSES
-from chain.queries import Queries
+from chain.queries.queries import Queries
+from chain.records.registration import MAX_ADDRESSES
 from consensus.participant import ParticipantConfig
 from genesis.genesis import Genesis
 from genesis.state import build_chain_spec

@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
-from chain.epochs import compute_first_height, compute_last_height
+from chain.ledger.epochs import compute_first_height, compute_last_height
 from inference.worker.supervisor import SupervisedWorker, WorkerState
 from p2pchain.api.errors import NoRoute
 from p2pchain.api.status import (

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import trio
 
-from chain.snapshot import MAX_PART_BYTES, PartPlace
-from chain.snapshot_part import validate_part
+from chain.snapshots.snapshot import MAX_PART_BYTES, PartPlace
+from chain.snapshots.snapshot_part import validate_part
 from network.network import Network
 from p2pchain.node.board_fetcher import BoardFetcher
 from p2pchain.node.state_sync_ask import request

@@ -19,8 +19,8 @@ from random import Random, SystemRandom
 
 import trio
 
-from chain.contracts.model import ModelRecord
-from chain.contracts.registration import Registration, RegistrationStatus
+from chain.records.model import ModelRecord
+from chain.records.registration import Registration, RegistrationStatus
 from inference.capacity.moving import COOL_DOWN_S, Chances, Host, Move, consider_move
 from p2pchain.node.home import write_atomically
 from p2pchain.node.weights_fetcher import Share

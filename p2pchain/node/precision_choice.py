@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from chain.contracts.model import ModelRecord
-from chain.contracts.registration import Registration, RegistrationStatus
+from chain.records.model import ModelRecord
+from chain.records.registration import Registration, RegistrationStatus
 from inference.device.hardware import Hardware, advise, choose_precision
 from inference.device.precision import Precision
 from p2pchain.node.home import write_atomically

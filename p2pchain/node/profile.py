@@ -1,6 +1,6 @@
 """What exactly our stages sell: the profile of a model as this version computes it."""
 
-from chain.contracts.model import ModelRecord, Profile, compute_profile_hash
+from chain.records.model import ModelRecord, Profile, compute_profile_hash
 from inference.device.precision import Precision
 from inference.weights.model_info import ModelInfo
 

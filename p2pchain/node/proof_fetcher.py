@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import trio
 
-from chain.fraud_store import FraudStore
+from chain.storage.fraud_store import FraudStore
 from network.errors import NetworkError
 from network.faults import Fault
 from network.network import Network

@@ -15,10 +15,10 @@ from statistics import median_low
 
 import trio
 
-from chain.contracts.model import compute_model_id
-from chain.contracts.proof import Receipt
-from chain.contracts.registration import Register, Registration, RegistrationStatus
 from chain.errors import ShardNotFollowed
+from chain.records.model import compute_model_id
+from chain.records.proof import Receipt
+from chain.records.registration import Register, Registration, RegistrationStatus
 from inference.errors import WorkerFailed
 from inference.hop.ports import HopOffer, HopPorts
 from inference.hop.service import HopService

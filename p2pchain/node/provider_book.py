@@ -18,8 +18,8 @@ receipts: they say what the chain pays for.
 
 from collections.abc import Callable, Iterator, Sequence
 
-from chain.contracts.channel import Channel, ChannelStatus, Claim, Close, Payment
-from chain.contracts.proof import Receipt
+from chain.records.channel import Channel, ChannelStatus, Claim, Close, Payment
+from chain.records.proof import Receipt
 from inference.hop.channel_account import EMPTY_STANDING, Standing
 from inference.hop.ports import PayeeChannel as ChannelView
 from inference.protocol.session_account import SessionAccount

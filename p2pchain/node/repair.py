@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chain.errors import StoreError
-from chain.leveldb import LevelStore, rebuild_level_store
-from chain.snapshot_install import CHAIN_LETTERS
-from chain.store import INSTALL_KEY
+from chain.snapshots.snapshot_install import CHAIN_LETTERS
+from chain.storage.leveldb import LevelStore, rebuild_level_store
+from chain.storage.store import INSTALL_KEY
 from primitives.kv import KeyValueStore
 
 BATCH = 1024

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from chain.contracts.channel import Channel
+from chain.records.channel import Channel
 from inference.protocol.session_codes import RefuseCode
 from inference.protocol.session_errors import HopAccused, HopRefused
 from inference.session.events import FindHops

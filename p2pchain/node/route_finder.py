@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from chain.contracts.registration import Registration, RegistrationStatus
+from chain.records.registration import Registration, RegistrationStatus
 from inference.device.precision import Precision
 from inference.hop.driver import compute_now_us
 from inference.weights.model_info import ModelInfo

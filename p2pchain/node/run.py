@@ -10,7 +10,7 @@ from typing import Literal
 import trio
 
 from chain.errors import OtherFormat, StoreError
-from chain.leveldb import LevelStore
+from chain.storage.leveldb import LevelStore
 from genesis.files import load_genesis
 from genesis.state import build_chain_spec
 from p2pchain.errors import HomeError, find_cause

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import trio
 
-from chain.contracts.channel import Channel, ChannelStatus, Settle, compute_total
+from chain.records.channel import Channel, ChannelStatus, Settle, compute_total
 from p2pchain.node.cashing import plan_cashing
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.provider_book import ProviderBook, Settling

@@ -4,8 +4,8 @@ Following other shards than before, while the node runs.
 Theory of operation
 -------------------
     wanted, not followed --> base: a boundary of ours --frontier--> parts --> files
-        --Adoption (chain/adoption.py)--> buckets --chunks, with bodies--> last block
-        --> followed, in one write
+        --Adoption (chain/tree/adoption.py)--> buckets --chunks, with bodies--> last
+        block --> followed, in one write
     taken on for others, not wanted any more --> dropped, in one write; then its
                                                  buckets go
 
@@ -42,16 +42,16 @@ from typing import TypeVar
 
 import trio
 
-from chain.adoption import Adoption, Base, find_base, read_frontier
-from chain.blocktree import BlockTree
-from chain.chunk_execution import ChunkBody
 from chain.errors import InvalidSnapshot, MissingBodies, PastChunk
-from chain.foreign_packets import has_sent_packets
-from chain.gaps import read_gaps
-from chain.held import HeldBlock
-from chain.past_chunks import iterate_next_headers, list_past_boundaries
-from chain.snapshot import PartPlace, SnapshotShard, iterate_places
-from chain.store import forget_shard
+from chain.execution.chunk_execution import ChunkBody
+from chain.execution.held import HeldBlock
+from chain.queries.foreign_packets import has_sent_packets
+from chain.snapshots.snapshot import PartPlace, SnapshotShard, iterate_places
+from chain.storage.gaps import read_gaps
+from chain.storage.store import forget_shard
+from chain.tree.adoption import Adoption, Base, find_base, read_frontier
+from chain.tree.blocktree import BlockTree
+from chain.tree.past_chunks import iterate_next_headers, list_past_boundaries
 from network.network import Network
 from p2pchain.node.bodies import BodyExchange
 from p2pchain.node.chain_service import ChainService

@@ -8,9 +8,9 @@ to the end of e + 1.
 
 from dataclasses import dataclass
 
-from chain.contracts.staking import Bond, Unbond
-from chain.outcome import Outcome
-from chain.stake import Stake, StakeStatus
+from chain.ledger.stake import Stake, StakeStatus
+from chain.records.outcome import Outcome
+from chain.records.staking import Bond, Unbond
 from consensus.validators import ValidatorSet
 from p2pchain.errors import StakeRefused
 from p2pchain.node.chain_service import ChainService

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from chain.snapshot import PartPlace
+from chain.snapshots.snapshot import PartPlace
 from p2pchain.node import work_board
 from p2pchain.node.work_board import WorkBoard
 

@@ -5,8 +5,8 @@ What happens to the database before a node opens its chain.
     every part of a snapshot is here    write it
     neither                             nothing
 
-Runs while nothing else uses the database; see chain/snapshot_install.py for why a crash
-in the middle does no harm.
+Runs while nothing else uses the database; see chain/snapshots/snapshot_install.py for
+why a crash in the middle does no harm.
 """
 
 import logging
@@ -14,9 +14,13 @@ import time
 from collections.abc import Iterator
 
 from chain.errors import InvalidSnapshot
-from chain.snapshot import Manifest
-from chain.snapshot_install import delete_chain, get_unfinished, install_snapshot
-from chain.spec import ChainSpec
+from chain.records.spec import ChainSpec
+from chain.snapshots.snapshot import Manifest
+from chain.snapshots.snapshot_install import (
+    delete_chain,
+    get_unfinished,
+    install_snapshot,
+)
 from p2pchain.node.state_sync_files import LostPart, PartFiles
 from primitives.kv import KeyValueStore
 

@@ -2,10 +2,10 @@
 What nodes ask each other for a state instead of blocks: requests on direct streams.
 
     sync/offers     nothing -> Offers
-    sync/manifest   SnapshotName -> Manifest (chain/snapshot.py)
+    sync/manifest   SnapshotName -> Manifest (chain/snapshots/snapshot.py)
     sync/frontier   FrontierRequest -> SnapshotShard: one shard's parts, of a manifest
-    sync/part       PartRequest -> PartBody (chain/snapshot_part.py)
-    sync/block      LightRequest -> LightBlock (chain/light.py)
+    sync/part       PartRequest -> PartBody (chain/snapshots/snapshot_part.py)
+    sync/block      LightRequest -> LightBlock (chain/light/light.py)
     sync/epochs     ProofsRequest -> ProofsAnswer
 
 Spec: docs/protocol/14-state-sync.md
@@ -15,8 +15,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from chain.light import EpochProof
-from chain.light_sync import MAX_PROOFS
+from chain.light.light import EpochProof
+from chain.light.light_sync import MAX_PROOFS
 from primitives.buckets import MAX_LEVELS
 from primitives.codec import Record
 from primitives.types import U8, U32, Epoch, Hash32, Height, ShardId

@@ -27,12 +27,12 @@ from typing import TypeVar
 import trio
 
 from chain.errors import SnapshotUnavailable
-from chain.held import HeldBlock
-from chain.light_queries import LightQueries
-from chain.snapshot_build import build_frontier, build_manifest
-from chain.snapshot_part import read_part
-from chain.spec import ChainSpec
-from chain.store import ChainReader
+from chain.execution.held import HeldBlock
+from chain.queries.light_queries import LightQueries
+from chain.records.spec import ChainSpec
+from chain.snapshots.snapshot_build import build_frontier, build_manifest
+from chain.snapshots.snapshot_part import read_part
+from chain.storage.store import ChainReader
 from network.network import Network
 from network.stream import Stream
 from p2pchain.node.chain_service import ChainService

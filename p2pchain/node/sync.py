@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import trio
 
-from chain.block import decode_block
 from chain.errors import (
     BodyMismatch,
     InvalidBlock,
@@ -31,6 +30,7 @@ from chain.errors import (
     TooManyPending,
     UnjudgedFraud,
 )
+from chain.records.block import decode_block
 from consensus.messages import Certificate, Proposal
 from network.errors import NetworkError, RequestTimeout
 from network.faults import Fault

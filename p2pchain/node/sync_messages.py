@@ -15,7 +15,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from chain.bodies import MAX_BODY_BYTES
+from chain.execution.bodies import MAX_BODY_BYTES
 from consensus.messages import Certificate
 from primitives.codec import Record
 from primitives.types import U63, Epoch, Hash32, Height, ShardId, View
@@ -34,7 +34,7 @@ RANGE_BYTES = 1280 * 1024
 """An answer ends after this much, with the block and bodies that go over it."""
 MAX_RANGE_BYTES = 4 * 1024 * 1024
 """The longest answer: the lot, one more block with its bodies, which have 1.5 MiB
-together (chain/limits.py), and a certificate."""
+together (chain/tree/limits.py), and a certificate."""
 MAX_SHARDS = 64
 """More than a layout can have."""
 MAX_RANGE_BODIES = MAX_RANGE_BLOCKS * MAX_SHARDS

@@ -27,7 +27,7 @@ from chain.errors import (
     ValidityTooLong,
     WrongNonce,
 )
-from chain.held import HeldBlock
+from chain.execution.held import HeldBlock
 from chain.mempool import Mempool
 from network.network import Network
 from network.topics import Topic, Verdict

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import trio
 
 from chain.errors import ShardNotFollowed
-from chain.found import FoundAccount
-from chain.outcome import Outcome
-from chain.transaction import Payload, SignedTransaction, compute_tx_id
+from chain.queries.found import FoundAccount
+from chain.records.outcome import Outcome
+from chain.records.transaction import Payload, SignedTransaction, compute_tx_id
 from p2pchain.errors import NotReady, TransactionFailed, UnknownFunds
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.foreign_accounts import ForeignAccounts

@@ -26,7 +26,7 @@ from typing import TypeVar
 
 import trio
 
-from chain.contracts.model import ModelRecord
+from chain.records.model import ModelRecord
 from inference.errors import BadWeights, CacheFull, DiskFull, ModelError
 from inference.weights.model_info import Model, load_model
 from inference.weights.pieces import (

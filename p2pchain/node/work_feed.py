@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from chain.contracts.proof import Receipt, verify_receipt
+from chain.records.proof import Receipt, verify_receipt
 from network.network import Network
 from network.topics import Topic, Verdict
 from p2pchain.api.completion import SeenReceipt

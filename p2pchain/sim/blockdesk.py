@@ -7,7 +7,6 @@ What p2pchain.node.consensus_driver does with blocks, on virtual time.
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chain.block import Attendance
 from chain.errors import (
     BodyMismatch,
     InvalidBlock,
@@ -17,6 +16,7 @@ from chain.errors import (
     TooManyPending,
     UnjudgedFraud,
 )
+from chain.records.block import Attendance
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.messages import Proposal

@@ -12,7 +12,7 @@ one node and is what consensus calls the application.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from chain.foreign_packets import MissingPackets
+from chain.queries.foreign_packets import MissingPackets
 from p2pchain.node.application import Application
 from p2pchain.sim.evidence import EvidenceDesk
 from p2pchain.sim.listchain import ListChains

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from chain.blocktree import BlockTree
-from chain.chunk_judge import ChunkJudge
 from chain.errors import UnfinalParent, UnknownBlock
+from chain.tree.blocktree import BlockTree
+from chain.tree.chunk_judge import ChunkJudge
 from consensus.participant import LOST_LOG_WAIT_MS
 from consensus.wal import encode_header, encode_records, scan_wal
 from p2pchain.node.chunk_lead import MOST_LEAD_S, ChunkLead

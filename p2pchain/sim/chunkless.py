@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from chain.foreign_packets import MissingPackets
+from chain.queries.foreign_packets import MissingPackets
 from shards.chunk import ChunkHeader
 from shards.packet import PacketProof
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from chain.block import Block
-from chain.blocktree import BlockTree
-from chain.building import Picker
-from chain.epochs import EpochState
-from chain.held import HeldBlock
+from chain.execution.held import HeldBlock
+from chain.ledger.epochs import EpochState
+from chain.records.block import Block
+from chain.tree.blocktree import BlockTree
+from chain.tree.building import Picker
 from consensus.scheme import SignatureScheme, Signer
 from shards.certificate import (
     CertifiedChunk,

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from chain.errors import MissingFraudProof
-from chain.pieces import Piece
+from chain.records.pieces import Piece
 from consensus.errors import InvalidEvidence
 from consensus.evidence import build_evidence
 from consensus.messages import Certificate, Vote

@@ -9,8 +9,8 @@ itself: its certificate may be known to liars alone.
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chain.halts import find_halted, read_halts
-from chain.held import HeldBlock
+from chain.execution.held import HeldBlock
+from chain.ledger.halts import find_halted, read_halts
 from p2pchain.sim.invariant import Invariant
 from shards.chunk import compute_chunk_hash
 from shards.layout import ROOT_SHARD

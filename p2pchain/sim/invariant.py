@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NoReturn
 
-from chain.held import HeldBlock
+from chain.execution.held import HeldBlock
 from consensus import effects as fx
 from consensus.messages import Message, Proposal
 from p2pchain.sim.errors import InvariantBroken

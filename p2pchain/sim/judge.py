@@ -7,7 +7,7 @@ little.
 
 from typing import TYPE_CHECKING, Any
 
-from chain.held import HeldBlock
+from chain.execution.held import HeldBlock
 from consensus import effects as fx
 from consensus.messages import Message, Proposal
 from p2pchain.sim.invariant import Invariant

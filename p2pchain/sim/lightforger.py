@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from chain.blocktree import BlockTree
-from chain.header import Header, build_proposal, compute_block_hash
-from chain.light import EpochProof, LightBlock
+from chain.light.light import EpochProof, LightBlock
+from chain.records.header import Header, build_proposal, compute_block_hash
+from chain.tree.blocktree import BlockTree
 from consensus.messages import Certificate, Kind, Proposal, compute_finalize_bytes
 from consensus.scheme import Signer
 from consensus.validators import (

@@ -11,10 +11,10 @@ import random
 from typing import TYPE_CHECKING
 
 from chain.errors import LightError, OtherEpoch, ProvenFork, StaleAnswer
-from chain.header import compute_block_hash
-from chain.light import LightState
-from chain.light_queries import LightQueries
-from chain.light_sync import AskProofs, LightSync
+from chain.light.light import LightState
+from chain.light.light_sync import AskProofs, LightSync
+from chain.queries.light_queries import LightQueries
+from chain.records.header import compute_block_hash
 from p2pchain.sim.lightforger import LightForger
 from p2pchain.sim.treechain import TreeChain, TreeChains
 

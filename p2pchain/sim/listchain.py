@@ -9,13 +9,13 @@ it leaves out is a state, so that a view costs a millisecond.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from chain.block import Attendance
 from chain.errors import (
     BodyMismatch,
     InvalidBlock,
     MissingParent,
     UselessEvidence,
 )
+from chain.records.block import Attendance
 from consensus.book import Tip
 from consensus.certificates import verify_attendance
 from consensus.epoch import EpochConfig

@@ -9,29 +9,29 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from chain.account import Account
-from chain.building import ReadState
-from chain.contracts.registration import Register
-from chain.contracts.resharding import Reshard, ReshardVote
-from chain.contracts.staking import Bond, Unbond
-from chain.contracts.transfer import Transfer
-from chain.docket import get_docket
-from chain.keys import build_account_key
-from chain.ledger import ShardLedger
-from chain.proposal import AddModel, Change, RetireModel, SplitShard
-from chain.transaction import (
+from chain.ledger.docket import get_docket
+from chain.ledger.ledger import ShardLedger
+from chain.records.account import Account
+from chain.records.keys import build_account_key
+from chain.records.proposal import AddModel, Change, RetireModel, SplitShard
+from chain.records.registration import Register
+from chain.records.resharding import Reshard, ReshardVote
+from chain.records.staking import Bond, Unbond
+from chain.records.transaction import (
     Payload,
     SignedTransaction,
     Transaction,
     sign_transaction,
 )
+from chain.records.transfer import Transfer
+from chain.tree.building import ReadState
 from p2pchain.sim.signatures import make_real_key
 from p2pchain.sim.simgenesis import COIN, PEOPLE, STAKE, build_model, get_account
 from primitives.codec import decode, encode
 from shards.layout import ROOT_SHARD, ShardSpec
 
 if TYPE_CHECKING:
-    from chain.blocktree import BlockTree
+    from chain.tree.blocktree import BlockTree
     from p2pchain.sim.treechain import TreeChains
 
 VALIDITY = 50

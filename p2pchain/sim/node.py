@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from chain.following import Follow
+from chain.tree.following import Follow
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.book import CertificateBook

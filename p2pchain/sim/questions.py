@@ -7,7 +7,7 @@ The same questions as p2pchain.node.sync_messages.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from chain.snapshot import SnapshotShard
+from chain.snapshots.snapshot import SnapshotShard
 from consensus.messages import Certificate
 from shards.packet import PacketProof
 

@@ -5,13 +5,13 @@ No witness, nothing that anybody remembers, no committee: the judge's own way, s
 what it says does not depend on the code that it judges.
 """
 
-from chain.blocktree import BlockTree
-from chain.branch import Branch
-from chain.chunk_execution import ChunkBody, execute_chunk, fill_header
-from chain.chunk_state import ShardState
-from chain.held import HeldBlock
-from chain.processing import build_chunk_context, build_claim, validate_sources
-from chain.verified import VerifiedCache
+from chain.execution.chunk_execution import ChunkBody, execute_chunk, fill_header
+from chain.execution.held import HeldBlock
+from chain.execution.verified import VerifiedCache
+from chain.state.chunk_state import ShardState
+from chain.tree.blocktree import BlockTree
+from chain.tree.branch import Branch
+from chain.tree.processing import build_chunk_context, build_claim, validate_sources
 from shards.chunk import ChunkHeader
 from shards.messages import ProducedChunk
 

@@ -16,7 +16,7 @@ from chain.errors import (
     MissingParent,
     TooManyPending,
 )
-from chain.foreign_packets import MissingPackets
+from chain.queries.foreign_packets import MissingPackets
 from consensus.certificates import verify_certificate
 from consensus.messages import Certificate, Proposal
 from p2pchain.sim.questions import (

@@ -7,8 +7,8 @@ pick, and of every block that becomes final, with the block before it.
 
 from typing import TYPE_CHECKING
 
-from chain.held import HeldBlock
-from chain.verified import VerifiedCache
+from chain.execution.held import HeldBlock
+from chain.execution.verified import VerifiedCache
 from consensus.validators import ValidatorSet, decode_bitmap
 from p2pchain.sim.haltinvariants import LiesHalt
 from p2pchain.sim.invariant import Invariant

@@ -11,12 +11,12 @@ Every step may lose the power in any write; the next life begins anew.
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chain.adoption import Adoption, Base, find_base, read_frontier
 from chain.errors import InvalidSnapshot, MissingBodies, PastChunk
-from chain.foreign_packets import has_sent_packets
-from chain.past_chunks import list_past_boundaries
-from chain.snapshot import iterate_places
-from chain.store import forget_shard
+from chain.queries.foreign_packets import has_sent_packets
+from chain.snapshots.snapshot import iterate_places
+from chain.storage.store import forget_shard
+from chain.tree.adoption import Adoption, Base, find_base, read_frontier
+from chain.tree.past_chunks import list_past_boundaries
 from p2pchain.sim.questions import Answer, AskShard, ShardState
 from primitives.buckets import EMPTY_HASHES
 from primitives.types import ShardId
@@ -24,7 +24,7 @@ from shards.chunk import compute_chunk_hash
 from shards.layout import ROOT_SHARD
 
 if TYPE_CHECKING:
-    from chain.blocktree import BlockTree
+    from chain.tree.blocktree import BlockTree
     from p2pchain.sim.node import Node
     from p2pchain.sim.treechain import TreeChain
 

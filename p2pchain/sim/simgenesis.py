@@ -9,8 +9,8 @@ from functools import cache
 
 import msgspec
 
-from chain.contracts.model import ModelRecord, compute_model_id
-from chain.spec import ChainSpec
+from chain.records.model import ModelRecord, compute_model_id
+from chain.records.spec import ChainSpec
 from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec

@@ -6,7 +6,7 @@ They are signed here and handed to any node: nothing depends on a node's wallet.
 
 import trio
 
-from chain.transaction import Payload, compute_tx_id
+from chain.records.transaction import Payload, compute_tx_id
 from p2pchain.client import RpcError
 from p2pchain.testnet.errors import StepFailed
 from p2pchain.testnet.network import Testnet

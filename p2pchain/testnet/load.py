@@ -14,9 +14,9 @@ from random import Random
 
 import trio
 
-from chain.contracts.transfer import Transfer
-from chain.params import ChainParams
-from chain.transaction import compute_tx_id
+from chain.records.params import ChainParams
+from chain.records.transaction import compute_tx_id
+from chain.records.transfer import Transfer
 from p2pchain.client import RpcError
 from p2pchain.testnet.errors import Stalled, StepFailed
 from p2pchain.testnet.homes import WALLET_BALANCE, Homes

@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from chain.params import ChainParams
+from chain.records.params import ChainParams
 from consensus.params import ConsensusParams
 from genesis.presets import DEVNET_PARAMS
 from p2pchain.testnet.errors import ManifestError

@@ -8,8 +8,8 @@ that ends the transaction's epoch, so everything here waits in epochs, not in se
 
 import trio
 
-from chain.contracts.staking import Bond, Unbond
-from chain.contracts.transfer import Transfer
+from chain.records.staking import Bond, Unbond
+from chain.records.transfer import Transfer
 from p2pchain.client import RpcError
 from p2pchain.testnet.errors import StepFailed
 from p2pchain.testnet.funds import commit

@@ -4,21 +4,21 @@ import trio
 from chain_world import ALICE, COIN, GENESIS, World, build_offer
 from toy_backend import ToyNode
 
-from chain.contracts.channel import (
+from chain.mempool import Mempool
+from chain.queries.queries import Queries
+from chain.records.channel import (
     Close,
     OpenChannels,
     Opening,
     RequestClose,
     compute_channel_id,
 )
-from chain.contracts.resharding import Reshard, ReshardVote
-from chain.contracts.staking import Bond, Unbond
-from chain.contracts.transfer import Transfer
-from chain.evidence import Verdict
-from chain.evidence_pool import EvidencePool, PooledEvidence
-from chain.mempool import Mempool
-from chain.queries import Queries
-from chain.transaction import SignedTransaction
+from chain.records.resharding import Reshard, ReshardVote
+from chain.records.staking import Bond, Unbond
+from chain.records.transaction import SignedTransaction
+from chain.records.transfer import Transfer
+from chain.rewarding.evidence import Verdict
+from chain.tree.evidence_pool import EvidencePool, PooledEvidence
 from genesis.genesis import Genesis
 from genesis.state import build_chain_spec
 from p2pchain.api.errors import InsufficientFunds, NotFound, TransactionRejected

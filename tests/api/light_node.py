@@ -10,7 +10,7 @@ from chain_backend import ChainNode
 from epoch_world import EpochWorld, build_epoch_genesis
 
 from chain.mempool import Mempool
-from chain.queries import Queries
+from chain.queries.queries import Queries
 from p2pchain.client import RpcClient
 
 

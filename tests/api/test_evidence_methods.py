@@ -8,7 +8,7 @@ from chain_world import COIN, STAKERS, build_genesis
 from evidence_court import make_vote_pair
 from serving import serve
 
-from chain.conservation import compute_conservation
+from chain.checks.conservation import compute_conservation
 from primitives.address import encode_address
 from primitives.codec import encode
 

@@ -8,11 +8,11 @@ from chain_world import ALICE, BOB, CAROL, COIN, DAVE, MODEL, SIGNER
 from channel_helpers import build_claim, build_work
 from serving import get, serve
 
-from chain.contracts.channel import (
+from chain.records.channel import (
     Settle,
 )
-from chain.contracts.transfer import Transfer
-from chain.transaction import compute_tx_id
+from chain.records.transaction import compute_tx_id
+from chain.records.transfer import Transfer
 from primitives.address import encode_address
 from primitives.codec import encode
 

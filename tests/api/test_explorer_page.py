@@ -28,13 +28,13 @@ from chain_world import (
 from channel_helpers import build_claim, build_work
 from serving import serve
 
-from chain.contracts.channel import Settle
-from chain.contracts.proof import Receipt
-from chain.contracts.resharding import Reshard
-from chain.contracts.staking import Unbond
-from chain.contracts.transfer import Transfer
-from chain.proposal import SplitShard
-from chain.transaction import compute_tx_id
+from chain.records.channel import Settle
+from chain.records.proof import Receipt
+from chain.records.proposal import SplitShard
+from chain.records.resharding import Reshard
+from chain.records.staking import Unbond
+from chain.records.transaction import compute_tx_id
+from chain.records.transfer import Transfer
 from p2pchain.api.completion import SeenReceipt
 from p2pchain.api.explorer.routes import PATHS
 from primitives.address import encode_address

@@ -7,10 +7,10 @@ from chain_backend import ChainNode
 from chain_world import ALICE, BOB, CAROL, COIN, DAVE, SIGNER, World
 from serving import TOKEN, serve
 
-from chain.contracts.channel import OpenChannels, Opening
-from chain.contracts.transfer import Transfer
-from chain.keys import build_account_key
-from chain.proofs import StateProof
+from chain.records.channel import OpenChannels, Opening
+from chain.records.keys import build_account_key
+from chain.records.transfer import Transfer
+from chain.state.proofs import StateProof
 from p2pchain.api.rpc.methods import build_methods
 from primitives.address import encode_address
 from primitives.codec import decode, encode

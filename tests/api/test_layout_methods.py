@@ -6,9 +6,9 @@ from chain_world import ALICE, COIN, KEYS, MODEL, STAKERS, build_genesis
 from reshard_world import OTHER_MODEL
 from serving import TOKEN, serve
 
-from chain.contracts.resharding import ReshardVote
-from chain.contracts.transfer import Transfer
-from chain.keys import build_layout_key
+from chain.records.keys import build_layout_key
+from chain.records.resharding import ReshardVote
+from chain.records.transfer import Transfer
 from primitives.codec import encode
 
 L = 4

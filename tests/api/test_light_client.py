@@ -10,9 +10,9 @@ from light_node import Liar, LightNode, serve_bytes
 from serving import serve
 
 from chain.errors import InvalidProof, LightError, OtherEpoch, StaleAnswer
-from chain.keys import build_account_key
-from chain.light import EpochProof, LightBlock
-from chain.proofs import StateProof
+from chain.light.light import EpochProof, LightBlock
+from chain.records.keys import build_account_key
+from chain.state.proofs import StateProof
 from consensus.validators import ValidatorSet
 from genesis.genesis import compute_chain_id
 from p2pchain.client import NodeUnreachable, OversizedAnswer, RpcClient, RpcError

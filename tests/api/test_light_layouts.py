@@ -8,10 +8,10 @@ from reshard_world import EPOCH, OTHER_MODEL, ReshardWorld, build_reshard_genesi
 from serving import serve
 
 from chain.errors import InvalidProof
-from chain.keys import build_layout_key
 from chain.mempool import Mempool
-from chain.proposal import AddModel, RetireModel, SplitShard
-from chain.queries import Queries
+from chain.queries.queries import Queries
+from chain.records.keys import build_layout_key
+from chain.records.proposal import AddModel, RetireModel, SplitShard
 from p2pchain.errors import BadAnswer
 from p2pchain.light.client import LightClient
 from p2pchain.light.trust import Trust

@@ -6,9 +6,9 @@ from chain_world import ALICE, BOB, COIN, SIGNER, World, build_genesis
 from serving import get, serve
 from snapshot_world import install
 
-from chain.contracts.transfer import Transfer
 from chain.mempool import Mempool
-from chain.queries import Queries
+from chain.queries.queries import Queries
+from chain.records.transfer import Transfer
 from primitives.address import encode_address
 from primitives.kv import MemoryStore
 

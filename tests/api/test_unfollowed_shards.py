@@ -6,15 +6,15 @@ from chain_backend import ChainNode
 from chain_world import ALICE, COIN, DAVE
 from serving import TOKEN, get, serve
 
-from chain.account import Account
-from chain.contracts.transfer import Transfer
-from chain.following import Follow
-from chain.foreign_state import ForeignValue, Question, show_values
-from chain.keys import build_account_key
 from chain.mempool import Mempool
-from chain.open_tree import open_tree
-from chain.proofs import StateProof, verify_state_proof
-from chain.queries import Queries
+from chain.queries.foreign_state import ForeignValue, Question, show_values
+from chain.queries.queries import Queries
+from chain.records.account import Account
+from chain.records.keys import build_account_key
+from chain.records.transfer import Transfer
+from chain.state.proofs import StateProof, verify_state_proof
+from chain.tree.following import Follow
+from chain.tree.open_tree import open_tree
 from p2pchain.cli.main import main
 from p2pchain.client import RpcClient
 from p2pchain.errors import UnknownFunds

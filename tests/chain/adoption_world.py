@@ -2,15 +2,15 @@
 
 from chain_world import World
 
-from chain.adoption import Adoption, Base, find_base, read_frontier
-from chain.blocktree import BlockTree
-from chain.following import Follow
-from chain.open_tree import open_tree
-from chain.past_chunks import list_past_boundaries
-from chain.snapshot import iterate_places
-from chain.snapshot_build import build_frontier
-from chain.snapshot_part import read_part
-from chain.store import ChainReader
+from chain.snapshots.snapshot import iterate_places
+from chain.snapshots.snapshot_build import build_frontier
+from chain.snapshots.snapshot_part import read_part
+from chain.storage.store import ChainReader
+from chain.tree.adoption import Adoption, Base, find_base, read_frontier
+from chain.tree.blocktree import BlockTree
+from chain.tree.following import Follow
+from chain.tree.open_tree import open_tree
+from chain.tree.past_chunks import list_past_boundaries
 from primitives import bls
 from primitives.buckets import EMPTY_HASHES
 from primitives.kv import KeyValueStore, MemoryStore

@@ -6,20 +6,20 @@ from functools import lru_cache
 
 import msgspec
 
-from chain.block import NO_ATTENDANCE, Attendance
-from chain.blocktree import BlockTree
-from chain.building import NothingWaits, Picker
-from chain.contracts.model import ModelRecord, compute_model_id
-from chain.contracts.registration import Register
-from chain.held import HeldBlock
-from chain.open_tree import open_tree
-from chain.spec import ChainSpec
-from chain.transaction import (
+from chain.execution.held import HeldBlock
+from chain.records.block import NO_ATTENDANCE, Attendance
+from chain.records.model import ModelRecord, compute_model_id
+from chain.records.registration import Register
+from chain.records.spec import ChainSpec
+from chain.records.transaction import (
     Payload,
     SignedTransaction,
     Transaction,
     sign_transaction,
 )
+from chain.tree.blocktree import BlockTree
+from chain.tree.building import NothingWaits, Picker
+from chain.tree.open_tree import open_tree
 from consensus.leader import compute_leader
 from consensus.messages import (
     Certificate,

@@ -3,7 +3,7 @@
 from chain_world import ALICE, BOB, COIN, SIGNER, SPEC
 from mini_chain import MiniChain
 
-from chain.contracts.channel import (
+from chain.records.channel import (
     Claim,
     OpenChannels,
     Opening,
@@ -12,7 +12,7 @@ from chain.contracts.channel import (
     compute_payword,
     compute_voucher_message,
 )
-from chain.contracts.proof import WorkRecord
+from chain.records.proof import WorkRecord
 from primitives.keys import SecretKey
 
 SEED = bytes([5]) * 32

@@ -6,24 +6,24 @@ from dataclasses import dataclass, field
 from chain_world import ALICE, BOB, CAROL, COIN, SPEC, World
 from channel_helpers import build_opening
 
-from chain.chunk_context import build_context
-from chain.chunk_execution import (
+from chain.contracts.credit import Credit
+from chain.errors import InvalidTransaction
+from chain.execution.chunk_context import build_context
+from chain.execution.chunk_execution import (
     ChunkBody,
     ExecutedChunk,
     fill_header,
     finish_chunk,
 )
-from chain.chunk_state import ShardState
-from chain.context import Context
-from chain.contracts.channel import OpenChannels
-from chain.contracts.credit import Credit
-from chain.contracts.transfer import Transfer
-from chain.errors import InvalidTransaction
-from chain.execution import ChunkFull, ChunkLimits, ChunkRun, Meter
-from chain.spec import ChainSpec, build_genesis_chunk
-from chain.transaction import Payload, Transaction, sign_transaction
-from chain.verified import VerifiedCache
-from chain.witness import build_witness, encode_witness
+from chain.execution.execution import ChunkFull, ChunkLimits, ChunkRun, Meter
+from chain.execution.verified import VerifiedCache
+from chain.execution.witness import build_witness, encode_witness
+from chain.ledger.context import Context
+from chain.records.channel import OpenChannels
+from chain.records.spec import ChainSpec, build_genesis_chunk
+from chain.records.transaction import Payload, Transaction, sign_transaction
+from chain.records.transfer import Transfer
+from chain.state.chunk_state import ShardState
 from primitives.codec import encode
 from primitives.keys import SecretKey
 from shards.chunk import ChunkHeader

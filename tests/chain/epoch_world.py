@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import msgspec
 from chain_world import COIN, KEYS, MODEL, START_MS, World
 
-from chain.conservation import compute_conservation
-from chain.contracts.staking import Bond, Unbond
-from chain.held import HeldBlock
-from chain.ledger import ShardLedger, get_account
-from chain.roster import get_stake, get_validators
-from chain.stake import Stake
-from chain.store import ChainStore
+from chain.checks.conservation import compute_conservation
+from chain.execution.held import HeldBlock
+from chain.ledger.ledger import ShardLedger, get_account
+from chain.ledger.roster import get_stake, get_validators
+from chain.ledger.stake import Stake
+from chain.records.staking import Bond, Unbond
+from chain.storage.store import ChainStore
 from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec

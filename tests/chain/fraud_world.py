@@ -10,8 +10,8 @@ import msgspec
 from chain_world import COIN, ListPicker
 from epoch_world import PEOPLE, EpochWorld
 
-from chain.contracts.transfer import Transfer
-from chain.halts import read_halts
+from chain.ledger.halts import read_halts
+from chain.records.transfer import Transfer
 from p2pchain.sim.committee import endorse
 from primitives import bls
 from primitives.codec import encode

@@ -12,12 +12,17 @@ from typing import Any
 
 import msgspec
 
-from chain.account import Account
-from chain.block import compute_root_path, compute_roots_root
-from chain.header import HEADER_VERSION, Header, build_proposal, compute_block_hash
-from chain.keys import build_account_key
-from chain.light import EpochProof, LightBlock, LightChain, LightState
-from chain.proofs import StateProof
+from chain.light.light import EpochProof, LightBlock, LightChain, LightState
+from chain.records.account import Account
+from chain.records.block import compute_root_path, compute_roots_root
+from chain.records.header import (
+    HEADER_VERSION,
+    Header,
+    build_proposal,
+    compute_block_hash,
+)
+from chain.records.keys import build_account_key
+from chain.state.proofs import StateProof
 from consensus.messages import (
     Certificate,
     Kind,

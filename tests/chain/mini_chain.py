@@ -4,13 +4,14 @@ from collections import defaultdict
 
 from chain_world import COIN, SPEC
 
-from chain.account import NO_ACCOUNT, Account
-from chain.context import Context
-from chain.contracts.channel import Channel
-from chain.contracts.model import ModelRecord
-from chain.contracts.registration import Registration
-from chain.execution import ChunkLimits, ChunkRun
-from chain.keys import (
+from chain.execution.execution import ChunkLimits, ChunkRun
+from chain.execution.verified import VerifiedCache
+from chain.ledger.context import Context
+from chain.ledger.ledger import Count, Totals
+from chain.ledger.stake import Stake
+from chain.records.account import NO_ACCOUNT, Account
+from chain.records.channel import Channel
+from chain.records.keys import (
     TOTALS_KEY,
     build_account_key,
     build_channel_key,
@@ -18,12 +19,11 @@ from chain.keys import (
     build_emitted_key,
     build_model_key,
 )
-from chain.ledger import Count, Totals
-from chain.outcome import Outcome
-from chain.spec import ChainSpec
-from chain.stake import Stake
-from chain.transaction import Payload, Transaction, sign_transaction
-from chain.verified import VerifiedCache
+from chain.records.model import ModelRecord
+from chain.records.outcome import Outcome
+from chain.records.registration import Registration
+from chain.records.spec import ChainSpec
+from chain.records.transaction import Payload, Transaction, sign_transaction
 from primitives.codec import decode, encode
 from primitives.keys import SecretKey
 from shards.packet import Packet, build_packet_proofs

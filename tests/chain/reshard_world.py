@@ -17,22 +17,22 @@ from chain_world import (
     World,
 )
 
-from chain.chunk_context import build_context, decode_context, encode_context
-from chain.chunk_execution import ChunkBody, execute_chunk
-from chain.chunk_state import ShardState
-from chain.conservation import compute_conservation, get_conservation
-from chain.contracts.model import ModelRecord, compute_model_id
-from chain.contracts.registration import Registration
-from chain.contracts.resharding import Reshard, ReshardVote
-from chain.docket import get_docket
-from chain.execution import ChunkLimits
-from chain.layouts import get_layout
-from chain.ledger import ShardLedger
-from chain.outcome import Event
-from chain.proposal import Change
-from chain.queries import Queries
-from chain.spec import ChainSpec
-from chain.witness import build_witness, encode_witness, execute_witnessed
+from chain.checks.conservation import compute_conservation, get_conservation
+from chain.execution.chunk_context import build_context, decode_context, encode_context
+from chain.execution.chunk_execution import ChunkBody, execute_chunk
+from chain.execution.execution import ChunkLimits
+from chain.execution.witness import build_witness, encode_witness, execute_witnessed
+from chain.ledger.docket import get_docket
+from chain.ledger.layouts import get_layout
+from chain.ledger.ledger import ShardLedger
+from chain.queries.queries import Queries
+from chain.records.model import ModelRecord, compute_model_id
+from chain.records.outcome import Event
+from chain.records.proposal import Change
+from chain.records.registration import Registration
+from chain.records.resharding import Reshard, ReshardVote
+from chain.records.spec import ChainSpec
+from chain.state.chunk_state import ShardState
 from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec

@@ -9,16 +9,21 @@ The root shard's stakes without blocks: evidence is applied, epochs close, atoms
 
 from evidence_court import CHAIN, Court, make_certificate_pair, make_vote_pair
 
-from chain.account import Account
-from chain.context import Context
-from chain.evidence import EvidenceJudge
-from chain.evidence_pool import EvidencePool
-from chain.keys import EPOCH_KEY, TOTALS_KEY, build_account_key, build_validators_key
-from chain.ledger import ShardLedger, Totals
-from chain.payouts import pay_unbondings
-from chain.roster import find_stake, get_stake, list_stakes, put_stake
-from chain.slashing import apply_evidence, settle_offences
-from chain.stake import EpochRecord, Stake, StakeStatus, Unbonding
+from chain.ledger.context import Context
+from chain.ledger.ledger import ShardLedger, Totals
+from chain.ledger.roster import find_stake, get_stake, list_stakes, put_stake
+from chain.ledger.stake import EpochRecord, Stake, StakeStatus, Unbonding
+from chain.records.account import Account
+from chain.records.keys import (
+    EPOCH_KEY,
+    TOTALS_KEY,
+    build_account_key,
+    build_validators_key,
+)
+from chain.rewarding.evidence import EvidenceJudge
+from chain.rewarding.payouts import pay_unbondings
+from chain.rewarding.slashing import apply_evidence, settle_offences
+from chain.tree.evidence_pool import EvidencePool
 from consensus.validators import Validator, ValidatorSet
 from genesis.presets import DEVNET_PARAMS
 from primitives.codec import decode, encode

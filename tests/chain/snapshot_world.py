@@ -3,12 +3,12 @@
 from chain_world import COIN, World
 from epoch_world import PEOPLE, EpochWorld
 
-from chain.contracts.transfer import Transfer
-from chain.snapshot import Manifest, Snapshot, read_snapshot
-from chain.snapshot_build import build_manifest
-from chain.snapshot_install import install_snapshot
-from chain.snapshot_part import read_part
-from chain.store import ChainReader
+from chain.records.transfer import Transfer
+from chain.snapshots.snapshot import Manifest, Snapshot, read_snapshot
+from chain.snapshots.snapshot_build import build_manifest
+from chain.snapshots.snapshot_install import install_snapshot
+from chain.snapshots.snapshot_part import read_part
+from chain.storage.store import ChainReader
 from primitives.codec import decode, encode
 
 

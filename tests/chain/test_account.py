@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.account import (
+from chain.records.account import (
     MATURING_STEPS,
     NO_ACCOUNT,
     Account,

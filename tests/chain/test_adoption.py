@@ -8,9 +8,8 @@ from epoch_world import PEOPLE, EpochWorld
 from reshard_world import ReshardWorld
 from snapshot_world import run
 
-from chain.adoption import Adoption, find_base, read_frontier
-from chain.conservation import compute_conservation, get_conservation
-from chain.contracts.transfer import Transfer
+from chain.checks.conservation import compute_conservation, get_conservation
+from chain.checks.verify import verify_database
 from chain.errors import (
     InvalidSnapshot,
     MissingBodies,
@@ -19,12 +18,13 @@ from chain.errors import (
     ShardNotFollowed,
     SnapshotUnavailable,
 )
-from chain.following import Follow, Layers
-from chain.proposal import SplitShard
-from chain.queries import Queries
-from chain.snapshot_build import build_frontier
-from chain.store import ChainReader, build_key
-from chain.verify import verify_database
+from chain.queries.queries import Queries
+from chain.records.proposal import SplitShard
+from chain.records.transfer import Transfer
+from chain.snapshots.snapshot_build import build_frontier
+from chain.storage.store import ChainReader, build_key
+from chain.tree.adoption import Adoption, find_base, read_frontier
+from chain.tree.following import Follow, Layers
 from primitives import bls
 from primitives.kv import MemoryStore
 from shards.chunk import compute_chunk_hash
@@ -406,7 +406,7 @@ def long_scene():
 def test_a_cut_at_every_write_leaves_all_of_a_shard_or_nothing(
     long_scene, is_applied, monkeypatch
 ):
-    monkeypatch.setattr("chain.snapshot_build.PART_BYTES", 300)
+    monkeypatch.setattr("chain.snapshots.snapshot_build.PART_BYTES", 300)
     scene = long_scene
     for writes in range(100):
         disk = FailingStore()

@@ -9,18 +9,18 @@ from epoch_world import PEOPLE, EpochWorld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.conservation import compute_conservation
-from chain.contracts.transfer import Transfer
+from chain.checks.conservation import compute_conservation
+from chain.checks.verify import verify_database
 from chain.errors import PastChunk, ShardNotFollowed
-from chain.following import Follow
-from chain.foreign_packets import (
+from chain.queries.foreign_packets import (
     find_missing_packets,
     has_sent_packets,
     list_sent,
     take_packets,
 )
-from chain.store import forget_shard
-from chain.verify import verify_database
+from chain.records.transfer import Transfer
+from chain.storage.store import forget_shard
+from chain.tree.following import Follow
 from primitives import bls
 from primitives.kv import MemoryStore
 from shards.chunk import compute_chunk_hash

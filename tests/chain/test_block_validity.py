@@ -16,7 +16,17 @@ from chain_world import (
     build_genesis,
 )
 
-from chain.block import (
+from chain.errors import (
+    BodyMismatch,
+    InvalidBlock,
+    InvalidBody,
+    MissingBodies,
+    ShardNotFollowed,
+)
+from chain.execution.bodies import MAX_BODY_BYTES
+from chain.execution.chunk_execution import ChunkBody
+from chain.execution.held import HeldBlock
+from chain.records.block import (
     NO_ATTENDANCE,
     Attendance,
     Block,
@@ -28,21 +38,11 @@ from chain.block import (
     compute_roots_root,
     decode_block,
 )
-from chain.bodies import MAX_BODY_BYTES
-from chain.chunk_execution import ChunkBody
-from chain.contracts.transfer import Transfer
-from chain.errors import (
-    BodyMismatch,
-    InvalidBlock,
-    InvalidBody,
-    MissingBodies,
-    ShardNotFollowed,
-)
-from chain.following import Follow
-from chain.header import build_proposal, compute_block_hash
-from chain.held import HeldBlock
-from chain.open_tree import open_tree
-from chain.spec import ChainSpec
+from chain.records.header import build_proposal, compute_block_hash
+from chain.records.spec import ChainSpec
+from chain.records.transfer import Transfer
+from chain.tree.following import Follow
+from chain.tree.open_tree import open_tree
 from consensus.messages import compute_notarize_bytes
 from consensus.randao import compute_mix
 from consensus.validators import encode_bitmap

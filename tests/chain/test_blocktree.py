@@ -6,8 +6,6 @@ import msgspec
 import pytest
 from chain_world import ALICE, BOB, COIN, DAVE, SPEC, World, build_genesis
 
-from chain import pending
-from chain.contracts.transfer import Transfer
 from chain.errors import (
     ConflictingFinal,
     InvalidBlock,
@@ -15,6 +13,8 @@ from chain.errors import (
     TooManyPending,
     UnknownBlock,
 )
+from chain.records.transfer import Transfer
+from chain.tree import pending
 from genesis.state import build_chain_spec
 from p2pchain.sim.committee import hand_bodies
 

@@ -5,8 +5,8 @@ from itertools import permutations
 import msgspec
 import pytest
 
-from chain import books
-from chain.books import Books, balance_books
+from chain.storage import books
+from chain.storage.books import Books, balance_books
 from shards.layout import ROOT_SHARD
 
 ROOT = balance_books(Books(balances=900, genesis=1000, minted=50, burned=7))

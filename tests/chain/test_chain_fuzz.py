@@ -7,16 +7,14 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from mangling import HOSTILE, bounded_memory, judge, mangled, many, values_of
 
-from chain.block import Block, decode_block
-from chain.contracts.channel import OpenChannels
-from chain.contracts.proof import Receipt, verify_receipt
-from chain.contracts.transfer import Transfer
 from chain.errors import InvalidBlock, InvalidTransaction, MissingParent
-from chain.header import Header, compute_block_hash
 from chain.mempool import Mempool
-from chain.proofs import StateProof, verify_state_proof
-from chain.queries import Queries
-from chain.transaction import (
+from chain.queries.queries import Queries
+from chain.records.block import Block, decode_block
+from chain.records.channel import OpenChannels
+from chain.records.header import Header, compute_block_hash
+from chain.records.proof import Receipt, verify_receipt
+from chain.records.transaction import (
     MAX_TRANSACTION_BYTES,
     SignedTransaction,
     Transaction,
@@ -24,6 +22,8 @@ from chain.transaction import (
     sign_transaction,
     verify_transaction,
 )
+from chain.records.transfer import Transfer
+from chain.state.proofs import StateProof, verify_state_proof
 from consensus.validators import Validator, ValidatorSet
 from p2pchain.sim.committee import hand_bodies
 from primitives import bls

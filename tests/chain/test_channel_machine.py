@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from mini_chain import MiniChain
 
-from chain.contracts.channel import (
+from chain.records.channel import (
     ChannelStatus,
     Close,
     OpenChannels,

@@ -12,7 +12,7 @@ from channel_helpers import (
 )
 from mini_chain import MiniChain
 
-from chain.contracts.channel import (
+from chain.records.channel import (
     Channel,
     ChannelStatus,
     Claim,
@@ -23,7 +23,7 @@ from chain.contracts.channel import (
     TopUp,
     Withdraw,
 )
-from chain.contracts.proof import WorkEntry
+from chain.records.proof import WorkEntry
 from genesis.state import build_chain_spec
 
 GRACE = SPEC.params.grace_blocks

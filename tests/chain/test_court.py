@@ -6,18 +6,18 @@ from fraud_world import PAYER, SHARD, FraudWorld, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.block import Block, compute_evidence_root
-from chain.branch import Branch
 from chain.errors import (
     InvalidBlock,
     MissingFraudProof,
     ShardHalted,
     UnjudgedFraud,
 )
+from chain.ledger.stake import StakeStatus
 from chain.mempool import Mempool
-from chain.queries import Queries
-from chain.stake import StakeStatus
-from chain.transaction import compute_tx_id
+from chain.queries.queries import Queries
+from chain.records.block import Block, compute_evidence_root
+from chain.records.transaction import compute_tx_id
+from chain.tree.branch import Branch
 from p2pchain.sim.committee import hand_bodies
 from primitives.codec import encode
 from primitives.errors import P2PChainError

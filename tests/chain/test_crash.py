@@ -8,12 +8,12 @@ LevelDB does when the power goes, with the batch in flight either applied or not
 import pytest
 from chain_world import ALICE, COIN, DAVE, GENESIS, SPEC, START_MS, World, build_genesis
 
-from chain.block import decode_block
-from chain.conservation import compute_conservation
-from chain.contracts.transfer import Transfer
+from chain.checks.conservation import compute_conservation
 from chain.errors import StoreError
-from chain.leveldb import LevelStore
-from chain.store import TIP_KEY, build_key
+from chain.records.block import decode_block
+from chain.records.transfer import Transfer
+from chain.storage.leveldb import LevelStore
+from chain.storage.store import TIP_KEY, build_key
 from genesis.state import build_chain_spec
 from primitives.kv import MemoryStore
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 from adoption_world import Half, Source, adopt
 from epoch_world import PEOPLE, EpochWorld
 
-from chain.custody import choose_followed, list_custody
-from chain.following import FOLLOW_ALL, Follow
+from chain.tree.custody import choose_followed, list_custody
+from chain.tree.following import FOLLOW_ALL, Follow
 from primitives.kv import MemoryStore
 from shards.slots import Slot
 

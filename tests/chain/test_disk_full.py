@@ -6,11 +6,11 @@ from contextlib import contextmanager
 import pytest
 from chain_world import ALICE, DAVE, SPEC, World
 
-from chain.conservation import compute_conservation
-from chain.contracts.transfer import Transfer
+from chain.checks.conservation import compute_conservation
+from chain.checks.verify import verify_database
 from chain.errors import FailedWrite
-from chain.leveldb import LevelStore
-from chain.verify import verify_database
+from chain.records.transfer import Transfer
+from chain.storage.leveldb import LevelStore
 from primitives import bls
 from primitives.kv import MemoryStore
 

@@ -8,17 +8,7 @@ from hypothesis import strategies as st
 from mini_chain import MiniChain
 from test_register import build_offer
 
-from chain.contracts.channel import (
-    Close,
-    OpenChannels,
-    RequestClose,
-    Settle,
-    TopUp,
-    Withdraw,
-)
-from chain.contracts.resharding import Reshard, ReshardVote
-from chain.contracts.staking import Bond, Unbond
-from chain.contracts.transfer import Transfer
+from chain.contracts.rules import RULES, compute_fee, compute_work, get_kind_name
 from chain.errors import (
     BadSignature,
     CannotPay,
@@ -31,9 +21,18 @@ from chain.errors import (
     WrongShard,
     WrongVersion,
 )
-from chain.proposal import SplitShard
-from chain.rules import RULES, compute_fee, compute_work, get_kind_name
-from chain.transaction import (
+from chain.records.channel import (
+    Close,
+    OpenChannels,
+    RequestClose,
+    Settle,
+    TopUp,
+    Withdraw,
+)
+from chain.records.proposal import SplitShard
+from chain.records.resharding import Reshard, ReshardVote
+from chain.records.staking import Bond, Unbond
+from chain.records.transaction import (
     MAX_TRANSACTION_BYTES,
     SignedTransaction,
     Transaction,
@@ -43,6 +42,7 @@ from chain.transaction import (
     sign_transaction,
     verify_transaction,
 )
+from chain.records.transfer import Transfer
 from primitives.codec import encode
 
 CHANNEL = bytes([3]) * 32

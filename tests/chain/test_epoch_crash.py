@@ -5,7 +5,7 @@ from chain_world import COIN
 from epoch_world import EPOCH_BLOCKS, PEOPLE, EpochWorld
 from test_crash import FailingStore, PowerCut
 
-from chain.conservation import compute_conservation
+from chain.checks.conservation import compute_conservation
 
 WRITES = 30
 """More batches than the script takes."""

@@ -5,25 +5,25 @@ import pytest
 from chain_world import COIN
 from epoch_world import EPOCH_BLOCKS, PEOPLE, STAKE, UNBONDING_EPOCHS, EpochWorld
 
-from chain.block import NO_ATTENDANCE, Block, compute_attendance_root
-from chain.chunk_context import build_context
-from chain.conservation import compute_conservation
-from chain.contracts.staking import Bond
-from chain.contracts.transfer import Transfer
-from chain.epochs import (
+from chain.checks.conservation import compute_conservation
+from chain.errors import InvalidBlock, MissingParent, StoreError, UnfinalParent
+from chain.execution.chunk_context import build_context
+from chain.ledger.epochs import (
     compute_epoch,
     compute_first_height,
     compute_last_height,
     compute_seed,
 )
-from chain.errors import InvalidBlock, MissingParent, StoreError, UnfinalParent
-from chain.header import compute_block_hash
-from chain.keys import build_validators_key
-from chain.leveldb import LevelStore
-from chain.rewards import pay_rewards
-from chain.roster import get_stake, put_stake
-from chain.stake import Offence, StakeStatus
-from chain.store import SEEN_KEY
+from chain.ledger.roster import get_stake, put_stake
+from chain.ledger.stake import Offence, StakeStatus
+from chain.records.block import NO_ATTENDANCE, Block, compute_attendance_root
+from chain.records.header import compute_block_hash
+from chain.records.keys import build_validators_key
+from chain.records.staking import Bond
+from chain.records.transfer import Transfer
+from chain.rewarding.rewards import pay_rewards
+from chain.storage.leveldb import LevelStore
+from chain.storage.store import SEEN_KEY
 from consensus.book import Tip
 from consensus.leader import compute_first_seed, compute_leader
 from consensus.randao import compute_mix, compute_reveal_bytes

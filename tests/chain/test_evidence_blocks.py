@@ -18,14 +18,14 @@ from evidence_court import (
     make_vote_pair,
 )
 
-from chain.block import Block, compute_evidence_root
-from chain.conservation import compute_conservation
-from chain.contracts.staking import Unbond
+from chain.checks.conservation import compute_conservation
 from chain.errors import InvalidBlock
-from chain.evidence_pool import EvidencePool
-from chain.queries import Queries
-from chain.slashing import REWARD_EVENT, SETTLE_EVENT, SLASH_EVENT
-from chain.stake import StakeStatus
+from chain.ledger.stake import StakeStatus
+from chain.queries.queries import Queries
+from chain.records.block import Block, compute_evidence_root
+from chain.records.staking import Unbond
+from chain.rewarding.slashing import REWARD_EVENT, SETTLE_EVENT, SLASH_EVENT
+from chain.tree.evidence_pool import EvidencePool
 from consensus.evidence import build_evidence
 from consensus.messages import Kind
 from genesis.validation import MIN_BLOCK_BYTES

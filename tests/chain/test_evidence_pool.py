@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slashing_world import EVIDENCE_EPOCHS, SlashingWorld
 
-from chain.block import MAX_EVIDENCE
 from chain.errors import InvalidBlock, UselessEvidence
-from chain.evidence import EvidenceJudge
-from chain.evidence_pool import EvidencePool
+from chain.records.block import MAX_EVIDENCE
+from chain.rewarding.evidence import EvidenceJudge
+from chain.tree.evidence_pool import EvidencePool
 from consensus.errors import InvalidEvidence
 from consensus.evidence import build_evidence, compute_evidence_id, decode_evidence
 from consensus.messages import Kind

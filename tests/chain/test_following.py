@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from chain.following import FOLLOW_ALL, Follow, Layers
+from chain.tree.following import FOLLOW_ALL, Follow, Layers
 from shards.layout import Layout, ShardSpec
 
 OURS, OTHERS = bytes([1]) * 32, bytes([2]) * 32

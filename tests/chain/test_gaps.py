@@ -2,12 +2,12 @@
 
 from chain_world import ALICE, BOB, COIN, ListPicker, World
 
-from chain.contracts.transfer import Transfer
-from chain.following import Follow
-from chain.gaps import MAX_GAPS, Gap, read_gaps, update_gaps
-from chain.index import compute_seen_changes
-from chain.open_tree import open_tree
-from chain.queries import Queries
+from chain.queries.queries import Queries
+from chain.records.transfer import Transfer
+from chain.storage.gaps import MAX_GAPS, Gap, read_gaps, update_gaps
+from chain.storage.index import compute_seen_changes
+from chain.tree.following import Follow
+from chain.tree.open_tree import open_tree
 from p2pchain.sim.committee import hand_bodies
 from primitives import bls
 from primitives.kv import MemoryStore

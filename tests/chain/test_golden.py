@@ -9,8 +9,10 @@ from chain_world import ALICE, BOB, CAROL, COIN, GENESIS, SPEC, World
 from channel_helpers import build_claim, build_opening, build_work
 from test_register import build_offer
 
-from chain.block import NO_ATTENDANCE, compute_attendance_root
-from chain.contracts.channel import (
+from chain.ledger.epochs import compute_seed
+from chain.ledger.stake import EpochRecord, Offence, Stake, StakeStatus, Unbonding
+from chain.records.block import NO_ATTENDANCE, compute_attendance_root
+from chain.records.channel import (
     Close,
     OpenChannels,
     Settle,
@@ -18,14 +20,12 @@ from chain.contracts.channel import (
     compute_payword,
     compute_voucher_message,
 )
-from chain.contracts.model import compute_model_id
-from chain.contracts.proof import Receipt, compute_receipt_hash, compute_receipt_message
-from chain.contracts.staking import Bond, Unbond
-from chain.contracts.transfer import Transfer
-from chain.epochs import compute_seed
-from chain.keys import build_validators_key
-from chain.stake import EpochRecord, Offence, Stake, StakeStatus, Unbonding
-from chain.transaction import Transaction, compute_tx_id, sign_transaction
+from chain.records.keys import build_validators_key
+from chain.records.model import compute_model_id
+from chain.records.proof import Receipt, compute_receipt_hash, compute_receipt_message
+from chain.records.staking import Bond, Unbond
+from chain.records.transaction import Transaction, compute_tx_id, sign_transaction
+from chain.records.transfer import Transfer
 from genesis.genesis import compute_chain_id
 from primitives.buckets import (
     EMPTY_BUCKET_HASH,

@@ -6,15 +6,15 @@ import msgspec
 import pytest
 from chain_world import ALICE, BOB, CAROL, COIN, DAVE, SPEC, World
 
-import chain.history
-from chain.books import get_books
-from chain.conservation import compute_conservation, get_conservation
-from chain.contracts.transfer import Transfer
+from chain.checks.conservation import compute_conservation, get_conservation
 from chain.errors import HistoryAbsent, PrunedState, StoreError
-from chain.history import Undo, build_undo_key, get_undo
-from chain.keys import build_account_key
-from chain.proofs import verify_state_proof
-from chain.queries import Queries
+from chain.queries.queries import Queries
+from chain.records.keys import build_account_key
+from chain.records.transfer import Transfer
+from chain.state.proofs import verify_state_proof
+from chain.storage import history as history_module
+from chain.storage.books import get_books
+from chain.storage.history import Undo, build_undo_key, get_undo
 from p2pchain.sim.committee import hand_bodies
 from primitives import bls
 from primitives.buckets import decode_bucket, encode_bucket
@@ -28,7 +28,7 @@ PEOPLE = (ALICE, BOB, CAROL)
 @pytest.fixture(autouse=True)
 def few_states(monkeypatch):
     """Keep eight states, so that a short chain has lost some."""
-    monkeypatch.setattr(chain.history, "STATES", 8)
+    monkeypatch.setattr(history_module, "STATES", 8)
 
 
 def transact(world: World, luck: Random) -> list:
@@ -229,7 +229,7 @@ def test_books_that_are_not_here_are_counted():
 
 
 def test_a_state_is_built_in_slices_while_blocks_go_on(monkeypatch):
-    monkeypatch.setattr(chain.history, "SLICE_BUCKETS", 2)
+    monkeypatch.setattr(history_module, "SLICE_BUCKETS", 2)
     luck = Random(5)
     world = World()
     record = Record(world)

@@ -4,9 +4,9 @@ import pytest
 from chain_world import COIN, MODEL
 from epoch_world import PEOPLE, EpochWorld
 
-from chain.contracts.registration import Register
-from chain.contracts.transfer import Transfer
-from chain.producers import get_hosted, get_producers
+from chain.ledger.producers import get_hosted, get_producers
+from chain.records.registration import Register
+from chain.records.transfer import Transfer
 from shards.producers import NO_HOSTING
 from shards.slots import Slot
 

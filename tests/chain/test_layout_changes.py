@@ -6,8 +6,9 @@ from channel_helpers import build_claim, build_opening, build_work
 from reshard_world import EPOCH, GRACE, OTHER_MODEL, ReshardWorld
 from test_register import build_offer
 
-from chain.block import decode_block
-from chain.contracts.channel import (
+from chain.ledger.phase import Phase
+from chain.records.block import decode_block
+from chain.records.channel import (
     Close,
     OpenChannels,
     RequestClose,
@@ -15,18 +16,17 @@ from chain.contracts.channel import (
     TopUp,
     compute_channel_id,
 )
-from chain.contracts.registration import RegistrationStatus
-from chain.contracts.resharding import Reshard, ReshardVote
-from chain.contracts.transfer import Transfer
-from chain.phase import Phase
-from chain.proposal import (
+from chain.records.proposal import (
     MAX_PROPOSALS,
     PROPOSAL_EPOCHS,
     AddModel,
     RetireModel,
     SplitShard,
 )
-from chain.store import ChainStore
+from chain.records.registration import RegistrationStatus
+from chain.records.resharding import Reshard, ReshardVote
+from chain.records.transfer import Transfer
+from chain.storage.store import ChainStore
 from p2pchain.sim.committee import copy_bodies
 from primitives.kv import MemoryStore
 
@@ -230,7 +230,7 @@ def test_a_split_in_the_middle_of_a_split(world):
 
 
 def test_many_registrations_take_several_steps(world, monkeypatch):
-    monkeypatch.setattr("chain.moving.STEP_REGISTRATIONS", 1)
+    monkeypatch.setattr("chain.contracts.moving.STEP_REGISTRATIONS", 1)
     people = (ALICE, BOB, CAROL, DAVE)
     world.do(*(world.sign(p, build_offer(2, 4), 1) for p in people))
     world.change_layout(SPLIT)
@@ -360,7 +360,7 @@ def test_packets_that_are_under_way_arrive(world):
 
 def test_a_sweep_in_small_steps(world, monkeypatch):
     for name, value in (("KEYS", 2), ("BUCKETS", 40), ("BYTES", 200)):
-        monkeypatch.setattr(f"chain.sweeping.STEP_{name}", value)
+        monkeypatch.setattr(f"chain.contracts.sweeping.STEP_{name}", value)
     build_busy_model(world)
     world.change_layout(RetireModel(OTHER_MODEL.model_id))
     world.settle(16 * EPOCH)

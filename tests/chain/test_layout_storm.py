@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from reshard_world import EPOCH, OTHER_MODEL, ReshardWorld, build_spec
 from test_register import build_offer
 
-from chain.contracts.channel import Close, OpenChannels, RequestClose, Settle
-from chain.contracts.model import compute_model_id
-from chain.contracts.resharding import Reshard, ReshardVote
-from chain.contracts.transfer import Transfer
 from chain.errors import InvalidTransaction
 from chain.mempool import Mempool
-from chain.proposal import AddModel, RetireModel, SplitShard
+from chain.records.channel import Close, OpenChannels, RequestClose, Settle
+from chain.records.model import compute_model_id
+from chain.records.proposal import AddModel, RetireModel, SplitShard
+from chain.records.resharding import Reshard, ReshardVote
+from chain.records.transfer import Transfer
 from p2pchain.sim.committee import hand_bodies
 from primitives.codec import encode
 from primitives.kv import MemoryStore

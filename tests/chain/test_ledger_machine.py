@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from mini_chain import MiniChain
 
-from chain.contracts.channel import OpenChannels
-from chain.contracts.registration import Register, RegistrationStatus
-from chain.contracts.transfer import Transfer
 from chain.errors import CannotPay
+from chain.records.channel import OpenChannels
+from chain.records.registration import Register, RegistrationStatus
+from chain.records.transfer import Transfer
 from genesis.state import build_chain_spec
 
 PEOPLE = (ALICE, BOB, CAROL, DAVE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chain.errors import FailedWrite, StoreError
-from chain.leveldb import LevelStore
+from chain.storage.leveldb import LevelStore
 from primitives.hashing import compute_hash
 
 KEYS = [b"k" + number.to_bytes(4, "big") for number in range(2000)]

@@ -16,8 +16,6 @@ from light_world import (
     sign_certificate,
 )
 
-from chain.account import Account
-from chain.block import compute_roots_root
 from chain.errors import (
     InvalidProof,
     LightError,
@@ -26,8 +24,7 @@ from chain.errors import (
     StaleAnswer,
     UnknownSigners,
 )
-from chain.header import build_proposal, compute_block_hash
-from chain.light import (
+from chain.light.light import (
     MAX_LINKS,
     MAX_PROVEN,
     EpochProof,
@@ -41,7 +38,10 @@ from chain.light import (
     verify_header,
     verify_state,
 )
-from chain.light_fork import find_evidence
+from chain.light.light_fork import find_evidence
+from chain.records.account import Account
+from chain.records.block import compute_roots_root
+from chain.records.header import build_proposal, compute_block_hash
 from consensus.evidence import validate_evidence
 from consensus.messages import Kind, compute_finalize_bytes
 from consensus.validators import ValidatorSet, encode_bitmap

@@ -7,9 +7,9 @@ from epoch_world import EPOCH_BLOCKS, EpochWorld
 from light_world import list_mutations
 
 from chain.errors import OtherEpoch
-from chain.header import compute_block_hash
-from chain.keys import build_account_key, build_stake_key
-from chain.light import (
+from chain.ledger.roster import get_validators
+from chain.ledger.stake import Stake
+from chain.light.light import (
     MAX_LINKS,
     LightChain,
     LightState,
@@ -19,11 +19,11 @@ from chain.light import (
     verify_header,
     verify_state,
 )
-from chain.light_queries import LightQueries
-from chain.light_sync import MAX_PROOFS, AskBlock, AskProofs, LightSync
-from chain.queries import Queries
-from chain.roster import get_validators
-from chain.stake import Stake
+from chain.light.light_sync import MAX_PROOFS, AskBlock, AskProofs, LightSync
+from chain.queries.light_queries import LightQueries
+from chain.queries.queries import Queries
+from chain.records.header import compute_block_hash
+from chain.records.keys import build_account_key, build_stake_key
 from consensus.messages import compute_finalize_bytes
 from primitives import bls
 from primitives.codec import decode

@@ -6,8 +6,8 @@ from chain_world import ALICE, BOB, World, build_genesis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.contracts.transfer import Transfer
-from chain.limits import (
+from chain.records.transfer import Transfer
+from chain.tree.limits import (
     compute_block_limits,
     compute_layer_limits,
     compute_producer_limits,

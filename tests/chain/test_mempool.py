@@ -6,8 +6,6 @@ from channel_helpers import build_opening
 from test_register import build_offer
 
 from chain import mempool as mempool_module
-from chain.contracts.channel import OpenChannels
-from chain.contracts.transfer import Transfer
 from chain.errors import (
     AlreadyKnown,
     BadSignature,
@@ -27,9 +25,11 @@ from chain.errors import (
     WrongShard,
     WrongVersion,
 )
+from chain.execution.verified import VerifiedCache
 from chain.mempool import NONCE_WINDOW, Mempool
-from chain.transaction import SignedTransaction, compute_tx_id
-from chain.verified import VerifiedCache
+from chain.records.channel import OpenChannels
+from chain.records.transaction import SignedTransaction, compute_tx_id
+from chain.records.transfer import Transfer
 from genesis.state import build_chain_spec
 from primitives.codec import encode
 
@@ -251,7 +251,9 @@ def test_one_sender_gets_no_more_than_its_window(scene):
 
 def test_a_block_from_the_pool_needs_no_second_signature_check(scene, monkeypatch):
     scene.add(scene.pay())
-    monkeypatch.setattr("chain.execution.verify_transaction", refuse_to_verify)
+    monkeypatch.setattr(
+        "chain.execution.execution.verify_transaction", refuse_to_verify
+    )
     block = scene.world.build(picker=scene.pool)
     assert block.chunks[0].header.tx_count == 1
 

@@ -5,7 +5,7 @@ from evidence_court import CHAIN, Court, make_certificate_pair, make_vote_pair
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.pieces import (
+from chain.records.pieces import (
     compute_piece_id,
     decode_piece,
     find_piece_accused,

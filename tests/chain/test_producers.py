@@ -3,7 +3,7 @@
 import pytest
 from slashing_world import SlashingWorld, account_of
 
-from chain.producers import (
+from chain.ledger.producers import (
     HOSTING_EVENT,
     apply_hosting_packet,
     choose_epoch_producers,

@@ -2,13 +2,13 @@
 
 from chain_world import ALICE, BOB, CAROL, COIN, ListPicker, World
 
-from chain.chunk_context import build_context
-from chain.contracts.transfer import Transfer
-from chain.execution import ChunkLimits
-from chain.producing import MAX_PASSED, ChunkPlace, produce_chunk
-from chain.transaction import compute_tx_id, decode_transaction
-from chain.verified import VerifiedCache
-from chain.witness import WitnessFull, WitnessMeter, execute_witnessed
+from chain.execution.chunk_context import build_context
+from chain.execution.execution import ChunkLimits
+from chain.execution.verified import VerifiedCache
+from chain.execution.witness import WitnessFull, WitnessMeter, execute_witnessed
+from chain.records.transaction import compute_tx_id, decode_transaction
+from chain.records.transfer import Transfer
+from chain.tree.producing import MAX_PASSED, ChunkPlace, produce_chunk
 from primitives.codec import encode
 from shards.chunk import compute_chunk_hash
 

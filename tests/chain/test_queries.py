@@ -6,14 +6,14 @@ from chain_world import ALICE, BOB, CAROL, COIN, DAVE, MODEL, SPEC, World
 from channel_helpers import PRICE, build_claim, build_opening, build_work
 from test_register import build_offer
 
-from chain.contracts.channel import ChannelStatus, Close, OpenChannels, Settle
-from chain.contracts.registration import RegistrationStatus
-from chain.contracts.transfer import Transfer
-from chain.keys import build_account_key
-from chain.paging import InvalidCursor
-from chain.proofs import StateProof, verify_state_proof
-from chain.queries import Queries
-from chain.transaction import compute_tx_id
+from chain.queries.paging import InvalidCursor
+from chain.queries.queries import Queries
+from chain.records.channel import ChannelStatus, Close, OpenChannels, Settle
+from chain.records.keys import build_account_key
+from chain.records.registration import RegistrationStatus
+from chain.records.transaction import compute_tx_id
+from chain.records.transfer import Transfer
+from chain.state.proofs import StateProof, verify_state_proof
 from primitives import bls
 from primitives.codec import decode, encode
 

@@ -14,11 +14,11 @@ from chain_world import ALICE, BOB, CAROL, COIN, DAVE, SPEC, World
 from channel_helpers import build_claim, build_opening, build_work
 from test_register import build_offer
 
-from chain.contracts.channel import Close, OpenChannels, RequestClose, Settle, TopUp
-from chain.contracts.transfer import Transfer
 from chain.errors import InvalidTransaction
 from chain.mempool import Mempool
-from chain.queries import Queries
+from chain.queries.queries import Queries
+from chain.records.channel import Close, OpenChannels, RequestClose, Settle, TopUp
+from chain.records.transfer import Transfer
 from p2pchain.sim.committee import hand_bodies
 from primitives.codec import encode
 

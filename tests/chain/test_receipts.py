@@ -5,8 +5,8 @@ import pytest
 from chain_world import ALICE, BOB
 from test_golden import build_receipt
 
-from chain.contracts.model import Profile, compute_profile_hash
-from chain.contracts.proof import (
+from chain.records.model import Profile, compute_profile_hash
+from chain.records.proof import (
     Receipt,
     compute_receipt_hash,
     compute_receipt_message,

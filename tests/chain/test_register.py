@@ -6,9 +6,9 @@ from chain_world import ALICE, BOB, COIN, MODEL, build_genesis
 from mini_chain import MiniChain
 from test_channels import check_refused
 
-from chain.contracts.registration import Mirror, Register, RegistrationStatus
-from chain.contracts.transfer import Transfer
-from chain.keys import build_mirror_key
+from chain.records.keys import build_mirror_key
+from chain.records.registration import Mirror, Register, RegistrationStatus
+from chain.records.transfer import Transfer
 from genesis.presets import build_layout
 from genesis.state import build_chain_spec
 from primitives.codec import decode

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.rewards import MIN_VALIDATORS, compute_reward, find_absent
+from chain.rewarding.rewards import MIN_VALIDATORS, compute_reward, find_absent
 
 
 @pytest.mark.parametrize(

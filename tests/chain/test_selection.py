@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chain.selection import Candidate, select_validators
+from chain.rewarding.selection import Candidate, select_validators
 from consensus.validators import MAX_VALIDATORS, Validator, ValidatorSet
 
 

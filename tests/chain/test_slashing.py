@@ -15,15 +15,15 @@ from slashing_world import (
 )
 
 from chain.errors import InvalidBlock
-from chain.keys import build_validators_key
-from chain.ledger import credit
-from chain.slashing import (
+from chain.ledger.ledger import credit
+from chain.ledger.stake import StakeStatus
+from chain.records.keys import build_validators_key
+from chain.rewarding.slashing import (
     compute_floor,
     compute_penalty,
     compute_reward,
     find_culprits,
 )
-from chain.stake import StakeStatus
 from consensus.messages import Kind
 from primitives.codec import encode
 

@@ -2,12 +2,12 @@
 
 from chain_world import ALICE, BOB, COIN, DAVE, SPEC, World
 
-from chain.conservation import compute_conservation
-from chain.contracts.transfer import Transfer
-from chain.leveldb import LevelStore
+from chain.checks.conservation import compute_conservation
 from chain.mempool import Mempool
-from chain.open_tree import open_tree
-from chain.queries import Queries
+from chain.queries.queries import Queries
+from chain.records.transfer import Transfer
+from chain.storage.leveldb import LevelStore
+from chain.tree.open_tree import open_tree
 from primitives import bls
 from primitives.codec import encode
 

@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from chain.conservation import compute_conservation
-from chain.contracts.staking import Unbond
-from chain.contracts.transfer import Transfer
-from chain.stake import StakeStatus
+from chain.checks.conservation import compute_conservation
+from chain.ledger.stake import StakeStatus
+from chain.records.staking import Unbond
+from chain.records.transfer import Transfer
 from consensus.validators import ValidatorSet
 
 people = st.sampled_from(PEOPLE[:8])

@@ -6,15 +6,15 @@ from chain_world import COIN
 from epoch_world import BALANCE, PEOPLE, STAKE, UNBONDING_EPOCHS, build_epoch_genesis
 from mini_chain import MiniChain
 
-from chain.account import Account
 from chain.contracts import bond
-from chain.contracts.staking import Bond, Unbond
 from chain.errors import RuleError
-from chain.keys import TOTALS_KEY, build_account_key, build_stake_key
-from chain.ledger import MAX_MINTED, ShardLedger, mint
-from chain.roster import delete_stake, find_stake, get_roster, put_stake
-from chain.stake import MAX_ROSTER, MAX_UNBONDINGS, Offence, Stake, StakeStatus
-from chain.stake import Unbonding as Entry
+from chain.ledger.ledger import MAX_MINTED, ShardLedger, mint
+from chain.ledger.roster import delete_stake, find_stake, get_roster, put_stake
+from chain.ledger.stake import MAX_ROSTER, MAX_UNBONDINGS, Offence, Stake, StakeStatus
+from chain.ledger.stake import Unbonding as Entry
+from chain.records.account import Account
+from chain.records.keys import TOTALS_KEY, build_account_key, build_stake_key
+from chain.records.staking import Bond, Unbond
 from genesis.state import build_chain_spec
 from primitives.codec import decode, encode
 

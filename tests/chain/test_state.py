@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.bucket_cache import ENTRY_BYTES, BucketCache
 from chain.errors import DamagedBucket
-from chain.final_state import FinalState
-from chain.state import StateView
-from chain.stored_buckets import build_bucket_key
+from chain.state.bucket_cache import ENTRY_BYTES, BucketCache
+from chain.state.state import StateView
+from chain.state.stored_buckets import build_bucket_key
+from chain.storage.final_state import FinalState
 from primitives.buckets import (
     compute_bucket_hash,
     compute_bucket_index,

@@ -6,9 +6,9 @@ from mini_chain import NO_LIMITS, MiniChain
 from test_channels import check_refused
 
 from chain.contracts.credit import Credit
-from chain.contracts.transfer import Transfer
-from chain.execution import ChunkFull, ChunkLimits
-from chain.transaction import Transaction, sign_transaction
+from chain.execution.execution import ChunkFull, ChunkLimits
+from chain.records.transaction import Transaction, sign_transaction
+from chain.records.transfer import Transfer
 from genesis.state import build_chain_spec
 from primitives.codec import encode
 from shards.errors import InvalidPacket

@@ -4,14 +4,14 @@ import msgspec
 import pytest
 from chain_world import ALICE, BOB, COIN, DAVE, SPEC, World
 
-from chain.books import Books, build_books_key
-from chain.contracts.transfer import Transfer
-from chain.findings import MAX_FINDINGS
-from chain.history import Undo, build_roots_key, build_undo_key, get_undo
-from chain.leveldb import LevelStore
-from chain.store import CHAIN_ID_KEY, FORMAT_KEY, TIP_KEY, build_key, encode_tip
-from chain.stored_buckets import build_bucket_key, pack_bucket
-from chain.verify import verify_database
+from chain.checks.findings import MAX_FINDINGS
+from chain.checks.verify import verify_database
+from chain.records.transfer import Transfer
+from chain.state.stored_buckets import build_bucket_key, pack_bucket
+from chain.storage.books import Books, build_books_key
+from chain.storage.history import Undo, build_roots_key, build_undo_key, get_undo
+from chain.storage.leveldb import LevelStore
+from chain.storage.store import CHAIN_ID_KEY, FORMAT_KEY, TIP_KEY, build_key, encode_tip
 from primitives import bls
 from primitives.buckets import compute_bucket_hash, decode_bucket, encode_bucket
 from primitives.codec import decode, encode

@@ -9,13 +9,12 @@ from chunk_lab import NO_LIMITS, PEOPLE, ChunkLab, Produced
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.bucket_writes import build_new_bucket
-from chain.chunk_context import decode_context, encode_context
-from chain.chunk_execution import execute_chunk
 from chain.errors import InvalidWitness
-from chain.execution import ChunkFull
-from chain.verified import VerifiedCache
-from chain.witness import (
+from chain.execution.chunk_context import decode_context, encode_context
+from chain.execution.chunk_execution import execute_chunk
+from chain.execution.execution import ChunkFull
+from chain.execution.verified import VerifiedCache
+from chain.execution.witness import (
     Witness,
     WitnessBucket,
     WitnessMeter,
@@ -25,6 +24,7 @@ from chain.witness import (
     encode_witness,
     execute_witnessed,
 )
+from chain.state.bucket_writes import build_new_bucket
 from primitives.buckets import (
     build_multiproof,
     compute_bucket_count,

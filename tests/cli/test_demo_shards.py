@@ -5,7 +5,7 @@ from chain_backend import ChainNode
 from chain_world import ALICE, COIN, DAVE
 from serving import serve
 
-from chain.contracts.transfer import Transfer
+from chain.records.transfer import Transfer
 from p2pchain.cli.demo_shards import describe_shard_work, load_shard_work
 from p2pchain.client import RpcClient
 

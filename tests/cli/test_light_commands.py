@@ -9,8 +9,8 @@ from epoch_world import BALANCE, PEOPLE
 from light_node import LightNode
 from serving import serve
 
-from chain.keys import build_account_key
-from chain.stake import StakeStatus
+from chain.ledger.stake import StakeStatus
+from chain.records.keys import build_account_key
 from genesis.files import save_genesis
 from genesis.genesis import compute_chain_id
 from p2pchain.cli.evidence import read_evidence

@@ -6,8 +6,8 @@ import pytest
 from chain_backend import KEY, ChainNode
 from chain_world import ALICE, COIN, KEYS, STAKERS, build_genesis
 
-from chain.contracts.resharding import ReshardVote
-from chain.contracts.transfer import Transfer
+from chain.records.resharding import ReshardVote
+from chain.records.transfer import Transfer
 
 L = 4
 

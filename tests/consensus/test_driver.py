@@ -10,7 +10,7 @@ import trio
 from driver_town import CHAIN, Member, reach_all, run_town
 from listchain import GENESIS
 
-from chain.block import Attendance
+from chain.records.block import Attendance
 from consensus.certificates import build_certificate
 from consensus.errors import WrongWal
 from consensus.leader import compute_leader

@@ -5,8 +5,8 @@ import json
 import msgspec
 import pytest
 
-from chain.contracts.model import ModelRecord, compute_model_id
-from chain.ledger import MAX_AMOUNT
+from chain.ledger.ledger import MAX_AMOUNT
+from chain.records.model import ModelRecord, compute_model_id
 from genesis.errors import CorruptGenesis
 from genesis.files import dump_genesis, load_genesis, parse_genesis, save_genesis
 from genesis.genesis import Allocation, Genesis, GenesisValidator, compute_chain_id

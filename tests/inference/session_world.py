@@ -17,8 +17,8 @@ import numpy as np
 import trio
 from trio.testing import MockClock
 
-from chain.contracts.channel import Channel, ChannelStatus, Payment
-from chain.contracts.proof import Receipt
+from chain.records.channel import Channel, ChannelStatus, Payment
+from chain.records.proof import Receipt
 from inference.device.memory import PAGE_TOKENS
 from inference.errors import BadAnswer, Busy, UnknownSession, WorkerLost
 from inference.hop.channel_account import EMPTY_STANDING, Standing

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.contracts.proof import verify_receipt
+from chain.records.proof import verify_receipt
 from inference.hop.channel_account import EMPTY_STANDING, ChannelAccount, Standing
 from inference.hop.delivery import MAX_REPEATS
 from inference.hop.events import (

@@ -11,7 +11,7 @@ from session_world import (
     run,
 )
 
-from chain.contracts.channel import ChannelStatus
+from chain.records.channel import ChannelStatus
 from inference.hop.ports import HopLimits
 from inference.protocol.activations import Dtype
 from inference.protocol.messages import (

@@ -10,7 +10,7 @@ from mangling import HOSTILE, bounded_memory, judge, mangled
 from msgspec.structs import replace
 from tiny_models import FAMILIES, LAYERS, save_model
 
-from chain.contracts.model import compute_model_id
+from chain.records.model import compute_model_id
 from inference.errors import BadWeights, UnsupportedModel
 from inference.model.split import load_ends, load_stage
 from inference.model.tokenizer import Tokenizer

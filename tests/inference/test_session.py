@@ -13,7 +13,7 @@ from session_world import (
     run,
 )
 
-from chain.contracts.proof import (
+from chain.records.proof import (
     compute_receipt_hash,
     compute_work_root,
     verify_receipt,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.contracts.channel import Payment, Voucher
-from chain.contracts.proof import compute_receipt_hash
+from chain.records.channel import Payment, Voucher
+from chain.records.proof import compute_receipt_hash
 from inference.hop.channel_account import EMPTY_STANDING, ChannelAccount, Standing
 from inference.protocol.activations import (
     Dtype,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.contracts.channel import Payment, Voucher
-from chain.contracts.proof import Receipt
+from chain.records.channel import Payment, Voucher
+from chain.records.proof import Receipt
 from inference.protocol.activations import compute_digest
 from inference.protocol.messages import (
     MAX_BODY_BYTES,

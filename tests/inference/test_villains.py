@@ -15,7 +15,7 @@ from session_world import (
     run,
 )
 
-from chain.contracts.proof import compute_receipt_message
+from chain.records.proof import compute_receipt_message
 from inference.protocol.messages import (
     Abort,
     Accept,

@@ -26,8 +26,8 @@ from session_world import (
 )
 from trio.testing import MockClock
 
-from chain.spec import ChainSpec
-from chain.transaction import Payload
+from chain.records.spec import ChainSpec
+from chain.records.transaction import Payload
 from genesis.presets import build_devnet_genesis
 from genesis.state import build_chain_spec
 from inference.device.precision import Precision

@@ -12,9 +12,9 @@ from chain_world import (
     build_offer,
 )
 
-from chain.contracts.staking import Bond
-from chain.contracts.transfer import Transfer
-from chain.queries import Queries
+from chain.queries.queries import Queries
+from chain.records.staking import Bond
+from chain.records.transfer import Transfer
 from genesis.state import build_chain_spec
 from p2pchain.node.address_book import AddressBook
 from primitives.bls import BlsSecretKey

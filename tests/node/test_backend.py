@@ -7,7 +7,7 @@ import trio
 from chain_world import BLS_KEYS, GENESIS
 from node_world import COIN, INFO, build_key, build_request, open_network, run
 
-from chain.contracts.channel import ChannelStatus, Withdraw
+from chain.records.channel import ChannelStatus, Withdraw
 from inference.worker.supervisor import WorkerState
 from p2pchain.api.errors import (
     InsufficientFunds,

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 from chain_world import ALICE, BOB, COIN, World
 
-from chain.contracts.transfer import Transfer
+from chain.records.transfer import Transfer
 from network.errors import RequestTimeout
 from network.faults import Fault
 from p2pchain.node.bodies import ATTEMPTS, BodyExchange

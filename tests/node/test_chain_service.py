@@ -5,9 +5,9 @@ import trio
 from chain_world import ALICE, BOB, SPEC, World
 from node_world import Net, build_key, run
 
-from chain.contracts.transfer import Transfer
 from chain.errors import AlreadyKnown, CannotPay, InvalidTransaction, WrongNonce
-from chain.transaction import compute_tx_id
+from chain.records.transaction import compute_tx_id
+from chain.records.transfer import Transfer
 from network.topics import Topic, Verdict
 from p2pchain.errors import NotReady
 from p2pchain.node.chain_service import REPEAT_BLOCKS, ChainService

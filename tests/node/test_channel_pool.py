@@ -5,7 +5,7 @@ import trio
 from chain_world import World
 from node_world import COIN, HALVES, build_key, open_network, run
 
-from chain.contracts.channel import (
+from chain.records.channel import (
     ChannelStatus,
     Close,
     OpenChannels,

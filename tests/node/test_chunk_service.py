@@ -6,11 +6,11 @@ import pytest
 import trio
 from chain_world import ALICE, BLS_KEYS, BOB, COIN, GENESIS, SPEC
 
-from chain.conservation import compute_conservation
-from chain.contracts.transfer import Transfer
+from chain.checks.conservation import compute_conservation
 from chain.errors import ShardNotFollowed
-from chain.following import FOLLOW_ALL, Follow
-from chain.transaction import Transaction, sign_transaction
+from chain.records.transaction import Transaction, sign_transaction
+from chain.records.transfer import Transfer
+from chain.tree.following import FOLLOW_ALL, Follow
 from consensus.params import ConsensusParams
 from consensus.participant import ParticipantConfig
 from network.network import Network

@@ -16,18 +16,18 @@ from channel_helpers import build_claim, build_work
 from chunk_lab import NO_LIMITS, ChunkLab
 from reshard_world import MODEL, ReshardWorld
 
-from chain.block import Block, compute_chunks_root, decode_block
-from chain.chunk_state import ShardState
-from chain.contracts.channel import Channel, Close, compute_channel_id
-from chain.contracts.proof import WorkEntry
-from chain.contracts.transfer import Transfer
 from chain.errors import DamagedBucket, InvalidBlock, InvalidWitness
-from chain.executor import ChunkTask, InProcess, JudgeTask
-from chain.held import HeldBlock
-from chain.open_tree import open_tree
-from chain.proposal import RetireModel, SplitShard
-from chain.transaction import compute_tx_id
-from chain.verified import VerifiedCache
+from chain.execution.executor import ChunkTask, InProcess, JudgeTask
+from chain.execution.held import HeldBlock
+from chain.execution.verified import VerifiedCache
+from chain.records.block import Block, compute_chunks_root, decode_block
+from chain.records.channel import Channel, Close, compute_channel_id
+from chain.records.proof import WorkEntry
+from chain.records.proposal import RetireModel, SplitShard
+from chain.records.transaction import compute_tx_id
+from chain.records.transfer import Transfer
+from chain.state.chunk_state import ShardState
+from chain.tree.open_tree import open_tree
 from consensus.messages import Certificate
 from p2pchain.node import chunk_process
 from p2pchain.node.chunk_wire import (

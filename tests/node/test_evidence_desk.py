@@ -8,7 +8,7 @@ from evidence_court import make_proposal, make_vote_pair
 from node_world import Net, build_key, run
 
 from chain.errors import UselessEvidence
-from chain.stake import StakeStatus
+from chain.ledger.stake import StakeStatus
 from consensus.errors import InvalidEvidence
 from consensus.evidence import MAX_EVIDENCE_BYTES, build_evidence
 from consensus.messages import Kind

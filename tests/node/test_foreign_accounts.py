@@ -5,10 +5,10 @@ import trio
 from chain_world import ALICE, BOB, COIN
 from test_chunk_service import LIMIT_S, ONE, SIZE, TWO, open_town
 
-from chain.contracts.channel import RequestClose
-from chain.contracts.transfer import Transfer
-from chain.keys import build_account_key
-from chain.transaction import Transaction, compute_tx_id, sign_transaction
+from chain.records.channel import RequestClose
+from chain.records.keys import build_account_key
+from chain.records.transaction import Transaction, compute_tx_id, sign_transaction
+from chain.records.transfer import Transfer
 from p2pchain.errors import NotReady
 from p2pchain.node import foreign_state
 from p2pchain.node.foreign_accounts import ForeignAccounts

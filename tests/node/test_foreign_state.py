@@ -6,13 +6,13 @@ import trio
 from chain_world import ALICE, BOB, COIN, World
 from node_world import Net, build_key, run
 
-from chain.account import Account
-from chain.contracts.transfer import Transfer
 from chain.errors import PrunedState
-from chain.following import Follow
-from chain.foreign_state import MAX_BEHIND, Question
-from chain.keys import build_account_key
-from chain.open_tree import open_tree
+from chain.queries.foreign_state import MAX_BEHIND, Question
+from chain.records.account import Account
+from chain.records.keys import build_account_key
+from chain.records.transfer import Transfer
+from chain.tree.following import Follow
+from chain.tree.open_tree import open_tree
 from network.errors import PeerUnreachable
 from network.faults import Fault
 from p2pchain.node.foreign_state import (

@@ -13,11 +13,11 @@ import trio
 from chain_world import ALICE, BLS_KEYS, BOB, COIN, SPEC, STAKERS, ListPicker
 from test_chunk_service import LIMIT_S, open_town
 
-from chain.conservation import compute_conservation
-from chain.contracts.transfer import Transfer
-from chain.halts import read_halts
-from chain.stake import StakeStatus
-from chain.transaction import Transaction, sign_transaction
+from chain.checks.conservation import compute_conservation
+from chain.ledger.halts import read_halts
+from chain.ledger.stake import StakeStatus
+from chain.records.transaction import Transaction, sign_transaction
+from chain.records.transfer import Transfer
 from network.network import Network
 from network.topics import Topic
 from primitives import bls

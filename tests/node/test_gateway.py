@@ -12,7 +12,7 @@ from node_world import (
     run,
 )
 
-from chain.contracts.channel import OpenChannels, TopUp
+from chain.records.channel import OpenChannels, TopUp
 from inference.errors import Busy, WorkerLost
 from inference.protocol.messages import Data, Note, Refuse
 from inference.protocol.session_codes import RefuseCode

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chain.contracts.model import compute_model_id
+from chain.records.model import compute_model_id
 from genesis.errors import CorruptGenesis
 from genesis.files import load_genesis
 from genesis.genesis import compute_chain_id

@@ -9,8 +9,8 @@ import pytest
 import trio
 from msgspec.structs import replace
 
-from chain.contracts.registration import RegistrationStatus
-from chain.following import Follow, Layers
+from chain.records.registration import RegistrationStatus
+from chain.tree.following import Follow, Layers
 from inference.device.device import SHARE, Device
 from inference.device.hardware import Gpu, Hardware
 from inference.device.memory import compute_stage_bytes

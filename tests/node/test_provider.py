@@ -4,8 +4,8 @@ import pytest
 import trio
 from node_world import COIN, HALVES, open_network, run
 
-from chain.contracts.registration import Register, RegistrationStatus
-from chain.contracts.transfer import Transfer
+from chain.records.registration import Register, RegistrationStatus
+from chain.records.transfer import Transfer
 from inference.errors import WorkerLost
 from inference.protocol.messages import Accept
 from inference.worker.supervisor import WorkerState

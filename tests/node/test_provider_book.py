@@ -4,7 +4,7 @@ import pytest
 from node_world import build_key, open_network, run
 from wallet_helpers import CHAIN_ID, PAYEE, PAYER, SESSION, build_channel
 
-from chain.contracts.channel import (
+from chain.records.channel import (
     Channel,
     ChannelStatus,
     Claim,
@@ -12,7 +12,7 @@ from chain.contracts.channel import (
     compute_total,
     verify_preimage,
 )
-from chain.contracts.proof import Receipt, WorkRecord
+from chain.records.proof import Receipt, WorkRecord
 from inference.hop.channel_account import EMPTY_STANDING, Standing
 from inference.protocol.session_account import SessionAccount
 from p2pchain.node.cashing import cut_claim, plan_cashing, recover_session

@@ -4,7 +4,7 @@ import pytest
 import trio
 from node_world import HALVES, expect_tokens, open_network, run
 
-from chain.contracts.channel import OpenChannels
+from chain.records.channel import OpenChannels
 from p2pchain.api.errors import StageLost
 
 PROMPT = tuple(range(1, 30))

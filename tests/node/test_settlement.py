@@ -4,13 +4,13 @@ import pytest
 import trio
 from node_world import COIN, HALVES, OUTPUT_PRICE, open_network, run
 
-from chain.contracts.channel import (
+from chain.records.channel import (
     ChannelStatus,
     Close,
     Settle,
     compute_total,
 )
-from chain.contracts.transfer import Transfer
+from chain.records.transfer import Transfer
 from inference.protocol.messages import Data
 from p2pchain.api.errors import StageLost
 from primitives.errors import P2PChainError

@@ -12,9 +12,9 @@ import trio
 from epoch_world import PEOPLE, STAKE, build_epoch_genesis
 from evidence_court import Court, make_proposal
 
-from chain.conservation import compute_conservation
-from chain.evidence import EvidenceJudge
-from chain.stake import StakeStatus
+from chain.checks.conservation import compute_conservation
+from chain.ledger.stake import StakeStatus
+from chain.rewarding.evidence import EvidenceJudge
 from consensus.evidence import Equivocation
 from consensus.messages import Kind
 from consensus.params import ConsensusParams

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.snapshot import PartPlace
+from chain.snapshots.snapshot import PartPlace
 from p2pchain.node.state_sync_board import PartBoard
 from p2pchain.node.work_board import PER_PEER, SLOW_S
 

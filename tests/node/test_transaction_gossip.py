@@ -6,7 +6,7 @@ import trio.testing
 from chain_world import ALICE, BOB, SPEC, World
 from node_world import Net, build_key, run
 
-from chain.contracts.transfer import Transfer
+from chain.records.transfer import Transfer
 from network.topics import Topic, Verdict
 from p2pchain.node.chain_service import ChainService
 from p2pchain.node.transaction_gossip import (

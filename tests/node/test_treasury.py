@@ -4,8 +4,8 @@ import pytest
 import trio
 from node_world import COIN, build_key, open_network, run
 
-from chain.contracts.channel import OpenChannels, Opening, RequestClose
-from chain.contracts.transfer import Transfer
+from chain.records.channel import OpenChannels, Opening, RequestClose
+from chain.records.transfer import Transfer
 from p2pchain.errors import NotReady, TransactionFailed
 from p2pchain.node.treasury import BUSY_TIMEOUT_S, FINAL_TIMEOUT_S
 from wallet.errors import InsufficientFunds

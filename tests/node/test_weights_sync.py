@@ -10,7 +10,7 @@ import pytest
 import trio
 from safetensors.numpy import save_file
 
-from chain.contracts.model import ModelRecord, compute_model_id
+from chain.records.model import ModelRecord, compute_model_id
 from inference.errors import BadWeights
 from inference.weights.model_info import Model, load_model
 from inference.weights.pieces import select_parts

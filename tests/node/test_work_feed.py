@@ -3,7 +3,7 @@
 import pytest
 from node_world import Net, build_key, run
 
-from chain.contracts.proof import Receipt, compute_receipt_message
+from chain.records.proof import Receipt, compute_receipt_message
 from network.topics import Topic, Verdict
 from p2pchain.node.work_feed import MAX_RECEIPT_BYTES, MAX_RECEIPTS, WorkFeed
 from primitives.codec import encode

@@ -5,9 +5,9 @@ Every test failed before its bug was mended; docs/log.md tells their stories.
 
 import pytest
 
-from chain import pending
 from chain.errors import ShardNotFollowed
-from chain.history import get_roots
+from chain.storage.history import get_roots
+from chain.tree import pending
 from consensus import book, place
 from consensus.effects import Reason
 from consensus.leader import compute_leader

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chain import light, light_sync
+from chain.light import light, light_sync
 from p2pchain.sim.errors import InvariantBroken
 from p2pchain.sim.scenarios import SCENARIOS
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from mutant_kills import Kill
 
-from chain import processing
-from chain.blocktree import BlockTree
-from chain.branch import Branch
-from chain.execution import ChunkRun
+from chain.execution.execution import ChunkRun
+from chain.tree import processing
+from chain.tree.blocktree import BlockTree
+from chain.tree.branch import Branch
 from p2pchain.sim.chunkdesk import ChunkDesk
 from p2pchain.sim.disk import Disk
 from p2pchain.sim.treechain import TreeChain

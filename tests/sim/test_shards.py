@@ -2,9 +2,9 @@
 
 import pytest
 
-from chain.following import Follow
-from chain.foreign_packets import take_packets
-from chain.store import build_key
+from chain.queries.foreign_packets import take_packets
+from chain.storage.store import build_key
+from chain.tree.following import Follow
 from p2pchain.sim import treechain
 from p2pchain.sim.disk import Fuse
 from p2pchain.sim.progress import assert_progress

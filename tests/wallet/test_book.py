@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from wallet_helpers import SESSION, build_channel, open_both
 
-from chain.contracts.channel import Payment, verify_preimage
+from chain.records.channel import Payment, verify_preimage
 from primitives.kv import MemoryStore
 from wallet.book import PAYEE_PREFIX, CorruptBook, PayeeBook, PayerBook
 from wallet.errors import (

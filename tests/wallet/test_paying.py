@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wallet_helpers import CHAIN_ID, PAYER, SESSION, build_channel, open_both
 
-from chain.contracts.channel import (
+from chain.records.channel import (
     MAX_UNITS,
     Claim,
     Payment,

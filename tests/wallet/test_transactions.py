@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wallet_helpers import CHAIN_ID, PAYEE, PAYER, SESSION, open_both
 
-from chain.contracts.channel import (
+from chain.contracts.rules import RULES, compute_fee
+from chain.records.channel import (
     Close,
     OpenChannels,
     Opening,
@@ -15,15 +16,18 @@ from chain.contracts.channel import (
     TopUp,
     Withdraw,
 )
-from chain.contracts.proof import WorkRecord
-from chain.contracts.registration import Register
-from chain.contracts.resharding import Reshard, ReshardVote
-from chain.contracts.staking import Bond, Unbond
-from chain.contracts.transfer import Transfer
-from chain.params import ChainParams
-from chain.proposal import SplitShard
-from chain.rules import RULES, compute_fee
-from chain.transaction import compute_tx_id, decode_transaction, verify_transaction
+from chain.records.params import ChainParams
+from chain.records.proof import WorkRecord
+from chain.records.proposal import SplitShard
+from chain.records.registration import Register
+from chain.records.resharding import Reshard, ReshardVote
+from chain.records.staking import Bond, Unbond
+from chain.records.transaction import (
+    compute_tx_id,
+    decode_transaction,
+    verify_transaction,
+)
+from chain.records.transfer import Transfer
 from primitives.codec import encode
 from wallet.errors import InvalidTransaction
 from wallet.transactions import (

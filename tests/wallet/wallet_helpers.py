@@ -1,6 +1,6 @@
 """A small real channel for the tests of both of its sides."""
 
-from chain.contracts.channel import Channel, ChannelStatus, compute_channel_id
+from chain.records.channel import Channel, ChannelStatus, compute_channel_id
 from primitives.keys import SecretKey
 from wallet.payee import PayeeChannel
 from wallet.payer import PayerChannel, derive_session_key

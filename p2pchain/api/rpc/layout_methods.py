@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from chain.contracts.model import ModelRecord
-from chain.proposal import AddModel, Change, RetireModel, SplitShard
+from chain.records.model import ModelRecord
+from chain.records.proposal import AddModel, Change, RetireModel, SplitShard
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import InvalidParams
 from p2pchain.api.params import BYTES, COUNT, FLAG, HASH, LAYER, SHARD, Param

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from chain.transaction import compute_tx_id, decode_transaction
+from chain.records.transaction import compute_tx_id, decode_transaction
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import explain
 from p2pchain.api.finality import wait_final

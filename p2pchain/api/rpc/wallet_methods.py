@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from chain.epochs import compute_epoch
+from chain.ledger.epochs import compute_epoch
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import TransactionRejected
 from p2pchain.api.finality import wait_final

@@ -4,8 +4,8 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from chain.found import read_account
-from chain.keys import build_account_key
+from chain.queries.found import read_account
+from chain.records.keys import build_account_key
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex

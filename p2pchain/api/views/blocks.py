@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from chain.found import FoundBlock
-from chain.shard_queries import FoundHeader
-from chain.transaction import compute_tx_id
+from chain.queries.found import FoundBlock
+from chain.queries.shard_queries import FoundHeader
+from chain.records.transaction import compute_tx_id
 from consensus.messages import Certificate, Kind
 from consensus.validators import decode_bitmap
 from p2pchain.api.backend import Backend

@@ -4,9 +4,9 @@ from functools import lru_cache
 from typing import Any
 
 from chain.errors import HistoryAbsent
-from chain.queries import Queries
-from chain.shard_queries import FoundHeader, list_signers
-from chain.transaction import compute_tx_id
+from chain.queries.queries import Queries
+from chain.queries.shard_queries import FoundHeader, list_signers
+from chain.records.transaction import compute_tx_id
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex

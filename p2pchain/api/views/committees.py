@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from chain.shard_queries import Duty
+from chain.queries.shard_queries import Duty
 from p2pchain.api.backend import Backend
 from p2pchain.api.views.stamp import get_name, get_validator_names
 from shards.committee import (

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from chain.evidence import Verdict
-from chain.evidence_pool import PooledEvidence
-from chain.evidence_queries import FoundEvidence
+from chain.queries.evidence_queries import FoundEvidence
+from chain.rewarding.evidence import Verdict
+from chain.tree.evidence_pool import PooledEvidence
 from p2pchain.api.backend import Backend
 from p2pchain.api.render import to_address, to_hex
 from p2pchain.api.views.stamp import build_stamp, get_account_name

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from chain.layout_queries import FoundProposal
-from chain.proposal import AddModel
+from chain.queries.layout_queries import FoundProposal
+from chain.records.proposal import AddModel
 from p2pchain.api.backend import Backend
 from p2pchain.api.render import render, render_union, to_hex
 from p2pchain.api.views.stamp import build_stamp, get_account_name

@@ -3,7 +3,7 @@
 from typing import Any
 
 from chain.contracts.credit import Bounce, Credit
-from chain.store import StoredPacket
+from chain.storage.store import StoredPacket
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_hex

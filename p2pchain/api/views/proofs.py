@@ -4,15 +4,15 @@ from typing import Any
 
 import trio
 
-from chain.contracts.registration import Registration
 from chain.errors import ShardNotFollowed
-from chain.foreign_state import ForeignValue
-from chain.keys import (
+from chain.queries.foreign_state import ForeignValue
+from chain.records.keys import (
     build_account_key,
     build_channel_key,
     build_registration_key,
 )
-from chain.proofs import StateProof
+from chain.records.registration import Registration
+from chain.state.proofs import StateProof
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import to_hex
@@ -110,6 +110,6 @@ def _render(proof: StateProof) -> Json:
         "value": None if proof.value is None else to_hex(proof.value),
         "state_height": str(proof.header.height),
         "shard_root": to_hex(proof.shard_root),
-        # The whole proof as the bytes that `chain.proofs` checks.
+        # The whole proof as the bytes that `chain.state.proofs` checks.
         "proof": to_hex(encode(proof)),
     }

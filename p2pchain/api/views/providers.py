@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from chain.contracts.registration import Registration
-from chain.found import FoundWork
+from chain.queries.found import FoundWork
+from chain.records.registration import Registration
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_address, to_hex

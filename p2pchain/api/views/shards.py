@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from chain.contracts.registration import Registration
-from chain.found import FoundShard
-from chain.shard_queries import FoundHeader
+from chain.queries.found import FoundShard
+from chain.queries.shard_queries import FoundHeader
+from chain.records.registration import Registration
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_address, to_hex

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from chain.outcome import Event
-from chain.stake import Stake, StakeStatus
-from chain.stake_queries import FoundEpoch, Member
+from chain.ledger.stake import Stake, StakeStatus
+from chain.queries.stake_queries import FoundEpoch, Member
+from chain.records.outcome import Event
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, to_address, to_hex

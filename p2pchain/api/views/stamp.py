@@ -3,8 +3,8 @@
 from functools import lru_cache
 from typing import Any
 
-from chain.found import FoundBlock
-from chain.queries import Queries
+from chain.queries.found import FoundBlock
+from chain.queries.queries import Queries
 from genesis.genesis import Genesis
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from chain.found import FoundTransaction
+from chain.queries.found import FoundTransaction
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound
 from p2pchain.api.render import render, render_signed_transaction, to_hex, to_time

@@ -1,6 +1,6 @@
 """The jumper: builds below the last certified block, as if its view were nullified."""
 
-from chain.block import Attendance
+from chain.records.block import Attendance
 from consensus.messages import Certificate, Message, Proposal, Propose
 from consensus.randao import compute_reveal_bytes
 from p2pchain.sim.villains.villain import Villain

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from devnet_process import RunningDevnet, run_cli, wait_until
 
-from chain.contracts.transfer import Transfer
+from chain.records.transfer import Transfer
 from genesis.files import load_genesis
 from genesis.genesis import compute_chain_id
 from p2pchain.client import RpcError

@@ -1,0 +1,1 @@
+"""Whether a database is what it says: blocks, states, books."""

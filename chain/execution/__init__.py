@@ -1,0 +1,1 @@
+"""Transactions to a new state: of one chunk, by whoever executes it."""

@@ -1,0 +1,1 @@
+"""One shard's state as accounts, stakes, shards and epochs."""

@@ -1,0 +1,1 @@
+"""The final chain from headers and certificates alone."""

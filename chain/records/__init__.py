@@ -1,0 +1,1 @@
+"""What the chain writes down: plain values with one encoding each."""

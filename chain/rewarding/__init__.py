@@ -1,0 +1,1 @@
+"""What validators earn and lose: rewards, payouts, evidence, slashing."""

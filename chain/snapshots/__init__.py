@@ -1,0 +1,1 @@
+"""The state of a boundary in parts, made and taken."""

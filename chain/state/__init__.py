@@ -1,0 +1,1 @@
+"""Keys and values under one root per shard, and their proofs."""

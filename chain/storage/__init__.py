@@ -1,0 +1,1 @@
+"""What stays: the database of final blocks, states and indices."""

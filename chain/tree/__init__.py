@@ -1,0 +1,1 @@
+"""The tree of unfinalized blocks: building, judging, certifying, finalizing."""
