@@ -24,8 +24,8 @@ import trio
 
 from p2pchain.client import RpcClient, RpcError
 from p2pchain.errors import NodeFailed
-from p2pchain.node.config import Config
-from p2pchain.node.home import Home
+from p2pchain.node.home.config import Config
+from p2pchain.node.home.home import Home
 
 READY_TIMEOUT_S = 180.0
 """Loading a large model from a slow disk takes minutes; more means it hangs."""

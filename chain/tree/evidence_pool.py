@@ -14,7 +14,7 @@ picks against the state of the block it builds on, which may be ahead.  After ev
 final block `revalidate` drops what was applied or grew too old.
 
 It is a memory only; who owns it keeps the pieces on disk, so that nobody gets away
-because everybody restarted (p2pchain/node/evidence_desk.py).
+because everybody restarted (p2pchain/node/chain/evidence_desk.py).
 
 Pure: no clock, no task; the state is an argument.
 """

@@ -70,7 +70,7 @@ class Payer(Protocol):
 
 
 class HopFinder(Protocol):
-    """Finds hops in the place of lost ones: `p2pchain/node/rerouting.py`."""
+    """Finds hops in the place of lost ones: `p2pchain/node/gateway/rerouting.py`."""
 
     async def find(self, wanted: FindHops) -> tuple[HopPlan, ...]:
         """Return hops, in order, with channels that can pay them.

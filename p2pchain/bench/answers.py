@@ -14,7 +14,7 @@ from inference.bundled.pairs import load_pairs
 from inference.bundled.paths import model_dir
 from p2pchain.bench.lab import Lab, LineProcess, RunningNetwork
 from p2pchain.bench.report import Figure, summarise
-from p2pchain.node.initialise import BUNDLED_NAME
+from p2pchain.node.home.initialise import BUNDLED_NAME
 
 IDENTITY_QUESTIONS = 8
 STRANGE_QUESTIONS = (

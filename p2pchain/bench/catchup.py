@@ -22,9 +22,9 @@ from network.network import Network
 from p2pchain.bench.lab import BenchError, Lab
 from p2pchain.bench.report import Figure
 from p2pchain.bench.validators import Validators, get_past_ms
-from p2pchain.node.bodies import BodyExchange
-from p2pchain.node.chain_service import ChainService
-from p2pchain.node.consensus_driver import ConsensusDriver
+from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.consensus.bodies import BodyExchange
+from p2pchain.node.consensus.driver import ConsensusDriver
 from primitives import bls
 from primitives.codec import encode
 from primitives.keys import SecretKey

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from p2pchain.client import RpcClient
-from p2pchain.node.home import Home
-from p2pchain.node.initialise import create_network
+from p2pchain.node.home.home import Home
+from p2pchain.node.home.initialise import create_network
 from primitives.errors import P2PChainError
 
 VALIDATORS = 4

@@ -21,7 +21,7 @@ import trio
 
 from network.endpoint import Endpoint
 from p2pchain.bench.lab import Lab, LineProcess, RunningNetwork
-from p2pchain.node.home import Home
+from p2pchain.node.home.home import Home
 from p2pchain.testnet.relay import Relays
 
 NETWORKS = range(1, 255)

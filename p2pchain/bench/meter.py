@@ -28,10 +28,10 @@ from chain.mempool import Mempool
 from chain.tree.blocktree import BlockTree
 from network.gossip import Gossip
 from p2pchain.cli.main import main
-from p2pchain.node.chain_service import ChainService
-from p2pchain.node.chunk_outbox import ChunkOutbox
-from p2pchain.node.chunk_service import ChunkService
-from p2pchain.node.transaction_gossip import TransactionGossip
+from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.transaction_gossip import TransactionGossip
+from p2pchain.node.chunks.outbox import ChunkOutbox
+from p2pchain.node.chunks.service import ChunkService
 from shards.desk import Desk
 
 STAGES: dict[tuple[type, str], str] = {

@@ -20,7 +20,7 @@ from p2pchain.bench.lab import VALIDATORS, BenchError, Lab
 from p2pchain.bench.meter import Counts, load_counts
 from p2pchain.bench.procfs import list_children, read_cpu_s
 from p2pchain.client import RpcClient, RpcError
-from p2pchain.node.home import Home
+from p2pchain.node.home.home import Home
 
 START_S = 60.0
 WARM_HEIGHT = 4

@@ -22,7 +22,7 @@ from p2pchain.bench.answers import STRANGE_QUESTIONS
 from p2pchain.bench.lab import BenchError, Lab, RunningNetwork
 from p2pchain.bench.report import Figure, Goal, describe
 from p2pchain.client import RpcClient, RpcError
-from p2pchain.node.initialise import BUNDLED_NAME
+from p2pchain.node.home.initialise import BUNDLED_NAME
 
 WORKER_KILLS = 12
 NODE_KILLS = 3

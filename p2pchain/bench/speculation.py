@@ -17,7 +17,7 @@ from inference.bundled.pairs import load_pairs
 from p2pchain.bench.lab import Lab, RunningNetwork
 from p2pchain.bench.links import open_linked_network
 from p2pchain.bench.report import Figure, Goal, format_number
-from p2pchain.node.initialise import BUNDLED_NAME
+from p2pchain.node.home.initialise import BUNDLED_NAME
 
 DELAY_S = 0.05
 """One way."""

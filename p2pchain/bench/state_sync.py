@@ -36,12 +36,12 @@ from network.network import Network
 from p2pchain.bench.lab import BenchError, Lab, LineProcess
 from p2pchain.bench.report import Figure, compute_quantile, get_load
 from p2pchain.bench.validators import Validators, get_past_ms
-from p2pchain.node.chain_service import ChainService
-from p2pchain.node.state_sync import StateSync
-from p2pchain.node.state_sync_board import Progress
-from p2pchain.node.state_sync_files import PartFiles
-from p2pchain.node.state_sync_install import settle_database
-from p2pchain.node.state_sync_server import StateSyncServer
+from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.state_sync.board import Progress
+from p2pchain.node.state_sync.files import PartFiles
+from p2pchain.node.state_sync.install import settle_database
+from p2pchain.node.state_sync.server import StateSyncServer
+from p2pchain.node.state_sync.state_sync import StateSync
 from primitives import bls
 from primitives.codec import encode
 from primitives.hashing import compute_hash

@@ -24,7 +24,7 @@ from p2pchain.bench.lab import BenchError, Lab
 from p2pchain.bench.report import Figure, compute_quantile, format_number, summarise
 from p2pchain.bench.seat import Costs, Seat
 from p2pchain.bench.validators import Validators, get_past_ms
-from p2pchain.node.wal_file import WalFile, create_wal
+from p2pchain.node.home.wal_file import WalFile, create_wal
 from primitives.codec import encode
 
 SIZES = {4: 40, 32: 16, 100: 8}

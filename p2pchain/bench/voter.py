@@ -36,10 +36,10 @@ from network.endpoint import Endpoint
 from network.network import Network
 from network.topics import Topic, Verdict
 from p2pchain.bench.validators import Validators, derive_account
-from p2pchain.node.bodies import BodyExchange
-from p2pchain.node.chain_service import ChainService
-from p2pchain.node.consensus_driver import ConsensusDriver
-from p2pchain.node.wal_file import create_wal
+from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.consensus.bodies import BodyExchange
+from p2pchain.node.consensus.driver import ConsensusDriver
+from p2pchain.node.home.wal_file import create_wal
 from primitives import bls
 from primitives.codec import decode, encode
 from primitives.keys import SecretKey

@@ -132,7 +132,7 @@ async def _open_network(
     folder: Path, args: Namespace, report: Report
 ) -> AsyncIterator[Devnet]:
     # Imported here: these packages take half a second, which no other command needs.
-    from p2pchain.node.initialise import create_network
+    from p2pchain.node.home.initialise import create_network
 
     if (folder / "genesis.json").is_file():
         report(f"the network in {folder} goes on as it is")

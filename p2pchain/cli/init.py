@@ -16,11 +16,11 @@ from p2pchain.cli.options import add_command, port, positive
 from p2pchain.cli.output import Output
 from p2pchain.cli.session import get_home_path, read_passphrase
 from p2pchain.errors import ConfigError
-from p2pchain.node.config import build_config
+from p2pchain.node.home.config import build_config
 
 if TYPE_CHECKING:
     from p2pchain.cli.options import Commands
-    from p2pchain.node.initialise import NewHome, NewNetwork
+    from p2pchain.node.home.initialise import NewHome, NewNetwork
 
 NEW = ""
 """--genesis without a value."""
@@ -86,7 +86,7 @@ def run(args: Namespace, output: Output) -> int | None:
 
 def _create(args: Namespace, output: Output, folder: Path) -> None:
     # Imported here: these packages take half a second, which no other command needs.
-    from p2pchain.node.initialise import DEFAULT_PORT_BASE, create_network
+    from p2pchain.node.home.initialise import DEFAULT_PORT_BASE, create_network
 
     for option in ("name", "peers", "restore"):
         if getattr(args, option) is not None:
@@ -112,7 +112,7 @@ def _create(args: Namespace, output: Output, folder: Path) -> None:
 
 def _join(args: Namespace, output: Output, folder: Path) -> None:
     from p2pchain.cli.words import load_words
-    from p2pchain.node.initialise import create_home
+    from p2pchain.node.home.initialise import create_home
 
     for option in _NEW_ONLY:
         if getattr(args, option) not in (None, False):

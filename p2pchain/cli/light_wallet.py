@@ -16,7 +16,7 @@ from p2pchain.cli.output import Output, format_amount
 from p2pchain.cli.session import get_home_path, read_passphrase
 from p2pchain.errors import HomeError
 from p2pchain.light.spending import LightWallet
-from p2pchain.node.home import Home
+from p2pchain.node.home.home import Home
 from primitives.address import decode_address
 from primitives.errors import DecodeError
 from primitives.keys import SecretKey

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from p2pchain.client import NodeUnreachable, RpcClient
 from p2pchain.errors import HomeError
-from p2pchain.node.home import DEFAULT_HOME, Home
+from p2pchain.node.home.home import DEFAULT_HOME, Home
 
 HOME_VARIABLE = "P2PCHAIN_HOME"
 MIN_PASSPHRASE_CHARS = 8

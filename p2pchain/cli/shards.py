@@ -80,7 +80,7 @@ def run_model(args: Namespace, output: Output) -> None:
     # Not before it is needed: it reads weights, which takes a while.
     from inference.certification.certify import require_certificate
     from inference.weights.model_info import load_model
-    from p2pchain.node.initialise import (
+    from p2pchain.node.home.initialise import (
         build_model_record,
         get_model_name,
         resolve_model_dir,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from p2pchain.cli.options import add_command, layer_range, port
 from p2pchain.cli.output import Output
 from p2pchain.cli.session import open_home, read_passphrase
-from p2pchain.node.config import Config
+from p2pchain.node.home.config import Config
 
 if TYPE_CHECKING:
     from p2pchain.cli.options import Commands

@@ -22,7 +22,7 @@ from p2pchain.cli.session import get_home_path, open_client, read_passphrase
 from p2pchain.cli.staking import describe_seat, describe_stake
 from p2pchain.cli.words import load_words, wrap_words
 from p2pchain.errors import HomeError
-from p2pchain.node.home import Home
+from p2pchain.node.home.home import Home
 from primitives.address import encode_address
 from wallet.derivation import derive_account_key, get_account_path
 from wallet.errors import CorruptKeystore

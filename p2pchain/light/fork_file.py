@@ -15,7 +15,7 @@ from chain.light.light import LightBlock
 from chain.light.light_fork import find_evidence
 from chain.records.header import compute_block_hash
 from consensus.evidence import find_accused, get_equivocation
-from p2pchain.node.home import write_atomically
+from p2pchain.node.home.home import write_atomically
 from primitives.codec import encode
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from p2pchain.errors import TrustError
 from p2pchain.light.trust import Trust
-from p2pchain.node.home import write_atomically
+from p2pchain.node.home.home import write_atomically
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
 from primitives.hashing import compute_hash

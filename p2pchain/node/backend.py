@@ -54,25 +54,25 @@ from p2pchain.api.wallet_results import (
     SettledTransaction,
 )
 from p2pchain.errors import StakeRefused, TransactionFailed
-from p2pchain.node.chain_service import ChainService
-from p2pchain.node.channel_pool import ChannelPool
-from p2pchain.node.config import Config
-from p2pchain.node.consensus_driver import ConsensusDriver
-from p2pchain.node.foreign_state import StateExchange
-from p2pchain.node.gateway import Gateway
-from p2pchain.node.model_host import ModelHost
+from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.foreign_state import StateExchange
+from p2pchain.node.consensus.driver import ConsensusDriver
+from p2pchain.node.gateway.gateway import Gateway
+from p2pchain.node.home.config import Config
+from p2pchain.node.hosting.model_host import ModelHost
+from p2pchain.node.hosting.provider import Provider
+from p2pchain.node.money.channel_pool import ChannelPool
+from p2pchain.node.money.provider_book import ProviderBook
+from p2pchain.node.money.staking import Staking
+from p2pchain.node.money.treasury import Treasury
 from p2pchain.node.node_status import (
     build_consensus_info,
     build_net_info,
     build_status,
 )
-from p2pchain.node.provider import Provider
-from p2pchain.node.provider_book import ProviderBook
-from p2pchain.node.shard_sync import ShardSync
-from p2pchain.node.staking import Staking
-from p2pchain.node.state_sync import StateSync
-from p2pchain.node.treasury import Treasury
-from p2pchain.node.weights_fetcher import WeightsFetcher
+from p2pchain.node.state_sync.shard_sync import ShardSync
+from p2pchain.node.state_sync.state_sync import StateSync
+from p2pchain.node.weights.weights_fetcher import WeightsFetcher
 from p2pchain.node.work_feed import WorkFeed
 from primitives.types import Height, ShardId
 from shards.layout import ROOT_SHARD

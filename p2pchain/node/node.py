@@ -38,28 +38,28 @@ from network.network import Network
 from p2pchain.api.app import ApiSettings, build_app
 from p2pchain.api.http_service import serve_http
 from p2pchain.errors import ConfigError, PortInUse
-from p2pchain.node.address_book import AddressBook
 from p2pchain.node.backend import NodeBackend
-from p2pchain.node.bodies import BodyExchange
-from p2pchain.node.chain_service import ChainService
-from p2pchain.node.channel_pool import ChannelPool
-from p2pchain.node.chunk_service import ChunkService
-from p2pchain.node.chunk_workers import ChunkWorkers, compute_default_workers
-from p2pchain.node.config import Config
-from p2pchain.node.consensus_driver import ConsensusDriver
-from p2pchain.node.foreign_accounts import ForeignAccounts
-from p2pchain.node.foreign_packets import PacketExchange
-from p2pchain.node.foreign_state import StateExchange
-from p2pchain.node.home import Home, write_atomically
-from p2pchain.node.hosting import Hosting, HostingPorts
-from p2pchain.node.provider_book import ProviderBook
-from p2pchain.node.settlement import Settlement
-from p2pchain.node.shard_sync import ShardSync
-from p2pchain.node.staking import Staking
-from p2pchain.node.state_sync import Checkpoint, StateSync
-from p2pchain.node.state_sync_files import PartFiles
-from p2pchain.node.state_sync_server import StateSyncServer
-from p2pchain.node.treasury import Treasury
+from p2pchain.node.chain.address_book import AddressBook
+from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.foreign_accounts import ForeignAccounts
+from p2pchain.node.chain.foreign_packets import PacketExchange
+from p2pchain.node.chain.foreign_state import StateExchange
+from p2pchain.node.chunks.service import ChunkService
+from p2pchain.node.chunks.workers import ChunkWorkers, compute_default_workers
+from p2pchain.node.consensus.bodies import BodyExchange
+from p2pchain.node.consensus.driver import ConsensusDriver
+from p2pchain.node.home.config import Config
+from p2pchain.node.home.home import Home, write_atomically
+from p2pchain.node.hosting.hosting import Hosting, HostingPorts
+from p2pchain.node.money.channel_pool import ChannelPool
+from p2pchain.node.money.provider_book import ProviderBook
+from p2pchain.node.money.settlement import Settlement
+from p2pchain.node.money.staking import Staking
+from p2pchain.node.money.treasury import Treasury
+from p2pchain.node.state_sync.files import PartFiles
+from p2pchain.node.state_sync.server import StateSyncServer
+from p2pchain.node.state_sync.shard_sync import ShardSync
+from p2pchain.node.state_sync.state_sync import Checkpoint, StateSync
 from p2pchain.node.work_feed import WorkFeed
 from p2pchain.version import VERSION
 from primitives import bls

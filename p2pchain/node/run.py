@@ -14,12 +14,12 @@ from chain.storage.leveldb import LevelStore
 from genesis.files import load_genesis
 from genesis.state import build_chain_spec
 from p2pchain.errors import HomeError, find_cause
-from p2pchain.node.config import Config
-from p2pchain.node.home import Home
+from p2pchain.node.home.config import Config
+from p2pchain.node.home.home import Home
 from p2pchain.node.node import Node, NodeKeys
 from p2pchain.node.repair import finish_repair
-from p2pchain.node.state_sync_files import PartFiles
-from p2pchain.node.state_sync_install import settle_database
+from p2pchain.node.state_sync.files import PartFiles
+from p2pchain.node.state_sync.install import settle_database
 from primitives.bls import BlsSecretKey, select_backend
 from wallet.errors import CorruptKeystore
 from wallet.keystore import (

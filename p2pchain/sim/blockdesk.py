@@ -1,7 +1,7 @@
 """
 A simulated node's blocks, between its chain and consensus: built, judged, fetched.
 
-What p2pchain.node.consensus_driver does with blocks, on virtual time.
+What p2pchain.node.consensus.driver does with blocks, on virtual time.
 """
 
 from functools import partial

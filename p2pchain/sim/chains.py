@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from chain.queries.foreign_packets import MissingPackets
-from p2pchain.node.application import Application
+from p2pchain.node.consensus.application import Application
 from p2pchain.sim.evidence import EvidenceDesk
 from p2pchain.sim.listchain import ListChains
 from p2pchain.sim.questions import ShardState

@@ -1,9 +1,9 @@
 """
 A simulated node's part in chunks: a desk, its log and bodies on disk, and its messages.
 
-What p2pchain.node.chunk_service and chunk_outbox do, on virtual time: the desk hears of
-a view shortly before its leader's turn; chunks and records of a turn are on disk before
-the turn's messages leave; certified chunks are offered to the node's own blocks.
+What p2pchain.node.chunks.service and chunk_outbox do, on virtual time: the desk hears
+of a view shortly before its leader's turn; chunks and records of a turn are on disk
+before the turn's messages leave; certified chunks are offered to the node's own blocks.
 
 Like consensus beside it, a desk may lose power in any write and between any two
 messages, and comes back with what the disk holds.
@@ -19,8 +19,8 @@ from chain.tree.blocktree import BlockTree
 from chain.tree.chunk_judge import ChunkJudge
 from consensus.participant import LOST_LOG_WAIT_MS
 from consensus.wal import encode_header, encode_records, scan_wal
-from p2pchain.node.chunk_lead import MOST_LEAD_S, ChunkLead
-from p2pchain.node.chunk_outbox import CHUNK_PREFIX
+from p2pchain.node.chunks.lead import MOST_LEAD_S, ChunkLead
+from p2pchain.node.chunks.outbox import CHUNK_PREFIX
 from primitives.codec import decode, encode
 from shards import effects as fx
 from shards import events as ev

@@ -1,8 +1,8 @@
 """
 Evidence in a simulated node: from whoever notices to everybody.
 
-The same way as in p2pchain.node.evidence_desk: a piece is passed on by every node that
-can use it, and by no other, so that endless variations stop at the first hop.
+The same way as in p2pchain.node.chain.evidence_desk: a piece is passed on by every node
+that can use it, and by no other, so that endless variations stop at the first hop.
 """
 
 from collections.abc import Callable, Iterable

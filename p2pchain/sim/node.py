@@ -1,7 +1,7 @@
 """
 One machine of a simulated network: a participant, its disk, and the shell between.
 
-The shell does what p2pchain.node.consensus_driver does, on virtual time: events go in
+The shell does what p2pchain.node.consensus.driver does, on virtual time: events go in
 one at a time; what an effect asks of the chain happens at once; log records, messages
 and decisions go through an outbox, turn by turn, so that nothing leaves before what it
 promises is on disk.

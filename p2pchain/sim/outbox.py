@@ -1,8 +1,8 @@
 """
 What a simulated node is about to say, behind what it promised on its disk.
 
-As p2pchain.node.outbox does: all records of a turn in one append, then its messages
-and decisions.  The power may go in any write, and between any two messages.
+As p2pchain.node.consensus.outbox does: all records of a turn in one append, then its
+messages and decisions.  The power may go in any write, and between any two messages.
 """
 
 from typing import TYPE_CHECKING

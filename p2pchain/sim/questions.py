@@ -1,7 +1,7 @@
 """
 What simulated nodes ask each other, and what they answer.
 
-The same questions as p2pchain.node.sync_messages.
+The same questions as p2pchain.node.consensus.sync_messages.
 """
 
 from dataclasses import dataclass

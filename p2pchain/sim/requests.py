@@ -1,8 +1,9 @@
 """
 What simulated nodes ask each other: blocks, certificates, ranges, and where they are.
 
-The same questions as p2pchain.node.sync_messages, asked in the same way: one peer after
-the other, each for as long as a timeout, and nothing is asked twice at a time.
+The same questions as p2pchain.node.consensus.sync_messages, asked in the same way: one
+peer after the other, each for as long as a timeout, and nothing is asked twice at a
+time.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,8 @@
 """
 A simulated node begins to follow shards, and lets others go, while it runs.
 
-What p2pchain.node.shard_sync does, on virtual time and with whole states for parts:
+What p2pchain.node.state_sync.shard_sync does, on virtual time and with whole states for
+parts:
 
     wanted --ask--> its state at a boundary --check, write--> chunks since --> followed
 

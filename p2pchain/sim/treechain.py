@@ -43,7 +43,7 @@ from consensus.book import Tip
 from consensus.epoch import EpochConfig
 from consensus.messages import Certificate, Proposal, Vote
 from consensus.validators import ValidatorSet
-from p2pchain.node.evidence_desk import REPEAT_BLOCKS
+from p2pchain.node.chain.evidence_desk import REPEAT_BLOCKS
 from p2pchain.sim.evidence import EvidenceDesk
 from p2pchain.sim.load import RandomPicker
 from p2pchain.sim.questions import ShardState

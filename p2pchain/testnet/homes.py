@@ -20,15 +20,15 @@ from genesis.genesis import Genesis, GenesisParams, GenesisValidator, compute_ch
 from genesis.presets import build_devnet_genesis
 from inference.weights.model_info import load_model_info
 from network.endpoint import Endpoint
-from p2pchain.node.config import Config
-from p2pchain.node.home import Home, write_secret
-from p2pchain.node.initialise import (
+from p2pchain.node.home.config import Config
+from p2pchain.node.home.home import Home, write_secret
+from p2pchain.node.home.initialise import (
     build_model_record,
     create_home,
     get_model_name,
     resolve_model_dir,
 )
-from p2pchain.node.wal_file import create_wal
+from p2pchain.node.home.wal_file import create_wal
 from p2pchain.testnet.errors import StepFailed
 from p2pchain.testnet.manifest import Manifest, Node, split_params
 from p2pchain.testnet.relay import Relays

@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-from p2pchain.node.home import Home
+from p2pchain.node.home.home import Home
 from p2pchain.testnet.errors import NodeDied, Stalled
 from p2pchain.testnet.rpc import NodeRpc
 

@@ -14,7 +14,7 @@ from p2pchain.bench.models import get_model
 from p2pchain.bench.random_models import HEAD_WIDTH, MIDDLE, LlamaSize
 from p2pchain.bench.report import Figure, Goal
 from p2pchain.bench.runner import parse_choice, run_section
-from p2pchain.node.home import Home
+from p2pchain.node.home.home import Home
 
 TINY = LlamaSize("tiny", 64, 2, 1, 1, 64)
 

@@ -10,7 +10,7 @@ from chain.tree.open_tree import open_tree
 from genesis.files import load_genesis
 from genesis.state import build_chain_spec
 from p2pchain.cli.main import main
-from p2pchain.node.home import Home
+from p2pchain.node.home.home import Home
 from primitives import bls
 
 

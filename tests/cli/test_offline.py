@@ -9,7 +9,7 @@ import pytest
 
 from genesis.files import load_genesis
 from p2pchain.cli.main import main
-from p2pchain.node.home import Home
+from p2pchain.node.home.home import Home
 from wallet.errors import WrongPassphrase
 from wallet.keystore import decrypt_account_key, load_keystore
 

@@ -22,8 +22,8 @@ from consensus.participant import ParticipantConfig
 from consensus.validators import Validator, ValidatorSet
 from consensus.wal import scan_wal
 from network.network import Network
-from p2pchain.node.consensus_driver import ConsensusDriver
-from p2pchain.node.wal_file import create_wal
+from p2pchain.node.consensus.driver import ConsensusDriver
+from p2pchain.node.home.wal_file import create_wal
 from primitives import bls
 from primitives.keys import SecretKey
 

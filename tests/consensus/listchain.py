@@ -38,7 +38,7 @@ def hash_block(data):
 
 
 class ListChain:
-    """Implements p2pchain.node.application.Application."""
+    """Implements p2pchain.node.consensus.application.Application."""
 
     def __init__(self, chain_id, validators, epoch_blocks=2**40, get_set=None):
         """Args: `get_set(epoch)` returns the voters where they are not always all."""

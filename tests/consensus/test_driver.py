@@ -24,8 +24,8 @@ from consensus.messages import (
 )
 from network.network import Network
 from network.topics import Topic, Verdict
-from p2pchain.node.consensus_driver import ConsensusDriver
-from p2pchain.node.wal_file import WalLocked
+from p2pchain.node.consensus.driver import ConsensusDriver
+from p2pchain.node.home.wal_file import WalLocked
 from primitives import bls
 from primitives.codec import encode
 from primitives.keys import SecretKey

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from consensus.errors import CorruptWal, WrongWal
 from consensus.messages import Kind
 from consensus.wal import encode_header, encode_records, scan_wal
-from p2pchain.node.wal_file import WalFile, WalLocked, create_wal
+from p2pchain.node.home.wal_file import WalFile, WalLocked, create_wal
 
 KEY = b"k" * 48
 BENCH = Bench()

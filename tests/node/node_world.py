@@ -41,13 +41,13 @@ from network.faults import Fault
 from network.network import PeerInfo
 from network.topics import Topic, Verdict
 from p2pchain.api.completion import CompletionRequest, Delta, Finished, Started
-from p2pchain.node.chain_service import ChainService
-from p2pchain.node.channel_pool import ChannelPool
-from p2pchain.node.gateway import Gateway
-from p2pchain.node.provider import Provider
-from p2pchain.node.provider_book import ProviderBook
-from p2pchain.node.settlement import Settlement
-from p2pchain.node.treasury import Treasury
+from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.gateway.gateway import Gateway
+from p2pchain.node.hosting.provider import Provider
+from p2pchain.node.money.channel_pool import ChannelPool
+from p2pchain.node.money.provider_book import ProviderBook
+from p2pchain.node.money.settlement import Settlement
+from p2pchain.node.money.treasury import Treasury
 from p2pchain.node.work_feed import WorkFeed
 from primitives.errors import MissingError
 from primitives.hashing import compute_hash

@@ -9,7 +9,7 @@ from inference.protocol.session_codes import AbortCode
 from inference.protocol.session_errors import HopAborted, HopAccused, HopLost
 from inference.session.events import FindHops
 from p2pchain.api.errors import NoRoute
-from p2pchain.node.rerouting import Rerouting
+from p2pchain.node.gateway.rerouting import Rerouting
 
 PEER = b"\x01" * 32
 

@@ -16,7 +16,7 @@ from chain.queries.queries import Queries
 from chain.records.staking import Bond
 from chain.records.transfer import Transfer
 from genesis.state import build_chain_spec
-from p2pchain.node.address_book import AddressBook
+from p2pchain.node.chain.address_book import AddressBook
 from primitives.bls import BlsSecretKey
 
 L = 4

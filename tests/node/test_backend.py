@@ -19,14 +19,14 @@ from p2pchain.api.rpc.node_methods import render_status
 from p2pchain.api.status import StageState
 from p2pchain.cli.status import describe_shard_sync, describe_weights
 from p2pchain.errors import TransactionFailed
-from p2pchain.node import work_board
 from p2pchain.node.backend import NodeBackend
-from p2pchain.node.config import Config
-from p2pchain.node.consensus_status import ConsensusStatus
-from p2pchain.node.foreign_state import StateExchange
-from p2pchain.node.shard_sync import ShardProgress
-from p2pchain.node.staking import Staking
-from p2pchain.node.state_sync_board import Progress
+from p2pchain.node.chain.foreign_state import StateExchange
+from p2pchain.node.consensus.status import ConsensusStatus
+from p2pchain.node.home.config import Config
+from p2pchain.node.money.staking import Staking
+from p2pchain.node.state_sync import work_board
+from p2pchain.node.state_sync.board import Progress
+from p2pchain.node.state_sync.shard_sync import ShardProgress
 from primitives.bls import BlsSecretKey
 
 FRIEND = build_key("friend").public_key

@@ -10,7 +10,7 @@ from chain_world import ALICE, BOB, COIN, World
 from chain.records.transfer import Transfer
 from network.errors import RequestTimeout
 from network.faults import Fault
-from p2pchain.node.bodies import ATTEMPTS, BodyExchange
+from p2pchain.node.consensus.bodies import ATTEMPTS, BodyExchange
 from primitives.codec import encode
 from primitives.errors import MissingError
 from shards.chunk import compute_chunk_hash

@@ -15,7 +15,7 @@ from chain.records.channel import (
     Withdraw,
 )
 from p2pchain.errors import NotReady
-from p2pchain.node.channel_pool import (
+from p2pchain.node.money.channel_pool import (
     DEPOSIT_SESSIONS,
     MIN_DEPOSIT,
     UNITS_PER_STEP,

@@ -1,6 +1,6 @@
 """The lead of chunks follows what certifying takes."""
 
-from p2pchain.node.chunk_lead import (
+from p2pchain.node.chunks.lead import (
     FIRST_LEAD_S,
     LEAST_LEAD_S,
     MARGIN,

@@ -29,8 +29,8 @@ from chain.records.transfer import Transfer
 from chain.state.chunk_state import ShardState
 from chain.tree.open_tree import open_tree
 from consensus.messages import Certificate
-from p2pchain.node import chunk_process
-from p2pchain.node.chunk_wire import (
+from p2pchain.node.chunks import process as chunk_process
+from p2pchain.node.chunks.wire import (
     MAX_FRAME_BYTES,
     Execute,
     Judge,
@@ -48,8 +48,8 @@ from p2pchain.node.chunk_wire import (
     send_message,
     unpack_bits,
 )
-from p2pchain.node.chunk_worker import SuppliedState
-from p2pchain.node.chunk_workers import ChunkWorkers, compute_default_workers
+from p2pchain.node.chunks.worker import SuppliedState
+from p2pchain.node.chunks.workers import ChunkWorkers, compute_default_workers
 from p2pchain.sim.committee import copy_bodies, hand_bodies
 from primitives import bls
 from primitives.codec import encode
@@ -343,7 +343,7 @@ def test_a_worker_that_dies_in_the_middle(labs, monkeypatch):
 
 
 def test_a_worker_that_hangs_is_killed(labs, monkeypatch):
-    monkeypatch.setattr("p2pchain.node.chunk_batch.PATIENCE_S", 0.2)
+    monkeypatch.setattr("p2pchain.node.chunks.batch.PATIENCE_S", 0.2)
     with ChunkWorkers(1, least_transactions=1) as pool:
         assert pool.wait_ready(START_S)
         (pid,) = pool.pids
@@ -401,10 +401,10 @@ class Liar:
 def test_a_worker_that_talks_nonsense(labs, monkeypatch, answers):
     liar = Liar(*answers)
     monkeypatch.setattr(
-        "p2pchain.node.chunk_workers.ChunkProcess.start",
+        "p2pchain.node.chunks.workers.ChunkProcess.start",
         classmethod(lambda cls, bls: liar.start(bls)),
     )
-    monkeypatch.setattr("p2pchain.node.chunk_batch.PATIENCE_S", 0.5)
+    monkeypatch.setattr("p2pchain.node.chunks.batch.PATIENCE_S", 0.5)
     with ChunkWorkers(1, least_transactions=1) as pool:
         assert pool.wait_ready(START_S)
         tasks = build_tasks(labs)
@@ -476,7 +476,7 @@ def test_workers_end_with_the_node(tmp_path):
     """However it ends: they see the socket close."""
     code = (
         "import os, signal, sys\n"
-        "from p2pchain.node.chunk_workers import ChunkWorkers\n"
+        "from p2pchain.node.chunks.workers import ChunkWorkers\n"
         "pool = ChunkWorkers(1, least_transactions=1)\n"
         "assert pool.wait_ready(60)\n"
         "print(*pool.pids, flush=True)\n"
@@ -503,7 +503,7 @@ def is_running(pid: int) -> bool:
 
 def test_workers_load_no_tensor_library():
     code = (
-        "import sys, p2pchain.node.chunk_worker\n"
+        "import sys, p2pchain.node.chunks.worker\n"
         "assert not {'torch', 'transformers', 'trio', 'aiohttp', 'plyvel'} "
         "& set(sys.modules), sorted(sys.modules)\n"
     )

@@ -10,10 +10,10 @@ from chain.records.keys import build_account_key
 from chain.records.transaction import Transaction, compute_tx_id, sign_transaction
 from chain.records.transfer import Transfer
 from p2pchain.errors import NotReady
-from p2pchain.node import foreign_state
-from p2pchain.node.foreign_accounts import ForeignAccounts
-from p2pchain.node.foreign_state import StateExchange
-from p2pchain.node.treasury import Treasury
+from p2pchain.node.chain import foreign_state
+from p2pchain.node.chain.foreign_accounts import ForeignAccounts
+from p2pchain.node.chain.foreign_state import StateExchange
+from p2pchain.node.money.treasury import Treasury
 from primitives.codec import encode
 
 
@@ -22,8 +22,8 @@ def _patience(monkeypatch):
     """Wait as long as a busy machine takes; whoever is asked here does answer."""
     monkeypatch.setattr(foreign_state, "TIMEOUT_S", LIMIT_S / 2)
     monkeypatch.setattr(foreign_state, "DEADLINE_S", LIMIT_S)
-    monkeypatch.setattr("p2pchain.node.treasury.FINAL_TIMEOUT_S", LIMIT_S)
-    monkeypatch.setattr("p2pchain.node.treasury.BUSY_TIMEOUT_S", LIMIT_S)
+    monkeypatch.setattr("p2pchain.node.money.treasury.FINAL_TIMEOUT_S", LIMIT_S)
+    monkeypatch.setattr("p2pchain.node.money.treasury.BUSY_TIMEOUT_S", LIMIT_S)
 
 
 def open_wallet(member, *, is_giving=True) -> Treasury:

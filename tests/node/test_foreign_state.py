@@ -15,7 +15,7 @@ from chain.tree.following import Follow
 from chain.tree.open_tree import open_tree
 from network.errors import PeerUnreachable
 from network.faults import Fault
-from p2pchain.node.foreign_state import (
+from p2pchain.node.chain.foreign_state import (
     DEADLINE_S,
     MAX_LAG,
     MAX_READS,

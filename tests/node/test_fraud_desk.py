@@ -10,8 +10,8 @@ from chain.errors import MissingFraudProof, UselessEvidence
 from network.errors import PeerUnreachable
 from network.faults import Fault
 from network.topics import Topic, Verdict
-from p2pchain.node.evidence_desk import MAX_EARLY, EvidenceDesk
-from p2pchain.node.proof_fetcher import MAX_FETCHES, PROOF
+from p2pchain.node.chain.evidence_desk import MAX_EARLY, EvidenceDesk
+from p2pchain.node.chain.proof_fetcher import MAX_FETCHES, PROOF
 from primitives.codec import encode
 from primitives.errors import DecodeError, MissingError
 from shards.fraud import build_produced, compute_proof_hash

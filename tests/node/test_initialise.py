@@ -17,10 +17,10 @@ from genesis.state import build_chain_spec
 from inference.weights.model_info import ModelInfo
 from network.endpoint import Endpoint
 from p2pchain.errors import ConfigError, HomeError
-from p2pchain.node import initialise
-from p2pchain.node.config import Config
-from p2pchain.node.home import Home
-from p2pchain.node.initialise import (
+from p2pchain.node.home import initialise
+from p2pchain.node.home.config import Config
+from p2pchain.node.home.home import Home
+from p2pchain.node.home.initialise import (
     GATEWAY,
     MAX_VALIDATORS,
     create_home,

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from inference.protocol.prefix_keys import name_beginnings
 from inference.session.plan import HopPlan
-from p2pchain.node import kept_routes
-from p2pchain.node.kept_routes import KeptRoutes
+from p2pchain.node.gateway import kept_routes
+from p2pchain.node.gateway.kept_routes import KeptRoutes
 
 NAMES = name_beginnings(b"secret", range(100))
 

@@ -19,13 +19,18 @@ from inference.errors import NotCertified
 from inference.weights.model_info import Model, ModelInfo
 from inference.weights.pieces import Manifest, Piece
 from p2pchain.errors import ConfigError
-from p2pchain.node import model_host
-from p2pchain.node.config import AUTO
-from p2pchain.node.initialise import build_model_record
-from p2pchain.node.model_host import CHOICE_FILE, ModelHost, find_model, load_choice
-from p2pchain.node.placement_watch import NEXT_FILE, save_next, take_next
-from p2pchain.node.precision_choice import PRECISION_FILE, load_precision
-from p2pchain.node.profile import get_profile_hash
+from p2pchain.node.home.config import AUTO
+from p2pchain.node.home.initialise import build_model_record
+from p2pchain.node.home.precision_choice import PRECISION_FILE, load_precision
+from p2pchain.node.home.profile import get_profile_hash
+from p2pchain.node.hosting import model_host
+from p2pchain.node.hosting.model_host import (
+    CHOICE_FILE,
+    ModelHost,
+    find_model,
+    load_choice,
+)
+from p2pchain.node.hosting.placement_watch import NEXT_FILE, save_next, take_next
 
 LAYERS = 8
 LAYER_BYTES = 4 * 10**6

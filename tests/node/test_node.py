@@ -9,9 +9,9 @@ import pytest
 from genesis.files import load_genesis
 from inference.bundled.paths import model_dir
 from p2pchain.errors import ConfigError
-from p2pchain.node.config import Config
-from p2pchain.node.home import Home
-from p2pchain.node.initialise import BUNDLED_NAME, create_network
+from p2pchain.node.home.config import Config
+from p2pchain.node.home.home import Home
+from p2pchain.node.home.initialise import BUNDLED_NAME, create_network
 from p2pchain.node.node import Node
 from p2pchain.node.run import load_keys
 from primitives.keys import SecretKey

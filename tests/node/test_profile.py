@@ -3,7 +3,7 @@
 from inference.bundled.paths import model_dir
 from inference.device.precision import Precision
 from inference.weights.model_info import ModelInfo, load_model_info
-from p2pchain.node.profile import build_profile, get_profile_hash
+from p2pchain.node.home.profile import build_profile, get_profile_hash
 
 
 def test_every_precision_has_a_profile_of_its_own() -> None:

@@ -15,8 +15,8 @@ from chain.records.channel import (
 from chain.records.proof import Receipt, WorkRecord
 from inference.hop.channel_account import EMPTY_STANDING, Standing
 from inference.protocol.session_account import SessionAccount
-from p2pchain.node.cashing import cut_claim, plan_cashing, recover_session
-from p2pchain.node.provider_book import ProviderBook, Settling
+from p2pchain.node.money.cashing import cut_claim, plan_cashing, recover_session
+from p2pchain.node.money.provider_book import ProviderBook, Settling
 from primitives.kv import MemoryStore
 from wallet.payer import PayerChannel
 

@@ -20,17 +20,17 @@ from chain.tree.adoption import Adoption, find_base
 from chain.tree.following import FOLLOW_ALL, Follow
 from network.faults import Fault
 from network.network import Network
-from p2pchain.node import shard_sync, state_sync
-from p2pchain.node.bodies import BodyExchange
-from p2pchain.node.chain_service import ChainService
-from p2pchain.node.foreign_packets import PacketExchange
-from p2pchain.node.shard_sync import ShardSync
-from p2pchain.node.state_sync import StateSync
-from p2pchain.node.state_sync_files import PartFiles
-from p2pchain.node.state_sync_install import settle_database
-from p2pchain.node.state_sync_messages import FRONTIER, PART
-from p2pchain.node.state_sync_server import StateSyncServer
-from p2pchain.node.sync_messages import BODY
+from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.foreign_packets import PacketExchange
+from p2pchain.node.consensus.bodies import BodyExchange
+from p2pchain.node.consensus.sync_messages import BODY
+from p2pchain.node.state_sync import shard_sync, state_sync
+from p2pchain.node.state_sync.files import PartFiles
+from p2pchain.node.state_sync.install import settle_database
+from p2pchain.node.state_sync.messages import FRONTIER, PART
+from p2pchain.node.state_sync.server import StateSyncServer
+from p2pchain.node.state_sync.shard_sync import ShardSync
+from p2pchain.node.state_sync.state_sync import StateSync
 from primitives.keys import SecretKey
 from primitives.kv import MemoryStore
 from shards.errors import InvalidChunk
@@ -46,7 +46,7 @@ def small_and_quick(monkeypatch):
     monkeypatch.setattr("chain.snapshots.snapshot_build.PART_BYTES", 300)
     monkeypatch.setattr(shard_sync, "PAUSE_S", 0.05)
     monkeypatch.setattr(shard_sync, "LOOK_S", 0.01)
-    monkeypatch.setattr("p2pchain.node.bodies.RETRY_S", 0.02)
+    monkeypatch.setattr("p2pchain.node.consensus.bodies.RETRY_S", 0.02)
 
 
 class Member:

@@ -22,9 +22,9 @@ from consensus.participant import ParticipantConfig
 from genesis.state import build_chain_spec
 from network.network import Network
 from network.topics import Topic
-from p2pchain.node.chain_service import ChainService
-from p2pchain.node.consensus_driver import ConsensusDriver
-from p2pchain.node.wal_file import create_wal
+from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.consensus.driver import ConsensusDriver
+from p2pchain.node.home.wal_file import create_wal
 from primitives import bls
 from primitives.codec import encode
 from primitives.keys import SecretKey

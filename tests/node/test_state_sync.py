@@ -16,12 +16,11 @@ from chain.storage.leveldb import LevelStore
 from chain.tree.open_tree import open_tree
 from network.faults import Fault
 from network.network import Network
-from p2pchain.node import part_fetcher, serving_limits, state_sync
-from p2pchain.node.chain_service import ChainService
-from p2pchain.node.state_sync import Checkpoint, StateSync
-from p2pchain.node.state_sync_files import PartFiles
-from p2pchain.node.state_sync_install import settle_database
-from p2pchain.node.state_sync_messages import (
+from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.state_sync import part_fetcher, serving_limits, state_sync
+from p2pchain.node.state_sync.files import PartFiles
+from p2pchain.node.state_sync.install import settle_database
+from p2pchain.node.state_sync.messages import (
     BLOCK,
     EPOCHS,
     MANIFEST,
@@ -31,7 +30,8 @@ from p2pchain.node.state_sync_messages import (
     PartRequest,
     SnapshotName,
 )
-from p2pchain.node.state_sync_server import StateSyncServer
+from p2pchain.node.state_sync.server import StateSyncServer
+from p2pchain.node.state_sync.state_sync import Checkpoint, StateSync
 from primitives import bls
 from primitives.codec import decode, encode
 from primitives.errors import MissingError
@@ -284,7 +284,7 @@ def test_a_part_that_is_too_long_is_not_read(world, tmp_path, monkeypatch):
 
 
 def test_who_is_slow_is_replaced(world, tmp_path, monkeypatch):
-    monkeypatch.setattr("p2pchain.node.work_board.SLOW_S", 0.05)
+    monkeypatch.setattr("p2pchain.node.state_sync.state_sync.work_board.SLOW_S", 0.05)
 
     async def main(nursery):
         town = Town(world, nursery, tmp_path)

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.snapshots.snapshot import PartPlace
-from p2pchain.node.state_sync_board import PartBoard
-from p2pchain.node.work_board import PER_PEER, SLOW_S
+from p2pchain.node.state_sync.board import PartBoard
+from p2pchain.node.state_sync.work_board import PER_PEER, SLOW_S
 
 PEERS = [b"a", b"b", b"c"]
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from mangling import HOSTILE, bounded_memory, judge, mangled, values_of
 
 from chain.snapshots import snapshot, snapshot_part
-from p2pchain.node import state_sync_messages
+from p2pchain.node.state_sync import messages as state_sync_messages
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 

@@ -13,7 +13,7 @@ from chain.tree.building import NothingWaits
 from chain.tree.following import Follow
 from chain.tree.open_tree import open_tree
 from network.topics import Topic
-from p2pchain.node.evidence_desk import EvidenceDesk
+from p2pchain.node.chain.evidence_desk import EvidenceDesk
 from primitives import bls
 from primitives.codec import encode
 from primitives.kv import MemoryStore

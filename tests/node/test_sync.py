@@ -8,8 +8,8 @@ import trio
 
 from consensus.messages import Certificate, Kind, Proposal
 from network.faults import Fault
-from p2pchain.node.sync import Sync, SyncPorts
-from p2pchain.node.sync_messages import FinalRange
+from p2pchain.node.consensus.sync import Sync, SyncPorts
+from p2pchain.node.consensus.sync_messages import FinalRange
 from primitives.codec import encode
 
 PEER = bytes([7]) * 32

@@ -7,7 +7,7 @@ from node_world import COIN, build_key, open_network, run
 from chain.records.channel import OpenChannels, Opening, RequestClose
 from chain.records.transfer import Transfer
 from p2pchain.errors import NotReady, TransactionFailed
-from p2pchain.node.treasury import BUSY_TIMEOUT_S, FINAL_TIMEOUT_S
+from p2pchain.node.money.treasury import BUSY_TIMEOUT_S, FINAL_TIMEOUT_S
 from wallet.errors import InsufficientFunds
 from wallet.transactions import estimate_fee, estimate_transfer_fee
 

@@ -5,7 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.weights.pieces import Part
-from p2pchain.node.weights_messages import decode_hash, decode_offer, encode_offer
+from p2pchain.node.weights.weights_messages import (
+    decode_hash,
+    decode_offer,
+    encode_offer,
+)
 from primitives.errors import DecodeError
 
 

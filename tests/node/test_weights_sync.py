@@ -20,11 +20,11 @@ from network.faults import Fault
 from network.network import Network
 from network.stream import Stream
 from network.topics import Priority
-from p2pchain.node import weights_fetcher
-from p2pchain.node.initialise import build_model_record
-from p2pchain.node.weights_fetcher import Share, WeightsFetcher
-from p2pchain.node.weights_messages import OFFER, OUTLINE, PART, encode_offer
-from p2pchain.node.weights_server import WeightsServer
+from p2pchain.node.home.initialise import build_model_record
+from p2pchain.node.weights import weights_fetcher
+from p2pchain.node.weights.weights_fetcher import Share, WeightsFetcher
+from p2pchain.node.weights.weights_messages import OFFER, OUTLINE, PART, encode_offer
+from p2pchain.node.weights.weights_server import WeightsServer
 from primitives.codec import encode
 from primitives.errors import MissingError
 from primitives.keys import SecretKey
@@ -45,13 +45,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small parts and short waits."""
     for module in ("inference.weights.pieces", "inference.weights.weights",
                    "inference.weights.pieces_folder",
-                   "p2pchain.node.weights_server",
-                   "p2pchain.node.weights_fetcher"):  # fmt: skip
+                   "p2pchain.node.weights.weights_server",
+                   "p2pchain.node.weights.weights_fetcher"):  # fmt: skip
         monkeypatch.setattr(f"{module}.PART_BYTES", PART_BYTES)
     monkeypatch.setattr(weights_fetcher, "OFFER_S", 0.05)
     monkeypatch.setattr(weights_fetcher, "PAUSE_S", 0.02)
     # On a busy machine an honest peer is slow too, and must not be asked in vain.
-    monkeypatch.setattr("p2pchain.node.work_board.SLOW_S", WAIT_S)
+    monkeypatch.setattr("p2pchain.node.state_sync.state_sync.work_board.SLOW_S", WAIT_S)
 
 
 @pytest.fixture
@@ -339,7 +339,7 @@ def check_share_is_here(town: Town, model: Model, layers: range) -> None:
 @pytest.fixture
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask somebody else where nothing comes for a moment."""
-    monkeypatch.setattr("p2pchain.node.work_board.SLOW_S", 0.2)
+    monkeypatch.setattr("p2pchain.node.state_sync.state_sync.work_board.SLOW_S", 0.2)
 
 
 @pytest.mark.usefixtures("_hasty")

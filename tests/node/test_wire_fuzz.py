@@ -5,8 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mangling import HOSTILE, bounded_memory, judge, mangled, values_of
 
-from p2pchain.node import sync_messages
-from p2pchain.node.sync_messages import MAX_RANGE_BYTES, MAX_SMALL_BYTES, FinalRange
+from p2pchain.node.consensus import sync_messages
+from p2pchain.node.consensus.sync_messages import (
+    MAX_RANGE_BYTES,
+    MAX_SMALL_BYTES,
+    FinalRange,
+)
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 

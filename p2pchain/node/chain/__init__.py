@@ -1,0 +1,1 @@
+"""The chain as a service: blocks, transactions, what other shards hold."""

@@ -1,0 +1,1 @@
+"""Chunks of layer shards: made, endorsed and executed in processes beside."""

@@ -1,0 +1,1 @@
+"""The machine of consensus driven over a network, a log and a clock."""

@@ -1,0 +1,1 @@
+"""Completions for clients: routes, sessions, other routes."""

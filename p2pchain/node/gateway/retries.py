@@ -1,0 +1,135 @@
+"""
+Which refusals a gateway mends by itself, before its reader has seen anything.
+
+    it is owed for an earlier session          pay that and ask again
+    its final block is not ours                wait for the next one and ask again
+    it is busy, gone, or cannot reach the next ask others, if they cover its layers
+
+Nothing was computed and nothing paid in a session that is tried again, except arrears,
+and except the one step of a text: what was paid ahead and not delivered stays with the
+hops for later sessions of the channel.
+"""
+
+import logging
+
+import trio
+
+from inference.protocol.session_codes import RefuseCode
+from inference.protocol.session_errors import HopAborted, HopLost, HopRefused
+from inference.protocol.steps import PREFILL_TOKENS
+from inference.session.plan import HopPlan, SessionSummary
+from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.gateway.route_finder import FoundHop, RouteFinder
+
+log = logging.getLogger(__name__)
+
+MAX_WAITS = 2
+"""Blocks to wait for a provider that sees the chain in another state."""
+WAIT_S = 3.0
+"""For each of them; when the chain stands still, waiting mends nothing."""
+MAX_OTHERS = 3
+"""Providers to replace by others; more of them down are no accident."""
+_UNLIKE_STATE = (
+    RefuseCode.CHANNEL,
+    RefuseCode.DEPOSIT,
+    RefuseCode.TERMS,
+    RefuseCode.NOT_SERVED,
+)
+
+
+class Retries:
+    """The tries of one request."""
+
+    def __init__(self, routes: RouteFinder, chain: ChainService) -> None:
+        """
+        Args:
+            routes: Told whom to avoid.
+            chain: Brings the next block.
+        """
+        self._routes = routes
+        self._chain = chain
+        self._waits = 0
+        self._others = 0
+        self._arrears: dict[bytes, int] = {}
+        """Units to pay with the next try, by node key."""
+        self._acknowledged: set[bytes] = set()
+
+    def get_arrears(self, found: FoundHop) -> int:
+        """Return the units to pay a hop for earlier sessions when opening."""
+        return self._arrears.get(found.hop.node_key, 0)
+
+    async def allow(
+        self,
+        error: Exception,
+        summary: SessionSummary | None,
+        route: tuple[FoundHop, ...],
+        *,
+        is_text: bool = False,
+    ) -> bool:
+        """Tell whether another try makes sense, when it does.
+
+        Args:
+            error: Why the last one ended.
+            summary: How far it came.
+            route: The hops that it had.
+            is_text: It had one step, which was paid ahead and is made anew.
+        """
+        kinds = HopRefused | HopLost | (HopAborted if is_text else HopLost)
+        if not isinstance(error, kinds) or summary is None:
+            return False
+        if not is_text and any(hop.units or hop.steps for hop in summary.hops):
+            return False
+        for hop in summary.hops:
+            if hop.arrears_units:
+                self._arrears.pop(hop.plan.peer_id, None)
+        culprit = _find_culprit(error, route)
+        if culprit is None:
+            return False
+        if isinstance(error, HopRefused) and error.code == RefuseCode.UNPAID:
+            plans = (hop.plan for hop in summary.hops)
+            plan = next(p for p in plans if p.peer_id == error.peer_id)
+            return self.acknowledge(plan, error)
+        is_unlike = isinstance(error, HopRefused) and error.code in _UNLIKE_STATE
+        if is_unlike and await self._wait_for_block():
+            return True
+        self._others += 1
+        return self._routes.avoid(culprit.registration) and self._others <= MAX_OTHERS
+
+    def acknowledge(self, plan: HopPlan, error: HopRefused) -> bool:
+        """Plan to pay arrears, where they can be true.
+
+        An ended session leaves at most one step unpaid, so nobody owes more than the
+        dearest step: a full prefill step.
+        """
+        if plan.peer_id in self._acknowledged:
+            return False
+        self._acknowledged.add(plan.peer_id)
+        owed_units = error.owed_units
+        layers = plan.end - plan.start
+        price = PREFILL_TOKENS * layers * max(plan.input_price, plan.output_price)
+        if not 0 < owed_units <= -(-price // plan.unit_price):
+            return False
+        log.info("paying %s arrears of %d units", plan.node_name, owed_units)
+        self._arrears[plan.peer_id] = owed_units
+        return True
+
+    async def _wait_for_block(self) -> bool:
+        if self._waits >= MAX_WAITS:
+            return False
+        self._waits += 1
+        with trio.move_on_after(WAIT_S) as waiting:
+            await self._chain.wait_height(self._chain.height + 1)
+        return not waiting.cancelled_caught
+
+
+def _find_culprit(
+    error: HopRefused | HopLost | HopAborted, route: tuple[FoundHop, ...]
+) -> FoundHop | None:
+    for index, found in enumerate(route):
+        if found.hop.node_key == error.peer_id:
+            is_next = error.code == RefuseCode.UNREACHABLE and isinstance(
+                error, HopRefused
+            )
+            following = route[index + 1 :]
+            return following[0] if is_next and following else found
+    return None

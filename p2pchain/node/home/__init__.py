@@ -1,0 +1,1 @@
+"""A node's folder: its configuration and its files."""

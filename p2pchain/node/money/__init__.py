@@ -1,0 +1,1 @@
+"""Paying and being paid: transactions, channels, claims, stakes."""

@@ -1,0 +1,1 @@
+"""A state instead of blocks: asked of peers in parts, and served."""
