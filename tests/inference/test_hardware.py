@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.device.device import hardware
+from inference.device import hardware
 from inference.device.hardware import (
     Advice,
     Gpu,

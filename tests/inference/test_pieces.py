@@ -14,6 +14,7 @@ from chain.records.model import compute_model_id
 from inference.errors import BadWeights, UnsupportedModel
 from inference.model.split import load_ends, load_stage
 from inference.model.tokenizer import Tokenizer
+from inference.weights import pieces
 from inference.weights.model_info import Model, load_model
 from inference.weights.pieces import (
     Manifest,
@@ -29,7 +30,7 @@ from inference.weights.pieces import (
 )
 from inference.weights.pieces_folder import save_files, save_outline
 from inference.weights.pieces_store import PieceStore
-from inference.weights.weights import open_weights, pieces
+from inference.weights.weights import open_weights
 from primitives.codec import encode
 from primitives.errors import DecodeError, P2PChainError
 
@@ -51,7 +52,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of which a tiny tensor has several."""
     for module in ("pieces", "weights", "pieces_folder"):
-        monkeypatch.setattr(f"inference.{module}.PART_BYTES", 1000)
+        monkeypatch.setattr(f"inference.weights.{module}.PART_BYTES", 1000)
 
 
 def fill(home: Path, source: Path, model: Model, parts) -> Path:

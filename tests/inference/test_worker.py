@@ -302,7 +302,7 @@ def test_a_worker_ends_with_the_node_also_when_it_is_busy(directory: Path) -> No
 def test_errors_outside_the_tree_become_answers(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from inference.worker.worker import worker
+    from inference.worker import worker
 
     def explode(*_: object) -> None:
         raise MemoryError("no room for scores")
