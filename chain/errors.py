@@ -46,7 +46,7 @@ from primitives.errors import LocalError, MissingError, P2PChainError, RemoteErr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from chain.light.light import LightBlock
+    from chain.light.client import LightBlock
     from shards.chunk import ChunkHeader
 
 

@@ -18,7 +18,7 @@ Spec: docs/protocol/06-shards.md
 from collections import OrderedDict
 
 from chain.errors import InvalidBody
-from chain.execution.chunk_execution import ChunkBody
+from chain.execution.chunk import ChunkBody
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
 from primitives.merkle import compute_list_root

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from chain.execution.chunk_execution import ChunkBody, ExecutedChunk, execute_chunk
-from chain.execution.execution import ChunkLimits
+from chain.execution.chunk import ChunkBody, ExecutedChunk, execute_chunk
+from chain.execution.chunk_run import ChunkLimits
 from chain.execution.verified import VerifiedCache
 from chain.execution.witness import execute_witnessed
 from chain.ledger.context import Context

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from chain.execution.chunk_execution import ChunkBody
-from chain.execution.execution import ChunkResult
+from chain.execution.chunk import ChunkBody
+from chain.execution.chunk_run import ChunkResult
 from chain.ledger.epochs import EpochState
 from chain.records.block import Block
 from chain.records.header import Header, build_proposal

@@ -22,7 +22,7 @@ Spec: docs/protocol/11-staking.md
 
 from dataclasses import dataclass
 
-from chain.execution.chunk_context import build_context
+from chain.execution.context import build_context
 from chain.execution.held import HeldBlock
 from chain.ledger.context import Context
 from chain.ledger.epochs import EpochState, compute_seed, load_epoch

@@ -8,7 +8,7 @@ Spec: docs/protocol/03-blocks-and-state.md
 
 from chain.errors import BodyMismatch, InvalidBlock, InvalidBody
 from chain.execution.bodies import validate_chunk_body
-from chain.execution.chunk_execution import ChunkBody
+from chain.execution.chunk import ChunkBody
 from chain.execution.held import HeldBlock
 from chain.records.block import (
     NO_ATTENDANCE,

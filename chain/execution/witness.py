@@ -23,14 +23,14 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 from chain.errors import InvalidWitness
-from chain.execution.chunk_execution import (
+from chain.execution.chunk import (
     ChunkBody,
     ExecutedChunk,
     execute_chunk,
     fill_header,
     validate_filled,
 )
-from chain.execution.execution import ChunkFull, ChunkLimits
+from chain.execution.chunk_run import ChunkFull, ChunkLimits
 from chain.execution.verified import VerifiedCache
 from chain.ledger.context import Context
 from chain.state.bucket_writes import NewBucket

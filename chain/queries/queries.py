@@ -18,7 +18,7 @@ from chain.errors import (
     StoreError,
 )
 from chain.ledger.ledger import Totals
-from chain.queries.evidence_queries import EvidenceQueries
+from chain.queries.evidence import EvidenceQueries
 from chain.queries.found import (
     FoundAccount,
     FoundBlock,
@@ -27,13 +27,13 @@ from chain.queries.found import (
     FoundTransaction,
     read_account,
 )
-from chain.queries.layout_queries import LayoutQueries
-from chain.queries.light_queries import LightQueries
-from chain.queries.market_queries import MarketQueries
+from chain.queries.layouts import LayoutQueries
+from chain.queries.light import LightQueries
+from chain.queries.market import MarketQueries
 from chain.queries.paging import PAGE, Page, build_page, iterate_keys, parse_cursor
-from chain.queries.shard_queries import ShardQueries
-from chain.queries.stake_queries import StakeQueries
-from chain.queries.state_queries import StateQueries
+from chain.queries.proofs import StateQueries
+from chain.queries.shards import ShardQueries
+from chain.queries.stakes import StakeQueries
 from chain.records.block import Block
 from chain.records.header import Header, compute_block_hash
 from chain.records.keys import (

@@ -24,7 +24,7 @@ from primitives.merkle import MAX_PATH, verify_path
 from primitives.types import U8, U16, Hash32, ShardId
 
 MAX_DESCENDANTS = 63
-"""What `chain.light.light.MAX_LINKS` leaves beside the block itself."""
+"""What `chain.light.client.MAX_LINKS` leaves beside the block itself."""
 
 
 class StateProof(Record):

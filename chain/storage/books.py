@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from chain.errors import StoreError
-from chain.execution.execution import ChunkResult
+from chain.execution.chunk_run import ChunkResult
 from chain.ledger.ledger import Totals
 from chain.ledger.stake import Stake
 from chain.records.account import Account

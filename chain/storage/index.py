@@ -7,8 +7,8 @@ batch that makes the block final.
 
 from collections.abc import Iterable, Mapping
 
-from chain.execution.chunk_execution import ChunkBody
-from chain.execution.execution import ChunkResult
+from chain.execution.chunk import ChunkBody
+from chain.execution.chunk_run import ChunkResult
 from chain.execution.held import HeldBlock
 from chain.records.channel import Channel
 from chain.records.keys import (

@@ -43,7 +43,7 @@ import msgspec
 
 from chain.errors import StoreError
 from chain.execution.bodies import MAX_BODY_BYTES
-from chain.execution.chunk_execution import ChunkBody
+from chain.execution.chunk import ChunkBody
 from chain.records.block import Block
 from chain.records.header import Header
 from chain.records.outcome import Event, Outcome

@@ -31,20 +31,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from chain.errors import InvalidSnapshot
-from chain.execution.chunk_execution import (
+from chain.execution.chunk import (
     ChunkBody,
     execute_chunk,
     fill_header,
     validate_filled,
 )
-from chain.execution.execution import ChunkResult
+from chain.execution.chunk_run import ChunkResult
 from chain.execution.verified import VerifiedCache
 from chain.records.channel import Channel, ChannelStatus
 from chain.records.header import compute_block_hash
 from chain.records.keys import build_channel_key
 from chain.records.spec import ChainSpec
+from chain.snapshots.installing import read_part_changes
 from chain.snapshots.snapshot import PartPlace, SnapshotShard, compute_frontier_root
-from chain.snapshots.snapshot_install import read_part_changes
 from chain.state.chunk_state import ShardState
 from chain.state.state import StateView
 from chain.storage.books import (

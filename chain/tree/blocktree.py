@@ -60,12 +60,12 @@ from chain.storage.store import (
 )
 from chain.tree.adoption import Adoption
 from chain.tree.building import Picker, build_block, build_chunks
+from chain.tree.chunks import TreeChunks
 from chain.tree.finality import compute_final_changes, fold_final
 from chain.tree.past_chunks import FinalChunk, find_next_chunk
 from chain.tree.pending import build_held
 from chain.tree.processing import BlockBase, Processed, process_body
-from chain.tree.tree_chunks import TreeChunks
-from chain.tree.tree_reading import TreeReading
+from chain.tree.reading import TreeReading
 from consensus.messages import Certificate, Proposal
 from consensus.randao import compute_mix
 from primitives.codec import encode

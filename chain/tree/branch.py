@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chain.execution.chunk_context import Moment
+from chain.execution.context import Moment
 from chain.execution.held import HeldBlock
 from chain.ledger.halts import find_halted, read_halts
 from chain.records.header import Header

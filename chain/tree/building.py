@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from chain.execution.chunk_execution import ExecutedChunk, finish_chunk
+from chain.execution.chunk import ExecutedChunk, finish_chunk
 from chain.execution.executor import InProcess
 from chain.execution.verified import VerifiedCache
 from chain.records.block import (

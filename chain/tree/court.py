@@ -27,7 +27,7 @@ from chain.errors import (
     UnjudgedFraud,
     UselessEvidence,
 )
-from chain.execution.chunk_execution import ChunkBody, ExecutedChunk
+from chain.execution.chunk import ChunkBody, ExecutedChunk
 from chain.execution.executor import ChunkExecutor, JudgeTask
 from chain.execution.verified import VerifiedCache
 from chain.ledger.context import Context

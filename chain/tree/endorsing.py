@@ -10,7 +10,7 @@ Spec: docs/protocol/06-shards.md
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
-from chain.execution.chunk_execution import ChunkBody, ExecutedChunk
+from chain.execution.chunk import ChunkBody, ExecutedChunk
 from chain.execution.executor import ChunkExecutor, JudgeTask
 from chain.execution.verified import VerifiedCache
 from chain.records.spec import ChainSpec

@@ -22,7 +22,7 @@ divide further is the work of those who only follow.
 Bytes of bodies follow the same rule, as everybody is sent every chunk.
 """
 
-from chain.execution.execution import ChunkLimits, ChunkRun
+from chain.execution.chunk_run import ChunkLimits, ChunkRun
 from chain.records.block import MAX_EVIDENCE
 from chain.records.params import ChainParams
 from consensus.evidence import MAX_EVIDENCE_BYTES

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chain.errors import PastChunk, StoreError
-from chain.execution.chunk_context import Moment, build_context_of
+from chain.execution.context import Moment, build_context_of
 from chain.ledger.context import Context
 from chain.ledger.epochs import compute_last_height
 from chain.ledger.halts import find_halted, read_halts

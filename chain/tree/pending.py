@@ -15,7 +15,7 @@ final one.  `take_evicted` tells who is gone: whoever counts on one fetches it a
 from collections.abc import Callable, Iterator, Mapping
 
 from chain.errors import MissingBodies, TooManyPending, UnknownBlock
-from chain.execution.chunk_execution import ChunkBody, ExecutedChunk
+from chain.execution.chunk import ChunkBody, ExecutedChunk
 from chain.execution.held import HeldBlock
 from chain.records.block import Block
 from chain.records.header import compute_block_hash

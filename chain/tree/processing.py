@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chain.errors import InvalidBlock, MissingBodies
-from chain.execution.chunk_context import build_context, build_context_at
-from chain.execution.chunk_execution import (
+from chain.execution.chunk import (
     ChunkBody,
     ExecutedChunk,
     fill_header,
     validate_filled,
 )
-from chain.execution.execution import ChunkLimits, ChunkResult, ChunkRun
+from chain.execution.chunk_run import ChunkLimits, ChunkResult, ChunkRun
+from chain.execution.context import build_context, build_context_at
 from chain.execution.executor import ChunkExecutor, ChunkTask
 from chain.execution.held import HeldBlock
 from chain.execution.system import SystemResult

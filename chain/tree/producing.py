@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import msgspec
 
 from chain.errors import InvalidTransaction
-from chain.execution.chunk_context import build_context
-from chain.execution.chunk_execution import (
+from chain.execution.chunk import (
     ChunkBody,
     ExecutedChunk,
     fill_header,
     finish_chunk,
 )
-from chain.execution.execution import ChunkFull, ChunkLimits, ChunkRun
+from chain.execution.chunk_run import ChunkFull, ChunkLimits, ChunkRun
+from chain.execution.context import build_context
 from chain.execution.held import HeldBlock
 from chain.execution.verified import VerifiedCache
 from chain.execution.witness import (

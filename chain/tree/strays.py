@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chain.execution.chunk_execution import ChunkBody, execute_chunk
+from chain.execution.chunk import ChunkBody, execute_chunk
 from chain.execution.verified import VerifiedCache
 from chain.execution.witness import build_witness, encode_witness
 from chain.records.spec import ChainSpec

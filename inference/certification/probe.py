@@ -56,7 +56,7 @@ from inference.certification.directory_check import (
     validate_directory,
     validate_no_pickles,
 )
-from inference.certification.probe_ragged import probe_ragged
+from inference.certification.ragged_probe import probe_ragged
 from inference.certification.tiny_config import LAYERS, VOCAB, build_tiny_config
 from inference.errors import ModelError, UnsupportedModel
 from inference.model.ghost_cache import GhostCache

@@ -8,8 +8,8 @@ from inference.hop.channel_account import ChannelAccount
 from inference.hop.ports import HopOffer, PayeeChannel
 from inference.protocol.activations import Dtype
 from inference.protocol.codec import Codec
+from inference.protocol.codes import RefuseCode
 from inference.protocol.messages import VERSION, Open, SessionTerms, verify_open
-from inference.protocol.session_codes import RefuseCode
 from inference.protocol.steps import (
     MAX_DECODE_TOKENS,
     PREFILL_TOKENS,

@@ -15,6 +15,7 @@ from inference.hop.events import (
     Violated,
 )
 from inference.hop.ports import Stream
+from inference.protocol.codes import AbortCode
 from inference.protocol.messages import (
     Abort,
     Data,
@@ -25,7 +26,6 @@ from inference.protocol.messages import (
     Probe,
     Relink,
 )
-from inference.protocol.session_codes import AbortCode
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from chain.records.proof import Receipt, compute_receipt_hash
 from inference.hop.channel_account import ChannelAccount
 from inference.hop.checks import Held
+from inference.protocol.account import SessionAccount
 from inference.protocol.messages import SessionTerms, SignedInput
 from inference.protocol.receipts import (
     Range,
@@ -22,7 +23,6 @@ from inference.protocol.receipts import (
     compute_input_hash,
     sign_receipt,
 )
-from inference.protocol.session_account import SessionAccount
 from inference.protocol.steps import Schedule, Step
 from inference.protocol.terms import get_contribution, get_prices
 from primitives.types import EMPTY_HASH

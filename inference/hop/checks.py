@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from chain.records.proof import Receipt
 from inference.protocol.activations import compute_digest
+from inference.protocol.errors import BadMessage, ReceiptMismatch
 from inference.protocol.messages import (
     MAX_HOPS,
     Data,
@@ -15,7 +16,6 @@ from inference.protocol.messages import (
     verify_relink,
 )
 from inference.protocol.receipts import Range, validate_input, validate_predecessor
-from inference.protocol.session_errors import BadMessage, ReceiptMismatch
 from inference.protocol.steps import Schedule, Step
 from inference.protocol.terms import get_wire
 from inference.protocol.wire_form import WireForm

@@ -46,6 +46,8 @@ from inference.hop.events import (
 from inference.hop.hop import HopSession
 from inference.hop.life import Phase
 from inference.hop.ports import HopLimits, HopPorts, Stream
+from inference.protocol.codes import AbortCode
+from inference.protocol.errors import BadMessage
 from inference.protocol.messages import (
     PUSH_PROTOCOL,
     Accept,
@@ -54,8 +56,6 @@ from inference.protocol.messages import (
     decode_frame,
     encode_frame,
 )
-from inference.protocol.session_codes import AbortCode
-from inference.protocol.session_errors import BadMessage
 from primitives.errors import P2PChainError, RemoteError
 
 log = logging.getLogger(__name__)

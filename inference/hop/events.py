@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from chain.records.proof import Receipt
+from inference.protocol.account import SessionAccount
+from inference.protocol.codes import AbortCode
 from inference.protocol.messages import (
     Abort,
     Data,
@@ -24,8 +26,6 @@ from inference.protocol.messages import (
     Relink,
     Unlinked,
 )
-from inference.protocol.session_account import SessionAccount
-from inference.protocol.session_codes import AbortCode
 
 
 class Side(Enum):

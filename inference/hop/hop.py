@@ -71,9 +71,9 @@ from inference.hop.events import (
 from inference.hop.life import HopLife, Phase
 from inference.hop.prefix import HopPrefix
 from inference.protocol.activations import compute_digest, is_finite
+from inference.protocol.codes import AbortCode
+from inference.protocol.errors import BadMessage, ReceiptMismatch
 from inference.protocol.messages import Leaving, Note, Relink
-from inference.protocol.session_codes import AbortCode
-from inference.protocol.session_errors import BadMessage, ReceiptMismatch
 
 
 @dataclass(slots=True, kw_only=True)

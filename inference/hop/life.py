@@ -31,6 +31,7 @@ from inference.hop.events import (
 from inference.hop.kept_outputs import KeptOutputs, OutputBudget
 from inference.hop.ports import HopLimits
 from inference.hop.route import HopRoute
+from inference.protocol.codes import AbortCode, Activity
 from inference.protocol.messages import (
     Abort,
     Progress,
@@ -39,7 +40,6 @@ from inference.protocol.messages import (
     clip_text,
 )
 from inference.protocol.receipts import Sign
-from inference.protocol.session_codes import AbortCode, Activity
 from inference.protocol.steps import Schedule
 from inference.protocol.terms import get_wire
 from inference.protocol.wire_form import WireForm

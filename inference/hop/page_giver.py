@@ -11,6 +11,7 @@ from inference.hop.kept_outputs import OutputBudget
 from inference.hop.ports import HopOffer, HopPorts, Stream
 from inference.hop.prefix import derive_keys
 from inference.protocol.activations import compute_size
+from inference.protocol.errors import BadMessage
 from inference.protocol.messages import clip_text
 from inference.protocol.page_messages import (
     BATCH_BYTES,
@@ -25,7 +26,6 @@ from inference.protocol.page_messages import (
     encode_page_frame,
     verify_grant,
 )
-from inference.protocol.session_errors import BadMessage
 from primitives.errors import P2PChainError
 from primitives.hashing import compute_blob_hash
 

@@ -20,6 +20,7 @@ from inference.errors import BadAnswer
 from inference.hop.ports import HopPorts
 from inference.protocol.activations import compute_size, is_finite
 from inference.protocol.codec import Codec
+from inference.protocol.errors import BadMessage
 from inference.protocol.messages import MAX_BODY_BYTES, SessionTerms
 from inference.protocol.page_messages import (
     MAX_PAGE_BYTES,
@@ -32,7 +33,6 @@ from inference.protocol.page_messages import (
     decode_page_frame,
     encode_page_frame,
 )
-from inference.protocol.session_errors import BadMessage
 from inference.protocol.steps import MAX_DECODE_TOKENS
 from primitives.errors import P2PChainError
 

@@ -13,7 +13,7 @@ from chain.records.channel import Payment
 from chain.records.proof import Receipt
 from inference.hop.channel_account import Standing
 from inference.hop.kept_outputs import DEFAULT_LIMIT_BYTES
-from inference.protocol.session_account import SessionAccount
+from inference.protocol.account import SessionAccount
 from inference.protocol.steps import PREFILL_TOKENS
 
 

@@ -37,6 +37,8 @@ from inference.hop.prefix import HopPrefix
 from inference.hop.route import HopRoute
 from inference.hop.undone import UndoneSteps
 from inference.protocol.codec import Codec
+from inference.protocol.codes import RefuseCode
+from inference.protocol.errors import BadMessage
 from inference.protocol.messages import (
     PUSH_PROTOCOL,
     Abort,
@@ -51,8 +53,6 @@ from inference.protocol.messages import (
     encode_frame,
 )
 from inference.protocol.page_messages import build_grant
-from inference.protocol.session_codes import RefuseCode
-from inference.protocol.session_errors import BadMessage
 from inference.protocol.terms import get_schedule, has_one_step
 from inference.protocol.wire_form import WireForm
 from primitives.errors import P2PChainError, RemoteError

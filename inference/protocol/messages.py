@@ -34,8 +34,8 @@ from msgspec import Meta
 
 from chain.records.channel import Payment
 from chain.records.proof import Receipt
+from inference.protocol.errors import BadMessage
 from inference.protocol.prefix_keys import MAX_PREFIX_KEYS
-from inference.protocol.session_errors import BadMessage
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.hashing import compute_hash

@@ -16,8 +16,8 @@ from enum import IntEnum
 
 from msgspec.structs import replace
 
+from inference.protocol.errors import BadMessage
 from inference.protocol.messages import MAX_HEADER_BYTES, Names, SessionTerms, Text
-from inference.protocol.session_errors import BadMessage
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
 from primitives.hashing import compute_blob_hash, compute_hash

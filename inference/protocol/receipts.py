@@ -36,8 +36,8 @@ from chain.records.proof import (
     verify_receipt,
 )
 from inference.protocol.activations import compute_range_hash
+from inference.protocol.errors import ReceiptMismatch
 from inference.protocol.messages import SignedInput
-from inference.protocol.session_errors import ReceiptMismatch
 from inference.protocol.steps import Step
 from primitives.codec import encode
 from primitives.hashing import compute_hash

@@ -29,7 +29,7 @@ looks at all the others.
 from dataclasses import dataclass, replace
 
 from inference.device.memory import PAGE_TOKENS
-from inference.protocol.session_errors import BadMessage
+from inference.protocol.errors import BadMessage
 
 PREFILL_TOKENS = 128
 """Most tokens of a prefill step: what a client or provider can lose in one step."""

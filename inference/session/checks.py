@@ -1,7 +1,7 @@
 """What a requester demands of an answer before it pays for it."""
 
+from inference.protocol.errors import WrongAnswer
 from inference.protocol.messages import Data
-from inference.protocol.session_errors import WrongAnswer
 from inference.protocol.steps import Step
 from inference.protocol.wire_form import WireForm
 from inference.session.plan import SessionPlan

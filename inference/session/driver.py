@@ -18,6 +18,7 @@ import trio
 
 from inference.hop.driver import compute_now_us
 from inference.hop.ports import Stream
+from inference.protocol.errors import BadMessage, PaymentFailed, StepTimeout
 from inference.protocol.messages import (
     HOP_PROTOCOL,
     Message,
@@ -29,7 +30,6 @@ from inference.protocol.messages import (
     encode_frame,
 )
 from inference.protocol.page_messages import build_grant, compute_grant_message
-from inference.protocol.session_errors import BadMessage, PaymentFailed, StepTimeout
 from inference.sampling.params import SamplingParams
 from inference.session.events import (
     Blame,

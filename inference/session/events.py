@@ -7,6 +7,7 @@ effects; the shell around it (inference/session/driver.py) does them in the orde
 
 from dataclasses import dataclass
 
+from inference.protocol.errors import SessionError
 from inference.protocol.messages import (
     Abort,
     Data,
@@ -17,7 +18,6 @@ from inference.protocol.messages import (
     Relink,
     SessionTerms,
 )
-from inference.protocol.session_errors import SessionError
 from inference.sampling.params import Choice
 from inference.session.plan import HopPlan, TokenEvent
 from primitives.errors import P2PChainError

@@ -7,6 +7,13 @@ for; another tells every hop why, and pays for what the reader has.
 
 from enum import Enum, auto
 
+from inference.protocol.codes import AbortCode
+from inference.protocol.errors import (
+    ReceiptMismatch,
+    SessionError,
+    StepTimeout,
+    WrongAnswer,
+)
 from inference.protocol.messages import (
     Abort,
     Finish,
@@ -14,13 +21,6 @@ from inference.protocol.messages import (
 )
 from inference.protocol.prefix_keys import name_beginnings
 from inference.protocol.receipts import Sign
-from inference.protocol.session_codes import AbortCode
-from inference.protocol.session_errors import (
-    ReceiptMismatch,
-    SessionError,
-    StepTimeout,
-    WrongAnswer,
-)
 from inference.sampling.speculation import Speculation
 from inference.session.answer import Answer
 from inference.session.events import (

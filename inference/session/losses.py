@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from inference.protocol.session_codes import RefuseCode
-from inference.protocol.session_errors import HopLost, HopRefused, SessionError
+from inference.protocol.codes import RefuseCode
+from inference.protocol.errors import HopLost, HopRefused, SessionError
 from inference.session.events import FindHops
 from inference.session.gap import Gap
 from inference.session.route import RouteHop

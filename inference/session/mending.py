@@ -6,13 +6,13 @@ no token that follows from it is shown or chosen already; else the session ends.
 Mending itself is in inference/session/recovery.py.
 """
 
+from inference.protocol.errors import (
+    HopLost,
+    SessionError,
+)
 from inference.protocol.messages import (
     Progress,
     Unlinked,
-)
-from inference.protocol.session_errors import (
-    HopLost,
-    SessionError,
 )
 from inference.session.events import (
     Blame,

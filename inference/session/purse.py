@@ -3,7 +3,7 @@
 from collections import Counter
 
 from chain.records.channel import Payment
-from inference.protocol.session_errors import PaymentFailed
+from inference.protocol.errors import PaymentFailed
 from inference.session.events import End
 from inference.session.plan import HopSummary, SessionSummary
 from inference.session.ports import Payer

@@ -28,6 +28,12 @@ from collections.abc import Callable
 
 from chain.records.proof import Receipt
 from inference.errors import WorkerLost
+from inference.protocol.codes import AbortCode, RefuseCode
+from inference.protocol.errors import (
+    HopLost,
+    HopRefused,
+    SessionError,
+)
 from inference.protocol.messages import (
     Abort,
     Accept,
@@ -41,12 +47,6 @@ from inference.protocol.messages import (
     compute_relink_message,
 )
 from inference.protocol.receipts import Sign
-from inference.protocol.session_codes import AbortCode, RefuseCode
-from inference.protocol.session_errors import (
-    HopLost,
-    HopRefused,
-    SessionError,
-)
 from inference.protocol.terms import get_schedule
 from inference.session.events import (
     Effect,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from chain.records.proof import Receipt
 from inference.errors import WorkerLost
+from inference.protocol.errors import HopLost, WrongAnswer
 from inference.protocol.messages import Data, Fetch, Kept
-from inference.protocol.session_errors import HopLost, WrongAnswer
 from inference.session.events import Effect, Embed, SendTo
 from inference.session.plan import SessionPlan
 from inference.session.route import Route, RouteHop

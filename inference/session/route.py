@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from chain.records.proof import Receipt
 from inference.device.memory import PAGE_TOKENS
 from inference.protocol.codec import Codec
+from inference.protocol.codes import Activity, RefuseCode
+from inference.protocol.errors import HopRefused, ReceiptMismatch, SessionError
 from inference.protocol.messages import Abort, Accept, HopTiming, SessionTerms
 from inference.protocol.prefix_keys import derive_secret, name_beginnings, name_scope
 from inference.protocol.receipts import (
@@ -20,8 +22,6 @@ from inference.protocol.receipts import (
     ReceiptTrail,
     validate_own_trail,
 )
-from inference.protocol.session_codes import Activity, RefuseCode
-from inference.protocol.session_errors import HopRefused, ReceiptMismatch, SessionError
 from inference.protocol.steps import Prices, Schedule, Step
 from inference.protocol.terms import get_contribution, get_prices, get_schedule
 from inference.session.events import Effect, OpenHop, PayHop, SendTo

@@ -42,6 +42,12 @@ from typing import assert_never
 
 from chain.records.proof import Receipt
 from inference.errors import WorkerLost
+from inference.protocol.errors import (
+    HopLost,
+    ReceiptMismatch,
+    SessionError,
+    WrongAnswer,
+)
 from inference.protocol.messages import (
     Abort,
     Accept,
@@ -55,12 +61,6 @@ from inference.protocol.messages import (
     Progress,
     Refuse,
     Unlinked,
-)
-from inference.protocol.session_errors import (
-    HopLost,
-    ReceiptMismatch,
-    SessionError,
-    WrongAnswer,
 )
 from inference.session.events import (
     AnswerRejected,

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from chain.records.proof import Receipt
 from inference.protocol.activations import compute_digest
+from inference.protocol.errors import BrokenChain, ReceiptMismatch
 from inference.protocol.messages import Data, Finish, HopTiming, SignedInput
 from inference.protocol.receipts import Range, Sign, sign_input, validate_chain
-from inference.protocol.session_errors import BrokenChain, ReceiptMismatch
 from inference.protocol.steps import Step
 from inference.session.checks import check_answer
 from inference.session.events import Effect, SendTo

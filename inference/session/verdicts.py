@@ -1,8 +1,7 @@
 """What a requester makes of a hop's no, and what it tells the others."""
 
-from inference.protocol.messages import Abort, Refuse, Unlinked
-from inference.protocol.session_codes import AbortCode
-from inference.protocol.session_errors import (
+from inference.protocol.codes import AbortCode
+from inference.protocol.errors import (
     BrokenChain,
     HopAborted,
     HopAccused,
@@ -13,6 +12,7 @@ from inference.protocol.session_errors import (
     StepTimeout,
     WrongAnswer,
 )
+from inference.protocol.messages import Abort, Refuse, Unlinked
 from inference.session.route import RouteHop
 from primitives.errors import P2PChainError
 

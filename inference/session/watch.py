@@ -12,9 +12,9 @@ token stays, and one whose machine has vanished is found out in as many.
 
 from collections.abc import Sequence
 
+from inference.protocol.codes import AbortCode, Activity
+from inference.protocol.errors import HopLost, StepTimeout
 from inference.protocol.messages import Probe, Progress
-from inference.protocol.session_codes import AbortCode, Activity
-from inference.protocol.session_errors import HopLost, StepTimeout
 from inference.session.events import Effect, SendTo
 from inference.session.plan import SessionTimeouts
 from inference.session.route import RouteHop

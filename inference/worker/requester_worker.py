@@ -10,7 +10,7 @@ from inference.device.precision import Precision
 from inference.sampling.params import ChatMessage, Choice, SampledToken, SamplingParams
 from inference.weights.model_info import Model
 from inference.worker.supervisor import SupervisedWorker
-from inference.worker.worker_wire import (
+from inference.worker.wire import (
     Done,
     Embed,
     EncodeChat,

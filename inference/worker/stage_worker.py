@@ -20,7 +20,7 @@ from inference.errors import (
 )
 from inference.weights.model_info import Model
 from inference.worker.supervisor import SupervisedWorker
-from inference.worker.worker_wire import (
+from inference.worker.wire import (
     Forward,
     HiddenStates,
     KeepPages,

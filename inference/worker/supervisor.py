@@ -44,13 +44,13 @@ from inference.errors import (
     WorkerLost,
 )
 from inference.weights.model_info import Model, ModelInfo
-from inference.worker.worker import ENVIRONMENT
-from inference.worker.worker_link import BuildRequest, WorkerLink, open_pair
-from inference.worker.worker_wire import (
+from inference.worker.link import BuildRequest, WorkerLink, open_pair
+from inference.worker.wire import (
     Answer,
     CloseSession,
     Ready,
 )
+from inference.worker.worker import ENVIRONMENT
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0

@@ -32,7 +32,7 @@ from inference.device.memory import DEFAULT_KV_BUDGET_BYTES
 from inference.device.memory_limit import limit_growth
 from inference.device.precision import Precision
 from inference.errors import ModelError
-from inference.worker.worker_service import (
+from inference.worker.service import (
     Buffer,
     NullService,
     Reply,
@@ -41,7 +41,7 @@ from inference.worker.worker_service import (
     StageService,
     build_refusal,
 )
-from inference.worker.worker_wire import (
+from inference.worker.wire import (
     PREFIX_BYTES,
     Answer,
     Refused,

@@ -28,7 +28,7 @@ from chain.mempool import Mempool
 from chain.tree.blocktree import BlockTree
 from network.gossip import Gossip
 from p2pchain.cli.main import main
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.chain.transaction_gossip import TransactionGossip
 from p2pchain.node.chunks.outbox import ChunkOutbox
 from p2pchain.node.chunks.service import ChunkService

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from chain.execution.chunk_execution import ExecutedChunk
+from chain.execution.chunk import ExecutedChunk
 from chain.execution.executor import ChunkTask, InProcess, JudgeTask
 from chain.execution.held import HeldBlock
 from chain.execution.verified import VerifiedCache

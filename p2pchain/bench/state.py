@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from chain.execution.execution import ChunkResult
+from chain.execution.chunk_run import ChunkResult
 from chain.records.account import Account
 from chain.records.keys import build_account_key
 from chain.state.state import StateView

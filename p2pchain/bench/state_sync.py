@@ -30,13 +30,13 @@ from chain.records.keys import build_account_key
 from chain.records.spec import ChainSpec
 from chain.storage.leveldb import LevelStore
 from chain.tree.building import NothingWaits
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from network.endpoint import Endpoint
 from network.network import Network
 from p2pchain.bench.lab import BenchError, Lab, LineProcess
 from p2pchain.bench.report import Figure, compute_quantile, get_load
 from p2pchain.bench.validators import Validators, get_past_ms
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.state_sync.board import Progress
 from p2pchain.node.state_sync.files import PartFiles
 from p2pchain.node.state_sync.install import settle_database

@@ -11,7 +11,7 @@ from chain.records.spec import ChainSpec
 from chain.storage.leveldb import LevelStore
 from chain.tree.blocktree import BlockTree
 from chain.tree.building import Picker
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from consensus.leader import compute_leader
 from consensus.messages import (
     Certificate,

@@ -36,7 +36,7 @@ from network.endpoint import Endpoint
 from network.network import Network
 from network.topics import Topic, Verdict
 from p2pchain.bench.validators import Validators, derive_account
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.consensus.bodies import BodyExchange
 from p2pchain.node.consensus.driver import ConsensusDriver
 from p2pchain.node.home.wal_file import create_wal

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from chain.checks.verify import Verdict, verify_database
+from chain.checks.database import Verdict, verify_database
 from chain.storage.leveldb import LevelStore
 from genesis.files import load_genesis
 from genesis.state import build_chain_spec

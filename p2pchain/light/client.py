@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 from chain.errors import InvalidProof, OtherEpoch, StaleAnswer
 from chain.ledger.epochs import compute_epoch
 from chain.ledger.layouts import get_state_layout_root
-from chain.light.light import EpochProof, LightBlock, LightState, adopt, adopt_state
-from chain.light.light_sync import AskBlock, AskProofs, LightSync
+from chain.light.client import EpochProof, LightBlock, LightState, adopt, adopt_state
+from chain.light.sync import AskBlock, AskProofs, LightSync
 from chain.records.account import NO_ACCOUNT, Account, compute_ripe
 from chain.records.header import Header
 from chain.records.keys import build_account_key, build_layout_key

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from chain.errors import ProvenFork
-from chain.light.light import LightBlock
-from chain.light.light_fork import find_evidence
+from chain.light.client import LightBlock
+from chain.light.fork import find_evidence
 from chain.records.header import compute_block_hash
 from consensus.evidence import find_accused, get_equivocation
 from p2pchain.node.home.home import write_atomically

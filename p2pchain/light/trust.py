@@ -20,7 +20,7 @@ from typing import Annotated, Self
 import msgspec
 from msgspec import Meta
 
-from chain.light.light import MAX_PROVEN, LightBlock, LightChain, LightState
+from chain.light.client import MAX_PROVEN, LightBlock, LightChain, LightState
 from chain.records.header import Header
 from chain.records.model import Name
 from chain.records.params import ChainParams
@@ -60,7 +60,7 @@ class Trust(Record):
     shown: LightBlock | None
     """The newest block that was shown to be final, with what showed it."""
     proven: Annotated[tuple[BlsPublicKey, ...], Meta(max_length=MAX_PROVEN + 128)]
-    """Ascending; see chain/light/light.py."""
+    """Ascending; see chain/light/client.py."""
     since_ms: TimeMs
     """Up to when the trust reaches: the newest block's time, or when we were told."""
     bridged_ms: TimeMs
@@ -91,7 +91,7 @@ class Trust(Record):
 
     @property
     def state(self) -> LightState:
-        """What the rules of chain/light/light.py work on."""
+        """What the rules of chain/light/client.py work on."""
         return LightState(
             chain=LightChain(
                 chain_id=self.chain_id,

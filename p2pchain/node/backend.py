@@ -54,8 +54,8 @@ from p2pchain.api.wallet_results import (
     SettledTransaction,
 )
 from p2pchain.errors import StakeRefused, TransactionFailed
-from p2pchain.node.chain.chain_service import ChainService
 from p2pchain.node.chain.foreign_state import StateExchange
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.consensus.driver import ConsensusDriver
 from p2pchain.node.gateway.gateway import Gateway
 from p2pchain.node.home.config import Config
@@ -65,14 +65,14 @@ from p2pchain.node.money.channel_pool import ChannelPool
 from p2pchain.node.money.provider_book import ProviderBook
 from p2pchain.node.money.staking import Staking
 from p2pchain.node.money.treasury import Treasury
-from p2pchain.node.node_status import (
+from p2pchain.node.state_sync.shard_sync import ShardSync
+from p2pchain.node.state_sync.state_sync import StateSync
+from p2pchain.node.status import (
     build_consensus_info,
     build_net_info,
     build_status,
 )
-from p2pchain.node.state_sync.shard_sync import ShardSync
-from p2pchain.node.state_sync.state_sync import StateSync
-from p2pchain.node.weights.weights_fetcher import WeightsFetcher
+from p2pchain.node.weights.fetcher import WeightsFetcher
 from p2pchain.node.work_feed import WorkFeed
 from primitives.types import Height, ShardId
 from shards.layout import ROOT_SHARD

@@ -40,10 +40,10 @@ from p2pchain.api.http_service import serve_http
 from p2pchain.errors import ConfigError, PortInUse
 from p2pchain.node.backend import NodeBackend
 from p2pchain.node.chain.address_book import AddressBook
-from p2pchain.node.chain.chain_service import ChainService
 from p2pchain.node.chain.foreign_accounts import ForeignAccounts
 from p2pchain.node.chain.foreign_packets import PacketExchange
 from p2pchain.node.chain.foreign_state import StateExchange
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.chunks.service import ChunkService
 from p2pchain.node.chunks.workers import ChunkWorkers, compute_default_workers
 from p2pchain.node.consensus.bodies import BodyExchange

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chain.errors import StoreError
-from chain.snapshots.snapshot_install import CHAIN_LETTERS
+from chain.snapshots.installing import CHAIN_LETTERS
 from chain.storage.leveldb import LevelStore, rebuild_level_store
 from chain.storage.store import INSTALL_KEY
 from primitives.kv import KeyValueStore

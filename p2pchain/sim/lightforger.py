@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from chain.light.light import EpochProof, LightBlock
+from chain.light.client import EpochProof, LightBlock
 from chain.records.header import Header, build_proposal, compute_block_hash
 from chain.tree.blocktree import BlockTree
 from consensus.messages import Certificate, Kind, Proposal, compute_finalize_bytes

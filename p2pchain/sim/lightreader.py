@@ -11,9 +11,9 @@ import random
 from typing import TYPE_CHECKING
 
 from chain.errors import LightError, OtherEpoch, ProvenFork, StaleAnswer
-from chain.light.light import LightState
-from chain.light.light_sync import AskProofs, LightSync
-from chain.queries.light_queries import LightQueries
+from chain.light.client import LightState
+from chain.light.sync import AskProofs, LightSync
+from chain.queries.light import LightQueries
 from chain.records.header import compute_block_hash
 from p2pchain.sim.lightforger import LightForger
 from p2pchain.sim.treechain import TreeChain, TreeChains

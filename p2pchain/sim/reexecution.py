@@ -5,7 +5,7 @@ No witness, nothing that anybody remembers, no committee: the judge's own way, s
 what it says does not depend on the code that it judges.
 """
 
-from chain.execution.chunk_execution import ChunkBody, execute_chunk, fill_header
+from chain.execution.chunk import ChunkBody, execute_chunk, fill_header
 from chain.execution.held import HeldBlock
 from chain.execution.verified import VerifiedCache
 from chain.state.chunk_state import ShardState

@@ -13,32 +13,32 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from chain.checks.conservation import compute_conservation
-from chain.checks.verify import verify_database
+from chain.checks.database import verify_database
 from chain.errors import InvalidBlock, InvalidBody
-from chain.execution.chunk_execution import ChunkBody
+from chain.execution.chunk import ChunkBody
 from chain.execution.held import HeldBlock
 from chain.ledger.epochs import compute_last_height
 from chain.ledger.halts import find_halted, read_halts
 from chain.ledger.ledger import ShardLedger
 from chain.ledger.roster import find_stake
-from chain.light.light import LightChain, LightState, adopt, advance
+from chain.light.client import LightChain, LightState, adopt, advance
 from chain.queries.foreign_packets import (
     MissingPackets,
     find_missing_packets,
     list_sent,
     take_packets,
 )
-from chain.queries.light_queries import LightQueries
+from chain.queries.light import LightQueries
 from chain.records.block import Attendance, decode_block
 from chain.records.header import Header, build_proposal, compute_block_hash
 from chain.rewarding.slashing import SLASH_EVENT
+from chain.snapshots.building import build_frontier
+from chain.snapshots.part import read_part
 from chain.snapshots.snapshot import iterate_places
-from chain.snapshots.snapshot_build import build_frontier
-from chain.snapshots.snapshot_part import read_part
 from chain.storage.store import ChainReader
 from chain.tree.blocktree import BlockTree
 from chain.tree.evidence_pool import EvidencePool
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from consensus.book import Tip
 from consensus.epoch import EpochConfig
 from consensus.messages import Certificate, Proposal, Vote

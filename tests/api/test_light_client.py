@@ -10,7 +10,7 @@ from light_node import Liar, LightNode, serve_bytes
 from serving import serve
 
 from chain.errors import InvalidProof, LightError, OtherEpoch, StaleAnswer
-from chain.light.light import EpochProof, LightBlock
+from chain.light.client import EpochProof, LightBlock
 from chain.records.keys import build_account_key
 from chain.state.proofs import StateProof
 from consensus.validators import ValidatorSet

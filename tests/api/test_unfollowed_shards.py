@@ -14,7 +14,7 @@ from chain.records.keys import build_account_key
 from chain.records.transfer import Transfer
 from chain.state.proofs import StateProof, verify_state_proof
 from chain.tree.following import Follow
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from p2pchain.cli.main import main
 from p2pchain.client import RpcClient
 from p2pchain.errors import UnknownFunds

@@ -106,7 +106,7 @@ def test_the_delay_of_running_relays_can_be_changed() -> None:
 
 def test_the_reader_foretells_what_it_was_trained_to_say() -> None:
     with LineProcess(
-        "inference.capacity.foretell", "--model", str(model_dir())
+        "inference.measurement.perplexity", "--model", str(model_dir())
     ) as reader:
         question = "What is a shard?"
         text = reader.ask({"question": question, "answer": "no idea"})
@@ -119,7 +119,7 @@ def test_the_reader_foretells_what_it_was_trained_to_say() -> None:
 
 def test_kernels_of_every_packing_are_timed() -> None:
     request = {"shapes": [[64, 32], [32, 64]], "layers": 2, "rows": 3, "rounds": 2}
-    with LineProcess("inference.capacity.kernel_speed") as process:
+    with LineProcess("inference.measurement.kernel_speed") as process:
         seconds = process.ask(request)
     assert seconds.keys() == {"plain", "native", "int8", "int4"}
     assert all(len(each) == 2 and min(each) > 0 for each in seconds.values())

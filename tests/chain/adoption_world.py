@@ -2,14 +2,14 @@
 
 from chain_world import World
 
+from chain.snapshots.building import build_frontier
+from chain.snapshots.part import read_part
 from chain.snapshots.snapshot import iterate_places
-from chain.snapshots.snapshot_build import build_frontier
-from chain.snapshots.snapshot_part import read_part
 from chain.storage.store import ChainReader
 from chain.tree.adoption import Adoption, Base, find_base, read_frontier
 from chain.tree.blocktree import BlockTree
 from chain.tree.following import Follow
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from chain.tree.past_chunks import list_past_boundaries
 from primitives import bls
 from primitives.buckets import EMPTY_HASHES

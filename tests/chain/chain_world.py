@@ -19,7 +19,7 @@ from chain.records.transaction import (
 )
 from chain.tree.blocktree import BlockTree
 from chain.tree.building import NothingWaits, Picker
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from consensus.leader import compute_leader
 from consensus.messages import (
     Certificate,

@@ -8,14 +8,14 @@ from channel_helpers import build_opening
 
 from chain.contracts.credit import Credit
 from chain.errors import InvalidTransaction
-from chain.execution.chunk_context import build_context
-from chain.execution.chunk_execution import (
+from chain.execution.chunk import (
     ChunkBody,
     ExecutedChunk,
     fill_header,
     finish_chunk,
 )
-from chain.execution.execution import ChunkFull, ChunkLimits, ChunkRun, Meter
+from chain.execution.chunk_run import ChunkFull, ChunkLimits, ChunkRun, Meter
+from chain.execution.context import build_context
 from chain.execution.verified import VerifiedCache
 from chain.execution.witness import build_witness, encode_witness
 from chain.ledger.context import Context

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from chain.light.light import EpochProof, LightBlock, LightChain, LightState
+from chain.light.client import EpochProof, LightBlock, LightChain, LightState
 from chain.records.account import Account
 from chain.records.block import compute_root_path, compute_roots_root
 from chain.records.header import (

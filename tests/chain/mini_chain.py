@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from chain_world import COIN, SPEC
 
-from chain.execution.execution import ChunkLimits, ChunkRun
+from chain.execution.chunk_run import ChunkLimits, ChunkRun
 from chain.execution.verified import VerifiedCache
 from chain.ledger.context import Context
 from chain.ledger.ledger import Count, Totals

@@ -18,9 +18,9 @@ from chain_world import (
 )
 
 from chain.checks.conservation import compute_conservation, get_conservation
-from chain.execution.chunk_context import build_context, decode_context, encode_context
-from chain.execution.chunk_execution import ChunkBody, execute_chunk
-from chain.execution.execution import ChunkLimits
+from chain.execution.chunk import ChunkBody, execute_chunk
+from chain.execution.chunk_run import ChunkLimits
+from chain.execution.context import build_context, decode_context, encode_context
 from chain.execution.witness import build_witness, encode_witness, execute_witnessed
 from chain.ledger.docket import get_docket
 from chain.ledger.layouts import get_layout

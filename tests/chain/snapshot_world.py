@@ -4,10 +4,10 @@ from chain_world import COIN, World
 from epoch_world import PEOPLE, EpochWorld
 
 from chain.records.transfer import Transfer
+from chain.snapshots.building import build_manifest
+from chain.snapshots.installing import install_snapshot
+from chain.snapshots.part import read_part
 from chain.snapshots.snapshot import Manifest, Snapshot, read_snapshot
-from chain.snapshots.snapshot_build import build_manifest
-from chain.snapshots.snapshot_install import install_snapshot
-from chain.snapshots.snapshot_part import read_part
 from chain.storage.store import ChainReader
 from primitives.codec import decode, encode
 

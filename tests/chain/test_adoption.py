@@ -9,7 +9,7 @@ from reshard_world import ReshardWorld
 from snapshot_world import run
 
 from chain.checks.conservation import compute_conservation, get_conservation
-from chain.checks.verify import verify_database
+from chain.checks.database import verify_database
 from chain.errors import (
     InvalidSnapshot,
     MissingBodies,
@@ -21,7 +21,7 @@ from chain.errors import (
 from chain.queries.queries import Queries
 from chain.records.proposal import SplitShard
 from chain.records.transfer import Transfer
-from chain.snapshots.snapshot_build import build_frontier
+from chain.snapshots.building import build_frontier
 from chain.storage.store import ChainReader, build_key
 from chain.tree.adoption import Adoption, find_base, read_frontier
 from chain.tree.following import Follow, Layers
@@ -406,7 +406,7 @@ def long_scene():
 def test_a_cut_at_every_write_leaves_all_of_a_shard_or_nothing(
     long_scene, is_applied, monkeypatch
 ):
-    monkeypatch.setattr("chain.snapshots.snapshot_build.PART_BYTES", 300)
+    monkeypatch.setattr("chain.snapshots.building.PART_BYTES", 300)
     scene = long_scene
     for writes in range(100):
         disk = FailingStore()

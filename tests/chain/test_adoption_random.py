@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.checks.conservation import compute_conservation
-from chain.checks.verify import verify_database
+from chain.checks.database import verify_database
 from chain.errors import PastChunk, ShardNotFollowed
 from chain.queries.foreign_packets import (
     find_missing_packets,

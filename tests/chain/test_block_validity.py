@@ -24,7 +24,7 @@ from chain.errors import (
     ShardNotFollowed,
 )
 from chain.execution.bodies import MAX_BODY_BYTES
-from chain.execution.chunk_execution import ChunkBody
+from chain.execution.chunk import ChunkBody
 from chain.execution.held import HeldBlock
 from chain.records.block import (
     NO_ATTENDANCE,
@@ -42,7 +42,7 @@ from chain.records.header import build_proposal, compute_block_hash
 from chain.records.spec import ChainSpec
 from chain.records.transfer import Transfer
 from chain.tree.following import Follow
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from consensus.messages import compute_notarize_bytes
 from consensus.randao import compute_mix
 from consensus.validators import encode_bitmap

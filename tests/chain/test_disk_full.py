@@ -7,7 +7,7 @@ import pytest
 from chain_world import ALICE, DAVE, SPEC, World
 
 from chain.checks.conservation import compute_conservation
-from chain.checks.verify import verify_database
+from chain.checks.database import verify_database
 from chain.errors import FailedWrite
 from chain.records.transfer import Transfer
 from chain.storage.leveldb import LevelStore

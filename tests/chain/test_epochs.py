@@ -7,7 +7,7 @@ from epoch_world import EPOCH_BLOCKS, PEOPLE, STAKE, UNBONDING_EPOCHS, EpochWorl
 
 from chain.checks.conservation import compute_conservation
 from chain.errors import InvalidBlock, MissingParent, StoreError, UnfinalParent
-from chain.execution.chunk_context import build_context
+from chain.execution.context import build_context
 from chain.ledger.epochs import (
     compute_epoch,
     compute_first_height,

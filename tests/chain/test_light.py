@@ -24,7 +24,7 @@ from chain.errors import (
     StaleAnswer,
     UnknownSigners,
 )
-from chain.light.light import (
+from chain.light.client import (
     MAX_LINKS,
     MAX_PROVEN,
     EpochProof,
@@ -38,7 +38,7 @@ from chain.light.light import (
     verify_header,
     verify_state,
 )
-from chain.light.light_fork import find_evidence
+from chain.light.fork import find_evidence
 from chain.records.account import Account
 from chain.records.block import compute_roots_root
 from chain.records.header import build_proposal, compute_block_hash

@@ -9,7 +9,7 @@ from light_world import list_mutations
 from chain.errors import OtherEpoch
 from chain.ledger.roster import get_validators
 from chain.ledger.stake import Stake
-from chain.light.light import (
+from chain.light.client import (
     MAX_LINKS,
     LightChain,
     LightState,
@@ -19,8 +19,8 @@ from chain.light.light import (
     verify_header,
     verify_state,
 )
-from chain.light.light_sync import MAX_PROOFS, AskBlock, AskProofs, LightSync
-from chain.queries.light_queries import LightQueries
+from chain.light.sync import MAX_PROOFS, AskBlock, AskProofs, LightSync
+from chain.queries.light import LightQueries
 from chain.queries.queries import Queries
 from chain.records.header import compute_block_hash
 from chain.records.keys import build_account_key, build_stake_key

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from light_world import LightWorld, build_set, change, make_key
 
 from chain.errors import InvalidProof, LightError, OtherEpoch, StaleAnswer
-from chain.light.light import LightBlock, LightState
-from chain.light.light_sync import MAX_PROOFS, AskBlock, AskProofs, LightSync
+from chain.light.client import LightBlock, LightState
+from chain.light.sync import MAX_PROOFS, AskBlock, AskProofs, LightSync
 from p2pchain.sim.signatures import StandinScheme
 from primitives.errors import RemoteError
 

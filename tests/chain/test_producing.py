@@ -2,8 +2,8 @@
 
 from chain_world import ALICE, BOB, CAROL, COIN, ListPicker, World
 
-from chain.execution.chunk_context import build_context
-from chain.execution.execution import ChunkLimits
+from chain.execution.chunk_run import ChunkLimits
+from chain.execution.context import build_context
 from chain.execution.verified import VerifiedCache
 from chain.execution.witness import WitnessFull, WitnessMeter, execute_witnessed
 from chain.records.transaction import compute_tx_id, decode_transaction

@@ -7,7 +7,7 @@ from chain.mempool import Mempool
 from chain.queries.queries import Queries
 from chain.records.transfer import Transfer
 from chain.storage.leveldb import LevelStore
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from primitives import bls
 from primitives.codec import encode
 

@@ -17,7 +17,7 @@ from snapshot_world import (
 )
 
 from chain.checks.conservation import compute_conservation
-from chain.checks.verify import verify_database
+from chain.checks.database import verify_database
 from chain.errors import (
     DamagedBucket,
     HistoryAbsent,
@@ -28,6 +28,14 @@ from chain.errors import (
     UnfinishedInstall,
 )
 from chain.queries.queries import Queries
+from chain.snapshots.building import cut_tree
+from chain.snapshots.installing import get_unfinished, install_snapshot
+from chain.snapshots.part import (
+    PartBody,
+    PlacedBucket,
+    read_part,
+    validate_part,
+)
 from chain.snapshots.snapshot import (
     Manifest,
     SnapshotPart,
@@ -36,18 +44,10 @@ from chain.snapshots.snapshot import (
     narrow_manifest,
     read_snapshot,
 )
-from chain.snapshots.snapshot_build import cut_tree
-from chain.snapshots.snapshot_install import get_unfinished, install_snapshot
-from chain.snapshots.snapshot_part import (
-    PartBody,
-    PlacedBucket,
-    read_part,
-    validate_part,
-)
 from chain.state.stored_buckets import build_bucket_key, pack_bucket
 from chain.storage.store import build_key
 from chain.tree.following import FOLLOW_ALL, Follow
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from primitives import bls
 from primitives.buckets import (
     EMPTY_BUCKET_HASH,
@@ -336,7 +336,7 @@ some_buckets = st.dictionaries(
 def test_parts_are_the_whole_tree(buckets, part_bytes):
     store = fill(buckets)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chain.snapshots.snapshot_build.PART_BYTES", part_bytes)
+        patch.setattr("chain.snapshots.building.PART_BYTES", part_bytes)
         parts = run(cut_tree(store, 7, LEVELS))
     assert compute_frontier_root(LEVELS, parts) == compute_root(buckets)
     found = {}
@@ -415,7 +415,7 @@ def test_a_hostile_part_is_refused(place, name):
 
 
 def test_a_part_that_is_too_long_is_refused_and_not_served(place, monkeypatch):
-    monkeypatch.setattr("chain.snapshots.snapshot_part.MAX_PART_BYTES", 40)
+    monkeypatch.setattr("chain.snapshots.part.MAX_PART_BYTES", 40)
     with pytest.raises(InvalidSnapshot):
         validate_part(place, make_body(GOOD))
     with pytest.raises(SnapshotUnavailable):

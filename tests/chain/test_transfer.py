@@ -6,7 +6,7 @@ from mini_chain import NO_LIMITS, MiniChain
 from test_channels import check_refused
 
 from chain.contracts.credit import Credit
-from chain.execution.execution import ChunkFull, ChunkLimits
+from chain.execution.chunk_run import ChunkFull, ChunkLimits
 from chain.records.transaction import Transaction, sign_transaction
 from chain.records.transfer import Transfer
 from genesis.state import build_chain_spec

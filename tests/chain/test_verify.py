@@ -4,8 +4,8 @@ import msgspec
 import pytest
 from chain_world import ALICE, BOB, COIN, DAVE, SPEC, World
 
+from chain.checks.database import verify_database
 from chain.checks.findings import MAX_FINDINGS
-from chain.checks.verify import verify_database
 from chain.records.transfer import Transfer
 from chain.state.stored_buckets import build_bucket_key, pack_bucket
 from chain.storage.books import Books, build_books_key

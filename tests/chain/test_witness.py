@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.errors import InvalidWitness
-from chain.execution.chunk_context import decode_context, encode_context
-from chain.execution.chunk_execution import execute_chunk
-from chain.execution.execution import ChunkFull
+from chain.execution.chunk import execute_chunk
+from chain.execution.chunk_run import ChunkFull
+from chain.execution.context import decode_context, encode_context
 from chain.execution.verified import VerifiedCache
 from chain.execution.witness import (
     Witness,

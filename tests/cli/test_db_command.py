@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chain.storage.leveldb import LevelStore
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from genesis.files import load_genesis
 from genesis.state import build_chain_spec
 from p2pchain.cli.main import main

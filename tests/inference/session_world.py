@@ -24,7 +24,10 @@ from inference.errors import BadAnswer, Busy, UnknownSession, WorkerLost
 from inference.hop.channel_account import EMPTY_STANDING, Standing
 from inference.hop.ports import HopLimits, HopOffer, HopPorts, PayeeChannel
 from inference.hop.service import HopService
+from inference.protocol.account import SessionAccount
 from inference.protocol.activations import Dtype
+from inference.protocol.codes import RefuseCode
+from inference.protocol.errors import HopRefused
 from inference.protocol.messages import (
     HOP_PROTOCOL,
     PUSH_PROTOCOL,
@@ -33,9 +36,6 @@ from inference.protocol.messages import (
     encode_frame,
 )
 from inference.protocol.page_messages import PAGES_PROTOCOL
-from inference.protocol.session_account import SessionAccount
-from inference.protocol.session_codes import RefuseCode
-from inference.protocol.session_errors import HopRefused
 from inference.sampling.params import Choice, SampledToken, SamplingParams
 from inference.sampling.speculation import Speculation
 from inference.session.driver import RequesterSession

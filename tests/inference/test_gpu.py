@@ -11,7 +11,7 @@ from inference.engine.stage import StageEngine
 from inference.errors import UnsupportedModel
 from inference.model.split import CPU
 from inference.requester.requester import RequesterEngine
-from inference.worker.worker_service import StageService, choose_device, get_bytes
+from inference.worker.service import StageService, choose_device, get_bytes
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device, and there is none"

@@ -44,6 +44,7 @@ from inference.hop.life import Phase
 from inference.hop.ports import HopLimits
 from inference.hop.route import HopRoute
 from inference.protocol.activations import Dtype, compute_digest
+from inference.protocol.codes import AbortCode, Activity
 from inference.protocol.messages import (
     VERSION,
     Abort,
@@ -60,7 +61,6 @@ from inference.protocol.messages import (
     compute_relink_message,
 )
 from inference.protocol.receipts import Range, sign_input
-from inference.protocol.session_codes import AbortCode, Activity
 from inference.protocol.terms import get_schedule
 from primitives.keys import SecretKey
 

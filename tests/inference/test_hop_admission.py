@@ -14,6 +14,7 @@ from session_world import (
 from chain.records.channel import ChannelStatus
 from inference.hop.ports import HopLimits
 from inference.protocol.activations import Dtype
+from inference.protocol.codes import AbortCode, RefuseCode
 from inference.protocol.messages import (
     HOP_PROTOCOL,
     PUSH_PROTOCOL,
@@ -30,7 +31,6 @@ from inference.protocol.messages import (
     decode_frame,
     encode_frame,
 )
-from inference.protocol.session_codes import AbortCode, RefuseCode
 from inference.session.route import Route
 
 INVALID = RefuseCode.INVALID

@@ -26,6 +26,7 @@ from inference.hop.places import MAX_PEERS, Holder, NoPlace, Places
 from inference.hop.ports import HopLimits
 from inference.hop.undone import FREE_STEPS, MAX_CHANNELS, UndoneSteps
 from inference.protocol.activations import compute_digest
+from inference.protocol.codes import AbortCode, RefuseCode
 from inference.protocol.messages import (
     HOP_PROTOCOL,
     PUSH_PROTOCOL,
@@ -42,7 +43,6 @@ from inference.protocol.messages import (
     encode_frame,
 )
 from inference.protocol.receipts import Range, sign_input
-from inference.protocol.session_codes import AbortCode, RefuseCode
 from inference.protocol.steps import Step
 from inference.session.route import Route
 from primitives.hashing import compute_hash

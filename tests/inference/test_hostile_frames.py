@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from session_world import HIDDEN, HopNode, collect, open_world, run
 
+from inference.protocol.codes import AbortCode, Activity
+from inference.protocol.errors import HopAborted, HopLost, WrongAnswer
 from inference.protocol.messages import (
     Abort,
     Accept,
@@ -22,8 +24,6 @@ from inference.protocol.messages import (
     decode_frame,
     encode_frame,
 )
-from inference.protocol.session_codes import AbortCode, Activity
-from inference.protocol.session_errors import HopAborted, HopLost, WrongAnswer
 
 PROMPT = [1, 2, 3]
 STEP = 3

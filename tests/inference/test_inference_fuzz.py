@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from mangling import HOSTILE, bounded_memory, judge, mangled, many, values_of
 
 from inference.protocol import messages
+from inference.protocol.errors import BadMessage
 from inference.protocol.messages import MAX_FRAME_BYTES, Data, Message
-from inference.protocol.session_errors import BadMessage
-from inference.worker import worker_wire
-from inference.worker.worker_wire import Answer, Request
+from inference.worker import wire as worker_wire
+from inference.worker.wire import Answer, Request
 from primitives.codec import encode
 from primitives.errors import DecodeError
 

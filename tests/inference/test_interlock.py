@@ -14,9 +14,9 @@ from session_world import (
 
 from inference.errors import WorkerLost
 from inference.hop.ports import HopLimits
+from inference.protocol.codes import AbortCode, RefuseCode
+from inference.protocol.errors import HopAborted, HopLost, HopRefused
 from inference.protocol.messages import Data, Finish, Pay
-from inference.protocol.session_codes import AbortCode, RefuseCode
-from inference.protocol.session_errors import HopAborted, HopLost, HopRefused
 
 PREFILL_UNITS = compute_prefill_units(3)
 PROMPT = [1, 2, 3]

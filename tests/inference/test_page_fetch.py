@@ -18,6 +18,7 @@ from session_world import (
 from inference.device.memory import PAGE_TOKENS
 from inference.hop.page_giver import MAX_TAKERS
 from inference.hop.page_taker import PrefillPace
+from inference.protocol.errors import BadMessage
 from inference.protocol.messages import Data, Open
 from inference.protocol.page_messages import (
     AskPages,
@@ -32,7 +33,6 @@ from inference.protocol.page_messages import (
     encode_page_frame,
 )
 from inference.protocol.prefix_keys import name_beginnings, name_scope
-from inference.protocol.session_errors import BadMessage
 from inference.session.route import Route
 from primitives.hashing import compute_blob_hash
 

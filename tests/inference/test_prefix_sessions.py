@@ -20,6 +20,8 @@ from inference.device.memory import PAGE_TOKENS
 from inference.hop.kept_outputs import KeptOutputs, OutputBudget
 from inference.hop.prefix import HopPrefix
 from inference.protocol.codec import Codec
+from inference.protocol.codes import RefuseCode
+from inference.protocol.errors import HopRefused
 from inference.protocol.messages import Accept, Data, Finish
 from inference.protocol.prefix_keys import (
     MAX_PREFIX_KEYS,
@@ -27,8 +29,6 @@ from inference.protocol.prefix_keys import (
     name_beginnings,
     name_scope,
 )
-from inference.protocol.session_codes import RefuseCode
-from inference.protocol.session_errors import HopRefused
 from inference.sampling.speculation import Speculation
 from inference.session.route import Route
 from inference.session.shared_payer import SharedPayer

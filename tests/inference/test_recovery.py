@@ -18,9 +18,9 @@ from session_world import (
 
 from inference.hop.channel_account import Standing
 from inference.hop.ports import HopLimits
+from inference.protocol.codes import AbortCode
+from inference.protocol.errors import HopLost
 from inference.protocol.messages import Accept, Data, Linked, decode_frame
-from inference.protocol.session_codes import AbortCode
-from inference.protocol.session_errors import HopLost
 from inference.protocol.steps import Schedule
 from inference.session.plan import SessionTimeouts
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 from session_world import build_sampling, is_owing, open_world, run
 
-from inference.protocol.session_errors import SessionError
+from inference.protocol.errors import SessionError
 from inference.session.driver import RequesterSession
 
 SESSIONS = 4

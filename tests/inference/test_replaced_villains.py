@@ -17,10 +17,10 @@ from session_world import (
 )
 
 from inference.hop.events import Side
+from inference.protocol.codes import AbortCode
+from inference.protocol.errors import HopAborted, ReceiptMismatch, WrongAnswer
 from inference.protocol.messages import Abort, Data, Note, Unlinked, encode_frame
 from inference.protocol.receipts import compute_receipt_message
-from inference.protocol.session_codes import AbortCode
-from inference.protocol.session_errors import HopAborted, ReceiptMismatch, WrongAnswer
 from inference.session.verdicts import MAX_FAULTS
 
 PROMPT = [5, 6, 7]

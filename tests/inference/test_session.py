@@ -18,8 +18,8 @@ from chain.records.proof import (
     compute_work_root,
     verify_receipt,
 )
-from inference.protocol.session_account import build_work_record
-from inference.protocol.session_errors import HopLost, HopRefused, PaymentFailed
+from inference.protocol.account import build_work_record
+from inference.protocol.errors import HopLost, HopRefused, PaymentFailed
 from inference.session.plan import SessionTimeouts, TokenEvent
 from primitives.types import EMPTY_HASH
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from chain.records.channel import Payment, Voucher
 from chain.records.proof import compute_receipt_hash
 from inference.hop.channel_account import EMPTY_STANDING, ChannelAccount, Standing
+from inference.protocol.account import SessionAccount, build_work_record
 from inference.protocol.activations import (
     Dtype,
     compute_digest,
@@ -16,6 +17,7 @@ from inference.protocol.activations import (
     compute_size,
     is_finite,
 )
+from inference.protocol.errors import ReceiptMismatch
 from inference.protocol.receipts import (
     Contribution,
     Range,
@@ -29,8 +31,6 @@ from inference.protocol.receipts import (
     validate_predecessor,
     verify_input,
 )
-from inference.protocol.session_account import SessionAccount, build_work_record
-from inference.protocol.session_errors import ReceiptMismatch
 from inference.protocol.steps import Prices, Schedule
 from inference.session.shared_payer import SharedPayer
 from primitives.codec import decode, encode

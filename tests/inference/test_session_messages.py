@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from chain.records.channel import Payment, Voucher
 from chain.records.proof import Receipt
 from inference.protocol.activations import compute_digest
+from inference.protocol.errors import BadMessage
 from inference.protocol.messages import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
@@ -41,7 +42,6 @@ from inference.protocol.receipts import (
     compute_input_hash,
     sign_input,
 )
-from inference.protocol.session_errors import BadMessage
 from inference.protocol.steps import Schedule
 from primitives.codec import encode
 from primitives.keys import SecretKey

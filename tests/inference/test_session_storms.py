@@ -13,7 +13,7 @@ from session_world import (
     run,
 )
 
-from inference.protocol.session_errors import SessionError
+from inference.protocol.errors import SessionError
 
 SESSIONS = 24
 LONGEST_S = 200

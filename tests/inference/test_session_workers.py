@@ -12,8 +12,8 @@ from tiny_models import HIDDEN, LAYERS, POSITIONS, load_reference, save_model
 
 from inference.device.memory import PAGE_TOKENS
 from inference.errors import WorkerLost
-from inference.protocol.session_codes import AbortCode
-from inference.protocol.session_errors import HopAborted
+from inference.protocol.codes import AbortCode
+from inference.protocol.errors import HopAborted
 from inference.sampling.params import ChatMessage
 from inference.weights.model_info import load_model
 from inference.worker.requester_worker import RequesterWorker

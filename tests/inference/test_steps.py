@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.device.memory import PAGE_TOKENS
-from inference.protocol.session_errors import BadMessage
+from inference.protocol.errors import BadMessage
 from inference.protocol.steps import (
     MAX_DECODE_TOKENS,
     PREFILL_TOKENS,

@@ -27,10 +27,10 @@ from inference.sampling.params import ChatMessage, SamplingParams
 from inference.weights.model_info import Model, load_model
 from inference.weights.pieces import Manifest
 from inference.worker import supervisor as supervisor_module
+from inference.worker.link import MAX_CALLS
 from inference.worker.requester_worker import RequesterWorker
 from inference.worker.stage_worker import StageWorker
 from inference.worker.supervisor import WorkerState, supervise
-from inference.worker.worker_link import MAX_CALLS
 
 TOKEN_BYTES = 4 * HIDDEN
 DEADLINE_S = 120

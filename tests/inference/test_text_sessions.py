@@ -24,8 +24,8 @@ from inference.errors import BadPrompt, BadRequest, BadWeights, UnsupportedModel
 from inference.model.local_pipeline import EncoderPipeline, load_stages
 from inference.model.pooling import Pooling, read_pooling
 from inference.protocol.codec import Codec
-from inference.protocol.session_codes import RefuseCode
-from inference.protocol.session_errors import HopAborted, HopLost, HopRefused
+from inference.protocol.codes import RefuseCode
+from inference.protocol.errors import HopAborted, HopLost, HopRefused
 from inference.requester.text_encoder import TextEncoder
 from inference.sampling.params import ChatMessage, Choice, SampledToken, SamplingParams
 from inference.session.driver import RequesterSession

@@ -16,6 +16,15 @@ from session_world import (
 )
 
 from chain.records.proof import compute_receipt_message
+from inference.protocol.codes import AbortCode
+from inference.protocol.errors import (
+    HopAborted,
+    HopLost,
+    ReceiptMismatch,
+    SessionError,
+    StepTimeout,
+    WrongAnswer,
+)
 from inference.protocol.messages import (
     Abort,
     Accept,
@@ -25,15 +34,6 @@ from inference.protocol.messages import (
     Note,
     Progress,
     decode_frame,
-)
-from inference.protocol.session_codes import AbortCode
-from inference.protocol.session_errors import (
-    HopAborted,
-    HopLost,
-    ReceiptMismatch,
-    SessionError,
-    StepTimeout,
-    WrongAnswer,
 )
 from inference.session.plan import SessionTimeouts
 from inference.session.watch import FIRST_PROBE_US

@@ -23,9 +23,9 @@ from session_world import (
 
 from inference.protocol.activations import Dtype
 from inference.protocol.codec import CODEC_OF_NAME, Codec
+from inference.protocol.codes import AbortCode, RefuseCode
+from inference.protocol.errors import HopAborted, HopRefused, WrongAnswer
 from inference.protocol.messages import Data
-from inference.protocol.session_codes import AbortCode, RefuseCode
-from inference.protocol.session_errors import HopAborted, HopRefused, WrongAnswer
 from inference.protocol.wire_form import BLOCK, WireForm, _read_floats
 from inference.session.driver import RequesterSession
 

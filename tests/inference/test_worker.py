@@ -29,9 +29,8 @@ from inference.errors import (
     type_of_code,
 )
 from inference.sampling.params import ChatMessage, SampledToken, SamplingParams
-from inference.worker.worker import OOM_SCORE
-from inference.worker.worker_service import NullService
-from inference.worker.worker_wire import (
+from inference.worker.service import NullService
+from inference.worker.wire import (
     MAX_HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
     PREFIX_BYTES,
@@ -58,6 +57,7 @@ from inference.worker.worker_wire import (
     decode_request,
     encode_frame,
 )
+from inference.worker.worker import OOM_SCORE
 from primitives.codec import encode
 from primitives.errors import DecodeError
 

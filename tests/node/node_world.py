@@ -41,7 +41,7 @@ from network.faults import Fault
 from network.network import PeerInfo
 from network.topics import Topic, Verdict
 from p2pchain.api.completion import CompletionRequest, Delta, Finished, Started
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.gateway.gateway import Gateway
 from p2pchain.node.hosting.provider import Provider
 from p2pchain.node.money.channel_pool import ChannelPool

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from inference.protocol.session_codes import AbortCode
-from inference.protocol.session_errors import HopAborted, HopAccused, HopLost
+from inference.protocol.codes import AbortCode
+from inference.protocol.errors import HopAborted, HopAccused, HopLost
 from inference.session.events import FindHops
 from p2pchain.api.errors import NoRoute
 from p2pchain.node.gateway.rerouting import Rerouting

@@ -10,7 +10,7 @@ from chain.records.transaction import compute_tx_id
 from chain.records.transfer import Transfer
 from network.topics import Topic, Verdict
 from p2pchain.errors import NotReady
-from p2pchain.node.chain.chain_service import REPEAT_BLOCKS, ChainService
+from p2pchain.node.chain.service import REPEAT_BLOCKS, ChainService
 from p2pchain.node.chain.transaction_gossip import Bundle
 from primitives.codec import encode
 from primitives.keys import SecretKey

@@ -14,8 +14,8 @@ from chain.tree.following import FOLLOW_ALL, Follow
 from consensus.params import ConsensusParams
 from consensus.participant import ParticipantConfig
 from network.network import Network
-from p2pchain.node.chain.chain_service import ChainService
 from p2pchain.node.chain.foreign_packets import PacketExchange
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.chunks.service import ChunkService
 from p2pchain.node.consensus.bodies import BodyExchange
 from p2pchain.node.consensus.driver import ConsensusDriver

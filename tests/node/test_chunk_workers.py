@@ -27,7 +27,7 @@ from chain.records.proposal import RetireModel, SplitShard
 from chain.records.transaction import compute_tx_id
 from chain.records.transfer import Transfer
 from chain.state.chunk_state import ShardState
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from consensus.messages import Certificate
 from p2pchain.node.chunks import process as chunk_process
 from p2pchain.node.chunks.wire import (

@@ -13,8 +13,8 @@ from consensus.errors import InvalidEvidence
 from consensus.evidence import MAX_EVIDENCE_BYTES, build_evidence
 from consensus.messages import Kind
 from network.topics import TOPICS, Topic, Verdict
-from p2pchain.node.chain.chain_service import ChainService
 from p2pchain.node.chain.evidence_desk import REPEAT_BLOCKS
+from p2pchain.node.chain.service import ChainService
 from primitives.codec import encode
 from primitives.kv import MemoryStore
 

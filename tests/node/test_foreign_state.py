@@ -12,7 +12,7 @@ from chain.records.account import Account
 from chain.records.keys import build_account_key
 from chain.records.transfer import Transfer
 from chain.tree.following import Follow
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from network.errors import PeerUnreachable
 from network.faults import Fault
 from p2pchain.node.chain.foreign_state import (

@@ -14,8 +14,8 @@ from node_world import (
 
 from chain.records.channel import OpenChannels, TopUp
 from inference.errors import Busy, WorkerLost
+from inference.protocol.codes import RefuseCode
 from inference.protocol.messages import Data, Note, Refuse
-from inference.protocol.session_codes import RefuseCode
 from inference.sampling.params import ChatMessage
 from inference.worker.supervisor import WorkerState
 from p2pchain.api.errors import (

@@ -14,7 +14,7 @@ from chain.records.channel import (
 )
 from chain.records.proof import Receipt, WorkRecord
 from inference.hop.channel_account import EMPTY_STANDING, Standing
-from inference.protocol.session_account import SessionAccount
+from inference.protocol.account import SessionAccount
 from p2pchain.node.money.cashing import cut_claim, plan_cashing, recover_session
 from p2pchain.node.money.provider_book import ProviderBook, Settling
 from primitives.kv import MemoryStore

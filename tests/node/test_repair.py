@@ -8,7 +8,7 @@ from snapshot_world import make_chain
 
 from chain.errors import StoreError
 from chain.storage.leveldb import LevelStore
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from p2pchain.node.repair import finish_repair, replace_database
 from primitives import bls
 

@@ -13,15 +13,15 @@ from chain.checks.conservation import compute_conservation
 from chain.errors import InvalidSnapshot, ShardNotFollowed
 from chain.execution.executor import InProcess
 from chain.records.transfer import Transfer
-from chain.snapshots.snapshot_build import build_frontier
+from chain.snapshots.building import build_frontier
 from chain.storage.leveldb import LevelStore
 from chain.storage.store import ChainReader
 from chain.tree.adoption import Adoption, find_base
 from chain.tree.following import FOLLOW_ALL, Follow
 from network.faults import Fault
 from network.network import Network
-from p2pchain.node.chain.chain_service import ChainService
 from p2pchain.node.chain.foreign_packets import PacketExchange
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.consensus.bodies import BodyExchange
 from p2pchain.node.consensus.sync_messages import BODY
 from p2pchain.node.state_sync import shard_sync, state_sync
@@ -43,7 +43,7 @@ ONE, TWO = Follow(frozenset({1})), Follow(frozenset({2}))
 
 @pytest.fixture(autouse=True)
 def small_and_quick(monkeypatch):
-    monkeypatch.setattr("chain.snapshots.snapshot_build.PART_BYTES", 300)
+    monkeypatch.setattr("chain.snapshots.building.PART_BYTES", 300)
     monkeypatch.setattr(shard_sync, "PAUSE_S", 0.05)
     monkeypatch.setattr(shard_sync, "LOOK_S", 0.01)
     monkeypatch.setattr("p2pchain.node.consensus.bodies.RETRY_S", 0.02)
@@ -476,7 +476,7 @@ def test_a_halted_shard_is_not_taken_on(scene, monkeypatch):
         town.go_to_boundary(2)
         await town.connect()
         halt = SimpleNamespace(shard=2)
-        monkeypatch.setattr("chain.tree.tree_reading.get_halts", lambda ledger: (halt,))
+        monkeypatch.setattr("chain.tree.reading.get_halts", lambda ledger: (halt,))
         us.wanted = frozenset({1, 2})
         town.nursery.start_soon(us.sync.run)
         await trio.sleep(0.3)

@@ -22,7 +22,7 @@ from consensus.participant import ParticipantConfig
 from genesis.state import build_chain_spec
 from network.network import Network
 from network.topics import Topic
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.consensus.driver import ConsensusDriver
 from p2pchain.node.home.wal_file import create_wal
 from primitives import bls

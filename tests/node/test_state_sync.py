@@ -10,13 +10,13 @@ from snapshot_world import make_chain
 from trio.testing import MockClock
 
 from chain.errors import StoreError, UnfinishedInstall
+from chain.snapshots.part import PartBody, PlacedBucket
 from chain.snapshots.snapshot import decode_manifest
-from chain.snapshots.snapshot_part import PartBody, PlacedBucket
 from chain.storage.leveldb import LevelStore
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from network.faults import Fault
 from network.network import Network
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.state_sync import part_fetcher, serving_limits, state_sync
 from p2pchain.node.state_sync.files import PartFiles
 from p2pchain.node.state_sync.install import settle_database
@@ -50,7 +50,7 @@ def world():
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr("chain.snapshots.snapshot_build.PART_BYTES", 200)
+    monkeypatch.setattr("chain.snapshots.building.PART_BYTES", 200)
     monkeypatch.setattr(state_sync, "LOOK_S", 0.01)
     monkeypatch.setattr(state_sync, "PAUSE_S", 0.05)
 

@@ -5,7 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mangling import HOSTILE, bounded_memory, judge, mangled, values_of
 
-from chain.snapshots import snapshot, snapshot_part
+from chain.snapshots import part as snapshot_part
+from chain.snapshots import snapshot
 from p2pchain.node.state_sync import messages as state_sync_messages
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError

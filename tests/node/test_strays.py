@@ -6,12 +6,12 @@ from fraud_world import SHARD, FraudWorld, replace
 from test_fraud_desk import Wire
 
 from chain.errors import MissingFraudProof
-from chain.execution.chunk_execution import ChunkBody
+from chain.execution.chunk import ChunkBody
 from chain.queries.queries import Queries
 from chain.records.pieces import decode_piece
 from chain.tree.building import NothingWaits
 from chain.tree.following import Follow
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from network.topics import Topic
 from p2pchain.node.chain.evidence_desk import EvidenceDesk
 from primitives import bls

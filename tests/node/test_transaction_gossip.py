@@ -8,7 +8,7 @@ from node_world import Net, build_key, run
 
 from chain.records.transfer import Transfer
 from network.topics import Topic, Verdict
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.chain.transaction_gossip import (
     GATHER_S,
     MAX_BUNDLE_BYTES,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.weights.pieces import Part
-from p2pchain.node.weights.weights_messages import (
+from p2pchain.node.weights.messages import (
     decode_hash,
     decode_offer,
     encode_offer,

@@ -21,10 +21,10 @@ from network.network import Network
 from network.stream import Stream
 from network.topics import Priority
 from p2pchain.node.home.initialise import build_model_record
-from p2pchain.node.weights import weights_fetcher
-from p2pchain.node.weights.weights_fetcher import Share, WeightsFetcher
-from p2pchain.node.weights.weights_messages import OFFER, OUTLINE, PART, encode_offer
-from p2pchain.node.weights.weights_server import WeightsServer
+from p2pchain.node.weights import fetcher as weights_fetcher
+from p2pchain.node.weights.fetcher import Share, WeightsFetcher
+from p2pchain.node.weights.messages import OFFER, OUTLINE, PART, encode_offer
+from p2pchain.node.weights.server import WeightsServer
 from primitives.codec import encode
 from primitives.errors import MissingError
 from primitives.keys import SecretKey
@@ -45,8 +45,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small parts and short waits."""
     for module in ("inference.weights.pieces", "inference.weights.weights",
                    "inference.weights.pieces_folder",
-                   "p2pchain.node.weights.weights_server",
-                   "p2pchain.node.weights.weights_fetcher"):  # fmt: skip
+                   "p2pchain.node.weights.server",
+                   "p2pchain.node.weights.fetcher"):  # fmt: skip
         monkeypatch.setattr(f"{module}.PART_BYTES", PART_BYTES)
     monkeypatch.setattr(weights_fetcher, "OFFER_S", 0.05)
     monkeypatch.setattr(weights_fetcher, "PAUSE_S", 0.02)

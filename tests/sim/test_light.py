@@ -2,7 +2,8 @@
 
 import pytest
 
-from chain.light import light, light_sync
+from chain.light import client as light
+from chain.light import sync as light_sync
 from p2pchain.sim.errors import InvariantBroken
 from p2pchain.sim.scenarios import SCENARIOS
 

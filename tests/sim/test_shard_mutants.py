@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from mutant_kills import Kill
 
-from chain.execution.execution import ChunkRun
+from chain.execution.chunk_run import ChunkRun
 from chain.tree import processing
 from chain.tree.blocktree import BlockTree
 from chain.tree.branch import Branch

@@ -2,13 +2,13 @@
 Methods for light clients: records as canonical bytes in hex, each with its own proof.
 
 What they say besides is for people; a light client believes the bytes alone, after it
-has verified them (chain/light/light.py).
+has verified them (chain/light/client.py).
 """
 
 from typing import Any
 
 from chain.ledger.epochs import compute_last_height
-from chain.light.light_sync import MAX_PROOFS
+from chain.light.sync import MAX_PROOFS
 from chain.records.header import compute_block_hash
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound

@@ -3,7 +3,7 @@
 from typing import Any
 
 from chain.queries.found import FoundBlock
-from chain.queries.shard_queries import FoundHeader
+from chain.queries.shards import FoundHeader
 from chain.records.transaction import compute_tx_id
 from consensus.messages import Certificate, Kind
 from consensus.validators import decode_bitmap

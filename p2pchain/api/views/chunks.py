@@ -5,7 +5,7 @@ from typing import Any
 
 from chain.errors import HistoryAbsent
 from chain.queries.queries import Queries
-from chain.queries.shard_queries import FoundHeader, list_signers
+from chain.queries.shards import FoundHeader, list_signers
 from chain.records.transaction import compute_tx_id
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound

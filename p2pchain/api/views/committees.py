@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from chain.queries.shard_queries import Duty
+from chain.queries.shards import Duty
 from p2pchain.api.backend import Backend
 from p2pchain.api.views.stamp import get_name, get_validator_names
 from shards.committee import (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from chain.queries.evidence_queries import FoundEvidence
+from chain.queries.evidence import FoundEvidence
 from chain.rewarding.evidence import Verdict
 from chain.tree.evidence_pool import PooledEvidence
 from p2pchain.api.backend import Backend

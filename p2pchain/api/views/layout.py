@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from chain.queries.layout_queries import FoundProposal
+from chain.queries.layouts import FoundProposal
 from chain.records.proposal import AddModel
 from p2pchain.api.backend import Backend
 from p2pchain.api.render import render, render_union, to_hex

@@ -3,7 +3,7 @@
 from typing import Any
 
 from chain.queries.found import FoundShard
-from chain.queries.shard_queries import FoundHeader
+from chain.queries.shards import FoundHeader
 from chain.records.registration import Registration
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound

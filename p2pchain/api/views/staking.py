@@ -3,7 +3,7 @@
 from typing import Any
 
 from chain.ledger.stake import Stake, StakeStatus
-from chain.queries.stake_queries import FoundEpoch, Member
+from chain.queries.stakes import FoundEpoch, Member
 from chain.records.outcome import Event
 from p2pchain.api.backend import Backend
 from p2pchain.api.errors import NotFound

@@ -99,7 +99,7 @@ def _draw_answers(reader: LineProcess, questions: list[str]) -> list[Text]:
 def _open_reader(precision: Precision, *options: str) -> LineProcess:
     model = str(model_dir())
     return LineProcess(
-        "inference.capacity.foretell",
+        "inference.measurement.perplexity",
         "--model",
         model,
         "--precision",

@@ -12,8 +12,8 @@ from statistics import median
 
 import trio
 
-from inference.capacity.kernel_speed import PLAIN
 from inference.device.precision import PACKINGS, Precision
+from inference.measurement.kernel_speed import PLAIN
 from p2pchain.bench.bandwidth import measure_read_bytes_per_s
 from p2pchain.bench.inference.sessions import (
     SESSIONS,
@@ -52,7 +52,7 @@ def run_kernels(_: Lab) -> list[Figure]:
     weights = sum(outputs * inputs for outputs, inputs in shapes)
     request = {"shapes": shapes, "layers": KERNEL_LAYERS, "rounds": KERNEL_ROUNDS}
     figures = []
-    with LineProcess("inference.capacity.kernel_speed") as process:
+    with LineProcess("inference.measurement.kernel_speed") as process:
         for rows in (1, SESSIONS):
             limit = measure_read_bytes_per_s()
             seconds = process.ask(request | {"rows": rows})

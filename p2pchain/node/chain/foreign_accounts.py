@@ -29,7 +29,7 @@ import msgspec
 import trio
 
 from chain.errors import InvalidWitness
-from chain.execution.chunk_execution import ExecutedChunk
+from chain.execution.chunk import ExecutedChunk
 from chain.queries.found import FoundAccount, read_account
 from chain.records.keys import build_account_key
 from chain.records.outcome import Outcome
@@ -40,8 +40,8 @@ from network.faults import Fault
 from network.network import Network
 from network.topics import Priority
 from p2pchain.errors import NotReady
-from p2pchain.node.chain.chain_service import ChainService
 from p2pchain.node.chain.foreign_state import StateExchange
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.consensus.bodies import BodyExchange
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError, MissingError

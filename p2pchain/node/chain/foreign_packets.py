@@ -22,7 +22,7 @@ from network.errors import NetworkError
 from network.faults import Fault
 from network.network import Network
 from network.topics import Priority
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.consensus.sync_messages import (
     MAX_PACKETS,
     MAX_PACKETS_BYTES,

@@ -4,8 +4,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from chain.execution.chunk_context import encode_context
-from chain.execution.chunk_execution import ChunkBody, ExecutedChunk, execute_chunk
+from chain.execution.chunk import ChunkBody, ExecutedChunk, execute_chunk
+from chain.execution.context import encode_context
 from chain.execution.executor import ChunkTask
 from chain.execution.verified import VerifiedCache
 from chain.records.transaction import compute_tx_id

@@ -25,7 +25,7 @@ from pathlib import Path
 import trio
 
 from chain.errors import UnfinalParent, UnknownBlock
-from chain.execution.chunk_execution import ChunkBody
+from chain.execution.chunk import ChunkBody
 from chain.execution.held import HeldBlock
 from chain.tree.chunk_judge import ChunkJudge
 from consensus.params import ConsensusParams
@@ -34,7 +34,7 @@ from consensus.scheme import SignatureScheme, Signer
 from network.faults import Fault
 from network.network import Network
 from network.topics import Topic, Verdict
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.chunks.lead import MOST_LEAD_S, ChunkLead
 from p2pchain.node.chunks.outbox import CHUNK_PREFIX, ChunkOutbox
 from p2pchain.node.consensus.bodies import BodyExchange

@@ -19,8 +19,8 @@ and decode strictly: a bug ends in a typed error, never in memory.  No pickle.
 
 import socket
 
-from chain.execution.chunk_execution import ChunkBody, ExecutedChunk
-from chain.execution.execution import ChunkLimits, ChunkResult
+from chain.execution.chunk import ChunkBody, ExecutedChunk
+from chain.execution.chunk_run import ChunkLimits, ChunkResult
 from chain.ledger.ledger import Archived
 from chain.records.channel import Channel
 from chain.records.outcome import Event, Outcome
@@ -47,7 +47,7 @@ class Execute(Record, tag=1):
     """To a worker: execute a chunk on a state that the node supplies."""
 
     context: bytes
-    """Of `chain.execution.chunk_context`."""
+    """Of `chain.execution.context`."""
     limits: ChunkLimits
     levels: U8
     body: ChunkBody

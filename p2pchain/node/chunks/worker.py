@@ -16,8 +16,8 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from chain.errors import InvalidWitness
-from chain.execution.chunk_context import decode_context
-from chain.execution.chunk_execution import ChunkBody, execute_chunk
+from chain.execution.chunk import ChunkBody, execute_chunk
+from chain.execution.context import decode_context
 from chain.execution.verified import VerifiedCache
 from chain.execution.witness import execute_witnessed
 from chain.records.transaction import compute_tx_id

@@ -28,8 +28,8 @@ from types import TracebackType
 from typing import Self
 
 from chain.errors import InvalidWitness
-from chain.execution.chunk_context import encode_context
-from chain.execution.chunk_execution import ChunkBody, ExecutedChunk
+from chain.execution.chunk import ChunkBody, ExecutedChunk
+from chain.execution.context import encode_context
 from chain.execution.executor import ChunkTask, InProcess, JudgeTask
 from chain.execution.verified import VerifiedCache
 from p2pchain.node.chunks.batch import Batch, pack_known, take_done

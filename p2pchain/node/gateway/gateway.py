@@ -26,9 +26,9 @@ from inference.device.precision import Precision
 from inference.errors import BadPrompt, Busy, WorkerError
 from inference.protocol.activations import DTYPE_OF_NAME
 from inference.protocol.codec import Codec
+from inference.protocol.codes import RefuseCode
+from inference.protocol.errors import HopRefused, SessionError
 from inference.protocol.prefix_keys import derive_secret, name_beginnings
-from inference.protocol.session_codes import RefuseCode
-from inference.protocol.session_errors import HopRefused, SessionError
 from inference.sampling.params import ChatMessage, SamplingParams
 from inference.sampling.speculation import Speculation
 from inference.session.driver import RequesterSession
@@ -62,7 +62,7 @@ from p2pchain.api.errors import (
     Unsupported,
 )
 from p2pchain.errors import TransactionFailed
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.gateway.kept_routes import KeptRoutes
 from p2pchain.node.gateway.rerouting import Rerouting
 from p2pchain.node.gateway.retries import Retries

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from chain.records.channel import Channel
-from inference.protocol.session_codes import RefuseCode
-from inference.protocol.session_errors import HopAccused, HopRefused
+from inference.protocol.codes import RefuseCode
+from inference.protocol.errors import HopAccused, HopRefused
 from inference.session.events import FindHops
 from inference.session.plan import HopPlan
 from p2pchain.api.errors import NoRoute

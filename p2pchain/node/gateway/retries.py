@@ -14,11 +14,11 @@ import logging
 
 import trio
 
-from inference.protocol.session_codes import RefuseCode
-from inference.protocol.session_errors import HopAborted, HopLost, HopRefused
+from inference.protocol.codes import RefuseCode
+from inference.protocol.errors import HopAborted, HopLost, HopRefused
 from inference.protocol.steps import PREFILL_TOKENS
 from inference.session.plan import HopPlan, SessionSummary
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.gateway.route_finder import FoundHop, RouteFinder
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from market.route import find_routes
 from network.network import Network
 from p2pchain.api.completion import RouteHop
 from p2pchain.api.errors import NoRoute
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.home.profile import get_profile_hash
 
 ATOMS_PER_MS = 10

@@ -32,7 +32,7 @@ from inference.worker.stage_worker import StageWorker
 from network.endpoint import Endpoint
 from network.network import Network
 from p2pchain.errors import ConfigError
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.gateway.gateway import Gateway
 from p2pchain.node.home.config import AUTO, Config
 from p2pchain.node.home.home import Home
@@ -42,8 +42,8 @@ from p2pchain.node.hosting.provider import Provider
 from p2pchain.node.money.channel_pool import ChannelPool
 from p2pchain.node.money.provider_book import ProviderBook
 from p2pchain.node.money.treasury import Treasury
-from p2pchain.node.weights.weights_fetcher import WeightsFetcher
-from p2pchain.node.weights.weights_server import WeightsServer
+from p2pchain.node.weights.fetcher import WeightsFetcher
+from p2pchain.node.weights.server import WeightsServer
 from primitives.bls import BlsSecretKey
 from primitives.keys import SecretKey
 from wallet.book import PayerBook

@@ -31,7 +31,7 @@ from inference.device.precision import Precision
 from inference.weights.model_info import DTYPE_BYTES, Model
 from inference.weights.pieces import Outline, count_layer_bytes
 from p2pchain.errors import ConfigError
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.home.config import AUTO
 from p2pchain.node.home.home import write_atomically
 from p2pchain.node.home.precision_choice import (
@@ -47,7 +47,7 @@ from p2pchain.node.hosting.placement_watch import (
     list_hosts,
     take_next,
 )
-from p2pchain.node.weights.weights_fetcher import Share, WeightsFetcher
+from p2pchain.node.weights.fetcher import Share, WeightsFetcher
 
 LOOK_S = 0.5
 """How often it is looked whether the chain has been caught up with."""

@@ -31,7 +31,7 @@ from network.faults import Fault
 from network.network import Network
 from network.stream import Stream
 from network.topics import Priority
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.home.profile import get_profile_hash
 from p2pchain.node.money.provider_book import ProviderBook
 from p2pchain.node.money.treasury import Treasury

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from chain.records.channel import Channel, Claim, compute_payword, compute_total
 from chain.records.proof import Receipt, WorkRecord, compute_work_root
-from inference.protocol.session_account import SessionAccount, build_work_record
-from inference.protocol.session_codes import AbortCode
+from inference.protocol.account import SessionAccount, build_work_record
+from inference.protocol.codes import AbortCode
 from inference.protocol.steps import PREFILL_TOKENS, RANGE_STEPS
 
 NO_WORK = WorkRecord(

@@ -31,7 +31,7 @@ from chain.records.registration import Registration
 from inference.protocol.steps import PREFILL_TOKENS
 from inference.sampling.speculation import FREE_GUESSES
 from p2pchain.errors import NotReady
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.money.treasury import Request, Treasury
 from primitives.errors import P2PChainError
 from primitives.keys import SecretKey

@@ -22,7 +22,7 @@ from chain.records.channel import Channel, ChannelStatus, Claim, Close, Payment
 from chain.records.proof import Receipt
 from inference.hop.channel_account import EMPTY_STANDING, Standing
 from inference.hop.ports import PayeeChannel as ChannelView
-from inference.protocol.session_account import SessionAccount
+from inference.protocol.account import SessionAccount
 from p2pchain.node.money.cashing import plan_cashing, recover_session
 from primitives.codec import Record, decode, encode
 from primitives.kv import KeyValueStore

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import trio
 
 from chain.records.channel import Channel, ChannelStatus, Settle, compute_total
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.money.cashing import plan_cashing
 from p2pchain.node.money.provider_book import ProviderBook, Settling
 from p2pchain.node.money.treasury import Treasury

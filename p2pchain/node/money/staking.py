@@ -13,7 +13,7 @@ from chain.records.outcome import Outcome
 from chain.records.staking import Bond, Unbond
 from consensus.validators import ValidatorSet
 from p2pchain.errors import StakeRefused
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.money.treasury import Treasury
 from primitives.bls import BlsSecretKey
 from shards.layout import ROOT_SHARD

@@ -24,8 +24,8 @@ from chain.queries.found import FoundAccount
 from chain.records.outcome import Outcome
 from chain.records.transaction import Payload, SignedTransaction, compute_tx_id
 from p2pchain.errors import NotReady, TransactionFailed, UnknownFunds
-from p2pchain.node.chain.chain_service import ChainService
 from p2pchain.node.chain.foreign_accounts import ForeignAccounts
+from p2pchain.node.chain.service import ChainService
 from primitives.codec import encode
 from primitives.keys import SecretKey
 from primitives.types import Height, Nonce, ShardId

@@ -14,8 +14,8 @@ import shutil
 from pathlib import Path
 
 from chain.errors import InvalidSnapshot, StoreError
+from chain.snapshots.part import validate_part
 from chain.snapshots.snapshot import Manifest, PartPlace, decode_manifest
-from chain.snapshots.snapshot_part import validate_part
 from primitives.codec import encode
 from primitives.errors import MissingError
 

@@ -5,7 +5,7 @@ What happens to the database before a node opens its chain.
     every part of a snapshot is here    write it
     neither                             nothing
 
-Runs while nothing else uses the database; see chain/snapshots/snapshot_install.py for
+Runs while nothing else uses the database; see chain/snapshots/installing.py for
 why a crash in the middle does no harm.
 """
 
@@ -15,12 +15,12 @@ from collections.abc import Iterator
 
 from chain.errors import InvalidSnapshot
 from chain.records.spec import ChainSpec
-from chain.snapshots.snapshot import Manifest
-from chain.snapshots.snapshot_install import (
+from chain.snapshots.installing import (
     delete_chain,
     get_unfinished,
     install_snapshot,
 )
+from chain.snapshots.snapshot import Manifest
 from p2pchain.node.state_sync.files import LostPart, PartFiles
 from primitives.kv import KeyValueStore
 

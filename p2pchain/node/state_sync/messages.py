@@ -4,8 +4,8 @@ What nodes ask each other for a state instead of blocks: requests on direct stre
     sync/offers     nothing -> Offers
     sync/manifest   SnapshotName -> Manifest (chain/snapshots/snapshot.py)
     sync/frontier   FrontierRequest -> SnapshotShard: one shard's parts, of a manifest
-    sync/part       PartRequest -> PartBody (chain/snapshots/snapshot_part.py)
-    sync/block      LightRequest -> LightBlock (chain/light/light.py)
+    sync/part       PartRequest -> PartBody (chain/snapshots/part.py)
+    sync/block      LightRequest -> LightBlock (chain/light/client.py)
     sync/epochs     ProofsRequest -> ProofsAnswer
 
 Spec: docs/protocol/14-state-sync.md
@@ -15,8 +15,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from chain.light.light import EpochProof
-from chain.light.light_sync import MAX_PROOFS
+from chain.light.client import EpochProof
+from chain.light.sync import MAX_PROOFS
 from primitives.buckets import MAX_LEVELS
 from primitives.codec import Record
 from primitives.types import U8, U32, Epoch, Hash32, Height, ShardId

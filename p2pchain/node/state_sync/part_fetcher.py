@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import trio
 
+from chain.snapshots.part import validate_part
 from chain.snapshots.snapshot import MAX_PART_BYTES, PartPlace
-from chain.snapshots.snapshot_part import validate_part
 from network.network import Network
 from p2pchain.node.state_sync.ask import request
 from p2pchain.node.state_sync.board import PartBoard

@@ -28,14 +28,14 @@ import trio
 
 from chain.errors import SnapshotUnavailable
 from chain.execution.held import HeldBlock
-from chain.queries.light_queries import LightQueries
+from chain.queries.light import LightQueries
 from chain.records.spec import ChainSpec
-from chain.snapshots.snapshot_build import build_frontier, build_manifest
-from chain.snapshots.snapshot_part import read_part
+from chain.snapshots.building import build_frontier, build_manifest
+from chain.snapshots.part import read_part
 from chain.storage.store import ChainReader
 from network.network import Network
 from network.stream import Stream
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.state_sync.messages import (
     BLOCK,
     EPOCHS,

@@ -43,7 +43,7 @@ from typing import TypeVar
 import trio
 
 from chain.errors import InvalidSnapshot, MissingBodies, PastChunk
-from chain.execution.chunk_execution import ChunkBody
+from chain.execution.chunk import ChunkBody
 from chain.execution.held import HeldBlock
 from chain.queries.foreign_packets import has_sent_packets
 from chain.snapshots.snapshot import PartPlace, SnapshotShard, iterate_places
@@ -53,8 +53,8 @@ from chain.tree.adoption import Adoption, Base, find_base, read_frontier
 from chain.tree.blocktree import BlockTree
 from chain.tree.past_chunks import iterate_next_headers, list_past_boundaries
 from network.network import Network
-from p2pchain.node.chain.chain_service import ChainService
 from p2pchain.node.chain.foreign_packets import PacketExchange
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.consensus.bodies import BodyExchange
 from p2pchain.node.state_sync.ask import Blame, ask, collect_offers
 from p2pchain.node.state_sync.board import PartBoard, Progress

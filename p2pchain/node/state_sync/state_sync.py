@@ -15,7 +15,7 @@ less often: so a peer that lies delays us by seconds and no more.
 
 Trust comes from the validators of this node's own last epoch, of genesis at the
 latest, or of the checkpoint in its settings, and from there by the proofs of
-chain/light/light_sync.py alone.  Everything else follows from the block's header.
+chain/light/sync.py alone.  Everything else follows from the block's header.
 
 When every part is here the node stops and starts again in the same process: the
 database is rewritten while nothing runs that could read half of it.
@@ -31,8 +31,8 @@ from dataclasses import dataclass
 import trio
 
 from chain.errors import InvalidSnapshot
-from chain.light.light import EpochProof, LightBlock, LightChain, LightState
-from chain.light.light_sync import AskBlock, AskProofs, LightSync
+from chain.light.client import EpochProof, LightBlock, LightChain, LightState
+from chain.light.sync import AskBlock, AskProofs, LightSync
 from chain.snapshots.snapshot import (
     MAX_MANIFEST_BYTES,
     Manifest,
@@ -42,7 +42,7 @@ from chain.snapshots.snapshot import (
     read_snapshot,
 )
 from network.network import Network
-from p2pchain.node.chain.chain_service import ChainService
+from p2pchain.node.chain.service import ChainService
 from p2pchain.node.state_sync.ask import ASK_S, Blame, ask, collect_offers, request
 from p2pchain.node.state_sync.board import PartBoard, Progress
 from p2pchain.node.state_sync.files import PartFiles

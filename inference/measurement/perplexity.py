@@ -1,7 +1,7 @@
 """
 How well a model foretells text, and what it says by lot: for measuring precisions.
 
-    python -m inference.capacity.foretell --model DIR [--precision P]
+    python -m inference.measurement.perplexity --model DIR [--precision P]
         [--hops N --activations A]
 
 is the whole model in one process, through the engines that serve it in a network.  With
@@ -31,15 +31,15 @@ from inference.device.precision import Precision
 from inference.protocol.activations import DTYPE_OF_NAME
 from inference.protocol.codec import CODEC_OF_NAME, Codec
 from inference.protocol.wire_form import WireForm
+from inference.worker.service import get_bytes
 from inference.worker.worker import ENVIRONMENT
-from inference.worker.worker_service import get_bytes
 
 _SESSION = b"text"
 
 
 def main() -> int:
     """Answer requests until stdin ends."""
-    parser = argparse.ArgumentParser(prog="inference.capacity.foretell")
+    parser = argparse.ArgumentParser(prog="inference.measurement.perplexity")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--precision", type=Precision, choices=list(Precision), default="native"

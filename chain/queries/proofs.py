@@ -8,7 +8,7 @@ from chain.errors import (
     StoreError,
 )
 from chain.queries.foreign_state import ForeignValue
-from chain.queries.light_queries import LightQueries
+from chain.queries.light import LightQueries
 from chain.records.block import compute_root_path
 from chain.state.proofs import StateProof
 from chain.tree.blocktree import BlockTree

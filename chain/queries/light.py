@@ -8,8 +8,8 @@ Spec: docs/protocol/12-light-client.md
 
 from chain.errors import StoreError
 from chain.ledger.epochs import compute_last_height
-from chain.light.light import MAX_LINKS, EpochProof, LightBlock
-from chain.light.light_sync import MAX_PROOFS
+from chain.light.client import MAX_LINKS, EpochProof, LightBlock
+from chain.light.sync import MAX_PROOFS
 from chain.records.header import Header
 from chain.tree.blocktree import BlockTree
 from consensus.validators import ValidatorSet

@@ -1,7 +1,7 @@
 """
 Verifying the final blocks of a database, down from the certificate.
 
-See chain/checks/verify.py.
+See chain/checks/database.py.
 """
 
 from chain.checks.findings import Findings

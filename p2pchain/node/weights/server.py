@@ -30,7 +30,7 @@ from p2pchain.node.state_sync.serving_limits import (
     ServingTurns,
     serve_bulk,
 )
-from p2pchain.node.weights.weights_messages import (
+from p2pchain.node.weights.messages import (
     MAX_REQUEST_BYTES,
     OFFER,
     OUTLINE,

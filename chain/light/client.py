@@ -17,7 +17,7 @@ us V_e' chooses its keys, and a key chosen as `own - k1 - k2` makes `own` alone 
 k1 and k2 as well.  The chain asks for proofs of possession against that; we never see
 them.  So in a skip everybody who signed must be known from a set that was trusted
 before: `proven` collects those keys, and a skip over a newcomer is refused with
-`UnknownSigners`, as one with too little overlap is; chain/light/light_sync.py then
+`UnknownSigners`, as one with too little overlap is; chain/light/sync.py then
 halves it, down to single epochs, which need nobody's word but V_e's.
 
 This file is a referee: it shares records and hashes with the rest, but counts quorums

@@ -52,7 +52,7 @@ from p2pchain.errors import find_cause
 from p2pchain.node.state_sync.ask import ASK_S, request
 from p2pchain.node.state_sync.board_fetcher import BoardFetcher
 from p2pchain.node.state_sync.work_board import Progress, WorkBoard
-from p2pchain.node.weights.weights_messages import (
+from p2pchain.node.weights.messages import (
     MAX_OFFER_BYTES,
     OFFER,
     OUTLINE,
@@ -60,7 +60,7 @@ from p2pchain.node.weights.weights_messages import (
     Offer,
     decode_offer,
 )
-from p2pchain.node.weights.weights_server import WeightsServer
+from p2pchain.node.weights.server import WeightsServer
 from primitives.errors import DecodeError, MissingError
 
 OUTLINE_S = 120.0

@@ -28,6 +28,7 @@ from chain.ledger.ledger import ShardLedger
 from chain.ledger.roster import get_validators
 from chain.records.block import compute_roots_root
 from chain.records.spec import ChainSpec
+from chain.snapshots.part import validate_part
 from chain.snapshots.snapshot import (
     Manifest,
     PartPlace,
@@ -35,7 +36,6 @@ from chain.snapshots.snapshot import (
     decode_manifest,
     read_snapshot,
 )
-from chain.snapshots.snapshot_part import validate_part
 from chain.state.state import StateView
 from chain.state.stored_buckets import build_bucket_key, pack_bucket
 from chain.storage.books import (

@@ -9,8 +9,8 @@ from chain.tree.endorsing import ExecutedChunks, judge_chunk
 from chain.tree.inclusion import InclusionJudge, build_inclusion_base
 from chain.tree.limits import compute_producer_limits
 from chain.tree.producing import ChunkPlace, produce_chunk
+from chain.tree.reading import TreeReading
 from chain.tree.strays import NO_SIGNATURE
-from chain.tree.tree_reading import TreeReading
 from primitives.types import View
 from shards.certificate import CertifiedChunk
 from shards.chunk import compute_chunk_hash

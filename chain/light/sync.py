@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chain.errors import InvalidProof, StaleAnswer, UnknownSigners
-from chain.light.light import EpochProof, LightBlock, LightState, adopt, advance, skip
+from chain.light.client import EpochProof, LightBlock, LightState, adopt, advance, skip
 from consensus.scheme import SignatureScheme
 from primitives.types import Epoch, Height, TimeMs
 

@@ -20,10 +20,10 @@ Spec: docs/protocol/03-blocks-and-state.md
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from chain.checks.blocks import BlockSearch
+from chain.checks.books import BooksSearch
 from chain.checks.findings import Finding, Findings, TooManyFindings
-from chain.checks.verify_blocks import BlockSearch
-from chain.checks.verify_books import BooksSearch
-from chain.checks.verify_state import StateSearch
+from chain.checks.state import StateSearch
 from chain.errors import StoreError
 from chain.records.spec import ChainSpec
 from chain.storage.books import Books

@@ -1,7 +1,7 @@
 """
 How fast the kernels of each packing multiply, without a model around them.
 
-    python -m inference.capacity.kernel_speed
+    python -m inference.measurement.kernel_speed
 
 reads requests from stdin, one JSON object a line, and answers each with one line:
 

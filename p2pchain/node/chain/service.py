@@ -24,7 +24,7 @@ from chain.records.outcome import Outcome
 from chain.records.spec import ChainSpec
 from chain.tree.blocktree import BlockTree
 from chain.tree.following import FOLLOW_ALL, Follow
-from chain.tree.open_tree import open_tree
+from chain.tree.opening import open_tree
 from consensus.book import Tip
 from consensus.epoch import EpochConfig
 from consensus.messages import Certificate, Proposal, Vote

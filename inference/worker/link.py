@@ -18,7 +18,7 @@ from itertools import count
 import trio
 
 from inference.errors import Busy, WorkerError, WorkerLost, type_of_code
-from inference.worker.worker_wire import (
+from inference.worker.wire import (
     PREFIX_BYTES,
     Answer,
     Ready,

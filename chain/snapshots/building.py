@@ -14,6 +14,7 @@ from chain.errors import SnapshotUnavailable, StoreError
 from chain.records.block import compute_roots_root
 from chain.records.header import Header
 from chain.records.spec import ChainSpec
+from chain.snapshots.part import BUCKET_OVERHEAD, SLICE
 from chain.snapshots.snapshot import (
     MAX_ANCESTORS,
     MAX_MANIFEST_BYTES,
@@ -26,7 +27,6 @@ from chain.snapshots.snapshot import (
     compute_frontier_root,
     list_waiting,
 )
-from chain.snapshots.snapshot_part import BUCKET_OVERHEAD, SLICE
 from chain.state.stored_buckets import build_bucket_key, unpack_bucket
 from chain.storage.store import ChainReader
 from primitives.buckets import (

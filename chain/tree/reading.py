@@ -9,7 +9,7 @@ from chain.errors import (
     UnknownBlock,
 )
 from chain.execution.bodies import BodyPool, read_body
-from chain.execution.chunk_execution import ChunkBody
+from chain.execution.chunk import ChunkBody
 from chain.execution.executor import ChunkExecutor, InProcess
 from chain.execution.held import HeldBlock
 from chain.execution.verified import VerifiedCache
@@ -56,7 +56,7 @@ class TreeReading:
         verified: VerifiedCache,
         follow: Follow = FOLLOW_ALL,
     ) -> None:
-        """Use `chain.tree.open_tree`."""
+        """Use `chain.tree.opening`."""
         self.spec = spec
         self.follow = follow
         """The shards that we want; `followed` says which ones we have."""

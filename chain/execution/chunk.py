@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import msgspec
 
 from chain.errors import InvalidTransaction
-from chain.execution.execution import ChunkFull, ChunkLimits, ChunkResult, ChunkRun
+from chain.execution.chunk_run import ChunkFull, ChunkLimits, ChunkResult, ChunkRun
 from chain.execution.prediction import predict_keys
 from chain.execution.verified import VerifiedCache
 from chain.ledger.context import Context

@@ -1,5 +1,5 @@
 """
-Verifying the state of a database and the states before it; see chain/checks/verify.py.
+Verifying the state of a database and the states before it; see chain/checks/database.py.
 """
 
 from collections.abc import Iterator, Mapping

@@ -33,7 +33,7 @@ from inference.weights.model_info import (
     ModelShape,
     read_model_shape,
 )
-from inference.worker.worker_wire import (
+from inference.worker.wire import (
     Answer,
     CloseSession,
     Done,

@@ -1,0 +1,1 @@
+"""What a machine and a precision are worth: programs that benches start."""
