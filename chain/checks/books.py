@@ -1,5 +1,5 @@
 """
-Verifying the books of a database by counting every atom; see chain/checks/database.py.
+Verifying the books of a database by counting every atom.
 """
 
 import msgspec

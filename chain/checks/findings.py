@@ -1,4 +1,4 @@
-"""What a search of a database finds; see chain/checks/database.py."""
+"""What a search of a database finds."""
 
 from dataclasses import dataclass, field
 

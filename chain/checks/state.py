@@ -1,6 +1,4 @@
-"""
-Verifying the state of a database and the states before it; see chain/checks/database.py.
-"""
+"""Verifying the state of a database and the states before it."""
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise

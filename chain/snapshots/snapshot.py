@@ -7,8 +7,7 @@ A node that is new, or was away for long, needs what the next block is judged by
 nothing else.  That is the state, the newest chunk header of every shard, and the
 packets that are under way.  A manifest names all of it, and a header binds all of it:
 
-    header --hash--> block;  certificate, validators --chain/light/client.py--> header is
-    final
+    header --hash--> block;  certificate, validators --chain/light--> header is final
       |- roots_root --> shard roots --frontier--> parts of the state, about 1 MiB each
       |- heads_root --> newest chunk headers --counters--> which packets are under way
       '- parent_hash --> ancestors --chunks_root--> chunk headers --out_root--> packets
