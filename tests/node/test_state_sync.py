@@ -284,7 +284,7 @@ def test_a_part_that_is_too_long_is_not_read(world, tmp_path, monkeypatch):
 
 
 def test_who_is_slow_is_replaced(world, tmp_path, monkeypatch):
-    monkeypatch.setattr("p2pchain.node.state_sync.state_sync.work_board.SLOW_S", 0.05)
+    monkeypatch.setattr("p2pchain.node.state_sync.work_board.SLOW_S", 0.05)
 
     async def main(nursery):
         town = Town(world, nursery, tmp_path)

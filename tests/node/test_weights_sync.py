@@ -51,7 +51,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights_fetcher, "OFFER_S", 0.05)
     monkeypatch.setattr(weights_fetcher, "PAUSE_S", 0.02)
     # On a busy machine an honest peer is slow too, and must not be asked in vain.
-    monkeypatch.setattr("p2pchain.node.state_sync.state_sync.work_board.SLOW_S", WAIT_S)
+    monkeypatch.setattr("p2pchain.node.state_sync.work_board.SLOW_S", WAIT_S)
 
 
 @pytest.fixture
@@ -339,7 +339,7 @@ def check_share_is_here(town: Town, model: Model, layers: range) -> None:
 @pytest.fixture
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask somebody else where nothing comes for a moment."""
-    monkeypatch.setattr("p2pchain.node.state_sync.state_sync.work_board.SLOW_S", 0.2)
+    monkeypatch.setattr("p2pchain.node.state_sync.work_board.SLOW_S", 0.2)
 
 
 @pytest.mark.usefixtures("_hasty")
