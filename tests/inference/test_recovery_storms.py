@@ -5,9 +5,11 @@ from random import Random
 
 import pytest
 import trio
-from session_world import build_sampling, is_owing, open_world, run
+from msgspec.structs import replace as replace_fields
+from session_world import SumSampler, build_sampling, is_owing, open_world, run
 
 from inference.protocol.errors import SessionError
+from inference.sampling.speculation import Speculation
 from inference.session.driver import RequesterSession
 
 SESSIONS = 4
@@ -16,12 +18,38 @@ TRIES = 30
 """Of an answer that has not begun; a gateway chooses another route then, too."""
 
 
+class Guesser(SumSampler):
+    """Guesses what each answer will be; right as often as its share says."""
+
+    def __init__(self, world, share, luck):
+        super().__init__()
+        self.world, self.share, self.luck = world, share, luck
+        self.answers = {}
+
+    async def open(self, session_id, sampling, prompt_tokens):
+        await super().open(session_id, sampling, prompt_tokens)
+        self.answers[session_id] = self.world.expect(prompt_tokens, TOKENS)
+
+    async def choose(self, session_id, hidden, tokens, drafts, wanted):
+        expected = self.answers[session_id]
+        self.guess = lambda said, wanted: [
+            each if self.luck.random() < self.share else (each + 1) % 97
+            for each in expected[said : said + wanted]
+        ]
+        return await super().choose(session_id, hidden, tokens, drafts, wanted)
+
+
 class LossStorm:
     """Sessions and accidents, all drawn from one seed."""
 
-    def __init__(self, world, seed):
+    def __init__(self, world, seed, share=None):
         self.world = world
         self.luck = Random(seed)
+        self.sampling = build_sampling(TOKENS)
+        if share is not None:
+            world.worker = Guesser(world, share, Random(seed))
+            self.sampling = replace_fields(self.sampling, speculation=Speculation.NGRAM)
+        self.right_guesses = 0
         self.nodes = [*world.hops, *world.spares]
         self.recoveries = 0
         self.complete = 0
@@ -61,6 +89,7 @@ class LossStorm:
             # Only without anybody else an answer that has begun may break off.
             assert failure is None or not seen or "nobody else" in str(failure)
             self.recoveries += session.summary.recoveries
+            self.right_guesses += session.summary.right_guesses
             assert seen == expected[: len(seen)]
             if seen:
                 self.complete += seen == expected
@@ -81,7 +110,7 @@ class LossStorm:
             for node, key in zip(route, keys, strict=True)
         ]
         plan = replace(plan, hops=tuple(hops))
-        return RequesterSession(self.world.ports, plan, build_sampling(TOKENS))
+        return RequesterSession(self.world.ports, plan, self.sampling)
 
     async def cause_accidents(self):
         async with trio.open_nursery() as nursery:
@@ -112,9 +141,10 @@ class LossStorm:
                     stream.abort()
 
 
-async def weather(seed):
+async def weather(seed, share=None):
+    """Run a storm; `share` of the guesses are right, or nobody guesses."""
     async with open_world(spares=[0, 1, 2, 3] * 2) as world:
-        storm = LossStorm(world, seed)
+        storm = LossStorm(world, seed, share)
         with trio.fail_after(2000):
             await storm.run()
         await trio.sleep(1)
@@ -149,5 +179,23 @@ def test_whatever_happens_what_was_shown_is_right():
 def test_whatever_happens_at_length(seed):
     async def test():
         await weather(seed)
+
+    run(test)
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_whatever_happens_to_guesses(share):
+    async def test():
+        storm = await weather(7, share)
+        assert storm.right_guesses
+
+    run(test)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(200, 300))
+def test_whatever_happens_to_guesses_at_length(seed):
+    async def test():
+        await weather(seed, Random(seed).choice([0.0, 0.3, 0.7, 0.9, 1.0]))
 
     run(test)
