@@ -22,7 +22,7 @@ from network.topics import TOPICS, Topic, Verdict
 from p2pchain.bench.lab import Lab
 from p2pchain.bench.report import Figure, summarise
 from p2pchain.bench.validators import Validators
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from primitives.codec import encode
 from primitives.keys import SecretKey
 from primitives.types import ATOMS_PER_COIN

@@ -32,7 +32,7 @@ from p2pchain.bench.report import Figure, format_number, summarise
 from p2pchain.bench.scaling import compute_point
 from p2pchain.bench.validators import Validators
 from p2pchain.node.chunks.workers import ChunkWorkers, compute_default_workers
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from primitives import bls
 from primitives.codec import encode
 from primitives.keys import SecretKey

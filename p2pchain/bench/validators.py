@@ -27,7 +27,7 @@ from consensus.validators import encode_bitmap
 from genesis.genesis import GenesisValidator
 from genesis.presets import DEVNET_SHARDS_PER_MODEL, build_devnet_genesis
 from genesis.state import build_chain_spec
-from p2pchain.sim.committee import certify_chunks
+from p2pchain.sim.chains.committee import certify_chunks
 from primitives import bls
 from primitives.bls import BlsSecretKey
 from primitives.keys import SecretKey

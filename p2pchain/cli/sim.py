@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
     """Run what was asked for; 1 if anything broke."""
     # Imported here: no other command needs it.
     from p2pchain.sim.randomness import format_bias, measure_bias
-    from p2pchain.sim.scenarios import SCENARIOS
+    from p2pchain.sim.scenarios.scenarios import SCENARIOS
 
     if args.list:
         output.show({"scenarios": list(SCENARIOS)}, "\n".join(SCENARIOS))
@@ -75,14 +75,14 @@ def run(args: argparse.Namespace, output: Output) -> int:
 
 def _run_seeds(args: argparse.Namespace, output: Output) -> int:
     from p2pchain.sim.runner import Job, run_jobs
-    from p2pchain.sim.scenarios import SCENARIOS, get_scenario
+    from p2pchain.sim.scenarios.scenarios import SCENARIOS, get_scenario
 
     names = list(SCENARIOS) if args.scenario == "all" else [args.scenario]
     for name in names:
         get_scenario(name)
     seeds = args.seeds
     if args.twins:
-        from p2pchain.sim.twins import list_schedules
+        from p2pchain.sim.scenarios.twins import list_schedules
 
         names, seeds = ["twins-exhaustive"], range(len(list_schedules()))
     jobs = [Job(s, name, args.chain, args.bls) for name in names for s in seeds]

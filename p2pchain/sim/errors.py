@@ -17,7 +17,7 @@ class InvariantBroken(LocalError):
     def __init__(self, invariant: str, detail: str) -> None:
         super().__init__(f"{invariant}: {detail}")
         self.invariant = invariant
-        """Name of the theorem; see p2pchain.sim.invariants."""
+        """Name of the theorem; see p2pchain.sim.invariants.blocks."""
         self.detail = detail
 
 

@@ -15,8 +15,8 @@ from consensus.messages import Message
 from shards.messages import Message as ChunkMessage
 
 if TYPE_CHECKING:
+    from p2pchain.sim.machine.questions import Answer, Question
     from p2pchain.sim.node import Node
-    from p2pchain.sim.questions import Answer, Question
     from p2pchain.sim.world import World
 
 REQUEST_TIMEOUT_MS = 2000

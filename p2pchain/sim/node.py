@@ -29,23 +29,23 @@ from consensus.messages import (
 from consensus.participant import Participant
 from consensus.scheme import Signer
 from consensus.wal import encode_header
-from p2pchain.sim.blockdesk import BlockDesk
-from p2pchain.sim.chunkdesk import ChunkDesk, Place
-from p2pchain.sim.clock import Clock
-from p2pchain.sim.disk import Disk
+from p2pchain.sim.chains.list_blocks import GENESIS_TIME_MS
+from p2pchain.sim.chains.tree_chain import TreeChain
 from p2pchain.sim.errors import InvariantBroken, PowerCut
-from p2pchain.sim.listblocks import GENESIS_TIME_MS
-from p2pchain.sim.mind import open_mind
-from p2pchain.sim.outbox import Outbox
-from p2pchain.sim.questions import Answer, Question, answer
-from p2pchain.sim.requests import MAX_GAP, Requests
-from p2pchain.sim.shardtaker import ShardTaker
-from p2pchain.sim.treechain import TreeChain
+from p2pchain.sim.machine.block_desk import BlockDesk
+from p2pchain.sim.machine.chunk_desk import ChunkDesk, Place
+from p2pchain.sim.machine.clock import Clock
+from p2pchain.sim.machine.disk import Disk
+from p2pchain.sim.machine.mind import open_mind
+from p2pchain.sim.machine.outbox import Outbox
+from p2pchain.sim.machine.questions import Answer, Question, answer
+from p2pchain.sim.machine.requests import MAX_GAP, Requests
+from p2pchain.sim.machine.shard_taker import ShardTaker
 from primitives.errors import P2PChainError
 from shards.messages import Message as ChunkMessage
 
 if TYPE_CHECKING:
-    from p2pchain.sim.chains import Chain
+    from p2pchain.sim.chains.chains import Chain
     from p2pchain.sim.world import World
 
 TELL_MS = 1000

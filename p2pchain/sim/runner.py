@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from traceback import format_exception
 
 from p2pchain.sim.errors import InvariantBroken
-from p2pchain.sim.scenarios import get_scenario
+from p2pchain.sim.scenarios.scenarios import get_scenario
 from p2pchain.sim.signatures import KeyRing, RealKeys, StandinScheme
 
 CHUNK = 4

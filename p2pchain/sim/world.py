@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from consensus.messages import Message
 from consensus.params import ConsensusParams
 from consensus.scheme import Signer
-from p2pchain.sim.chains import Chains, open_chains
+from p2pchain.sim.chains.chains import Chains, open_chains
 from p2pchain.sim.errors import InvariantBroken
-from p2pchain.sim.judge import Judge
-from p2pchain.sim.lightreader import LightReader, open_reader
+from p2pchain.sim.invariants.judge import Judge
+from p2pchain.sim.light.reader import LightReader, open_reader
 from p2pchain.sim.network import Network
 from p2pchain.sim.node import Node
 from p2pchain.sim.signatures import KeyRing, StandinScheme, make_real_key
@@ -53,7 +53,7 @@ class Setup:
     listeners: int = 0
     """Nodes beside them without a seat at first; with `is_moving` they may get one."""
     chain: str = "list"
-    """Which application runs: see p2pchain.sim.chains."""
+    """Which application runs: see p2pchain.sim.chains.chains."""
     epoch_blocks: int = 6
     """Length of an epoch in blocks."""
     is_moving: bool = False

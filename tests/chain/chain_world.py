@@ -32,7 +32,7 @@ from consensus.validators import encode_bitmap
 from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec
-from p2pchain.sim.committee import certify_chunks
+from p2pchain.sim.chains.committee import certify_chunks
 from primitives import bls
 from primitives.bls import ORDER, SECRET_BYTES, BlsSecretKey
 from primitives.codec import encode

@@ -24,7 +24,7 @@ from chain.storage.store import ChainStore
 from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from primitives.bls import BlsSecretKey
 from primitives.keys import SecretKey
 from primitives.kv import KeyValueStore, MemoryStore

@@ -12,7 +12,7 @@ from epoch_world import PEOPLE, EpochWorld
 
 from chain.ledger.halts import read_halts
 from chain.records.transfer import Transfer
-from p2pchain.sim.committee import endorse
+from p2pchain.sim.chains.committee import endorse
 from primitives import bls
 from primitives.codec import encode
 from shards.certificate import build_chunk_certificate, compute_endorsement_bytes

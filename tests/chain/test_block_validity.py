@@ -47,7 +47,7 @@ from consensus.messages import compute_notarize_bytes
 from consensus.randao import compute_mix
 from consensus.validators import encode_bitmap
 from genesis.state import build_chain_spec
-from p2pchain.sim.committee import endorse, hand_bodies
+from p2pchain.sim.chains.committee import endorse, hand_bodies
 from primitives import bls
 from primitives.codec import encode
 from primitives.kv import MemoryStore

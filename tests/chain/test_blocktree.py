@@ -16,7 +16,7 @@ from chain.errors import (
 from chain.records.transfer import Transfer
 from chain.tree import pending
 from genesis.state import build_chain_spec
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 
 
 @pytest.fixture

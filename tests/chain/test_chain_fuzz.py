@@ -25,7 +25,7 @@ from chain.records.transaction import (
 from chain.records.transfer import Transfer
 from chain.state.proofs import StateProof, verify_state_proof
 from consensus.validators import Validator, ValidatorSet
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from primitives import bls
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError

@@ -18,7 +18,7 @@ from chain.queries.queries import Queries
 from chain.records.block import Block, compute_evidence_root
 from chain.records.transaction import compute_tx_id
 from chain.tree.branch import Branch
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from primitives.codec import encode
 from primitives.errors import P2PChainError
 from primitives.merkle import compute_list_root

@@ -27,7 +27,7 @@ from chain.storage.store import SEEN_KEY
 from consensus.book import Tip
 from consensus.leader import compute_first_seed, compute_leader
 from consensus.randao import compute_mix, compute_reveal_bytes
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from primitives.codec import encode
 
 replace = msgspec.structs.replace

@@ -29,7 +29,7 @@ from chain.tree.evidence_pool import EvidencePool
 from consensus.evidence import build_evidence
 from consensus.messages import Kind
 from genesis.validation import MIN_BLOCK_BYTES
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from primitives import bls
 from primitives.codec import encode
 

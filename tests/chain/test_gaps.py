@@ -8,7 +8,7 @@ from chain.storage.gaps import MAX_GAPS, Gap, read_gaps, update_gaps
 from chain.storage.index import compute_seen_changes
 from chain.tree.following import Follow
 from chain.tree.opening import open_tree
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from primitives import bls
 from primitives.kv import MemoryStore
 from shards.slots import Slot

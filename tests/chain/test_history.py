@@ -15,7 +15,7 @@ from chain.state.proofs import verify_state_proof
 from chain.storage import history as history_module
 from chain.storage.books import get_books
 from chain.storage.history import Undo, build_undo_key, get_undo
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from primitives import bls
 from primitives.buckets import decode_bucket, encode_bucket
 from primitives.codec import encode

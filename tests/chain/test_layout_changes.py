@@ -27,7 +27,7 @@ from chain.records.registration import RegistrationStatus
 from chain.records.resharding import Reshard, ReshardVote
 from chain.records.transfer import Transfer
 from chain.storage.store import ChainStore
-from p2pchain.sim.committee import copy_bodies
+from p2pchain.sim.chains.committee import copy_bodies
 from primitives.kv import MemoryStore
 
 ACTIVE, PENDING = RegistrationStatus.ACTIVE, RegistrationStatus.PENDING

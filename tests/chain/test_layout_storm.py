@@ -17,7 +17,7 @@ from chain.records.model import compute_model_id
 from chain.records.proposal import AddModel, RetireModel, SplitShard
 from chain.records.resharding import Reshard, ReshardVote
 from chain.records.transfer import Transfer
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from primitives.codec import encode
 from primitives.kv import MemoryStore
 

@@ -17,7 +17,7 @@ from chain.tree.limits import (
 from genesis.presets import DEVNET_PARAMS
 from genesis.state import build_chain_spec
 from genesis.validation import MIN_BLOCK_BYTES
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from shards.layout import MAX_SHARDS
 from shards.messages import MAX_PRODUCED_BYTES, MAX_WITNESS_BYTES
 

@@ -19,7 +19,7 @@ from chain.mempool import Mempool
 from chain.queries.queries import Queries
 from chain.records.channel import Close, OpenChannels, RequestClose, Settle, TopUp
 from chain.records.transfer import Transfer
-from p2pchain.sim.committee import hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from primitives.codec import encode
 
 PEOPLE = (ALICE, BOB, CAROL, DAVE)

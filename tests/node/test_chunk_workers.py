@@ -50,7 +50,7 @@ from p2pchain.node.chunks.wire import (
 )
 from p2pchain.node.chunks.worker import SuppliedState
 from p2pchain.node.chunks.workers import ChunkWorkers, compute_default_workers
-from p2pchain.sim.committee import copy_bodies, hand_bodies
+from p2pchain.sim.chains.committee import copy_bodies, hand_bodies
 from primitives import bls
 from primitives.codec import encode
 from primitives.errors import DecodeError

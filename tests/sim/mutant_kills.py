@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from p2pchain.sim.errors import InvariantBroken
-from p2pchain.sim.scenarios import get_scenario
+from p2pchain.sim.scenarios.scenarios import get_scenario
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from p2pchain.sim.disk import Fuse
-from p2pchain.sim.progress import assert_progress
-from p2pchain.sim.schedule import calm
+from p2pchain.sim.invariants.progress import assert_progress
+from p2pchain.sim.machine.disk import Fuse
+from p2pchain.sim.scenarios.storms import calm
 from p2pchain.sim.world import Setup, World
 
 

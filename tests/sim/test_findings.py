@@ -14,11 +14,11 @@ from consensus.leader import compute_leader
 from consensus.messages import Notarize, Proposal, Propose
 from consensus.place import find_fault
 from consensus.proposer import Proposer
+from p2pchain.sim.invariants.progress import assert_progress, compute_limit_ms
 from p2pchain.sim.network import Weather
-from p2pchain.sim.progress import assert_progress, compute_limit_ms
 from p2pchain.sim.runner import Job, run_job
-from p2pchain.sim.scenarios import get_scenario
-from p2pchain.sim.schedule import calm
+from p2pchain.sim.scenarios.scenarios import get_scenario
+from p2pchain.sim.scenarios.storms import calm
 from p2pchain.sim.world import Setup, World
 
 FAR = 2**62

@@ -5,7 +5,7 @@ import pytest
 from chain.light import client as light
 from chain.light import sync as light_sync
 from p2pchain.sim.errors import InvariantBroken
-from p2pchain.sim.scenarios import SCENARIOS
+from p2pchain.sim.scenarios.scenarios import SCENARIOS
 
 SEEDS = range(6)
 

@@ -19,8 +19,8 @@ from consensus.participant import Participant
 from consensus.pool import VoteVerifier
 from consensus.validators import ValidatorSet
 from consensus.voter import Voter
-from p2pchain.sim import listchain
-from p2pchain.sim.disk import Disk
+from p2pchain.sim.chains import list_chain as listchain
+from p2pchain.sim.machine.disk import Disk
 from primitives.hashing import compute_hash
 
 

@@ -13,9 +13,9 @@ from chain.execution.chunk_run import ChunkRun
 from chain.tree import processing
 from chain.tree.blocktree import BlockTree
 from chain.tree.branch import Branch
-from p2pchain.sim.chunkdesk import ChunkDesk
-from p2pchain.sim.disk import Disk
-from p2pchain.sim.treechain import TreeChain
+from p2pchain.sim.chains.tree_chain import TreeChain
+from p2pchain.sim.machine.chunk_desk import ChunkDesk
+from p2pchain.sim.machine.disk import Disk
 from shards import inclusion, roles
 from shards.absentees import Absentees
 from shards.chunk import get_count

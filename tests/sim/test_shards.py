@@ -5,14 +5,14 @@ import pytest
 from chain.queries.foreign_packets import take_packets
 from chain.storage.store import build_key
 from chain.tree.following import Follow
-from p2pchain.sim import treechain
-from p2pchain.sim.disk import Fuse
-from p2pchain.sim.progress import assert_progress
+from p2pchain.sim.chains import tree_chain as treechain
+from p2pchain.sim.invariants.progress import assert_progress
+from p2pchain.sim.invariants.shard_progress import assert_shard_progress
+from p2pchain.sim.machine.disk import Fuse
 from p2pchain.sim.runner import Job, run_job
-from p2pchain.sim.scenarios import get_scenario
-from p2pchain.sim.schedule import calm
-from p2pchain.sim.shardprogress import assert_shard_progress
-from p2pchain.sim.shardscenarios import SHARD_SCENARIOS
+from p2pchain.sim.scenarios.scenarios import get_scenario
+from p2pchain.sim.scenarios.shard_scenarios import SHARD_SCENARIOS
+from p2pchain.sim.scenarios.storms import calm
 from p2pchain.sim.world import Setup, World
 
 SEEDS = {"shards-spoiler": 3, "shards-lost-chunk-log": 1}

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from p2pchain.sim.runner import Job, run_job
-from p2pchain.sim.scenarios import SCENARIOS
-from p2pchain.sim.shardscenarios import SHARD_SCENARIOS
-from p2pchain.sim.twins import list_schedules, run_schedule
+from p2pchain.sim.scenarios.scenarios import SCENARIOS
+from p2pchain.sim.scenarios.shard_scenarios import SHARD_SCENARIOS
+from p2pchain.sim.scenarios.twins import list_schedules, run_schedule
 
 STORMS = 150
 TWINS_EVERY = 100

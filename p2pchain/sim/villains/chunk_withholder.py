@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from p2pchain.sim.shardinvariants import WINDOW
+from p2pchain.sim.invariants.chunks import WINDOW
 from p2pchain.sim.villains.desk_villain import DeskVillain, VillainDesk
 from shards.certificate import CertifiedChunk
 from shards.chunk import compute_chunk_hash
 from shards.messages import Certified, Message, ProducedChunk
 
 if TYPE_CHECKING:
+    from p2pchain.sim.chains.tree_chain import TreeChain
     from p2pchain.sim.node import Node
-    from p2pchain.sim.treechain import TreeChain
 
 HOLD_MS = (1_500, 14_000)
 """From a view and a half to more than K views."""

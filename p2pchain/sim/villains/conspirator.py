@@ -9,8 +9,8 @@ from shards.events import Executed, Judgement
 from shards.messages import Message, ProducedChunk
 
 if TYPE_CHECKING:
+    from p2pchain.sim.chains.tree_chain import TreeChain
     from p2pchain.sim.node import Node
-    from p2pchain.sim.treechain import TreeChain
 
 TARGET = 1
 """The shard that they rob."""

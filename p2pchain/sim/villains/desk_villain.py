@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from p2pchain.sim.chunkdesk import ChunkDesk
-from p2pchain.sim.treechain import TreeChain
+from p2pchain.sim.chains.tree_chain import TreeChain
+from p2pchain.sim.machine.chunk_desk import ChunkDesk
 from p2pchain.sim.villains.villain import Villain
 from shards.certificate import compute_endorsement_bytes, compute_producer_bytes
 from shards.chunk import compute_chunk_hash

@@ -3,7 +3,7 @@
 import msgspec
 
 from consensus.messages import Certificate
-from p2pchain.sim.questions import (
+from p2pchain.sim.machine.questions import (
     Answer,
     AskBlock,
     AskBody,

@@ -9,8 +9,8 @@ from shards.messages import Certified, Endorsement, Message, ProducedChunk
 from shards.slots import get_slot
 
 if TYPE_CHECKING:
+    from p2pchain.sim.chains.tree_chain import TreeChain
     from p2pchain.sim.node import Node
-    from p2pchain.sim.treechain import TreeChain
 
 
 class GullibleDesk(VillainDesk):

@@ -13,8 +13,8 @@ from shards.chunk import ChunkHeader, compute_chunk_hash
 from shards.messages import Message, ProducedChunk
 
 if TYPE_CHECKING:
+    from p2pchain.sim.chains.tree_chain import TreeChain
     from p2pchain.sim.node import Node
-    from p2pchain.sim.treechain import TreeChain
 
 LIES = (
     "post root",

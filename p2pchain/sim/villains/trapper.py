@@ -8,8 +8,8 @@ from shards.messages import Message, ProducedChunk
 from shards.slots import Slot, get_slot
 
 if TYPE_CHECKING:
+    from p2pchain.sim.chains.tree_chain import TreeChain
     from p2pchain.sim.node import Node
-    from p2pchain.sim.treechain import TreeChain
 
 PATIENCE = 40
 """Times that the second chunk is sent, so that one finds a forgetful victim awake."""

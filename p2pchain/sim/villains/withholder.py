@@ -1,7 +1,7 @@
 """The withholder: shows its blocks to a bare quorum and gives them to nobody else."""
 
 from consensus.messages import Message, Propose
-from p2pchain.sim.questions import Answer, Question
+from p2pchain.sim.machine.questions import Answer, Question
 from p2pchain.sim.villains.villain import Villain
 
 

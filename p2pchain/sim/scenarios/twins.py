@@ -25,10 +25,10 @@ from itertools import permutations, product
 from consensus.leader import compute_leader
 from consensus.messages import Message, get_view
 from consensus.validators import Validator, ValidatorSet
-from p2pchain.sim.listchain import ListChains
+from p2pchain.sim.chains.list_chain import ListChains
+from p2pchain.sim.chains.plans import POWER
+from p2pchain.sim.invariants.progress import assert_progress
 from p2pchain.sim.network import Weather
-from p2pchain.sim.plans import POWER
-from p2pchain.sim.progress import assert_progress
 from p2pchain.sim.signatures import KeyRing
 from p2pchain.sim.villains.twin import Twin, add_twin
 from p2pchain.sim.world import ALPHABET, Setup, World

@@ -7,9 +7,9 @@ villain was first in rank; the next slot has other producers.
 
 from typing import TYPE_CHECKING
 
+from p2pchain.sim.chains.tree_chain import TreeChain
 from p2pchain.sim.errors import InvariantBroken
-from p2pchain.sim.progress import compute_limit_ms, describe
-from p2pchain.sim.treechain import TreeChain
+from p2pchain.sim.invariants.progress import compute_limit_ms, describe
 from shards.chunk import get_count
 from shards.layout import ROOT_SHARD
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from p2pchain.sim.errors import PowerCut
 
 if TYPE_CHECKING:
-    from p2pchain.sim.disk import Disk
+    from p2pchain.sim.machine.disk import Disk
 
 
 class LogFile:

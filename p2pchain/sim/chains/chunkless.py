@@ -8,7 +8,7 @@ from shards.packet import PacketProof
 
 
 class Chunkless:
-    """The part of p2pchain.sim.chains.Chain that is about chunks and money."""
+    """The part of p2pchain.sim.chains.chains.Chain that is about chunks and money."""
 
     def list_packets(self, height: int) -> dict[int, list[tuple[int, int]]]:
         """Return nothing: there are no shards."""

@@ -40,8 +40,8 @@ from shards.roles import Roles
 from shards.slots import compute_brief_turn_ms
 
 if TYPE_CHECKING:
+    from p2pchain.sim.chains.tree_chain import TreeChain
     from p2pchain.sim.node import Node
-    from p2pchain.sim.treechain import TreeChain
 
 VIEW = "view"
 """Name of the timer that waits for the desk's turn."""

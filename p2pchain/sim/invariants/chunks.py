@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from chain.execution.held import HeldBlock
 from chain.execution.verified import VerifiedCache
 from consensus.validators import ValidatorSet, decode_bitmap
-from p2pchain.sim.haltinvariants import LiesHalt
-from p2pchain.sim.invariant import Invariant
-from p2pchain.sim.reexecution import build_branch, reexecute
+from p2pchain.sim.invariants.halts import LiesHalt
+from p2pchain.sim.invariants.invariant import Invariant
+from p2pchain.sim.invariants.reexecution import build_branch, reexecute
 from primitives.codec import encode
 from shards import effects as fx
 from shards.certificate import CertifiedChunk

@@ -23,7 +23,7 @@ from consensus.messages import Proposal
 from consensus.randao import compute_reveal_bytes
 
 if TYPE_CHECKING:
-    from p2pchain.sim.chains import Chain
+    from p2pchain.sim.chains.chains import Chain
     from p2pchain.sim.node import Node
 
 

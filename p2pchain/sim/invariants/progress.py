@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from consensus.leader import compute_leader
 from p2pchain.sim.errors import InvariantBroken
+from p2pchain.sim.machine.requests import STATUS_MS
 from p2pchain.sim.network import REQUEST_TIMEOUT_MS
-from p2pchain.sim.requests import STATUS_MS
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node

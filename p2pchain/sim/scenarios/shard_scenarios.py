@@ -7,16 +7,16 @@ all a place in which a weakened rule shows.
 
 from collections.abc import Callable
 
-from p2pchain.sim.disk import Fuse
+from p2pchain.sim.chains.tree_chain import TreeChain
 from p2pchain.sim.errors import InvariantBroken
-from p2pchain.sim.followers import leave_shards_out
-from p2pchain.sim.logfile import draw_junk
+from p2pchain.sim.invariants.progress import assert_progress
+from p2pchain.sim.invariants.shard_progress import assert_shard_progress
+from p2pchain.sim.machine.disk import Fuse
+from p2pchain.sim.machine.log_file import draw_junk
 from p2pchain.sim.network import Weather
-from p2pchain.sim.progress import assert_progress
-from p2pchain.sim.schedule import PEACE_MS, calm
-from p2pchain.sim.shardprogress import assert_shard_progress
+from p2pchain.sim.scenarios.followers import leave_shards_out
+from p2pchain.sim.scenarios.storms import PEACE_MS, calm
 from p2pchain.sim.signatures import KeyRing
-from p2pchain.sim.treechain import TreeChain
 from p2pchain.sim.villains.cast import CHUNK_CAST
 from p2pchain.sim.villains.chunk_withholder import SilentProducer, StaleKeeper
 from p2pchain.sim.villains.conspirator import TARGET, Conspirator

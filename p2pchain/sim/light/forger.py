@@ -22,8 +22,8 @@ from consensus.validators import (
     decode_bitmap,
     encode_bitmap,
 )
-from p2pchain.sim.plans import POWER
-from p2pchain.sim.treechain import TreeChain, TreeChains
+from p2pchain.sim.chains.plans import POWER
+from p2pchain.sim.chains.tree_chain import TreeChain, TreeChains
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node

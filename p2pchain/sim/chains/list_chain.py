@@ -28,11 +28,8 @@ from consensus.evidence import (
 from consensus.leader import compute_first_seed, compute_leader
 from consensus.messages import Certificate, Proposal, Vote
 from consensus.randao import compute_first_mix, compute_mix, compute_reveal_bytes
-from p2pchain.sim.chunkless import Chunkless
-from p2pchain.sim.disk import Disk
-from p2pchain.sim.errors import PowerCut
-from p2pchain.sim.evidence import EvidenceDesk
-from p2pchain.sim.listblocks import (
+from p2pchain.sim.chains.chunkless import Chunkless
+from p2pchain.sim.chains.list_blocks import (
     CHAIN_ID,
     GENESIS,
     GENESIS_TIME_MS,
@@ -43,7 +40,10 @@ from p2pchain.sim.listblocks import (
     decode_list_block,
     hash_block,
 )
-from p2pchain.sim.plans import Plan, build_plan
+from p2pchain.sim.chains.plans import Plan, build_plan
+from p2pchain.sim.errors import PowerCut
+from p2pchain.sim.machine.disk import Disk
+from p2pchain.sim.machine.evidence_desk import EvidenceDesk
 from primitives.codec import encode
 from primitives.hashing import compute_hash
 
@@ -80,7 +80,7 @@ class ListChains:
 
 
 class ListChain(Chunkless):
-    """One node's chain; implements p2pchain.sim.chains.Chain."""
+    """One node's chain; implements p2pchain.sim.chains.chains.Chain."""
 
     def __init__(self, chains: ListChains, store: ListStore, node: "Node") -> None:
         self._chains = chains

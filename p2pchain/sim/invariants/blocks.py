@@ -1,7 +1,7 @@
 """
 What must hold in every run, however bad the weather: each class is one theorem.
 
-`Judge` (p2pchain.sim.judge) tells them what happens; they raise `InvariantBroken`.
+`Judge` (p2pchain.sim.invariants.judge) tells them what happens; they raise `InvariantBroken`.
 Less than a third of the power is in villains' hands in every world but those with
 `is_bound_broken`, where they vouch for wrong chunks and vote as they should.
 """
@@ -22,9 +22,9 @@ from consensus.messages import (
     get_view,
 )
 from consensus.validators import decode_bitmap
-from p2pchain.sim.invariant import Invariant
-from p2pchain.sim.requests import MAX_WAITING
-from p2pchain.sim.shardinvariants import SHARD_INVARIANTS
+from p2pchain.sim.invariants.chunks import SHARD_INVARIANTS
+from p2pchain.sim.invariants.invariant import Invariant
+from p2pchain.sim.machine.requests import MAX_WAITING
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from chain.execution.held import HeldBlock
 from consensus import effects as fx
 from consensus.messages import Message, Proposal
-from p2pchain.sim.invariant import Invariant
-from p2pchain.sim.invariants import (
+from p2pchain.sim.invariants.blocks import (
     INVARIANTS,
     Agreement,
     HonestUnblamed,
     LightClientFollows,
 )
-from p2pchain.sim.shardinvariants import ShardChains
+from p2pchain.sim.invariants.chunks import ShardChains
+from p2pchain.sim.invariants.invariant import Invariant
 from shards import effects as chunk_fx
 from shards.certificate import CertifiedChunk
 from shards.chunk import compute_chunk_hash

@@ -13,7 +13,7 @@ from p2pchain.sim.errors import PowerCut
 from primitives.kv import MemoryStore
 
 if TYPE_CHECKING:
-    from p2pchain.sim.disk import Disk
+    from p2pchain.sim.machine.disk import Disk
 
 
 class SimStore(MemoryStore):

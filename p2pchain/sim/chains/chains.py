@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from chain.queries.foreign_packets import MissingPackets
 from p2pchain.node.consensus.application import Application
-from p2pchain.sim.evidence import EvidenceDesk
-from p2pchain.sim.listchain import ListChains
-from p2pchain.sim.questions import ShardState
-from p2pchain.sim.treechain import TreeChains
+from p2pchain.sim.chains.list_chain import ListChains
+from p2pchain.sim.chains.tree_chain import TreeChains
+from p2pchain.sim.machine.evidence_desk import EvidenceDesk
+from p2pchain.sim.machine.questions import ShardState
 from shards.chunk import ChunkHeader
 from shards.packet import PacketProof
 

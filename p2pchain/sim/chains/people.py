@@ -25,14 +25,14 @@ from chain.records.transaction import (
 )
 from chain.records.transfer import Transfer
 from chain.tree.building import ReadState
+from p2pchain.sim.chains.genesis import COIN, PEOPLE, STAKE, build_model, get_account
 from p2pchain.sim.signatures import make_real_key
-from p2pchain.sim.simgenesis import COIN, PEOPLE, STAKE, build_model, get_account
 from primitives.codec import decode, encode
 from shards.layout import ROOT_SHARD, ShardSpec
 
 if TYPE_CHECKING:
     from chain.tree.blocktree import BlockTree
-    from p2pchain.sim.treechain import TreeChains
+    from p2pchain.sim.chains.tree_chain import TreeChains
 
 VALIDITY = 50
 """Blocks after the final one in which a transaction may stand."""

@@ -9,13 +9,13 @@ at all, and only then when they happen.
 import random
 from dataclasses import dataclass
 
-from p2pchain.sim.disk import Fuse
-from p2pchain.sim.followers import leave_shards_out
-from p2pchain.sim.logfile import draw_junk
+from p2pchain.sim.invariants.progress import assert_progress
+from p2pchain.sim.invariants.shard_progress import assert_shard_progress
+from p2pchain.sim.machine.disk import Fuse
+from p2pchain.sim.machine.log_file import draw_junk
 from p2pchain.sim.network import Weather
 from p2pchain.sim.node import Node
-from p2pchain.sim.progress import assert_progress
-from p2pchain.sim.shardprogress import assert_shard_progress
+from p2pchain.sim.scenarios.followers import leave_shards_out
 from p2pchain.sim.signatures import KeyRing
 from p2pchain.sim.villains.cast import CAST, CHUNK_CAST
 from p2pchain.sim.villains.twin import Twin, add_twin

@@ -18,7 +18,7 @@ from chain.snapshots.snapshot import iterate_places
 from chain.storage.store import forget_shard
 from chain.tree.adoption import Adoption, Base, find_base, read_frontier
 from chain.tree.past_chunks import list_past_boundaries
-from p2pchain.sim.questions import Answer, AskShard, ShardState
+from p2pchain.sim.machine.questions import Answer, AskShard, ShardState
 from primitives.buckets import EMPTY_HASHES
 from primitives.types import ShardId
 from shards.chunk import compute_chunk_hash
@@ -26,8 +26,8 @@ from shards.layout import ROOT_SHARD
 
 if TYPE_CHECKING:
     from chain.tree.blocktree import BlockTree
+    from p2pchain.sim.chains.tree_chain import TreeChain
     from p2pchain.sim.node import Node
-    from p2pchain.sim.treechain import TreeChain
 
 TICK_MS = 300
 """Between two steps; a block may become final between any two."""

@@ -1,7 +1,7 @@
 """
 The real chain in a simulated network: chain.blocktree over a database in memory.
 
-Blocks hold what their leader makes up for the root shard (p2pchain.sim.load), what its
+Blocks hold what their leader makes up for the root shard (p2pchain.sim.chains.people), what its
 desk picks of the layer shards' certified chunks, and the evidence of which its
 consensus told it.
 Accounts and BLS keys are real, so that possession proofs verify; votes are signed with
@@ -44,16 +44,16 @@ from consensus.epoch import EpochConfig
 from consensus.messages import Certificate, Proposal, Vote
 from consensus.validators import ValidatorSet
 from p2pchain.node.chain.evidence_desk import REPEAT_BLOCKS
-from p2pchain.sim.evidence import EvidenceDesk
-from p2pchain.sim.load import RandomPicker
-from p2pchain.sim.questions import ShardState
-from p2pchain.sim.simgenesis import (
+from p2pchain.sim.chains.genesis import (
     BUCKET_LEVELS,
     EVIDENCE_EPOCHS,
     build_spec,
     get_account,
 )
-from p2pchain.sim.simstore import SimStore
+from p2pchain.sim.chains.people import RandomPicker
+from p2pchain.sim.machine.evidence_desk import EvidenceDesk
+from p2pchain.sim.machine.questions import ShardState
+from p2pchain.sim.machine.store import SimStore
 from primitives.buckets import EMPTY_HASHES
 from primitives.codec import encode
 from primitives.kv import FrozenStore, MemoryStore
@@ -106,7 +106,7 @@ class TreeChains:
 
 
 class TreeChain:
-    """One node's chain; implements p2pchain.sim.chains.Chain."""
+    """One node's chain; implements p2pchain.sim.chains.chains.Chain."""
 
     def __init__(self, chains: TreeChains, tree: BlockTree, node: "Node") -> None:
         self.tree = tree

@@ -15,8 +15,8 @@ from chain.light.client import LightState
 from chain.light.sync import AskProofs, LightSync
 from chain.queries.light import LightQueries
 from chain.records.header import compute_block_hash
-from p2pchain.sim.lightforger import LightForger
-from p2pchain.sim.treechain import TreeChain, TreeChains
+from p2pchain.sim.chains.tree_chain import TreeChain, TreeChains
+from p2pchain.sim.light.forger import LightForger
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node

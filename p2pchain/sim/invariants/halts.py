@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from chain.execution.held import HeldBlock
 from chain.ledger.halts import find_halted, read_halts
-from p2pchain.sim.invariant import Invariant
+from p2pchain.sim.invariants.invariant import Invariant
 from shards.chunk import compute_chunk_hash
 from shards.layout import ROOT_SHARD
 

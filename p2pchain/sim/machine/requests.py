@@ -20,7 +20,7 @@ from chain.errors import (
 from chain.queries.foreign_packets import MissingPackets
 from consensus.certificates import verify_certificate
 from consensus.messages import Certificate, Proposal
-from p2pchain.sim.questions import (
+from p2pchain.sim.machine.questions import (
     Answer,
     AskBlock,
     AskBody,

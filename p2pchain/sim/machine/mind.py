@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from consensus.participant import Participant, ParticipantConfig
 from consensus.records import WalRecord
 from consensus.wal import scan_wal
-from p2pchain.sim.blockdesk import HeldBlocks
+from p2pchain.sim.machine.block_desk import HeldBlocks
 
 if TYPE_CHECKING:
     from p2pchain.sim.node import Node

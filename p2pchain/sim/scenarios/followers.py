@@ -8,7 +8,7 @@ has hosts and custodians who hold its state.
 import random
 from dataclasses import replace
 
-from p2pchain.sim.simgenesis import SHARDS
+from p2pchain.sim.chains.genesis import SHARDS
 from p2pchain.sim.world import ALPHABET, Setup
 
 SHARE = 0.5

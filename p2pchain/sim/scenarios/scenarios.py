@@ -3,7 +3,7 @@ Scenarios by name: each is one story, told with whatever luck its seed brings.
 
 A scenario is a function from (seed, chain, keys) to the world at its end; it raises
 `InvariantBroken` where a theorem does not hold.  `storm` is the one with everything in
-it (p2pchain.sim.schedule); the others say what they are about, and are the first thing
+it (p2pchain.sim.scenarios.storms); the others say what they are about, and are the first thing
 to run after a change.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from consensus.messages import Certificate, Finalize, Kind, Message
 from p2pchain.sim.errors import InvariantBroken, UnknownScenario
 from p2pchain.sim.network import Weather
-from p2pchain.sim.schedule import run_storm
-from p2pchain.sim.shardscenarios import SHARD_SCENARIOS, finish
+from p2pchain.sim.scenarios.shard_scenarios import SHARD_SCENARIOS, finish
+from p2pchain.sim.scenarios.storms import run_storm
+from p2pchain.sim.scenarios.twins import run_twins_number, run_twins_seed
 from p2pchain.sim.signatures import KeyRing
-from p2pchain.sim.twins import run_twins_number, run_twins_seed
 from p2pchain.sim.villains.cast import CAST
 from p2pchain.sim.villains.twin import Twin, add_twin
 from p2pchain.sim.world import Setup, World

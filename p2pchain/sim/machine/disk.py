@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from p2pchain.sim.errors import PowerCut
-from p2pchain.sim.logfile import LogFile
+from p2pchain.sim.machine.log_file import LogFile
 
 
 class Database(Protocol):

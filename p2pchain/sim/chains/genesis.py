@@ -14,7 +14,7 @@ from chain.records.spec import ChainSpec
 from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec
-from p2pchain.sim.listblocks import GENESIS_TIME_MS
+from p2pchain.sim.chains.list_blocks import GENESIS_TIME_MS
 from p2pchain.sim.signatures import make_real_key
 from primitives.keys import SecretKey
 

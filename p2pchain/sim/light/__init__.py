@@ -1,0 +1,1 @@
+"""A light client among simulated nodes, and everything that it must not believe."""

@@ -1,0 +1,1 @@
+"""What happens to a simulated network: storms, twins, and stories with a name."""
