@@ -7,22 +7,22 @@ busy machine the load decides.  Nothing here is a test: a slow figure fails noth
 
 import sys
 
-from p2pchain.bench.answers import run_decode, run_large
-from p2pchain.bench.blocks import run_blocks
-from p2pchain.bench.catchup import run_catch_up
-from p2pchain.bench.channels import run_channels
-from p2pchain.bench.finality import run_protocol
+from p2pchain.bench.answers.decode import run_decode, run_large
+from p2pchain.bench.answers.memory import run_memory, run_start
+from p2pchain.bench.answers.recovery import run_recovery
+from p2pchain.bench.chain.blocks import run_blocks
+from p2pchain.bench.chain.catch_up import run_catch_up
+from p2pchain.bench.chain.channels import run_channels
+from p2pchain.bench.chain.finality import run_protocol
+from p2pchain.bench.chain.shards import run_shards
+from p2pchain.bench.chain.silence import run_silent_leader
+from p2pchain.bench.chain.state import run_state
+from p2pchain.bench.chain.state_sync import run_state_sync
+from p2pchain.bench.chain.sustained import run_latency, run_sustained
+from p2pchain.bench.chain.transfers import run_finality, run_transfers
+from p2pchain.bench.chain.views import run_views
 from p2pchain.bench.inference.way import run_hop
-from p2pchain.bench.memory import run_memory, run_start
-from p2pchain.bench.recovery import run_recovery
 from p2pchain.bench.runner import Sections, run_command
-from p2pchain.bench.shards import run_shards
-from p2pchain.bench.silence import run_silent_leader
-from p2pchain.bench.state import run_state
-from p2pchain.bench.state_sync import run_state_sync
-from p2pchain.bench.sustained import run_latency, run_sustained
-from p2pchain.bench.transfers import run_finality, run_transfers
-from p2pchain.bench.views import run_views
 
 SECTIONS: Sections = {
     "channel": ("Channel steps", run_channels),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from p2pchain.bench.lab import Lab
+from p2pchain.bench.lab.lab import Lab
 from p2pchain.bench.report import (
     Figure,
     Section,

@@ -2,11 +2,12 @@
 
 import pytest
 
-from p2pchain.bench import catchup, finality, silence, views, voters
-from p2pchain.bench.finality import STAGES, split_views
-from p2pchain.bench.lab import Lab
-from p2pchain.bench.silence import find_turns
-from p2pchain.bench.voter import Note
+from p2pchain.bench.chain import catch_up as catchup
+from p2pchain.bench.chain import finality, silence, views, voters
+from p2pchain.bench.chain.finality import STAGES, split_views
+from p2pchain.bench.chain.silence import find_turns
+from p2pchain.bench.chain.voter import Note
+from p2pchain.bench.lab.lab import Lab
 
 
 @pytest.fixture

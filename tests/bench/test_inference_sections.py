@@ -8,10 +8,10 @@ import trio
 from inference.bundled.paths import model_dir
 from p2pchain.bench.inference import __main__ as command
 from p2pchain.bench.inference import decode
-from p2pchain.bench.lab import BenchError, Lab, LineProcess
-from p2pchain.bench.links import Links, _redirect
-from p2pchain.bench.models import get_model
-from p2pchain.bench.random_models import HEAD_WIDTH, MIDDLE, LlamaSize
+from p2pchain.bench.lab.lab import BenchError, Lab, LineProcess
+from p2pchain.bench.lab.links import Links, _redirect
+from p2pchain.bench.lab.models import get_model
+from p2pchain.bench.lab.random_models import HEAD_WIDTH, MIDDLE, LlamaSize
 from p2pchain.bench.report import Figure, Goal
 from p2pchain.bench.runner import parse_choice, run_section
 from p2pchain.node.home.home import Home
@@ -99,7 +99,7 @@ def test_every_peer_of_a_linked_network_is_reached_through_a_relay(lab) -> None:
 
 
 def test_the_delay_of_running_relays_can_be_changed() -> None:
-    with LineProcess("p2pchain.bench.links", "78", "29999", "29998") as relays:
+    with LineProcess("p2pchain.bench.lab.links", "78", "29999", "29998") as relays:
         Links(relays).set_delay(0.25)
         Links(relays).set_delay(0)
 

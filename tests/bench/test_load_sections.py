@@ -2,7 +2,7 @@
 
 import time
 
-from p2pchain.bench.meter import Counts, Meter, load_counts
+from p2pchain.bench.chain.meter import Counts, Meter, load_counts
 
 
 def burn(seconds: float) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from inference.weights.model_info import read_model_shape
 from inference.weights.weights import open_weights
-from p2pchain.bench.random_models import (
+from p2pchain.bench.lab.random_models import (
     LARGE,
     MIDDLE,
     SMALL,

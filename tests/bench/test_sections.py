@@ -11,9 +11,10 @@ from safetensors.numpy import load_file
 
 from inference.bundled.paths import model_dir
 from p2pchain.bench import __main__ as command
-from p2pchain.bench import answers, blocks, channels
-from p2pchain.bench.lab import BenchError, Lab, LineProcess
-from p2pchain.bench.procfs import (
+from p2pchain.bench.answers import decode as answers
+from p2pchain.bench.chain import blocks, channels
+from p2pchain.bench.lab.lab import BenchError, Lab, LineProcess
+from p2pchain.bench.lab.procfs import (
     list_children,
     parse_rollup,
     read_cpu_s,

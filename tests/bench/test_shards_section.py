@@ -1,7 +1,7 @@
 """The section on shards, made small, with real workers."""
 
-from p2pchain.bench import shards
-from p2pchain.bench.lab import Lab
+from p2pchain.bench.chain import shards
+from p2pchain.bench.lab.lab import Lab
 
 
 def test_chunks_are_executed_in_every_way(tmp_path, monkeypatch) -> None:

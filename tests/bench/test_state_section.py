@@ -1,7 +1,7 @@
 """The section on the state, made small."""
 
-from p2pchain.bench import state
-from p2pchain.bench.lab import Lab
+from p2pchain.bench.chain import state
+from p2pchain.bench.lab.lab import Lab
 
 
 def test_states_are_changed_proven_and_opened(tmp_path, monkeypatch) -> None:

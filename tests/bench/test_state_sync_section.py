@@ -1,7 +1,7 @@
 """The section on state sync, made small."""
 
-from p2pchain.bench import state_sync
-from p2pchain.bench.lab import Lab
+from p2pchain.bench.chain import state_sync
+from p2pchain.bench.lab.lab import Lab
 
 
 def test_a_small_state_is_taken_from_another_process(tmp_path, monkeypatch) -> None:

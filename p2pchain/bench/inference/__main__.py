@@ -14,17 +14,17 @@ Models have random weights and are written to a folder that is removed at the en
 import sys
 from functools import partial
 
+from p2pchain.bench.answers.prefix import run_prefix
+from p2pchain.bench.answers.recovery import run_recovery
+from p2pchain.bench.answers.speculation import run_speculation
 from p2pchain.bench.inference.decode import run_decodes, run_prefill
 from p2pchain.bench.inference.memory import run_memory
 from p2pchain.bench.inference.perplexity import run_perplexity
 from p2pchain.bench.inference.precision import run_kernels, run_precisions
 from p2pchain.bench.inference.sessions import run_fairness, run_sessions
 from p2pchain.bench.inference.way import run_hop, run_links, run_socket
-from p2pchain.bench.prefix import run_prefix
-from p2pchain.bench.random_models import LARGE, MIDDLE, SMALL
-from p2pchain.bench.recovery import run_recovery
+from p2pchain.bench.lab.random_models import LARGE, MIDDLE, SMALL
 from p2pchain.bench.runner import Sections, run_command
-from p2pchain.bench.speculation import run_speculation
 
 SECTIONS: Sections = {
     "perplexity": ("Perplexity in each precision, bundled model", run_perplexity),

@@ -7,12 +7,12 @@ from typing import Any
 
 import trio
 
-from p2pchain.bench.bandwidth import measure_read_bytes_per_s
-from p2pchain.bench.lab import Lab, LineProcess
-from p2pchain.bench.models import get_model
-from p2pchain.bench.random_models import LARGE, MIDDLE, SMALL, LlamaSize
+from p2pchain.bench.lab.bandwidth import measure_read_bytes_per_s
+from p2pchain.bench.lab.lab import Lab, LineProcess
+from p2pchain.bench.lab.models import get_model
+from p2pchain.bench.lab.random_models import LARGE, MIDDLE, SMALL, LlamaSize
+from p2pchain.bench.lab.worker_swarm import Answer, draw_prompt, open_swarm
 from p2pchain.bench.report import Figure, Goal, summarise
-from p2pchain.bench.worker_swarm import Answer, draw_prompt, open_swarm
 
 PROMPT_TOKENS = 16
 DECODE_TOKENS = {SMALL.name: 48, MIDDLE.name: 24, LARGE.name: 16}

@@ -16,12 +16,12 @@ import trio
 from inference.bundled.paths import model_dir
 from inference.device.memory import WORKER_BYTES, CacheCost
 from inference.device.precision import Precision
-from p2pchain.bench.lab import Lab
-from p2pchain.bench.models import get_model
-from p2pchain.bench.procfs import read_memory
-from p2pchain.bench.random_models import SMALL
+from p2pchain.bench.lab.lab import Lab
+from p2pchain.bench.lab.models import get_model
+from p2pchain.bench.lab.procfs import read_memory
+from p2pchain.bench.lab.random_models import SMALL
+from p2pchain.bench.lab.worker_swarm import draw_prompt, open_swarm
 from p2pchain.bench.report import Figure, Goal
-from p2pchain.bench.worker_swarm import draw_prompt, open_swarm
 
 MIB = 2**20
 POSITIONS = (16, 512, 2048)

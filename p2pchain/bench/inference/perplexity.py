@@ -19,7 +19,7 @@ from typing import Any
 from inference.bundled.pairs import load_pairs
 from inference.bundled.paths import model_dir
 from inference.device.precision import Precision
-from p2pchain.bench.lab import Lab, LineProcess
+from p2pchain.bench.lab.lab import Lab, LineProcess
 from p2pchain.bench.report import Figure
 
 PRECISIONS = (Precision.FP32, Precision.BF16, Precision.INT8, Precision.INT4)

@@ -14,17 +14,17 @@ import trio
 
 from inference.device.precision import PACKINGS, Precision
 from inference.measurement.kernel_speed import PLAIN
-from p2pchain.bench.bandwidth import measure_read_bytes_per_s
 from p2pchain.bench.inference.sessions import (
     SESSIONS,
     Trial,
     run_trial,
 )
-from p2pchain.bench.lab import Lab, LineProcess
-from p2pchain.bench.models import get_model
-from p2pchain.bench.random_models import MIDDLE
+from p2pchain.bench.lab.bandwidth import measure_read_bytes_per_s
+from p2pchain.bench.lab.lab import Lab, LineProcess
+from p2pchain.bench.lab.models import get_model
+from p2pchain.bench.lab.random_models import MIDDLE
+from p2pchain.bench.lab.worker_swarm import draw_prompt, open_swarm
 from p2pchain.bench.report import Figure, Goal, summarise
-from p2pchain.bench.worker_swarm import draw_prompt, open_swarm
 
 PROMPT_TOKENS = 4
 """So few that the steps of single tokens are nearly everything."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import trio
 
-from p2pchain.bench.lab import Lab
-from p2pchain.bench.models import get_model
-from p2pchain.bench.random_models import SMALL
+from p2pchain.bench.lab.lab import Lab
+from p2pchain.bench.lab.models import get_model
+from p2pchain.bench.lab.random_models import SMALL
+from p2pchain.bench.lab.worker_swarm import WorkerSwarm, draw_prompt, open_swarm
 from p2pchain.bench.report import Figure, Goal, summarise
-from p2pchain.bench.worker_swarm import WorkerSwarm, draw_prompt, open_swarm
 
 SESSIONS = 8
 PROMPT_TOKENS = 16

@@ -5,14 +5,14 @@ from statistics import median
 
 import trio
 
-from p2pchain.bench.answers import STRANGE_QUESTIONS, TimedAnswer, ask
-from p2pchain.bench.lab import BenchError, Lab, RunningNetwork
-from p2pchain.bench.links import open_linked_network
-from p2pchain.bench.models import get_model
-from p2pchain.bench.procfs import list_children, read_cpu_s
-from p2pchain.bench.random_models import SMALL
+from p2pchain.bench.answers.decode import STRANGE_QUESTIONS, TimedAnswer, ask
+from p2pchain.bench.lab.lab import BenchError, Lab, RunningNetwork
+from p2pchain.bench.lab.links import open_linked_network
+from p2pchain.bench.lab.models import get_model
+from p2pchain.bench.lab.procfs import list_children, read_cpu_s
+from p2pchain.bench.lab.random_models import SMALL
+from p2pchain.bench.lab.worker_swarm import open_swarm
 from p2pchain.bench.report import Figure, Goal, compute_quantile, summarise
-from p2pchain.bench.worker_swarm import open_swarm
 
 SOCKET_STEPS = 400
 HOP_TOKENS = 128

@@ -18,16 +18,16 @@ import trio
 from inference.device.memory import PAGE_TOKENS
 from inference.protocol.prefix_keys import name_beginnings
 from inference.sampling.params import SamplingParams
-from p2pchain.bench.lab import BenchError, Lab
-from p2pchain.bench.models import get_model
-from p2pchain.bench.random_models import SMALL
-from p2pchain.bench.report import Figure, Goal, summarise
-from p2pchain.bench.worker_swarm import (
+from p2pchain.bench.lab.lab import BenchError, Lab
+from p2pchain.bench.lab.models import get_model
+from p2pchain.bench.lab.random_models import SMALL
+from p2pchain.bench.lab.worker_swarm import (
     CHUNK_TOKENS,
     WorkerSwarm,
     draw_prompt,
     open_swarm,
 )
+from p2pchain.bench.report import Figure, Goal, summarise
 
 SHARED_TOKENS = 512
 OWN_TOKENS = 16

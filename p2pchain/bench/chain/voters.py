@@ -1,4 +1,4 @@
-"""Validators in processes of their own (p2pchain.bench.voter), and asking them."""
+"""Validators in processes of their own (p2pchain.bench.chain.voter), and asking them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from p2pchain.bench.lab import LineProcess
-from p2pchain.bench.validators import get_past_ms
-from p2pchain.bench.voter import Note, Settings
+from p2pchain.bench.chain.validators import get_past_ms
+from p2pchain.bench.chain.voter import Note, Settings
+from p2pchain.bench.lab.lab import LineProcess
 
 COUNT = 4
 QUORUM = 3
@@ -26,7 +26,7 @@ class Voters:
         endpoints = []
         folder.mkdir()
         for index in range(COUNT):
-            process = LineProcess("p2pchain.bench.voter")
+            process = LineProcess("p2pchain.bench.chain.voter")
             self._processes.append(process)
             own = Settings(index, COUNT, time_ms, str(folder / str(index)))
             said = process.ask(asdict(own))

@@ -27,10 +27,10 @@ from chain.records.transfer import Transfer
 from chain.state.chunk_state import ShardState
 from chain.tree.blocktree import BlockTree
 from chain.tree.building import ReadState
-from p2pchain.bench.lab import Lab
+from p2pchain.bench.chain.validators import Validators
+from p2pchain.bench.lab.lab import Lab
 from p2pchain.bench.report import Figure, format_number, summarise
 from p2pchain.bench.scaling import compute_point
-from p2pchain.bench.validators import Validators
 from p2pchain.node.chunks.workers import ChunkWorkers, compute_default_workers
 from p2pchain.sim.chains.committee import hand_bodies
 from primitives import bls

@@ -1,7 +1,7 @@
 """
 One validator in a process of its own, with everything but inference and web interface.
 
-    python -m p2pchain.bench.voter      answers every line of JSON with one
+    python -m p2pchain.bench.chain.voter      answers every line of JSON with one
 
 Network, driver, log, chain and LevelDB are those of a node; two subclasses note when
 things happen.  Times are of the system's monotonic clock, so those of several
@@ -35,7 +35,7 @@ from consensus.participant import ParticipantConfig
 from network.endpoint import Endpoint
 from network.network import Network
 from network.topics import Topic, Verdict
-from p2pchain.bench.validators import Validators, derive_account
+from p2pchain.bench.chain.validators import Validators, derive_account
 from p2pchain.node.chain.service import ChainService
 from p2pchain.node.consensus.bodies import BodyExchange
 from p2pchain.node.consensus.driver import ConsensusDriver

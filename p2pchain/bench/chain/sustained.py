@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 
 from chain.records.transfer import Transfer
-from p2pchain.bench.lab import BenchError, Lab
-from p2pchain.bench.load import Load, Sender
-from p2pchain.bench.meter import Counts
-from p2pchain.bench.nodes import MeteredNetwork, open_nodes
+from p2pchain.bench.chain.load import Load, Sender
+from p2pchain.bench.chain.meter import Counts
+from p2pchain.bench.chain.nodes import MeteredNetwork, open_nodes
+from p2pchain.bench.lab.lab import BenchError, Lab
 from p2pchain.bench.report import Figure, compute_quantile, describe
 from p2pchain.client import RpcClient
 from primitives.address import encode_address

@@ -14,8 +14,8 @@ from statistics import median
 from typing import Any
 
 from inference.bundled.pairs import load_pairs
-from p2pchain.bench.lab import Lab, RunningNetwork
-from p2pchain.bench.links import open_linked_network
+from p2pchain.bench.lab.lab import Lab, RunningNetwork
+from p2pchain.bench.lab.links import open_linked_network
 from p2pchain.bench.report import Figure, Goal, format_number
 from p2pchain.node.home.initialise import BUNDLED_NAME
 

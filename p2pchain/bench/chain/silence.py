@@ -7,7 +7,7 @@ Three kinds of step, told apart by when the observer gave a view up:
     waited    the leader was heard of lately, so its turn is waited out
     skipped   it has said nothing for many views, and its turn is left at once (R8)
 
-Measured twice.  With processes (p2pchain.bench.voter): whoever leads next is stopped
+Measured twice.  With processes (p2pchain.bench.chain.voter): whoever leads next is stopped
 just before its turn, and let go on once the others are past it, again and again; then
 one stays silent.  On virtual time (p2pchain.sim), where a message takes the same
 time on every link and computing takes none: what is left is the protocol.
@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 from consensus.messages import Certificate, Kind, Message, Nullify, Propose, get_view
-from p2pchain.bench.lab import Lab
+from p2pchain.bench.chain.voter import Note
+from p2pchain.bench.chain.voters import COUNT, Voters, open_voters
+from p2pchain.bench.lab.lab import Lab
 from p2pchain.bench.report import Figure, describe
-from p2pchain.bench.voter import Note
-from p2pchain.bench.voters import COUNT, Voters, open_voters
 from p2pchain.sim.network import Weather
 from p2pchain.sim.node import Node
 from p2pchain.sim.world import Setup, World

@@ -19,9 +19,9 @@ from chain.records.transfer import Transfer
 from chain.tree.blocktree import BlockTree
 from network.network import Network
 from network.topics import TOPICS, Topic, Verdict
-from p2pchain.bench.lab import Lab
+from p2pchain.bench.chain.validators import Validators
+from p2pchain.bench.lab.lab import Lab
 from p2pchain.bench.report import Figure, summarise
-from p2pchain.bench.validators import Validators
 from p2pchain.sim.chains.committee import hand_bodies
 from primitives.codec import encode
 from primitives.keys import SecretKey

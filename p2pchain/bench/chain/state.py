@@ -25,8 +25,8 @@ from chain.storage.books import compute_books_changes
 from chain.storage.final_state import FinalState
 from chain.storage.history import History, compute_undo_changes, get_oldest
 from chain.storage.leveldb import LevelStore
-from p2pchain.bench.lab import Lab
-from p2pchain.bench.procfs import PROC, parse_rollup
+from p2pchain.bench.lab.lab import Lab
+from p2pchain.bench.lab.procfs import PROC, parse_rollup
 from p2pchain.bench.report import Figure, summarise
 from primitives.buckets import MAX_LEVELS, compute_bucket_index
 from primitives.codec import encode

@@ -4,7 +4,7 @@ import time
 
 from chain.records.channel import Channel, ChannelStatus
 from chain.storage.leveldb import LevelStore
-from p2pchain.bench.lab import Lab
+from p2pchain.bench.lab.lab import Lab
 from p2pchain.bench.report import Figure, summarise
 from primitives.keys import SecretKey
 from wallet.book import PayeeBook, PayerBook

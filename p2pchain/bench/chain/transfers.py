@@ -20,8 +20,8 @@ from chain.records.transaction import SignedTransaction, compute_tx_id
 from chain.records.transfer import Transfer
 from genesis.files import load_genesis
 from genesis.genesis import Genesis, compute_chain_id
-from p2pchain.bench.lab import BenchError, Lab, RunningNetwork
-from p2pchain.bench.procfs import read_cpu_s
+from p2pchain.bench.lab.lab import BenchError, Lab, RunningNetwork
+from p2pchain.bench.lab.procfs import read_cpu_s
 from p2pchain.bench.report import Figure, compute_quantile, summarise
 from primitives.address import encode_address
 from primitives.codec import encode

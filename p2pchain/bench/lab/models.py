@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from p2pchain.bench.lab import Lab
-from p2pchain.bench.random_models import LlamaSize, write_model
+from p2pchain.bench.lab.lab import Lab
+from p2pchain.bench.lab.random_models import LlamaSize, write_model
 
 FOLDER = "models"
 

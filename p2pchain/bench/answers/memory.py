@@ -3,9 +3,9 @@
 from dataclasses import astuple
 from statistics import median
 
-from p2pchain.bench.answers import STRANGE_QUESTIONS, ask
-from p2pchain.bench.lab import Lab, RunningNetwork
-from p2pchain.bench.procfs import Memory, list_children, read_memory
+from p2pchain.bench.answers.decode import STRANGE_QUESTIONS, ask
+from p2pchain.bench.lab.lab import Lab, RunningNetwork
+from p2pchain.bench.lab.procfs import Memory, list_children, read_memory
 from p2pchain.bench.report import Figure, format_number
 
 BOUND_BYTES = 6 * 1024**3

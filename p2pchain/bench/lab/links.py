@@ -1,7 +1,7 @@
 """
 A devnet whose links take time: every byte between two nodes goes through a relay.
 
-    python -m p2pchain.bench.links NETWORK PORT ...
+    python -m p2pchain.bench.lab.links NETWORK PORT ...
 
 is the process that relays (p2pchain/testnet/relay.py).  It reads lines of JSON,
 {"delay_s": 0.01}, and answers each with {}; so the delay of a running network can be
@@ -20,7 +20,7 @@ from typing import Any
 import trio
 
 from network.endpoint import Endpoint
-from p2pchain.bench.lab import Lab, LineProcess, RunningNetwork
+from p2pchain.bench.lab.lab import Lab, LineProcess, RunningNetwork
 from p2pchain.node.home.home import Home
 from p2pchain.testnet.relay import Relays
 
@@ -59,7 +59,7 @@ def open_linked_network(
     ports = _redirect(homes, second)
     arguments = [str(second), *map(str, ports)]
     with (
-        LineProcess("p2pchain.bench.links", *arguments) as relays,
+        LineProcess("p2pchain.bench.lab.links", *arguments) as relays,
         lab.open_network(name) as network,
     ):
         yield network, Links(relays)

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from p2pchain.bench.answers import STRANGE_QUESTIONS
-from p2pchain.bench.lab import BenchError, Lab, RunningNetwork
+from p2pchain.bench.answers.decode import STRANGE_QUESTIONS
+from p2pchain.bench.lab.lab import BenchError, Lab, RunningNetwork
 from p2pchain.bench.report import Figure, Goal, describe
 from p2pchain.client import RpcClient, RpcError
 from p2pchain.node.home.initialise import BUNDLED_NAME

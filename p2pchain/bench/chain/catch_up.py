@@ -19,9 +19,9 @@ from chain.tree.building import NothingWaits
 from consensus.participant import ParticipantConfig
 from network.endpoint import Endpoint
 from network.network import Network
-from p2pchain.bench.lab import BenchError, Lab
+from p2pchain.bench.chain.validators import Validators, get_past_ms
+from p2pchain.bench.lab.lab import BenchError, Lab
 from p2pchain.bench.report import Figure
-from p2pchain.bench.validators import Validators, get_past_ms
 from p2pchain.node.chain.service import ChainService
 from p2pchain.node.consensus.bodies import BodyExchange
 from p2pchain.node.consensus.driver import ConsensusDriver

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from chain.records.params import ChainParams
 from chain.records.transaction import compute_tx_id
 from chain.records.transfer import Transfer
-from p2pchain.bench.lab import BenchError
+from p2pchain.bench.lab.lab import BenchError
 from primitives.address import encode_address
 from primitives.codec import encode
 from primitives.keys import SecretKey

@@ -14,7 +14,7 @@ from inference.weights.model_info import Model, load_model
 from inference.worker.requester_worker import RequesterWorker
 from inference.worker.stage_worker import StageWorker
 from inference.worker.supervisor import supervise
-from p2pchain.bench.procfs import read_cpu_s
+from p2pchain.bench.lab.procfs import read_cpu_s
 
 CHUNK_TOKENS = 128
 """Of a prompt that travel together, as on the network."""

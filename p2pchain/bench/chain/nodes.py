@@ -1,7 +1,7 @@
 """
 Four validators as people run them, without gateway and layers, each counting its CPU.
 
-Every node is `p2pchain start` under p2pchain.bench.meter; they end with us.
+Every node is `p2pchain start` under p2pchain.bench.chain.meter; they end with us.
 """
 
 import json
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from genesis.files import load_genesis
 from genesis.genesis import Genesis, compute_chain_id
-from p2pchain.bench.lab import VALIDATORS, BenchError, Lab
-from p2pchain.bench.meter import Counts, load_counts
-from p2pchain.bench.procfs import list_children, read_cpu_s
+from p2pchain.bench.chain.meter import Counts, load_counts
+from p2pchain.bench.lab.lab import VALIDATORS, BenchError, Lab
+from p2pchain.bench.lab.procfs import list_children, read_cpu_s
 from p2pchain.client import RpcClient, RpcError
 from p2pchain.node.home.home import Home
 
@@ -116,7 +116,7 @@ def open_nodes(lab: Lab, name: str) -> Iterator[MeteredNetwork]:
             counts = home.path / "counts.json"
             with (home.path / "node.log").open("ab") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "p2pchain.bench.meter", str(counts),
+                    [sys.executable, "-m", "p2pchain.bench.chain.meter", str(counts),
                      "--home", str(home.path), "start", "--parent-fd", str(read_end)],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                     pass_fds=(read_end,), start_new_session=True,

@@ -1,7 +1,7 @@
 """
 What a view costs one validator, by the number of validators.
 
-One seat (p2pchain.bench.seat) hears, in every view, what a real one would hear when
+One seat (p2pchain.bench.chain.seat) hears, in every view, what a real one would hear when
 nothing is lost: the leader's block, a Notarize and a Finalize of everybody else, and
 the two certificates that everybody else sends.  All signatures are real; the peers'
 signing is not measured.  Votes come in a shuffled order, so the certificates that the
@@ -20,10 +20,10 @@ from consensus.leader import compute_leader
 from consensus.messages import Certificate, Finalize, Kind, Notarize, Propose
 from consensus.records import WalRecord
 from consensus.wal import encode_records
-from p2pchain.bench.lab import BenchError, Lab
+from p2pchain.bench.chain.seat import Costs, Seat
+from p2pchain.bench.chain.validators import Validators, get_past_ms
+from p2pchain.bench.lab.lab import BenchError, Lab
 from p2pchain.bench.report import Figure, compute_quantile, format_number, summarise
-from p2pchain.bench.seat import Costs, Seat
-from p2pchain.bench.validators import Validators, get_past_ms
 from p2pchain.node.home.wal_file import WalFile, create_wal
 from primitives.codec import encode
 

@@ -33,9 +33,9 @@ from chain.tree.building import NothingWaits
 from chain.tree.opening import open_tree
 from network.endpoint import Endpoint
 from network.network import Network
-from p2pchain.bench.lab import BenchError, Lab, LineProcess
+from p2pchain.bench.chain.validators import Validators, get_past_ms
+from p2pchain.bench.lab.lab import BenchError, Lab, LineProcess
 from p2pchain.bench.report import Figure, compute_quantile, get_load
-from p2pchain.bench.validators import Validators, get_past_ms
 from p2pchain.node.chain.service import ChainService
 from p2pchain.node.state_sync.board import Progress
 from p2pchain.node.state_sync.files import PartFiles
@@ -134,7 +134,7 @@ def _take_from(folder: Path, servers: int, time_ms: int) -> Taken:
             own = folder / f"server-{index}"
             if not own.exists():
                 shutil.copytree(folder / "chain", own)
-            process = LineProcess("p2pchain.bench.state_sync")
+            process = LineProcess("p2pchain.bench.chain.state_sync")
             processes.append(process)
             said = process.ask({"folder": str(own), "index": index, "time_ms": time_ms})
             endpoints.append(Endpoint.parse(said["endpoint"]))

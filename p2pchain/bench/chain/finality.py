@@ -1,6 +1,6 @@
 """
 Where a block's time goes from the leader's turn until it is final: four validators in
-four processes (p2pchain.bench.voter).
+four processes (p2pchain.bench.chain.voter).
 
     leader's turn        all others                         a quorum
       build -> log -> proposal spreads -> judge -> log -> Notarize votes spread ->
@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from p2pchain.bench.lab import BenchError, Lab
+from p2pchain.bench.chain.voter import Note
+from p2pchain.bench.chain.voters import COUNT, QUORUM, open_voters
+from p2pchain.bench.lab.lab import BenchError, Lab
 from p2pchain.bench.report import Figure, describe, summarise
-from p2pchain.bench.voter import Note
-from p2pchain.bench.voters import COUNT, QUORUM, open_voters
 
 TRANSFERS = 24
 """One at a time; with waiting about half a minute."""

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from inference.bundled.pairs import load_pairs
 from inference.bundled.paths import model_dir
-from p2pchain.bench.lab import Lab, LineProcess, RunningNetwork
+from p2pchain.bench.lab.lab import Lab, LineProcess, RunningNetwork
 from p2pchain.bench.report import Figure, summarise
 from p2pchain.node.home.initialise import BUNDLED_NAME
 

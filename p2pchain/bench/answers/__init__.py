@@ -1,0 +1,1 @@
+"""What a reader notices: speed, recovery, memory of whole networks that answer."""

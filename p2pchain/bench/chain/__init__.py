@@ -1,0 +1,1 @@
+"""The way of a transaction, measured: blocks, views, shards, states, networks."""
