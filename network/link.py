@@ -4,6 +4,9 @@ The pump of one connection: bytes of a transport to `network.mux` and back.
 Three tasks: the reader decrypts and hands events over, never waiting for anyone; the
 writer sends what the scheduler picks, a batch at a time; the watcher pings.  Whatever
 ends the connection, everybody who waits on one of its streams learns the reason.
+
+What cannot wait for the writer's turn, a step of a session, goes in its sender's
+(`flush`): the next batch, as far as the kernel takes it.  The writer sends the rest.
 """
 
 import logging
@@ -27,6 +30,7 @@ from network.params import NetworkParams
 from network.records import RecordLayer
 from network.stream import Stream
 from network.streams import StreamState
+from network.tcp_stream import PromptStream
 from network.topics import Priority, ProtocolParams, Topic
 
 RECEIVE_BYTES = 64 * 1024
@@ -94,6 +98,7 @@ class Link:
         self.reason: str | None = None
         """Why the link ends; None while it is up."""
         self._transport = transport
+        self._prompt = transport if isinstance(transport, PromptStream) else None
         self._records = records
         self._mux = mux
         self._owner = owner
@@ -102,6 +107,10 @@ class Link:
         self._scope = trio.CancelScope()
         self._is_leaving = False
         self._writing_since: float | None = None
+        self._rest = b""
+        """Of a record whose beginning was sent."""
+        self._unwaited = 0
+        """Bytes sent since the writer has waited for the kernel's queue."""
         self._pings: dict[int, float] = {}
         self._ping_count = 0
 
@@ -170,7 +179,26 @@ class Link:
 
     def poke(self) -> None:
         """Something may wait to be sent."""
-        self._wanted.set()
+        if self._mux.has_output():
+            self._wanted.set()
+
+    def flush(self) -> None:
+        """Send the next batch in the caller's own turn, if nothing is in the way."""
+        if (
+            self._prompt is None
+            or self.reason is not None
+            or self._writing_since is not None
+            or self._unwaited >= WAIT_BYTES
+        ):
+            # The writer is at it already, or told to be.
+            return
+        data, progressed = self._take_record()
+        sent = self._prompt.send_now(data) if data else 0
+        self._note_sent(sent, progressed)
+        if sent < len(data):
+            self._rest = data[sent:]
+            self._writing_since = trio.current_time()
+            self._wanted.set()
 
     # Tasks
 
@@ -218,32 +246,43 @@ class Link:
                 self.end(f"the peer said goodbye: {code.name.lower()}")
 
     async def _write(self) -> None:
-        unwaited = 0
         while True:
-            if not self._mux.has_output():
+            if not self._rest and not self._mux.has_output():
                 self._wanted = trio.Event()
                 await self._wanted.wait()
                 continue
-            self._writing_since = trio.current_time()
+            self._writing_since = self._writing_since or trio.current_time()
             try:
-                if unwaited >= WAIT_BYTES:
+                if self._unwaited >= WAIT_BYTES:
                     await self._transport.wait_send_all_might_not_block()
-                    unwaited = 0
+                    self._unwaited = 0
                 is_last = self._is_leaving  # then the batch is our goodbye
-                batch, progressed = self._mux.take_batch()
-                data = self._records.seal(batch) if batch else b""
+                data, progressed = self._rest, list[StreamState]()
+                if data:
+                    is_last = False
+                    self._rest = b""
+                else:
+                    data, progressed = self._take_record()
                 await self._transport.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self.end("the connection broke")
                 return
             self._writing_since = None
-            unwaited += len(data)
-            self.bytes_out += len(data)
-            for state in progressed:
-                state.on_change()
+            self._note_sent(len(data), progressed)
             if is_last:
                 self._scope.cancel()
                 return
+
+    def _take_record(self) -> tuple[bytes, list[StreamState]]:
+        """Return the next record, and the streams whose senders may go on."""
+        batch, progressed = self._mux.take_batch()
+        return self._records.seal(batch) if batch else b"", progressed
+
+    def _note_sent(self, size: int, progressed: list[StreamState]) -> None:
+        self._unwaited += size
+        self.bytes_out += size
+        for state in progressed:
+            state.on_change()
 
     async def _watch(self) -> None:
         while True:

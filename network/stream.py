@@ -2,6 +2,7 @@
 A stream as the application sees it: whole messages, in order, both ways.
 """
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -30,6 +31,9 @@ class Connection(Protocol):
     def poke(self) -> None:
         """Control frames may wait to be sent."""
 
+    def flush(self) -> None:
+        """Send what waits in the caller's own turn, as far as that is possible."""
+
 
 class Stream:
     """One conversation with one peer, on its connection; an async context manager.
@@ -44,6 +48,7 @@ class Stream:
         self._state = state
         self._max_message_bytes = max_message_bytes
         self._changed = trio.lowlevel.ParkingLot()
+        self._watcher: Callable[[], None] | None = None
         state.on_change = self._wake_all
 
     @property
@@ -87,6 +92,43 @@ class Stream:
         except trio.Cancelled:
             self._state.withdraw(outgoing)
             raise
+
+    def send_now(self, message: bytes, *, is_urgent: bool = False) -> bool:
+        """Send a message without waiting; False, and nothing, where `send` would wait.
+
+        Args:
+            message: What to send.
+            is_urgent: Whether it leaves in the caller's own turn, if it can; else the
+                connection's writer sends it along with what comes after it.
+
+        Raises:
+            MessageTooBig, StreamClosed, StreamReset, PeerLost: As `send`.
+        """
+        if len(message) > self._max_message_bytes:
+            raise MessageTooBig(f"{len(message)} > {self._max_message_bytes} bytes")
+        self._raise_if_over()
+        if self._state.queued_bytes + len(message) > SEND_AHEAD:
+            return False
+        self._state.push(message)
+        self._connection.wake(self._state)
+        if is_urgent:
+            self._connection.flush()
+        return True
+
+    def receive_now(self) -> bytes | None:
+        """Return the next message if it is here; raises as `receive`."""
+        message = self._state.take_message()
+        if message is None:
+            self._raise_if_over()
+            return None
+        self._connection.poke()
+        return message
+
+    def watch(self, watcher: Callable[[], None] | None) -> None:
+        """Call `watcher` when a message has come, or the stream's end."""
+        self._watcher = watcher
+        if watcher is not None and self._state.has_news:
+            watcher()
 
     async def receive(self) -> bytes:
         """Return the next message.
@@ -139,6 +181,8 @@ class Stream:
 
     def _wake_all(self) -> None:
         self._changed.unpark_all()
+        if self._watcher is not None and self._state.has_news:
+            self._watcher()
 
     def _raise_if_over(self) -> None:
         if self._state.error is not None:

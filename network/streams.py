@@ -193,6 +193,11 @@ class StreamState:
 
     # Receiving
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is a message to take, or the stream is over."""
+        return bool(self._inbox) or self.error is not None
+
     def take_message(self) -> bytes | None:
         """Return the next whole message, or None; gives its bytes back to the peer."""
         if not self._inbox:

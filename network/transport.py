@@ -8,6 +8,7 @@ from typing import Protocol
 import trio
 
 from network.errors import ListenFailed
+from network.tcp_stream import TcpStream
 
 Accept = Callable[[trio.abc.Stream, str], Awaitable[None]]
 """Serves one incoming stream from a numeric address, and closes it."""
@@ -39,7 +40,7 @@ class TcpTransport:
 
     async def dial(self, host: str, port: int) -> trio.abc.Stream:
         """Return a connected stream; raises OSError when there is none."""
-        return await trio.open_tcp_stream(host, port)
+        return TcpStream(await trio.open_tcp_stream(host, port))
 
     async def listen(self, host: str, port: int) -> "TcpListening":
         """Listen at `host` and `port`, 0 for any.
@@ -69,7 +70,7 @@ class TcpListening:
             except OSError:  # gone before it was served
                 await trio.aclose_forcefully(stream)
             else:
-                await accept(stream, address)
+                await accept(TcpStream(stream), address)
 
         await trio.serve_listeners(
             accept_socket, list(self._listeners), handler_nursery=nursery
