@@ -5,9 +5,11 @@ A worker process: one engine, one socket to the node, one pass at a time.
     python -m inference.worker.worker requester --model DIR --fd N
 
 Between two passes it takes every request that has come, so that those of many sessions
-share the next one (scheduler.py).
+share the next one (scheduler.py), and waits a little for those who shared the last one
+(companions.py).  What a pass answers leaves in one piece, so that they come back
+together.
 
-The node starts it with its end of a socket pair (worker_wire.py).  It is niced below
+The node starts it with its end of a socket pair (wire.py).  It is niced below
 the node, so that a vote never waits for a matrix product.  When the node's end closes,
 for whatever reason, the process ends at once, also in the middle of a forward pass:
 a thread watches the socket for the hang-up.  (PR_SET_PDEATHSIG would do the same for
@@ -23,6 +25,7 @@ import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +34,9 @@ from inference.device.hardware import CPU
 from inference.device.memory import DEFAULT_KV_BUDGET_BYTES
 from inference.device.memory_limit import limit_growth
 from inference.device.precision import Precision
+from inference.engine.companions import Companions
 from inference.errors import ModelError
+from inference.protocol.steps import MAX_DECODE_TOKENS
 from inference.worker.service import (
     Buffer,
     NullService,
@@ -44,8 +49,12 @@ from inference.worker.service import (
 from inference.worker.wire import (
     PREFIX_BYTES,
     Answer,
+    CloseSession,
+    Forward,
+    Ready,
     Refused,
     Request,
+    Sample,
     decode_prefix,
     decode_request,
     encode_frame,
@@ -91,22 +100,37 @@ def _run(link: socket.socket, options: argparse.Namespace) -> int:
         gc.collect()
         gc.freeze()
         limit_growth(measure_free_bytes(), options.growth_bytes)
-        _write_frame(link, service.build_ready(), b"")
+        _send(link, [(service.build_ready(), b"")])
     except P2PChainError as error:
         code = getattr(error, "code", ModelError.code)
-        _write_frame(link, Refused(0, code, str(error)), b"")
+        _send(link, [(Refused(0, code, str(error)), b"")])
         return 1
-    data_waits = select.poll()
-    data_waits.register(link, select.POLLIN)
+    _serve(link, service)
+    return 0
+
+
+def _serve(link: socket.socket, service: Service) -> None:
+    """Take requests and run passes until the node's end closes."""
+    companions = Companions()
     while True:
-        # With nothing to do, wait for the node; else only look what has come.
-        while not service.has_work or data_waits.poll(0):
+        # With nothing to do, wait for the node; else look what has come, or for those
+        # with whom the pass is shared.
+        while not service.has_work or _has_come(link, companions):
             frame = _read_frame(link)
             if frame is None:
-                return 0
+                return
             header, payload = frame
-            _send(link, _handle(service, decode_request(header), payload))
-        _send(link, service.step())
+            request = decode_request(header)
+            _note_request(companions, request)
+            replies = _handle(service, request, payload)
+            _note_refusals(companions, replies)
+            _send(link, replies)
+        started_s = time.monotonic()
+        replies = service.step()
+        took_s = time.monotonic() - started_s
+        _note_refusals(companions, replies)
+        companions.on_pass([_get_call(answer) for answer, _ in replies], took_s)
+        _send(link, replies)
 
 
 def _handle(service: Service, request: Request, payload: bytearray) -> list[Reply]:
@@ -116,9 +140,42 @@ def _handle(service: Service, request: Request, payload: bytearray) -> list[Repl
         return [(build_refusal(request.call, error), b"")]
 
 
+def _has_come(link: socket.socket, companions: Companions) -> bool:
+    wait_s = companions.compute_wait_s(time.monotonic())
+    # Not poll, which counts in milliseconds: a pass may take less.
+    return bool(select.select([link], [], [], wait_s)[0])
+
+
+def _note_request(companions: Companions, request: Request) -> None:
+    match request:
+        case Forward(call, session_id, _, tokens):
+            is_step = tokens <= MAX_DECODE_TOKENS
+            companions.on_request(call, session_id, time.monotonic(), waits=is_step)
+        case Sample(call, session_id):
+            companions.on_request(call, session_id, time.monotonic())
+        case CloseSession(_, session_id):
+            companions.forget(session_id)
+
+
+def _note_refusals(companions: Companions, replies: list[Reply]) -> None:
+    for answer, _ in replies:
+        if isinstance(answer, Refused):
+            companions.on_refusal(answer.call)
+
+
+def _get_call(answer: Answer) -> int:
+    return 0 if isinstance(answer, Ready) else answer.call
+
+
 def _send(link: socket.socket, replies: list[Reply]) -> None:
+    parts: list[Buffer] = []
     for answer, body in replies:
-        _write_frame(link, answer, body)
+        parts += [encode_frame(answer, len(body)), body]
+    try:
+        link.sendall(b"".join(parts))
+    except ConnectionError:
+        # The node is gone; the next read says so and the loop ends.
+        log.info("the node closed its end")
 
 
 def _build_service(options: argparse.Namespace) -> Service:
@@ -166,16 +223,6 @@ def _read_exactly(link: socket.socket, length: int) -> bytearray | None:
             return None
         done += count
     return buffer
-
-
-def _write_frame(link: socket.socket, message: Answer, payload: Buffer) -> None:
-    try:
-        link.sendall(encode_frame(message, len(payload)))
-        if payload:
-            link.sendall(payload)
-    except ConnectionError:
-        # The node is gone; the next read says so and the loop ends.
-        log.info("the node closed its end")
 
 
 def _offer_to_the_killer() -> None:
