@@ -1,7 +1,7 @@
 """
 Where a node's CPU goes: a node process that counts itself.
 
-    python -m p2pchain.bench.chain.meter COUNTS ...     as `p2pchain ...`, and writes COUNTS
+    python -m p2pchain.bench.chain.meter COUNTS ...   is `p2pchain ...` and counts
 
 The functions in which the work is done are wrapped, each as a stage, before the node
 starts.  A stage's time is CPU of its thread without that of stages inside of it, so the

@@ -7,9 +7,9 @@ Three kinds of step, told apart by when the observer gave a view up:
     waited    the leader was heard of lately, so its turn is waited out
     skipped   it has said nothing for many views, and its turn is left at once (R8)
 
-Measured twice.  With processes (p2pchain.bench.chain.voter): whoever leads next is stopped
-just before its turn, and let go on once the others are past it, again and again; then
-one stays silent.  On virtual time (p2pchain.sim), where a message takes the same
+Measured twice.  With processes (voter.py): whoever leads next is stopped just before
+its turn, and let go on once the others are past it, again and again; then one stays
+silent.  On virtual time (p2pchain.sim), where a message takes the same
 time on every link and computing takes none: what is left is the protocol.
 """
 

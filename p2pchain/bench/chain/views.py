@@ -1,7 +1,7 @@
 """
 What a view costs one validator, by the number of validators.
 
-One seat (p2pchain.bench.chain.seat) hears, in every view, what a real one would hear when
+One seat (seat.py) hears, in every view, what a real one would hear when
 nothing is lost: the leader's block, a Notarize and a Finalize of everybody else, and
 the two certificates that everybody else sends.  All signatures are real; the peers'
 signing is not measured.  Votes come in a shuffled order, so the certificates that the

@@ -1,4 +1,4 @@
-"""Validators in processes of their own (p2pchain.bench.chain.voter), and asking them."""
+"""Validators in processes of their own (voter.py), and asking them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

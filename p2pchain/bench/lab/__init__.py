@@ -1,1 +1,1 @@
-"""What sections measure with: folders, processes, links, models, the kernel's counts."""
+"""What sections measure with: folders, processes, links, models, counts."""

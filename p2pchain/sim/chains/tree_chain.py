@@ -1,9 +1,9 @@
 """
-The real chain in a simulated network: chain.blocktree over a database in memory.
+The real chain in a simulated network: chain.tree.blocktree over a database in memory.
 
-Blocks hold what their leader makes up for the root shard (p2pchain.sim.chains.people), what its
-desk picks of the layer shards' certified chunks, and the evidence of which its
-consensus told it.
+Blocks hold what their leader makes up for the root shard (people.py), what its desk
+picks of the layer shards' certified chunks, and the evidence of which its consensus
+told it.
 Accounts and BLS keys are real, so that possession proofs verify; votes are signed with
 whatever the world's key ring makes.
 """

@@ -1,7 +1,7 @@
 """
 What must hold in every run, however bad the weather: each class is one theorem.
 
-`Judge` (p2pchain.sim.invariants.judge) tells them what happens; they raise `InvariantBroken`.
+`Judge` (judge.py) tells them what happens; they raise `InvariantBroken`.
 Less than a third of the power is in villains' hands in every world but those with
 `is_bound_broken`, where they vouch for wrong chunks and vote as they should.
 """

@@ -3,8 +3,8 @@ Scenarios by name: each is one story, told with whatever luck its seed brings.
 
 A scenario is a function from (seed, chain, keys) to the world at its end; it raises
 `InvariantBroken` where a theorem does not hold.  `storm` is the one with everything in
-it (p2pchain.sim.scenarios.storms); the others say what they are about, and are the first thing
-to run after a change.
+it (storms.py); the others say what they are about, and are the first thing to run after
+a change.
 """
 
 from collections.abc import Callable, Iterable
