@@ -84,6 +84,16 @@ class HopService:
         """Sessions that are open or being opened."""
         return len(self._places)
 
+    @property
+    def pages_given(self) -> int:
+        """Pages of kept beginnings that others have got from us."""
+        return self._giver.given
+
+    @property
+    def pages_taken(self) -> int:
+        """Those that we have got from others."""
+        return self._taker.taken
+
     def leave(self) -> None:
         """Take no new sessions and ask the open ones to move to another provider."""
         self._is_stopping = True

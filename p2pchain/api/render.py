@@ -148,6 +148,8 @@ def render_stage(stage: StageStatus) -> Json:
         "pid": stage.pid,
         "detail": stage.detail,
         "sessions": stage.sessions,
+        "pages_given": stage.pages_given,
+        "pages_taken": stage.pages_taken,
     }
 
 

@@ -37,6 +37,10 @@ class StageStatus:
     """Why it failed, or what it is doing."""
     sessions: int = 0
     """Sessions with a cache in it now."""
+    pages_given: int = 0
+    """Pages of kept beginnings that other providers have got of it."""
+    pages_taken: int = 0
+    """Those that it has got of others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

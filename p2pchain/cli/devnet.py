@@ -60,6 +60,13 @@ def add_network_options(parser: ArgumentParser) -> None:
         default="bundled",
         help="Hugging Face folder (default: the bundled model)",
     )
+    parser.add_argument(
+        "--draft-model",
+        metavar="DIR",
+        default="",
+        help="Hugging Face folder of a small model with which the gateway guesses what "
+        "follows; it must have the vocabulary of --model",
+    )
     add_chain_options(parser)
 
 
@@ -142,6 +149,7 @@ async def _open_network(
             validators=args.validators,
             replicas=args.replicas,
             model=args.model,
+            draft_model=args.draft_model,
             passphrase=secrets.token_urlsafe(16),
             time_ms=time.time_ns() // 1_000_000,
             is_devnet=True,

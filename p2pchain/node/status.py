@@ -1,6 +1,7 @@
 """What a node says of itself: where it stands, what it waits for, its peers."""
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chain.ledger.epochs import compute_first_height, compute_last_height
@@ -183,11 +184,17 @@ def _get_validator(node: "NodeBackend") -> ValidatorStatus | None:
 def _list_stages(node: "NodeBackend") -> tuple[StageStatus, ...]:
     stages = []
     if (provider := node.provider) is not None:
-        sessions, model_id = provider.hops.sessions, provider.model_id
-        stages.append(_describe_worker("stage", model_id, provider.worker, sessions))
+        hops, model_id = provider.hops, provider.model_id
+        stage = _describe_worker("stage", model_id, provider.worker)
+        counts = {
+            "sessions": hops.sessions,
+            "pages_given": hops.pages_given,
+            "pages_taken": hops.pages_taken,
+        }
+        stages.append(replace(stage, **counts))
     if (gateway := node.gateway) is not None:
         model_id = gateway.model_id
-        stages.append(_describe_worker("requester", model_id, gateway.worker, 0))
+        stages.append(_describe_worker("requester", model_id, gateway.worker))
     return tuple(stages)
 
 
@@ -225,7 +232,7 @@ def _is_expected_to_vote(node: "NodeBackend") -> bool:
 
 
 def _describe_worker(
-    role: str, model_id: bytes, worker: SupervisedWorker, sessions: int
+    role: str, model_id: bytes, worker: SupervisedWorker
 ) -> StageStatus:
     status = worker.status
     start, end = status.layers or (0, 0)
@@ -237,5 +244,4 @@ def _describe_worker(
         state=STAGE_STATES[status.state],
         pid=status.pid,
         detail=status.reason,
-        sessions=sessions,
     )

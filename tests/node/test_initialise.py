@@ -120,6 +120,16 @@ def test_no_more_replicas_than_validators(create) -> None:
             create(4, replicas=replicas)
 
 
+def test_the_gateway_alone_guesses(create, tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    with pytest.raises(ConfigError, match="no such folder"):
+        create(2, draft_model=str(folder))
+    folder.mkdir()
+    *nodes, gateway = load_configs(create(2, draft_model=str(folder)))
+    assert gateway.draft_model == str(folder)
+    assert not any(config.draft_model for config in nodes)
+
+
 def test_everybody_reaches_everybody(create) -> None:
     network = create(3)
     homes = [Home(home.path) for home in network.homes]

@@ -160,6 +160,7 @@ def create_network(
     is_devnet: bool,
     port_base: int | None = None,
     replicas: int = 1,
+    draft_model: str = "",
     choices: Mapping[str, int] = MappingProxyType({}),
     report: Report = lambda line: None,
 ) -> NewNetwork:
@@ -175,6 +176,7 @@ def create_network(
         port_base: See `DEFAULT_PORT_BASE`; None takes free ports now for peers and
             a free one at every start for RPC.
         replicas: Validators that host the same layers; more of them, fewer ranges.
+        draft_model: A Hugging Face folder with which the gateway guesses, or nothing.
         choices: Chain and consensus parameters by name that differ from a devnet's.
         report: Takes a line of progress.
 
@@ -199,7 +201,7 @@ def create_network(
     keys = [_generate_keys() for _ in range(validators + 1)]
     genesis = _build_genesis(info, keys, time_ms, build_params(choices))
     validate_genesis(genesis)
-    configs = _build_configs(info, model, keys, port_base, replicas)
+    configs = _build_configs(info, model, keys, port_base, replicas, draft_model)
     folder.mkdir(parents=True, exist_ok=True)
     save_genesis(genesis, folder / "genesis.json")
     cost = LIGHT_COST if is_devnet else DEFAULT_COST
@@ -335,6 +337,7 @@ def _build_configs(
     keys: list[_Keys],
     port_base: int | None,
     replicas: int,
+    draft_model: str,
 ) -> list[Config]:
     """Return a Config per home; every node keeps a connection to all before it."""
     count = len(keys) - 1
@@ -342,6 +345,7 @@ def _build_configs(
     # What does not divide makes some ranges' replicas more.
     hosts = count if replicas > 1 else len(ranges)
     setting = model if model == "bundled" else str(resolve_model_dir(model))
+    draft = str(resolve_model_dir(draft_model)) if draft_model else ""
     if port_base is None:
         p2p_ports = _find_free_ports(count + 1)
         rpc_ports = [0] * (count + 1)
@@ -364,6 +368,7 @@ def _build_configs(
             model=setting,
             validator=not is_gateway,
             gateway=is_gateway,
+            draft_model=draft if is_gateway else "",
         )
         if index < hosts and not is_gateway:
             start, end = ranges[index % len(ranges)]
