@@ -1,20 +1,16 @@
 """What a neighbour's message means to a hop's session, and what has no place there."""
 
-from dataclasses import dataclass
-
 from inference.hop.events import (
     AbortArrived,
     DataArrived,
     Event,
     FetchArrived,
     FinishArrived,
-    Lost,
     ProbeArrived,
     RelinkArrived,
     Side,
     Violated,
 )
-from inference.hop.ports import Stream
 from inference.protocol.codes import AbortCode
 from inference.protocol.messages import (
     Abort,
@@ -28,31 +24,22 @@ from inference.protocol.messages import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A decoded frame, or the end of a stream, and where it came from."""
-
-    side: Side
-    stream: Stream
-    message: Message | Lost | Violated
-    body: bytes = b""
-
-
-def read_arrival(arrival: Arrival, session: bytes) -> Event | Pay:
-    """Return the event that an arrival is; payments are for the book first.
+def read_message(
+    side: Side, message: Message, body: bytes, session: bytes
+) -> Event | Pay:
+    """Return the event that a message is; payments are for the book first.
 
     Args:
-        arrival: Of a stream that the session has now.
-        session: Its name.
+        side: Who sent it.
+        message: What came.
+        body: Hidden states that came with it.
+        session: The session's name.
     """
-    side, message = arrival.side, arrival.message
-    if isinstance(message, Lost | Violated):
-        return message
     about = message.terms if isinstance(message, Relink) else message
     if getattr(about, "session", b"") == session:
         match message:
             case Data():
-                return DataArrived(message, arrival.body, side)
+                return DataArrived(message, body, side)
             case Finish():
                 return FinishArrived(message, side)
             case Abort():

@@ -4,9 +4,11 @@ Drives one `HopSession`: frames in, effects out.
     requester's stream --+
     previous hop's     --+--> inbox --> HopSession.handle --> effects
     next hop's         --+      ^
-    stage (own task)   ---------+
+    stage ----------------------+
 
-The loop below is the only task that touches the state machine.
+The loop below is the only task that touches the state machine.  A step passes through
+it twice, when its data has come and when it is computed, and each time what follows is
+on its way before the loop waits again: to the stage, to the next hop.
 """
 
 import logging
@@ -17,7 +19,7 @@ from typing import assert_never
 import trio
 
 from inference.errors import WorkerError
-from inference.hop.arrivals import Arrival, read_arrival
+from inference.hop.arrivals import read_message
 from inference.hop.events import (
     AbortArrived,
     Blame,
@@ -44,6 +46,7 @@ from inference.hop.events import (
     Violated,
 )
 from inference.hop.hop import HopSession
+from inference.hop.inbox import Heard, Inbox
 from inference.hop.life import Phase
 from inference.hop.ports import HopLimits, HopPorts, Stream
 from inference.protocol.codes import AbortCode
@@ -51,6 +54,7 @@ from inference.protocol.errors import BadMessage
 from inference.protocol.messages import (
     PUSH_PROTOCOL,
     Accept,
+    Data,
     Message,
     Pay,
     decode_frame,
@@ -60,8 +64,6 @@ from primitives.errors import P2PChainError, RemoteError
 
 log = logging.getLogger(__name__)
 
-INBOX_EVENTS = 4
-"""One step is here at a time; the rest of a neighbour's frames wait in its stream."""
 OVERDUE_S = 5.0
 """What waits in the inbox is heard before a deadline strikes, but not for ever, or a
 neighbour could hold a session open with idle talk."""
@@ -111,10 +113,9 @@ class HopDriver:
         self._streams: dict[Side, Stream] = {Side.REQUESTER: requester}
         if following is not None:
             self._streams[Side.NEXT] = following
-        self._sender, self._receiver = trio.open_memory_channel[Event | Arrival](
-            INBOX_EVENTS
-        )
-        self._computing = trio.CancelScope()
+        self._inbox: Inbox[Event, Side] = Inbox()
+        self._give_up: Callable[[], None] = _do_nothing
+        """Gives the computation under way up."""
         self._is_released = False
         self._must_leave = False
         self._has_left = False
@@ -126,8 +127,9 @@ class HopDriver:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                for side, stream in list(self._streams.items()):
-                    nursery.start_soon(self.pump, stream, side)
+                nursery.start_soon(self._inbox.run_alarm)
+                for side, stream in self._streams.items():
+                    self._inbox.listen(side, stream)
                 await self._accept_session()
                 while self.session.phase is not Phase.ENDED:
                     await self._apply(await self._receive())
@@ -138,7 +140,7 @@ class HopDriver:
                 shield=True, deadline=trio.current_time() + CLEANUP_S
             ):
                 await self._apply(GivingUp())
-                self._receiver.close()
+                self._inbox.close()
                 await self._release()
 
     async def _accept_session(self) -> None:
@@ -160,22 +162,29 @@ class HopDriver:
             for stream in self._streams.values():
                 nursery.start_soon(stream.close)
 
-    def attach_previous(self, stream: Stream) -> bool:
+    async def hear_previous(self, stream: Stream, first: bytes) -> bool:
         """Take a stream of the previous hop in the place of an older one of it.
 
+        Args:
+            stream: The stream.
+            first: A frame that was received already.
+
         Returns:
-            False when it is another peer's.
+            True when it or the session is over; False, at once, when it is another
+            peer's.
         """
         if stream.peer_id != self.session.terms.previous:
             return False
         self._drop(Side.PREVIOUS)
         self._streams[Side.PREVIOUS] = stream
+        await self._inbox.listen(Side.PREVIOUS, stream, first).gone.wait()
         return True
 
     def _drop(self, side: Side) -> None:
         """Let go of a neighbour; its stream's end is no news any more."""
         stream = self._streams.pop(side, None)
         if stream is not None:
+            self._inbox.forget(stream)
             stream.abort()
 
     def leave(self) -> None:
@@ -186,70 +195,46 @@ class HopDriver:
     @property
     def is_quiet(self) -> bool:
         """Whether what is posted now is heard next."""
-        return not self._receiver.statistics().current_buffer_used
+        return self._inbox.is_empty
 
     def post(self, event: PoolChanged | GivingUp | Expired) -> None:
-        """Hand in an event from outside; it may be dropped when the inbox is full.
+        """Hand in an event from outside.
 
-        A full inbox means that events are being handled, and each of them looks at
-        the pool again.
+        A look at the pool may be dropped when events are being handled: each of them
+        looks again.
         """
-        try:
-            self._sender.send_nowait(event)
-        except (trio.WouldBlock, trio.BrokenResourceError):
-            log.debug("inbox of session %s is full", self._name)
+        if not isinstance(event, PoolChanged) or self._inbox.is_empty:
+            self._inbox.post(event)
 
     # In
-
-    async def pump(
-        self, stream: Stream, side: Side, first: bytes | None = None
-    ) -> None:
-        """Turn a stream's frames into arrivals until it ends.
-
-        Args:
-            stream: Whose frames.
-            side: Who is at its other end.
-            first: A frame that was received already.
-        """
-        try:
-            frame = first
-            while True:
-                if frame is None:
-                    frame = await stream.receive()
-                message, body = decode_frame(frame, self._max_body)
-                await self._post(Arrival(side, stream, message, body))
-                frame = None
-        except BadMessage as error:
-            wrong = Violated(side, AbortCode.PROTOCOL, str(error))
-            await self._post(Arrival(side, stream, wrong))
-        except P2PChainError:
-            await self._post(Arrival(side, stream, Lost(side)))
-
-    async def _post(self, item: Event | Arrival) -> None:
-        try:
-            await self._sender.send(item)
-        except trio.BrokenResourceError:
-            return  # The session is over; nobody reads any more.
 
     async def _receive(self) -> Event:
         deadline = self.session.deadline_us / 1_000_000
         if trio.current_time() > deadline + OVERDUE_S:
             return Expired()
-        try:
-            item = self._receiver.receive_nowait()
-        except trio.WouldBlock:
-            with trio.CancelScope(deadline=deadline) as waiting:
-                item = await self._receiver.receive()
-            if waiting.cancelled_caught:
-                return Expired()
-        return self._build_event(item) if isinstance(item, Arrival) else item
+        item = await self._inbox.receive(deadline)
+        if item is None:
+            return Expired()
+        return self._read(item) if isinstance(item, Heard) else item
 
-    def _build_event(self, arrival: Arrival) -> Event:
-        if self._streams.get(arrival.side) is not arrival.stream:
+    def _read(self, heard: Heard[Side]) -> Event:
+        """Return the event that a neighbour's frame is, or its stream's end."""
+        side, stream = heard.source.key, heard.source.stream
+        if self._streams.get(side) is not stream:
             # Of a neighbour that we have let go of; a look at the pool harms nobody.
             return PoolChanged()
-        event = read_arrival(arrival, self.session.terms.session)
-        if isinstance(event, Lost | AbortArrived) and event.side is Side.REQUESTER:
+        if heard.frame is None:
+            event: Event | Pay = Lost(side)
+        else:
+            try:
+                message, body = decode_frame(heard.frame, self._max_body)
+            except BadMessage as error:
+                self._inbox.forget(stream)
+                event = Violated(side, AbortCode.PROTOCOL, str(error))
+            else:
+                session_id = self.session.terms.session
+                event = read_message(side, message, body, session_id)
+        if side is Side.REQUESTER and isinstance(event, Lost | AbortArrived):
             self._has_left = True
         return self._take_payments(event) if isinstance(event, Pay) else event
 
@@ -277,13 +262,14 @@ class HopDriver:
         account = self.session.account
         if not account.arrears or self._has_left:
             return
-        requester = self._streams[Side.REQUESTER]
-        with trio.move_on_after(LAST_PAYMENT_S):
-            while account.arrears and not self._has_left:
-                item = await self._receiver.receive()
-                if isinstance(item, Arrival) and item.stream is requester:
-                    self._build_event(item)
-                    account.pay_arrears()
+        deadline = trio.current_time() + LAST_PAYMENT_S
+        while account.arrears and not self._has_left:
+            item = await self._inbox.receive(deadline)
+            if item is None:
+                break
+            if isinstance(item, Heard) and item.source.key is Side.REQUESTER:
+                self._read(item)
+                account.pay_arrears()
         self._ports.payee.save_standing(account.channel_id, account.standing)
 
     # Out
@@ -308,7 +294,7 @@ class HopDriver:
             case Send(side, message, body):
                 return await self._send(side, message, body)
             case Compute():
-                self._nursery.start_soon(self._compute, effect)
+                return self._compute(effect)
             case Reach(attempt, peer_id):
                 self._drop(Side.PREVIOUS)
                 self._drop(Side.NEXT)
@@ -339,8 +325,10 @@ class HopDriver:
         if stream is None:
             return None
         frame = encode_frame(message, body)
-        deadline = trio.current_time() + self._limits.send_s
         try:
+            if stream.send_now(frame, is_urgent=isinstance(message, Data)):
+                return None
+            deadline = trio.current_time() + self._limits.send_s
             with trio.CancelScope(deadline=deadline) as sending:
                 await stream.send(frame)
         except P2PChainError:
@@ -360,32 +348,38 @@ class HopDriver:
                 stream.abort()
                 return
             self._streams[Side.NEXT] = stream
-            self._nursery.start_soon(self.pump, stream, Side.NEXT)
-        await self._post(Reached(attempt, stream is not None))
+            self._inbox.listen(Side.NEXT, stream)
+        self._inbox.post(Reached(attempt, stream is not None))
 
-    async def _compute(self, effect: Compute) -> None:
-        session_id = self.session.terms.session
+    def _compute(self, effect: Compute) -> Event | None:
+        """Let the stage compute; what comes of it is posted."""
         started_us = compute_now_us()
-        event: Event
-        with trio.CancelScope() as self._computing:
-            try:
-                body = await self._ports.worker.forward(
-                    session_id, effect.position, effect.body, effect.tokens
-                )
-                spent_us = compute_now_us() - started_us
-                self._on_computed(effect.tokens, spent_us)
-                event = Computed(body, spent_us)
-            except WorkerError as error:
-                event = ComputeFailed(AbortCode.STAGE_LOST, str(error))
-            except P2PChainError as error:
-                event = ComputeFailed(AbortCode.INTERNAL, str(error))
-            await self._post(event)
+
+        def on_done(answer: bytes | P2PChainError) -> None:
+            if isinstance(answer, P2PChainError):
+                self._inbox.post(_build_failure(answer))
+                return
+            spent_us = compute_now_us() - started_us
+            self._on_computed(effect.tokens, spent_us)
+            self._inbox.post(Computed(answer, spent_us))
+
+        try:
+            self._give_up = self._ports.worker.begin_forward(
+                self.session.terms.session,
+                effect.position,
+                effect.body,
+                effect.tokens,
+                on_done,
+            )
+        except P2PChainError as error:
+            return _build_failure(error)
+        return None
 
     async def _release(self) -> None:
         if self._is_released:
             return
         self._is_released = True
-        self._computing.cancel()
+        self._give_up()
         try:
             await self._ports.worker.close(self.session.terms.session)
         except P2PChainError as error:
@@ -395,3 +389,13 @@ class HopDriver:
     @property
     def _name(self) -> str:
         return self.session.terms.session.hex()[:8]
+
+
+def _build_failure(error: P2PChainError) -> ComputeFailed:
+    is_lost = isinstance(error, WorkerError)
+    code = AbortCode.STAGE_LOST if is_lost else AbortCode.INTERNAL
+    return ComputeFailed(code, str(error))
+
+
+def _do_nothing() -> None:
+    pass

@@ -15,6 +15,7 @@ from inference.hop.channel_account import Standing
 from inference.hop.kept_outputs import DEFAULT_LIMIT_BYTES
 from inference.protocol.account import SessionAccount
 from inference.protocol.steps import PREFILL_TOKENS
+from primitives.errors import P2PChainError
 
 
 class Stream(Protocol):
@@ -30,8 +31,22 @@ class Stream(Protocol):
     async def send(self, message: bytes) -> None:
         """Queue a message; waits while too much is queued."""
 
+    def send_now(self, message: bytes, *, is_urgent: bool = False) -> bool:
+        """Queue a message; False, and nothing, where `send` would wait.
+
+        Args:
+            message: What to send.
+            is_urgent: Whether it leaves before anything else is done, if it can.
+        """
+
     async def receive(self) -> bytes:
         """Return the next message."""
+
+    def receive_now(self) -> bytes | None:
+        """Return the next message if it is here."""
+
+    def watch(self, watcher: Callable[[], None] | None) -> None:
+        """Call `watcher` from now on when a message has come, or the end."""
 
     async def close(self) -> None:
         """Send what is queued and end the stream for both sides."""
@@ -77,10 +92,29 @@ class StageWorker(Protocol):
     def keep(self, session_id: bytes, first: int, keys: Sequence[bytes]) -> None:
         """Let later sessions begin with full pages, from page `first` on."""
 
-    async def forward(
-        self, session_id: bytes, position: int, hidden: bytes, tokens: int
-    ) -> bytes:
-        """Run the layers; raises WorkerError or RemoteError."""
+    def begin_forward(
+        self,
+        session_id: bytes,
+        position: int,
+        hidden: bytes,
+        tokens: int,
+        on_done: Callable[[bytes | P2PChainError], None],
+    ) -> Callable[[], None]:
+        """Begin to run the layers.
+
+        Args:
+            session_id: Of the session.
+            position: Of the first token.
+            hidden: The step's hidden states.
+            tokens: Of the step.
+            on_done: Gets what comes out, or a WorkerError or RemoteError; later.
+
+        Returns:
+            What gives the answer up; `on_done` is not called afterwards.
+
+        Raises:
+            WorkerError, RemoteError: It cannot begin.
+        """
 
     async def close(self, session_id: bytes) -> None:
         """Free the session's memory; harmless when there is none."""

@@ -25,7 +25,7 @@ from inference.hop.admission import (
 )
 from inference.hop.channel_account import ChannelAccount
 from inference.hop.driver import CLEANUP_S, HopDriver, compute_now_us
-from inference.hop.events import Expired, GivingUp, PoolChanged, Side
+from inference.hop.events import Expired, GivingUp, PoolChanged
 from inference.hop.hop import HopSession
 from inference.hop.kept_outputs import OutputBudget
 from inference.hop.life import Phase
@@ -152,11 +152,9 @@ class HopService:
         message, frame = first
         assert isinstance(message, Data | Finish | Abort)
         driver = self._drivers.get(message.session)
-        if driver is None or not driver.attach_previous(stream):
+        if driver is None or not await driver.hear_previous(stream, frame):
             # Nobody's fault: the session may just have ended here.
             stream.abort()
-            return
-        await driver.pump(stream, Side.PREVIOUS, first=frame)
 
     async def serve_pages(self, stream: Stream) -> None:
         """Serve a stream on which another hop asks for pages."""

@@ -6,8 +6,9 @@ answers come when they are ready.  A caller that is cancelled leaves its number 
 and the late answer is dropped, so the stream stays in step.  When the worker goes,
 every waiting call gets WorkerLost.
 
-A frame leaves in the caller's own turn where the socket takes it, and an answer comes
-with one read: each detour over the event loop would cost as much as both.
+A frame leaves in the caller's own turn where the socket takes it, an answer comes with
+one read, and `begin` calls back without a task that waits: each detour over the event
+loop would cost as much as all of it.
 """
 
 import math
@@ -28,7 +29,7 @@ from inference.worker.wire import (
     decode_prefix,
     encode_frame,
 )
-from primitives.errors import DecodeError
+from primitives.errors import DecodeError, P2PChainError
 
 MAX_CALLS = 64
 """Calls waiting for one worker, as many as a provider has sessions.  They share passes,
@@ -42,13 +43,8 @@ SOCKET_BUFFER_BYTES = 1024 * 1024
 BuildRequest = Callable[[int], Request]
 
 
-class _Waiter:
-    """One call that waits for its answer."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.answer: Answer | None = None
-        self.payload = b""
+TakeAnswer = Callable[[Answer | P2PChainError, bytes], None]
+"""Takes the answer to a call with its payload, or the reason why there is none."""
 
 
 class WorkerLink:
@@ -60,7 +56,7 @@ class WorkerLink:
         self._end = end
         self._socket = trio.socket.from_stdlib_socket(end)
         self._received = bytearray()
-        self._waiters: dict[int, _Waiter] = {}
+        self._waiting: dict[int, TakeAnswer] = {}
         self._numbers = count(1)
         # Bounded by `call`, so that `post` always finds room.
         frames = trio.open_memory_channel[list[bytes | memoryview]](math.inf)
@@ -93,8 +89,9 @@ class WorkerLink:
             pass
         finally:
             self._is_open = False
-            for waiter in self._waiters.values():
-                waiter.done.set()
+            waiting, self._waiting = self._waiting, {}
+            for take in waiting.values():
+                take(WorkerLost("the worker went during the call"), b"")
         raise WorkerLost("the worker closed its socket")
 
     async def call(
@@ -111,20 +108,45 @@ class WorkerLink:
             WorkerLost: The worker went before it answered.
             The typed error with which the worker refuses.
         """
-        # Cancelled calls wait for nothing, but are still to be sent.
-        if max(len(self._waiters), self._unsent) >= MAX_CALLS:
+        done = trio.Event()
+        found: list[tuple[Answer | P2PChainError, bytes]] = []
+
+        def take(answer: Answer | P2PChainError, payload: bytes) -> None:
+            found.append((answer, payload))
+            done.set()
+
+        number = self.begin(build, payload, take)
+        try:
+            await done.wait()
+        finally:
+            self.give_up(number)
+        answer, answer_payload = found[0]
+        if isinstance(answer, P2PChainError):
+            raise answer
+        return answer, answer_payload
+
+    def begin(
+        self, build: BuildRequest, payload: bytes | memoryview, take: TakeAnswer
+    ) -> int:
+        """Send a request; `take` gets its answer, later, or what went wrong.
+
+        Returns:
+            The call's number.
+
+        Raises:
+            Busy: Too many calls are waiting.
+            WorkerLost: The worker is not running.
+        """
+        # Calls that were given up wait for nothing, but are still to be sent.
+        if max(len(self._waiting), self._unsent) >= MAX_CALLS:
             raise Busy(f"{MAX_CALLS} calls are waiting for this worker")
         number = self.post(build, payload)
-        waiter = self._waiters[number] = _Waiter()
-        try:
-            await waiter.done.wait()
-        finally:
-            del self._waiters[number]
-        if waiter.answer is None:
-            raise WorkerLost("the worker went during the call")
-        if isinstance(waiter.answer, Refused):
-            raise build_error(waiter.answer)
-        return waiter.answer, waiter.payload
+        self._waiting[number] = take
+        return number
+
+    def give_up(self, number: int) -> None:
+        """Wait for a call's answer no more."""
+        self._waiting.pop(number, None)
 
     def post(self, build: BuildRequest, payload: bytes | memoryview = b"") -> int:
         """Send a request whose answer nobody waits for; return its number.
@@ -182,10 +204,13 @@ class WorkerLink:
     async def _receive_answers(self) -> None:
         while True:
             answer, payload = await self._receive()
-            waiter = self._waiters.get(getattr(answer, "call", 0))
-            if waiter is not None:
-                waiter.answer, waiter.payload = answer, payload
-                waiter.done.set()
+            take = self._waiting.pop(getattr(answer, "call", 0), None)
+            if take is None:
+                continue
+            if isinstance(answer, Refused):
+                take(build_error(answer), b"")
+            else:
+                take(answer, payload)
 
     async def _receive(self) -> tuple[Answer, bytes]:
         try:
@@ -203,7 +228,11 @@ class WorkerLink:
         while len(received) < length:
             wanted = max(length - len(received), _READ_BYTES)
             try:
-                part = await self._socket.recv(wanted)
+                # Nearly always nothing is there yet: wait first.
+                await trio.lowlevel.wait_readable(self._end)
+                part = self._end.recv(wanted)
+            except BlockingIOError:
+                continue
             except OSError as error:
                 raise WorkerLost("the worker closed its socket") from error
             if not part:
@@ -222,6 +251,6 @@ def open_pair() -> tuple[socket.socket, socket.socket]:
     return pair
 
 
-def build_error(refused: Refused) -> Exception:
+def build_error(refused: Refused) -> P2PChainError:
     """Return the error that a worker's refusal stands for."""
     return type_of_code.get(refused.code, WorkerError)(refused.text)

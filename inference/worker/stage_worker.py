@@ -1,7 +1,7 @@
 """A worker process that holds layers, as the node sees it."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
@@ -213,3 +213,32 @@ class StageWorker(SupervisedWorker):
             self._reservations.close(session_id)
             raise
         return payload
+
+    def begin_forward(
+        self,
+        session_id: bytes,
+        position: int,
+        hidden: bytes | memoryview,
+        tokens: int,
+        on_done: Callable[[bytes | P2PChainError], None],
+    ) -> Callable[[], None]:
+        """Begin what `forward` does; `on_done` gets what it returns or raises.
+
+        Returns:
+            What gives the answer up.
+
+        Raises:
+            Busy, WorkerLost, WorkerFailed: It cannot begin.
+        """
+
+        def take(answer: tuple[HiddenStates, bytes] | P2PChainError) -> None:
+            if isinstance(answer, NoMemory):
+                self._reservations.close(session_id)
+            on_done(answer if isinstance(answer, P2PChainError) else answer[1])
+
+        return self._begin(
+            HiddenStates,
+            lambda n: Forward(n, session_id, position, tokens),
+            hidden,
+            take,
+        )

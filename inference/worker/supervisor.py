@@ -51,6 +51,7 @@ from inference.worker.wire import (
     Ready,
 )
 from inference.worker.worker import ENVIRONMENT
+from primitives.errors import P2PChainError
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 30.0
@@ -297,14 +298,42 @@ class SupervisedWorker:
         build: BuildRequest,
         payload: bytes | memoryview = b"",
     ) -> tuple[A, bytes]:
-        if self._link is None:
-            if self._state is WorkerState.FAILED:
-                raise WorkerFailed(self._reason)
-            raise WorkerLost(self._reason or "the worker is starting")
-        answer, answer_payload = await self._link.call(build, payload)
+        answer, answer_payload = await self._get_link().call(build, payload)
         if not isinstance(answer, kind):
-            raise WorkerError(f"{type(answer).__name__} instead of {kind.__name__}")
+            raise _build_surprise(answer, kind)
         return answer, answer_payload
+
+    def _begin(
+        self,
+        kind: type[A],
+        build: BuildRequest,
+        payload: bytes | memoryview,
+        on_done: Callable[[tuple[A, bytes] | P2PChainError], None],
+    ) -> Callable[[], None]:
+        """Send a request whose answer `on_done` gets; returns what gives it up."""
+
+        def take(answer: Answer | P2PChainError, answer_payload: bytes) -> None:
+            if isinstance(answer, kind):
+                on_done((answer, answer_payload))
+            elif isinstance(answer, P2PChainError):
+                on_done(answer)
+            else:
+                on_done(_build_surprise(answer, kind))
+
+        link = self._get_link()
+        number = link.begin(build, payload, take)
+        return lambda: link.give_up(number)
+
+    def _get_link(self) -> WorkerLink:
+        if self._link is not None:
+            return self._link
+        if self._state is WorkerState.FAILED:
+            raise WorkerFailed(self._reason)
+        raise WorkerLost(self._reason or "the worker is starting")
+
+
+def _build_surprise(answer: Answer, kind: type[A]) -> WorkerError:
+    return WorkerError(f"{type(answer).__name__} instead of {kind.__name__}")
 
 
 W = TypeVar("W", bound=SupervisedWorker)

@@ -43,7 +43,7 @@ from inference.session.events import FindHops
 from inference.session.plan import HopPlan, SessionPlan, SessionTimeouts, TokenEvent
 from inference.session.ports import RequesterPorts
 from inference.session.shared_payer import SharedPayer
-from primitives.errors import MissingError
+from primitives.errors import MissingError, P2PChainError
 from primitives.hashing import compute_hash
 from primitives.keys import SecretKey
 from primitives.kv import MemoryStore
@@ -81,6 +81,11 @@ Tamper = Callable[[Message, bytes], tuple[Message, bytes] | None]
 """What a villain does to a frame that it sends; None drops it."""
 
 
+def take_no_time() -> float:
+    """Return how long a send takes on a line without delay."""
+    return 0.0
+
+
 class MemoryStream:
     """One end of a stream; `delay_s` says how long each send takes."""
 
@@ -97,9 +102,19 @@ class MemoryStream:
         self._delay_s = delay_s
         self._inbox: deque[bytes] = deque()
         self._changed = trio.Event()
+        self._watcher: Callable[[], None] | None = None
 
     async def send(self, message: bytes) -> None:
         await trio.sleep(self._delay_s())
+        self._put(message)
+
+    def send_now(self, message: bytes, *, is_urgent: bool = False) -> bool:
+        if self._delay_s is not take_no_time:
+            return False
+        self._put(message)
+        return True
+
+    def _put(self, message: bytes) -> None:
         if self.is_over:
             raise StreamOver("nobody is there")
         if self.tamper is not None and not self.is_for_pages:
@@ -114,13 +129,21 @@ class MemoryStream:
 
     async def receive(self) -> bytes:
         await trio.lowlevel.checkpoint()
-        while not self._ended_here:
-            if self._inbox:
-                return self._inbox.popleft()
-            if self.is_over:
-                break
+        while (message := self.receive_now()) is None:
             await self._changed.wait()
-        raise StreamOver("the stream has ended")
+        return message
+
+    def receive_now(self) -> bytes | None:
+        if self._inbox and not self._ended_here:
+            return self._inbox.popleft()
+        if self.is_over:
+            raise StreamOver("the stream has ended")
+        return None
+
+    def watch(self, watcher: Callable[[], None] | None) -> None:
+        self._watcher = watcher
+        if watcher is not None and (self._inbox or self.is_over):
+            watcher()
 
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -135,10 +158,12 @@ class MemoryStream:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+        if self._watcher is not None:
+            self._watcher()
 
 
 def open_pair(
-    left: bytes, right: bytes, delay_s: Callable[[], float] = lambda: 0.0
+    left: bytes, right: bytes, delay_s: Callable[[], float] = take_no_time
 ) -> tuple[MemoryStream, MemoryStream]:
     """Return the ends at `left` and at `right`."""
     at_left, at_right = MemoryStream(right, delay_s), MemoryStream(left, delay_s)
@@ -177,6 +202,29 @@ class AffineStage:
 
     async def write_pages(self, session_id: bytes, content: bytes, pages: int) -> int:
         raise BadAnswer("no pages here")
+
+    def begin_forward(
+        self,
+        session_id: bytes,
+        position: int,
+        hidden: bytes,
+        tokens: int,
+        on_done: Callable[[bytes | P2PChainError], None],
+    ) -> Callable[[], None]:
+        """Run `forward` beside the caller, as a process does."""
+        scope = trio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                try:
+                    answer = await self.forward(session_id, position, hidden, tokens)
+                except P2PChainError as error:
+                    on_done(error)
+                else:
+                    on_done(answer)
+
+        trio.lowlevel.spawn_system_task(run)
+        return scope.cancel
 
     async def forward(
         self, session_id: bytes, position: int, hidden: bytes, tokens: int
@@ -520,7 +568,8 @@ class Dialer:
         hop = self._world.hop_of.get(peer_id)
         if hop is None or not hop.is_alive:
             raise StreamOver("no such peer")
-        ours, theirs = open_pair(self._own_id, peer_id, self._world.delay_s)
+        delay_s = self._world.delay_s if self._world.jitter else take_no_time
+        ours, theirs = open_pair(self._own_id, peer_id, delay_s)
         ours.is_for_pages = theirs.is_for_pages = protocol == PAGES_PROTOCOL
         ours.tamper = self._tamper
         hop.streams += [ours, theirs]
