@@ -8,7 +8,7 @@ Theory of operation
                               matures, rests of channels, collateral
 
 When it begins, transactions have ended, and whatever arrives is sent on to the root
-shard (`receive` of contracts/credit.py), so nothing ever comes to be behind `next`, and
+shard (`receive` of credit.py), so nothing ever comes to be behind `next`, and
 one walk is enough.
 
 After the walk the shard waits until every packet that it sent is consumed and every

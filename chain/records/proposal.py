@@ -1,7 +1,8 @@
 """
 Proposals to change the layout, as the root shard keeps them.
 
-How they are opened, voted for and decided: docket.py and contracts/reshard.py.
+How they are opened, voted for and decided: chain/ledger/docket.py and
+chain/contracts/reshard.py.
 
 Spec: docs/protocol/06-shards.md
 """

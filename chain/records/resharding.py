@@ -1,7 +1,7 @@
 """
 Resharding as data: what validators send, and what shards send each other for it.
 
-Rules: reshard.py, reshard_vote.py and arrivals.py beside this file.
+Rules: `reshard`, `reshard_vote` and `arrivals` of chain/contracts.
 
 Spec: docs/protocol/06-shards.md
 """

@@ -4,7 +4,7 @@ Is a model directory whole?  Asked once, when it is registered, before anybody p
 Every tensor that the model's class needs must be there, in its shape, and nothing that
 runs code when it is opened may lie beside them.  No weight is read: the library loads
 zeros of the right shapes that take no memory, and says what it missed.  Stages check
-again what they read, byte for byte (split.py, weights.py).
+again what they read, byte for byte (inference/model, inference/weights).
 """
 
 from pathlib import Path

@@ -1,5 +1,5 @@
 """
-The split probe's look at the engine that shares passes (ragged.py).
+The split probe's look at the engine that shares passes (inference/engine).
 
 That engine decides for each stage, on its real layers, whether it takes them.  Here a
 whole divided model runs through it and is compared with the undivided one.  It adds up

@@ -4,8 +4,8 @@ How far a worker may grow: memory that runs out shall be one session's error.
 Without a limit the system promises memory that it does not have, and when pages are
 touched its killer ends the whole worker and all its sessions.  With one, the allocation
 that is too large fails where it is made: the step answers NoMemory, its session goes
-elsewhere, and everybody else stays (stage.py).  The killer remains for what no limit
-foresees.
+elsewhere, and everybody else stays (inference/engine).  The killer remains for what no
+limit foresees.
 
 The limit is on private writable memory (RLIMIT_DATA), which is what allocations make.
 Address space as a whole would count mapped files, and what libraries only reserve.  It

@@ -4,7 +4,7 @@ What a stage asks of the engine that runs its layers, and what both engines shar
     RAGGED  ragged.py          tokens of many sessions in one pass, paged store
     GHOST   ghost_executor.py  one session after another, the library's own cache
 
-An executor has no policy: scheduler.py says what runs, memory.py what fits.
+An executor has no policy: scheduler.py says what runs, inference/device what fits.
 """
 
 from typing import Protocol

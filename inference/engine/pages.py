@@ -1,9 +1,10 @@
 """
 The pages of a stage's key-value store: who has which.  Integers only, no torch.
 
-A session gets all its pages when it opens (memory.py says why), in one run where there
-is one: then its keys and values lie side by side and attention reads them without a
-copy.  Where the pool is fragmented it gets several runs, the longest first.
+A session gets all its pages when it opens (inference/device/memory.py says why), in one
+run where there is one: then its keys and values lie side by side and attention reads
+them without a copy.  Where the pool is fragmented it gets several runs, the longest
+first.
 
 A session that begins like another one shares that one's first pages (prefix_index.py);
 its own follow right behind them where there is room.

@@ -2,9 +2,9 @@
 Full pages by the key of what they hold, for sessions that begin alike.  No torch.
 
 A key stands for a whole beginning: all tokens from position 0 to the page's last one,
-and whose they are (prefix_keys.py).  So a session's pages are found one by one until a
-key is not known, and an entry is right or wrong by itself, whatever became of those
-before it.
+and whose they are (inference/protocol/prefix_keys.py).  So a session's pages are found
+one by one until a key is not known, and an entry is right or wrong by itself, whatever
+became of those before it.
 
 A page with a name is held by the sessions that use it and is never written.  When
 nobody holds it any more it stays, until its room is needed: the one that was let go

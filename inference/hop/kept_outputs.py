@@ -6,9 +6,9 @@ has made them, and the requester fetches them from there.  They take one hidden 
 per position, little beside a stage's keys and values.  All sessions share one bound;
 what does not fit is not kept, and the requester then replaces this hop as well.
 
-A session that begins with pages of another one (prefix_keys.py) needs the outputs of
-these positions as well: they are kept page by page under the same keys, within the same
-bound, where they give way to open sessions.
+A session that begins with pages of another one (inference/protocol/prefix_keys.py)
+needs the outputs of these positions as well: they are kept page by page under the same
+keys, within the same bound, where they give way to open sessions.
 """
 
 from collections import OrderedDict

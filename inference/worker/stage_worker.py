@@ -37,8 +37,8 @@ from primitives.errors import P2PChainError
 class StageWorker(SupervisedWorker):
     """A worker that holds the layers [start, end).
 
-    It counts the memory of its sessions by the worker's own formula (memory.py), so
-    that it can say Busy at once, also while the worker computes.
+    It counts the memory of its sessions by the worker's own formula (inference/device),
+    so that it can say Busy at once, also while the worker computes.
     """
 
     layers: tuple[int, int]
@@ -68,7 +68,8 @@ class StageWorker(SupervisedWorker):
             device: Where: a name of torch's, or `auto`.
             null: Compute nothing and return the input, to measure the rest.
             growth_bytes: Memory that the process may take beyond what it has when it
-                is loaded (memory_limit.py); None for what the machine has free.
+                is loaded (inference/device/memory_limit.py); None for what the machine
+                has free.
         """
         role = ["stage", "--layers", f"{layers[0]}:{layers[1]}"]
         role += ["--kv-bytes", str(kv_budget_bytes)]

@@ -5,9 +5,9 @@ A worker process: one engine, one socket to the node, one pass at a time.
     python -m inference.worker.worker requester --model DIR --fd N
 
 Between two passes it takes every request that has come, so that those of many sessions
-share the next one (scheduler.py), and waits a little for those who shared the last one
-(companions.py).  What a pass answers leaves in one piece, so that they come back
-together.
+share the next one (inference/engine/scheduler.py), and waits a little for those who
+shared the last one (inference/engine/companions.py).  What a pass answers leaves in one
+piece, so that they come back together.
 
 The node starts it with its end of a socket pair (wire.py).  It is niced below
 the node, so that a vote never waits for a matrix product.  When the node's end closes,

@@ -64,7 +64,7 @@ class Chain:
         )
 
     def finalize(self, count: int) -> None:
-        """Make the oldest pending views final, as finality.py does."""
+        """Make the oldest pending views final, as chain/tree/finality.py does."""
         chain = self.views[1 : count + 1]
         changes: dict[bytes, bytes | None] = {}
         for view in chain:

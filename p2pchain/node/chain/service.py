@@ -4,7 +4,7 @@ The chain of this node: what consensus drives, and what every other service read
 Consensus agrees on hashes; `ChainService` is the application behind it.  It builds and
 judges blocks, makes them final in one batch, and tells whoever waits.  Transactions
 come in through `submit`, from our own interfaces, and through gossip from peers
-(p2pchain.node.transaction_gossip).
+(transaction_gossip.py).
 """
 
 import logging

@@ -1,7 +1,7 @@
 """
 A process that executes chunks: one socket to the node, one request at a time.
 
-    python -m p2pchain.node.chunk_worker --fd N --bls native
+    python -m p2pchain.node.chunks.worker --fd N --bls native
 
 It holds no state: what it needs comes with the request or is asked for, and nothing
 but which signatures it has verified outlives a request.  It runs the code that the
@@ -142,7 +142,7 @@ def _learn(body: ChunkBody, known: bytes, verified: VerifiedCache) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the node; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m p2pchain.node.chunk_worker")
+    parser = argparse.ArgumentParser(prog="python -m p2pchain.node.chunks.worker")
     parser.add_argument("--fd", type=int, required=True, help="end of a socket pair")
     parser.add_argument("--bls", choices=["native", "reference"], default="native")
     options = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ At once, in order: asking the application to build, judge, save or finalise a bl
 (its answers are the next events), starting timers, fetching.
 
 Through the outbox, in order: log records, messages, and decisions that follow from
-them; see p2pchain.node.outbox.
+them; see outbox.py.
 
 When a decision makes the last block of an epoch final, the application knows the next
 epoch, and the participant is told.  A peer that lags behind in the epoch before is

@@ -4,7 +4,7 @@ Fetching what consensus misses: single blocks by hash, certificates by view.
 A block whose parent is missing too waits here while the parent is fetched; when a
 block is held, those that waited for it are judged.  One whose chunks have bodies that
 are missing waits likewise.  Long gaps are not for this file:
-beyond `MAX_WAITING` blocks it gives up and p2pchain.node.sync takes whole ranges.
+beyond `MAX_WAITING` blocks it gives up and sync.py takes whole ranges.
 
 One attempt asks each connected peer once.  Nothing here retries by itself: the core
 asks again for as long as it needs the block (R7).

@@ -7,8 +7,8 @@ What nodes ask each other about the chain: requests on direct streams.
     consensus/final         FinalRequest -> FinalRange
     chunks/body             chunk hash -> encoded body
     chunks/packets          PacketsRequest -> PacketsAnswer
-    chunks/produced         chunk hash -> chunk with its witness (foreign_accounts.py)
-    state/values            Question -> ValuesAnswer (foreign_state.py)
+    chunks/produced         chunk hash -> chunk with its witness (p2pchain/node/chain)
+    state/values            Question -> ValuesAnswer (p2pchain/node/chain)
 """
 
 from typing import Annotated

@@ -5,7 +5,7 @@ What a node does with a model: its weights, a provider, a gateway.
     while it runs      the chain names the model, or the layers are still to be chosen;
                        see model_host.py
 
-What a folder has is served to others in parts; see weights_server.py.
+What a folder has is served to others in parts; see p2pchain/node/weights.
 """
 
 import logging

@@ -2,8 +2,8 @@
 A model that is not in a folder here, or layers that are not chosen yet.
 
     which model   --model NAME: one of the chain's, by name or id
-    which layers  --host-layers auto: what fits and is most needed (inference/placement)
-    the weights   from peers (weights_fetcher.py), or from the folder that --model names
+    which layers  --host-layers auto: what fits and is most needed (inference/capacity)
+    the weights   from peers (p2pchain/node/weights), or from the folder of --model
 
 All of it needs the chain, so it happens while the node runs; then workers start as if
 everything had been here from the beginning.  What was chosen is written down: a start

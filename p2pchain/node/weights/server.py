@@ -6,7 +6,7 @@ Serving weights: every node that has a model gives parts of it to whoever asks.
 
 A part is compared with its hash before it leaves.  One that a disk has damaged is named
 in the log and not offered any more; nobody is sent what he would have to blame us for.
-Reading and hashing happen in threads, within the limits of serving_limits.py.
+Reading and hashing happen in threads, within the limits of a state sync.
 
 Spec: docs/protocol/15-weights.md
 """

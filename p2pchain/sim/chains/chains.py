@@ -2,7 +2,7 @@
 The two chains that a simulated network can agree on, behind one interface.
 
     list   blocks that say where they stand and nothing else: fast
-    tree   the real chain.blocktree.BlockTree over a database in memory: transfers
+    tree   the real chain.tree.blocktree over a database in memory: transfers
            between shards, bonds, evidence
 
 `Chains` belongs to the world and knows the genesis; a `Chain` belongs to one life of

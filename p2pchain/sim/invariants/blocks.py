@@ -270,7 +270,7 @@ class BoundedMemory(Invariant):
     MAX_CERTIFICATES = 3 * 4200
     """Kinds, times the views of the longest gap."""
     MAX_BLOCKS = 4096 + 320
-    """As in chain.blocktree."""
+    """As in chain.tree.blocktree."""
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
@@ -417,4 +417,4 @@ INVARIANTS: tuple[type[Invariant], ...] = (
     LightClientFollows,
     *SHARD_INVARIANTS,
 )
-"""Watched in every run.  Progress is judged at its end: p2pchain.sim.progress."""
+"""Watched in every run.  Progress is judged at its end: progress.py."""

@@ -1,7 +1,7 @@
 """
 A light client in a simulated network, and everything that it is told and must not take.
 
-It follows the real chain with the node's own code (chain.light_sync), asking one node
+It follows the real chain with the node's own code (chain.light.sync), asking one node
 after the other, and keeps what it believes for the whole run.  What a villain answers
 is forged, and half of what the others answer is changed on the way.  After every answer
 its newest block has to be a final one and its validators those of their epoch.
