@@ -197,6 +197,7 @@ def render_own_channel(own: OwnChannel) -> Json:
     return {
         "role": own.role,
         "promised": str(own.promised),
+        "reserved": str(own.reserved),
         "remaining": str(own.channel.deposit - own.promised),
         "blocked": own.blocked,
     } | render(own.channel)

@@ -48,5 +48,7 @@ class OwnChannel:
     """"payer" or "payee"."""
     promised: int
     """Atoms promised off chain so far (best claim), at least `channel.settled`."""
+    reserved: int = 0
+    """Atoms that our open sessions may still take of it; 0 for a payee."""
     blocked: str = ""
     """Why no payment goes through it now; empty when it works."""

@@ -300,6 +300,7 @@ class NodeBackend:
             channel=channel,
             role="payer" if is_payer else "payee",
             promised=max(promised, channel.settled),
+            reserved=self.pool.get_reserved(channel.channel_id),
             blocked=""
             if channel.status is ChannelStatus.OPEN
             else "it is closing"

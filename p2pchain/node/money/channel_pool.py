@@ -105,6 +105,10 @@ class ChannelPool:
             return 0
         return self._book.get(channel_id).paid_total
 
+    def get_reserved(self, channel_id: bytes) -> int:
+        """Return the atoms that open sessions may still take of a channel of ours."""
+        return self._reserved.get(channel_id, 0)
+
     async def run(self) -> None:
         """Keep the book safe from power cuts, and end what is closing."""
         async with trio.open_nursery() as nursery:
@@ -152,12 +156,13 @@ class ChannelPool:
             for need, channel in zip(needs, channels, strict=True)
         ]
         for channel, cost in zip(channels, costs, strict=True):
-            self._reserved[channel.channel_id] = self._get_reserved(channel) + cost
+            reserved = self.get_reserved(channel.channel_id)
+            self._reserved[channel.channel_id] = reserved + cost
         try:
             yield channels
         finally:
             for channel, cost in zip(channels, costs, strict=True):
-                left = self._get_reserved(channel) - cost
+                left = self.get_reserved(channel.channel_id) - cost
                 self._reserved[channel.channel_id] = left
                 if not left:
                     del self._reserved[channel.channel_id]
@@ -214,10 +219,7 @@ class ChannelPool:
     def _compute_free(self, channel: Channel) -> int:
         """Return the atoms that no payment and no open session has taken."""
         spent = max(channel.settled, self.get_promised(channel.channel_id))
-        return channel.deposit - spent - self._get_reserved(channel)
-
-    def _get_reserved(self, channel: Channel) -> int:
-        return self._reserved.get(channel.channel_id, 0)
+        return channel.deposit - spent - self.get_reserved(channel.channel_id)
 
     # The book
 
