@@ -261,10 +261,8 @@ class RequesterService:
             choices = self._engine.choose_all(
                 [self._build_turn(*sample) for sample in batch.values()]
             )
-            return [
-                self._build_sampled(request, choice)
-                for (request, _), choice in zip(batch.values(), choices, strict=True)
-            ]
+            requests = [request for request, _ in batch.values()]
+            return self._build_replies(requests, choices)
         except Exception as error:
             # The model's own code, or memory: nobody of the batch has an answer.
             return [(build_refusal(r.call, error), b"") for r, _ in batch.values()]
@@ -274,15 +272,27 @@ class RequesterService:
 
         return Turn(request.session_id, hidden, request.drafts, request.wanted)
 
-    def _build_sampled(self, request: Sample, choice: Choice | Exception) -> Reply:
-        """Answer, and look the next step's input up: it saves a way there and back."""
-        if isinstance(choice, Exception):
-            return build_refusal(request.call, choice), b""
-        sampled = Sampled(request.call, choice.tokens, choice.drafts)
-        if choice.tokens[-1].finish_reason is not None:
-            return sampled, b""
-        hidden = self._engine.embed_next(request.session_id, choice.drafts)
-        return sampled, get_bytes(hidden)
+    def _build_replies(
+        self, requests: list[Sample], choices: list[Choice | Exception]
+    ) -> list[Reply]:
+        """Answer, and look the next steps' input up: it saves a way there and back."""
+        pairs = list(zip(requests, choices, strict=True))
+        nexts = [
+            (request.session_id, choice.drafts)
+            for request, choice in pairs
+            if isinstance(choice, Choice) and choice.tokens[-1].finish_reason is None
+        ]
+        inputs = self._engine.embed_all_next(nexts) if nexts else []
+        ids = (session_id for session_id, _ in nexts)
+        hidden = dict(zip(ids, map(get_bytes, inputs), strict=True))
+        replies: list[Reply] = []
+        for request, choice in pairs:
+            if isinstance(choice, Exception):
+                replies.append((build_refusal(request.call, choice), b""))
+            else:
+                sampled = Sampled(request.call, choice.tokens, choice.drafts)
+                replies.append((sampled, hidden.get(request.session_id, b"")))
+        return replies
 
     def _answer(self, request: Request, payload: bytearray) -> Reply:
         engine = self._engine

@@ -149,6 +149,17 @@ def test_sessions_that_share_the_head_get_their_own_tokens(
         requester.close_session(name)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt-projected"])
+def test_sessions_that_go_on_together_get_the_inputs_of_each_alone(
+    tmp_path: Path, family: str
+) -> None:
+    engine = RequesterEngine.load(save_model(tmp_path, family, tokenizer=True), 40)
+    runs = [(7, [3]), (0, [5, 6, 7]), (30, [3, 1]), (7, [3]), (39, [2])]
+    together = engine.look_up_all(runs)
+    for found, run in zip(together, runs, strict=True):
+        assert torch.equal(found, engine.look_up(*run))
+
+
 @pytest.mark.parametrize("family", MUST_BE_EXACT)
 def test_greedy_tokens_equal_generate(tmp_path: Path, family: str) -> None:
     directory = save_model(tmp_path, family, tokenizer=True)
