@@ -2,10 +2,15 @@
 The books of one session at one hop: steps, bills, payments, ranges, receipts.
 
 The state machine (inference/hop/hop.py) decides when something happens; this is the
-account of it.  The last step can be taken back, once: when the route changes, a step
-that was under way did not arrive anywhere, and nobody is to be paid or to sign for it.
-Its bill, its place in the open range and, if it closed the range, the receipt go; the
-next receipt then has the same `previous_own` as the one that was withdrawn.
+account of it.  The last step can be taken back: when the route changes, a step that was
+under way did not arrive.  Its bill, its place in the open range and, if it closed the
+range, the receipt go; the next receipt then has the same `previous_own` as the one that
+was withdrawn.
+
+What was computed is owed all the same.  A step that was taken back waits here for its
+return: made again as it was, it is entered as any step; if the session goes on without
+it, or ends, it is entered then, in the open range.  So however often a route changes,
+nothing is computed for nothing (docs/adr/0044-work-without-pay.md).
 """
 
 from collections.abc import Callable
@@ -15,6 +20,7 @@ from chain.records.proof import Receipt, compute_receipt_hash
 from inference.hop.channel_account import ChannelAccount
 from inference.hop.checks import Held
 from inference.protocol.account import SessionAccount
+from inference.protocol.activations import compute_digest
 from inference.protocol.messages import SessionTerms, SignedInput
 from inference.protocol.receipts import (
     Range,
@@ -32,9 +38,21 @@ MAX_US = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
-    """The books before the last step."""
+class _Entry:
+    """One computed step."""
 
+    step: Step
+    units: int
+    in_digest: bytes
+    out_digest: bytes
+    compute_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """The last step, and the books before it."""
+
+    entry: _Entry
     steps: int
     billed: int
     work: Range
@@ -68,8 +86,6 @@ class HopBooks:
         """Units that they cost."""
         self.claimed = 0
         """Units that were paid for this session."""
-        self.undone = 0
-        """Steps that were taken back and did not come again as they were."""
         self.work = Range()
         """The open range."""
         self._terms = terms
@@ -82,6 +98,13 @@ class HopBooks:
         self._decode_us: list[int] = []
         self._tokens_out = 0
         self._before: _Page | None = None
+        self._undone: _Entry | None = None
+        """Taken back and not made again."""
+
+    @property
+    def awaits_return(self) -> bool:
+        """Tell whether a step that was taken back has to come again as it was."""
+        return self._undone is not None
 
     @property
     def can_take_back(self) -> bool:
@@ -112,7 +135,11 @@ class HopBooks:
     def deliver(self, held: Held, out_digest: bytes, compute_us: int) -> Receipt | None:
         """Enter a step that leaves now; returns the receipt if it closes a range."""
         step = held.step
+        entry = _Entry(
+            step, self.compute_units(step), held.in_digest, out_digest, compute_us
+        )
         self._before = _Page(
+            entry,
             self.steps,
             self.billed,
             self.work,
@@ -121,24 +148,37 @@ class HopBooks:
             len(self._decode_us),
             self._tokens_out,
         )
-        units = self.compute_units(step)
-        self.work = self.work.add(step, units, held.in_digest, out_digest)
-        self.steps += 1
-        self.billed += units
-        self._tokens_out += step.output_tokens
-        self.account.bill(units)
-        if not step.is_prefill:
-            self._decode_us.append(min(compute_us, MAX_US))
+        self._undone = None
+        self._enter(entry)
         if not step.closes_range:
             return None
         return self.sign_range(held.data.signed_input, held.data.receipt)
 
+    def bill_unawaited(self, held: Held) -> None:
+        """Enter a step that is being computed when the requester leaves.
+
+        Its answer is nothing: whoever asked does not wait for it.
+        """
+        units = self.compute_units(held.step)
+        nothing = compute_digest(b"")
+        self._enter(_Entry(held.step, units, held.in_digest, nothing, 0))
+
+    def _enter(self, entry: _Entry) -> None:
+        step = entry.step
+        self.work = self.work.add(step, entry.units, entry.in_digest, entry.out_digest)
+        self.steps += 1
+        self.billed += entry.units
+        self._tokens_out += step.output_tokens
+        self.account.bill(entry.units)
+        if not step.is_prefill:
+            self._decode_us.append(min(entry.compute_us, MAX_US))
+
     def take_back(self) -> None:
-        """Make the last step undone."""
+        """Make the last step undone, until it comes again."""
         before = self._before
         assert before is not None
-        self.undone += 1
-        self.account.take_back(self.billed - before.billed)
+        self._undone = before.entry
+        self.account.take_back(before.entry.units)
         self.steps, self.billed = before.steps, before.billed
         self.work, self._trail = before.work, before.trail
         del self._receipts[before.receipts :]
@@ -146,9 +186,11 @@ class HopBooks:
         self._tokens_out = before.tokens_out
         self._before = None
 
-    def make_again(self) -> None:
-        """Note that the step that was taken back has come again as it was."""
-        self.undone = max(0, self.undone - 1)
+    def keep_undone(self) -> None:
+        """Enter a step that was taken back and does not come again."""
+        undone, self._undone = self._undone, None
+        if undone is not None:
+            self._enter(undone)
 
     def sign_range(self, said: SignedInput | None, receipt: Receipt | None) -> Receipt:
         """Sign for the open range and begin a new one.
@@ -178,7 +220,7 @@ class HopBooks:
         return signed
 
     def cut_off(self) -> Receipt | None:
-        """Sign for a range that somebody else broke, if one is open.
+        """Sign for a range that was cut off, if one is open.
 
         Steps before it cannot be taken back any more.
         """

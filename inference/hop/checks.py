@@ -133,9 +133,6 @@ def check_relink(
         raise BadMessage(f"attempt {new.attempt} after attempt {terms.attempt}")
     if terms.provider in (new.previous, new.next):
         raise BadMessage("a hop is not its own neighbour")
-    if schedule.is_text:
-        # Its only step would be taken back by whoever has the answer already.
-        raise BadMessage("another route for a text")
     position = relink.position
     is_possible = position == undone or schedule.may_begin_at(position)
     if position >= terms.max_positions or not is_possible:

@@ -1,20 +1,14 @@
 """
 The last answers of a session at one hop, in case that they have to leave again.
 
-When the route changes, a step that was under way did not arrive anywhere and is taken
-back; should the same input come again, its answer is here and nothing is computed.
-With another input it is computed anew, a few times at most: somebody may be trying out
-inputs at the price of one.
+When the route changes, a step that was under way did not arrive and is taken back; when
+the same input comes again, its answer is here and nothing is computed.
 """
 
 from dataclasses import dataclass
 
 from inference.hop.checks import Held
 from inference.protocol.steps import Step
-
-MAX_REPEATS = 16
-"""Steps of a session that are computed twice, with another input, at one price: a route
-that is mended so often is no accident."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +36,6 @@ class Deliveries:
     """The last one that left in this attempt."""
     spare: Delivery | None = None
     """One that was taken back, or that nobody waited for."""
-    repeats: int = 0
-    """Steps that were taken back and came again with another input."""
 
     def find(self, held: Held) -> Delivery | None:
         """Return the answer to a step, if it is here."""
@@ -51,17 +43,12 @@ class Deliveries:
             return self.spare
         return None
 
-    def may_compute(self) -> bool:
-        """Count a step that is computed; False when too many were taken back."""
-        self.repeats += self.spare is not None
-        return self.repeats <= MAX_REPEATS
-
     def note_sent(self, delivery: Delivery) -> None:
         """Note an answer that leaves."""
         self.sent, self.spare = delivery, None
 
     def change_route(self, position: int, made: Delivery | None) -> None:
-        """Keep what may come again in the attempt that goes on at `position`.
+        """Keep what comes again in the attempt that goes on at `position`.
 
         Args:
             position: Where it goes on.

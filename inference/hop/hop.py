@@ -26,8 +26,10 @@ a duplicate or a lie, and is ignored or ends the session.
 A lost neighbour, or one that does wrong, is the requester's affair.  We say so and
 wait: it may bring another one with Relink, which begins a new attempt.  What came
 before it is settled: the open range is signed for, and a step that was under way is
-taken back.  Should the same input come again, the answer that we have is sent again, at
-the price of one step in all.
+taken back.  It comes again with the same input, and the answer that we have is sent
+again, at the price of one step in all; what else comes in its place is not computed.
+Behind a hop that was replaced the input may be another one.  Then we sign for the step
+that we had computed, and go on when it is paid.
 
 `handle` takes events and returns effects; the order of effects matters.
 
@@ -40,7 +42,7 @@ from typing import assert_never
 
 from inference.hop.answers import build_data, build_finish, build_kept
 from inference.hop.checks import check_data, check_predecessor
-from inference.hop.delivery import MAX_REPEATS, Deliveries, Delivery
+from inference.hop.delivery import Deliveries, Delivery
 from inference.hop.events import (
     AbortArrived,
     Compute,
@@ -90,6 +92,8 @@ class HopSession(HopLife):
     _made: Deliveries = field(default_factory=Deliveries)
     _relink: Relink | None = None
     """A change of the route that waits for the computation under way."""
+    _comes_again: bool = True
+    """Whether the step that was taken back must come as it was."""
 
     def begin_with(self, outputs: Sequence[bytes], keys: tuple[bytes, ...]) -> None:
         """Take what is kept of the session's beginning.
@@ -176,10 +180,24 @@ class HopSession(HopLife):
             return self._refuse_input(AbortCode.BAD_DATA, str(error), event.side)
         except ReceiptMismatch as error:
             return self._refuse_input(AbortCode.BAD_RECEIPT, str(error), event.side)
+        effects: list[Effect] = []
+        if self.books.awaits_return and self._made.find(held) is None:
+            if self._comes_again:
+                text = "another step in the place of one that was to come again"
+                return self._refuse_input(AbortCode.BAD_DATA, text, event.side)
+            effects = self._keep_undone()
         self._held = held
         self.phase = Phase.HELD
         self._set_deadline(self.limits.payment_s)
-        return self._on_pool()
+        return [*effects, *self._on_pool()]
+
+    def _keep_undone(self) -> list[Effect]:
+        """Sign for a step that we computed and that comes in another form."""
+        self.books.keep_undone()
+        receipt = self.books.cut_off()
+        assert receipt is not None
+        note = Send(Side.REQUESTER, Note(receipt))
+        return [SaveStanding(), note, KeepReceipt(receipt)]
 
     def _on_pool(self) -> list[Effect]:
         """Claim what was promised; compute when that is enough."""
@@ -191,11 +209,7 @@ class HopSession(HopLife):
         step, made = self._held.step, self._made.find(self._held)
         if made is not None:
             # The step that was taken back: our layers have it, and its answer is here.
-            self.books.make_again()
             return self._deliver(made.body, made.compute_us)
-        if not self._made.may_compute():
-            text = f"more than {MAX_REPEATS} steps are made again for nothing"
-            return self._refuse_input(AbortCode.PROTOCOL, text, Side.REQUESTER)
         self.phase = Phase.COMPUTING
         self._set_deadline(self.limits.compute_s)
         body = bytes(self._form.decode(self._held.body))
@@ -222,6 +236,8 @@ class HopSession(HopLife):
         body = bytes(form.encode(event.body))
         if self._relink is not None:
             # Nobody waits for this answer now, but the step may come again.
+            self.books.deliver(held, compute_digest(body), event.compute_us)
+            self.books.take_back()
             made = Delivery(held.step, held.in_digest, body, event.compute_us)
             return self._change_route(self._relink, made)
         return self._deliver(body, event.compute_us)
@@ -295,6 +311,9 @@ class HopSession(HopLife):
             self.books.take_back()
             made = undone
         self._made.change_route(relink.position, made)
+        self._comes_again = relink.comes_again
+        if self._made.spare is None:
+            self.books.keep_undone()
         receipt = self.books.cut_off()
         self.kept.cut(relink.position)
         if self.prefix is not None:

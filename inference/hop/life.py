@@ -109,6 +109,7 @@ class HopLife:
 
     def _on_abort(self, event: AbortArrived) -> list[Effect]:
         if event.side is Side.REQUESTER:
+            self._bill_unawaited()
             return self._end(event.abort.code)
         return self._on_lost(event.side)
 
@@ -117,11 +118,20 @@ class HopLife:
         if side is Side.REQUESTER:
             # After Finish it closes when it has paid.
             code = 0 if self.phase is Phase.FINISHED else AbortCode.PEER_LOST
+            self._bill_unawaited()
             return self._end(code)
         peer_id = self.route.get_peer(side)
         if self.phase is Phase.FINISHED or not peer_id:
             return []
         return [Send(Side.REQUESTER, Unlinked(terms.session, terms.attempt, peer_id))]
+
+    def _bill_unawaited(self) -> None:
+        """Enter the step that is being computed; who asked for it owes it.
+
+        Else a client could have us compute for nothing, by leaving in every step.
+        """
+        if self.phase is Phase.COMPUTING and self._held is not None:
+            self.books.bill_unawaited(self._held)
 
     def _on_expired(self) -> list[Effect]:
         match self.phase:
@@ -164,6 +174,7 @@ class HopLife:
     def _end(self, code: int) -> list[Effect]:
         """Close the books: cut-off receipt, arrears or change, memory."""
         effects: list[Effect] = []
+        self.books.keep_undone()
         receipt = self.books.cut_off()
         if receipt is not None:
             effects.append(KeepReceipt(receipt))

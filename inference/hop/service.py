@@ -35,7 +35,6 @@ from inference.hop.places import Holder, NoPlace, Places
 from inference.hop.ports import HopLimits, HopPorts, Stream
 from inference.hop.prefix import HopPrefix
 from inference.hop.route import HopRoute
-from inference.hop.undone import UndoneSteps
 from inference.protocol.codec import Codec
 from inference.protocol.codes import RefuseCode
 from inference.protocol.errors import BadMessage
@@ -74,7 +73,6 @@ class HopService:
         self._giver = PageGiver(ports, self._budget)
         self._drivers: dict[bytes, HopDriver] = {}
         self._places = Places(self._limits)
-        self._undone = UndoneSteps()
         self._silent: Counter[bytes] = Counter()
         """Streams of neighbours that have not said which session they are for."""
         self._accounts: dict[bytes, ChannelAccount] = {}
@@ -236,7 +234,6 @@ class HopService:
                     await driver.run()
                 finally:
                     del self._drivers[terms.session]
-                    self._undone.note(terms.channel_id, session.books.undone)
         await driver.close_streams()
 
     def _validate(self, message: Open, peer_id: bytes) -> None:
@@ -303,10 +300,6 @@ class HopService:
             account = ChannelAccount.load(
                 terms.channel_id, channel.standing, channel.paid_units
             )
-        paid_steps = account.standing.paid_steps
-        if self._undone.are_too_many(terms.channel_id, paid_steps):
-            text = "more steps of the channel were undone than were paid"
-            raise Refusal(RefuseCode.BUSY, text)
         if account.sessions >= self._limits.max_sessions_per_channel:
             text = f"{account.sessions} sessions are open on the channel"
             raise Refusal(RefuseCode.BUSY, text)

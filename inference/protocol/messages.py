@@ -53,7 +53,7 @@ from primitives.types import (
     Signature,
 )
 
-VERSION = 3
+VERSION = 4
 
 HOP_PROTOCOL = "hop/1"
 PUSH_PROTOCOL = "push/1"
@@ -272,6 +272,10 @@ class Relink(Record, tag=11):
     position: U32
     """Where the attempt goes on.  A step that begins here and was computed did not
     arrive, and is taken back; of one that began earlier the rest is forgotten."""
+    comes_again: bool
+    """No hop before this one is another one now, so the step that is taken back comes
+    again as it was.  Else it may come with other numbers; then it is owed all the same,
+    and what comes in its place as well."""
     signature: Signature
 
 
@@ -383,14 +387,19 @@ def verify_open(message: Open) -> bool:
     return verify_signature(message.terms.signer, signed, message.signature)
 
 
-def compute_relink_message(terms: SessionTerms, position: int) -> bytes:
+def compute_relink_message(
+    terms: SessionTerms, position: int, *, comes_again: bool
+) -> bytes:
     """Return the bytes that the channel's signer signs to change a route."""
-    return compute_hash("hop-relink", encode(terms), position.to_bytes(4, "big"))
+    place = position.to_bytes(4, "big") + bytes([comes_again])
+    return compute_hash("hop-relink", encode(terms), place)
 
 
 def verify_relink(message: Relink) -> bool:
     """Tell whether the change is signed by the signer that its terms name."""
-    signed = compute_relink_message(message.terms, message.position)
+    signed = compute_relink_message(
+        message.terms, message.position, comes_again=message.comes_again
+    )
     return verify_signature(message.terms.signer, signed, message.signature)
 
 

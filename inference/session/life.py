@@ -90,8 +90,7 @@ class SessionLife:
         self._timeouts = timeouts
         self._signer = signer
         self._sign = sign
-        # A text is one step: whoever wants it begins anew elsewhere.
-        self._can_recover = can_recover and not plan.is_text
+        self._can_recover = can_recover
         self._now_us = now_us
         self._track = self._build_track()
         self._finish_reason = ""

@@ -16,7 +16,9 @@ no special case.  In this order:
 
 The replacement is a customer's hop like any other: our signed inputs, its receipts, a
 payment per step, at its input price.  The others compute nothing again.  They sign for
-the range that the loss cut off and take the lost step back; no atom is paid for it.
+the range that the loss cut off and take the lost step back: before the gap it comes
+again as it was, and is paid once.  Behind the gap it may come in other bits; who had
+computed it signs for it then, and is paid for it and for what comes in its place.
 
 A hop is lost when its stream ends, when it aborts for want of a stage, or when it is
 silent (inference/session/watch.py).  Two hops that are there and do not reach each
@@ -112,6 +114,7 @@ class Recovery:
         for hop in route.hops:
             hop.position = position
             hop.complaints = 0
+            hop.comes_again = True
             if hop.error is not None:
                 self._losses.note(hop.error)
 
@@ -345,8 +348,11 @@ class Recovery:
         effects: list[Effect] = []
         for hop in route.hops:
             hop.is_linked = False
-            signed = compute_relink_message(hop.terms, self._position)
-            relink = Relink(hop.terms, self._position, self._sign(signed))
+            again = hop.comes_again
+            signed = compute_relink_message(
+                hop.terms, self._position, comes_again=again
+            )
+            relink = Relink(hop.terms, self._position, again, self._sign(signed))
             effects.append(SendTo(hop.number, relink))
         self._watch = self._build_watch(route.hops, 0)
         return effects

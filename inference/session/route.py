@@ -56,6 +56,11 @@ class RouteHop:
     """Positions at the beginning that it had before the session."""
     rolls_back: bool = True
     """Whether it can forget its last positions."""
+    dropped: Step | None = None
+    """Was under way when the route broke, and has not come again; the hop may have
+    computed it."""
+    comes_again: bool = True
+    """Nobody before it was replaced, so what comes in is as it was."""
     position: int = 0
     """While the route is mended: positions that it has."""
     schedule: Schedule | None = None
@@ -105,7 +110,8 @@ class RouteHop:
     @property
     def unpaid_units(self) -> int:
         """What it may think that it is owed."""
-        return self.due_units + self.sent_units - self.units
+        undone = 0 if self.dropped is None else self.prices.compute_units(self.dropped)
+        return self.due_units + self.sent_units + undone - self.units
 
     # Steps
 
@@ -117,6 +123,7 @@ class RouteHop:
         """Note that a step came back, and what the hop says it took."""
         units = self.prices.compute_units(step)
         self.sent_units = 0
+        self.dropped = None
         self.due_units += units
         self._work_before = self.work
         self.work = self.work.add(step, units, b"", b"")
@@ -132,6 +139,7 @@ class RouteHop:
             is_answered: It came back, and was not attested by all.
         """
         self.sent_units = 0
+        self.dropped = step
         if is_answered:
             units = self.prices.compute_units(step)
             self.due_units -= units
@@ -177,6 +185,34 @@ class RouteHop:
         self.receipt = receipt
         self.receipts += 1
 
+    def is_undone(self, receipt: Receipt) -> bool:
+        """Tell whether a receipt is for the step that was dropped, alone.
+
+        A hop may sign for it if what comes in its place is not the same: somebody
+        before it was replaced.
+        """
+        if self.comes_again or self.dropped is None:
+            return False
+        units = self.prices.compute_units(self.dropped)
+        agreed = self.dropped.position, self.dropped.tokens, units, EMPTY_HASH
+        return agreed == (*_get_extent(receipt), receipt.previous_hop)
+
+    def take_undone(self, receipt: Receipt) -> list[Effect]:
+        """Check that receipt; returns the payment.
+
+        Raises:
+            ReceiptMismatch: It is not valid on its own.
+        """
+        assert self.dropped is not None
+        validate_own_trail(receipt, self.contribution, self.trail)
+        self.trail = self.trail.extend(receipt)
+        self.receipts += 1
+        ahead = self.sent_units if self.steps < self.prepaid_steps else 0
+        step, self.dropped = self.dropped, None
+        self.due_units += receipt.price_units
+        self.steps += 1
+        return self._pay(step, self.due_units + ahead)
+
     def take_cut_off(self, receipt: Receipt | None) -> None:
         """Check the receipt for a range that a change of the route cut off.
 
@@ -188,9 +224,8 @@ class RouteHop:
             validate_own_trail(receipt, self.contribution, self.trail)
             if receipt.previous_hop != EMPTY_HASH:
                 raise ReceiptMismatch("a cut-off range with a link", peer_id=peer_id)
-            work = self.work
+            work, said = self.work, _get_extent(receipt)
             agreed = work.first_position, work.tokens, work.units
-            said = receipt.first_position, receipt.tokens, receipt.price_units
             if said != agreed:
                 text = f"a cut-off range of {said} where {agreed} came back"
                 raise ReceiptMismatch(text, peer_id=peer_id)
@@ -200,6 +235,10 @@ class RouteHop:
         if self.work.tokens:
             text = f"no receipt for {self.work.tokens} tokens"
             raise ReceiptMismatch(text, peer_id=peer_id)
+
+
+def _get_extent(receipt: Receipt) -> tuple[int, int, int]:
+    return receipt.first_position, receipt.tokens, receipt.price_units
 
 
 class Route:
@@ -289,6 +328,8 @@ class Route:
         left = self.hops[first : last + 1]
         for hop in left:
             hop.is_retired = True
+        for hop in self.hops[last + 1 :]:
+            hop.comes_again = False
         self.attempt += 1
         self.hops[first : last + 1] = [self._add(plan) for plan in plans]
         return left

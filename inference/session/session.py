@@ -245,6 +245,8 @@ class RequesterMachine(SessionMending):
     # Receipts
 
     def _on_receipt(self, hop: RouteHop, receipt: Receipt) -> list[Effect]:
+        if hop.is_undone(receipt):
+            return hop.take_undone(receipt)
         if self._recovery is not None:
             return self._recovery.on_receipt(hop, receipt, self._now_us)
         self._track.take_receipt(hop, receipt)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from chain.records.proof import verify_receipt
 from inference.hop.channel_account import EMPTY_STANDING, ChannelAccount, Standing
-from inference.hop.delivery import MAX_REPEATS
 from inference.hop.events import (
     AbortArrived,
     Blame,
@@ -181,17 +180,19 @@ class Bench:
     def relink(self, position, **changes):
         """Change the route as an honest requester does, or not quite."""
         signature = changes.pop("signature", None)
+        again = changes.pop("comes_again", True)
         terms = {
             "attempt": self.attempt + 1,
             "prompt_tokens": max(PROMPT, position),
         } | changes
         terms = msgspec.structs.replace(self.session.terms, **terms)
         if signature is None:
-            signature = SIGNER.sign(compute_relink_message(terms, position))
+            signed = compute_relink_message(terms, position, comes_again=again)
+            signature = SIGNER.sign(signed)
         if terms.attempt > self.attempt and signature != bytes(64):
             self.attempt, self.work = terms.attempt, Range()
             self.schedule = self.schedule.resume(terms.prompt_tokens, position)
-        return self.handle(RelinkArrived(Relink(terms, position, signature)))
+        return self.handle(RelinkArrived(Relink(terms, position, again, signature)))
 
     def run_steps(self, count):
         """Make steps, each paid when the next one begins."""
@@ -375,17 +376,22 @@ def test_positions_end_where_the_terms_say():
     assert "last position" in get_abort(effects).text
 
 
-def test_a_text_that_was_answered_is_never_taken_back():
+def test_a_text_comes_again_as_it_was_or_is_paid_twice():
     text = msgspec.structs.replace(TERMS, max_positions=PROMPT)
     bench = Bench(prepaid_steps=1, terms=text)
     bench.pay(PREFILL_PRICE)
     bench.handle(bench.build_data())
-    bench.answer()
-    # The requester may have its embedding; who wants another hop begins anew.
-    effects = bench.relink(0)
-    assert get_abort(effects).code == AbortCode.PROTOCOL
-    assert bench.session.books.billed == PREFILL_PRICE
-    assert bench.account.free == 0
+    body = bench.answer()[1].body
+    # Whoever may have its embedding gets the same one again, and no other text.
+    bench.relink(0, prompt_tokens=PROMPT)
+    effects = bench.handle(bench.build_data())
+    assert effects[1].body == body
+    bench.relink(0, prompt_tokens=PROMPT)
+    effects = bench.handle(bench.build_data(value=99))
+    assert get_abort(effects).code == AbortCode.BAD_DATA
+    account = effects[-1].account
+    assert account.billed_units == account.claimed_units == PREFILL_PRICE
+    assert (bench.account.free, bench.account.arrears) == (0, 0)
 
 
 def test_own_nonsense_is_our_own_fault():
@@ -558,23 +564,57 @@ def test_a_new_neighbour_takes_a_lost_step_again_for_one_price():
     assert bench.session.books.billed == PREFILL_PRICE + 4 * DECODE_PRICE
 
 
-def test_another_input_is_computed_anew():
+def test_another_input_in_the_place_of_one_that_was_to_come_again():
     bench = Bench().run_steps(4)
     bench.handle(bench.build_data())
     bench.answer()
     bench.relink(PROMPT + 3)
-    assert kinds(bench.handle(bench.build_data(value=99))) == [Compute]
+    effects = bench.handle(bench.build_data(value=99))
+    assert get_abort(effects).code == AbortCode.BAD_DATA
+    account = effects[-1].account
+    # What was computed is owed, and attested.
+    assert account.billed_units == PREFILL_PRICE + 4 * DECODE_PRICE
+    assert bench.account.arrears == DECODE_PRICE
+    assert sum(r.price_units for r in account.receipts) == account.billed_units
 
 
-def test_nobody_tries_out_inputs_for_nothing():
+def test_a_step_that_does_not_come_again_is_paid_and_attested():
     bench = Bench().run_steps(4)
-    for value in range(MAX_REPEATS + 1):
-        assert kinds(bench.handle(bench.build_data(value=value + 50))) == [Compute]
-        bench.answer()
-        bench.relink(PROMPT + 3)
-    effects = bench.handle(bench.build_data(value=1000))
-    assert get_abort(effects).code == AbortCode.PROTOCOL
-    assert effects[-1].account.billed_units == PREFILL_PRICE + 3 * DECODE_PRICE
+    bench.handle(bench.build_data())
+    bench.answer()
+    bench.relink(PROMPT + 3, comes_again=False)
+    # Another one in its place is computed when both are paid.
+    effects = bench.handle(bench.build_data(value=99))
+    assert kinds(effects) == [SaveStanding, Send, KeepReceipt]
+    receipt = effects[1].message.receipt
+    assert (receipt.first_position, receipt.tokens) == (PROMPT + 3, 1)
+    assert receipt.price_units == DECODE_PRICE
+    assert receipt.previous_hop == bytes(32)
+    assert kinds(bench.pay(DECODE_PRICE)) == [Compute]
+    bench.answer()
+    assert bench.session.books.billed == PREFILL_PRICE + 5 * DECODE_PRICE
+
+
+def test_a_step_that_need_not_come_again_as_it_was_is_paid_once_if_it_does():
+    bench = Bench().run_steps(4)
+    bench.handle(bench.build_data())
+    body = bench.answer()[1].body
+    bench.relink(PROMPT + 3)
+    bench.relink(PROMPT + 3, comes_again=False)
+    assert bench.session.books.billed == PREFILL_PRICE + 3 * DECODE_PRICE
+    effects = bench.handle(bench.build_data(value=4))
+    assert kinds(effects) == [SaveStanding, Send]
+    assert effects[1].body == body
+    assert bench.session.books.billed == PREFILL_PRICE + 4 * DECODE_PRICE
+
+
+def test_who_leaves_while_we_compute_owes_the_step():
+    bench = Bench().run_steps(4)
+    bench.handle(bench.build_data())
+    account = bench.handle(Lost(Side.REQUESTER))[-1].account
+    assert account.billed_units == PREFILL_PRICE + 4 * DECODE_PRICE
+    assert bench.account.arrears == DECODE_PRICE
+    assert sum(r.price_units for r in account.receipts) == account.billed_units
 
 
 def test_a_receipt_for_a_lost_step_is_withdrawn():
@@ -587,7 +627,8 @@ def test_a_receipt_for_a_lost_step_is_withdrawn():
     assert receipt.tokens == 15
     assert receipt.previous_own == lost.previous_own
     account = bench.handle(Lost(Side.REQUESTER))[-1].account
-    assert [each.tokens for each in account.receipts] == [PROMPT, 15]
+    # It did not come again.
+    assert [each.tokens for each in account.receipts] == [PROMPT, 15, 1]
     assert sum(each.price_units for each in account.receipts) == account.billed_units
 
 
@@ -759,8 +800,9 @@ def test_a_change_takes_back_guesses_that_were_lost():
     # The same ones again cost nothing to compute; others do.
     effects = bench.handle(bench.build_data(value=2, count=5))
     assert kinds(effects) == [SaveStanding, Send]
-    bench.relink(PROMPT + 1, attempt=3)
-    assert kinds(bench.handle(bench.build_data(value=2, count=4))) == [Compute]
+    bench.relink(PROMPT + 1, attempt=3, comes_again=False)
+    bench.handle(bench.build_data(value=2, count=4))
+    assert kinds(bench.pay(GUESS_PRICE)) == [Compute]
 
 
 def test_nothing_is_taken_back_when_another_step_has_come():
@@ -871,7 +913,8 @@ class Chaos:
         places = [session.schedule.end]
         if undone is not None:
             places.append(undone.step.position)
-        return bench.relink(self.draw(st.sampled_from(places)))
+        again = self.draw(st.booleans())
+        return bench.relink(self.draw(st.sampled_from(places)), comes_again=again)
 
     def check(self, before, effects):
         bench, session = self.bench, self.bench.session

@@ -16,6 +16,7 @@ from session_world import (
     Dialer,
     build_key,
     collect,
+    compute_prefill_units,
     open_world,
     run,
 )
@@ -23,7 +24,6 @@ from session_world import (
 from inference.hop.events import PoolChanged
 from inference.hop.places import MAX_PEERS, Holder, NoPlace, Places
 from inference.hop.ports import HopLimits
-from inference.hop.undone import FREE_STEPS, MAX_CHANNELS, UndoneSteps
 from inference.protocol.activations import compute_digest
 from inference.protocol.codes import AbortCode, RefuseCode
 from inference.protocol.messages import (
@@ -305,71 +305,65 @@ def test_whoever_cannot_be_told_keeps_its_place():
     run(test)
 
 
-class Undoer(Flooder):
-    """Has every step undone when it has the answer, and asks for another one."""
+class Cheat(Flooder):
+    """Has steps computed and finds ways not to pay for them."""
 
-    async def cheat(self) -> int | None:
-        """Return the answers that one session gave; None where it is refused."""
+    async def cheat(self, way: str) -> bool:
+        """Open a session and get as much as it gives; False where it is refused."""
         stream, message = await self.ask()
         if isinstance(message, Refuse):
-            return None
-        terms, answers = self.last.terms, 0
-        while True:
-            body = np.full((3, HIDDEN), answers, np.float32).tobytes()
-            step = Step(0, 0, 3, is_prefill=True, closes_range=True)
-            work = Range().add(step, 0, compute_digest(body), b"")
-            said = sign_input(
-                CHAIN_ID, terms.session, work, self.key.public_key, self.key.sign
-            )
-            data = Data(
-                terms.session, terms.attempt, 0, 0, 3, HIDDEN, 1, (), said, None
-            )
-            await stream.send(encode_frame(data, body))
+            assert message.code == RefuseCode.UNPAID
+            return False
+        terms = self.last.terms
+        for value in range(20):
+            await stream.send(self.build_step(terms, value))
+            if way == "leaves":
+                await trio.sleep(0.0005)
+                break
             while not isinstance(message, Data | Abort):
                 message, _ = decode_frame(await stream.receive(), 10**6)
-            if isinstance(message, Abort):
-                return answers
-            answers += 1
+            if isinstance(message, Abort) or way == "takes":
+                break
             terms = msgspec.structs.replace(terms, attempt=terms.attempt + 1)
-            signature = self.key.sign(compute_relink_message(terms, 0))
-            await stream.send(encode_frame(Relink(terms, 0, signature)))
+            again = way == "comes again"
+            signed = compute_relink_message(terms, 0, comes_again=again)
+            relink = Relink(terms, 0, again, self.key.sign(signed))
+            await stream.send(encode_frame(relink))
             while not isinstance(message, Linked):
                 message, _ = decode_frame(await stream.receive(), 10**6)
+        stream.abort()
+        return True
+
+    def build_step(self, terms, value: int) -> bytes:
+        body = np.full((3, HIDDEN), value, np.float32).tobytes()
+        step = Step(0, 0, 3, is_prefill=True, closes_range=True)
+        work = Range().add(step, 0, compute_digest(body), b"")
+        key = self.key
+        said = sign_input(CHAIN_ID, terms.session, work, key.public_key, key.sign)
+        data = Data(terms.session, terms.attempt, 0, 0, 3, HIDDEN, 1, (), said, None)
+        return encode_frame(data, body)
 
 
-def test_whoever_has_all_steps_undone_gets_few_of_them():
+@pytest.mark.parametrize("way", ["takes", "comes again", "differs", "leaves"])
+def test_a_deposit_buys_one_step_for_nothing_over_any_number_of_sessions(way):
     async def test():
         async with open_world(hops=1) as world:
             hop = world.hops[0]
-            hop.limits = HopLimits(trust_after=0)
-            hop.start_service()
-            undoer = Undoer(world, 0)
-            answers = []
+            cheat = Cheat(world, 0)
+            opened = 0
             for _ in range(8):
-                answers.append(await undoer.cheat())
-                await trio.sleep(1)
-            assert answers == [17] + 7 * [None]
+                opened += await cheat.cheat(way)
+                await trio.sleep(30)
+                # A node that starts anew has forgotten nothing.
+                hop.start_service()
+            assert opened == 1
+            assert hop.stage.forwards <= 1
+            standing = hop.payee.standings[cheat.channel.channel_id]
+            assert standing.arrears_units == compute_prefill_units(3)
             # Who pays is served.
             assert len(await collect(world.session([5, 6, 7], 4))) == 4
 
     run(test)
-
-
-@given(st.lists(st.integers(0, 5)), st.integers(0, 20))
-def test_what_may_be_undone_grows_with_what_was_paid(steps, paid):
-    undone = UndoneSteps()
-    for each in steps:
-        undone.note(bytes(32), each)
-    assert undone.are_too_many(bytes(32), paid) == (sum(steps) > FREE_STEPS + paid)
-    assert not undone.are_too_many(bytes([1]) * 32, 0)
-    assert len(undone) == (sum(steps) > 0)
-
-
-def test_few_channels_are_remembered():
-    undone = UndoneSteps()
-    for number in range(MAX_CHANNELS + 5):
-        undone.note(number.to_bytes(32, "big"), 1)
-    assert len(undone) == MAX_CHANNELS
 
 
 def test_memory_of_idle_sessions():
