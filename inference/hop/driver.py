@@ -223,7 +223,7 @@ class HopDriver:
         if self._streams.get(side) is not stream:
             # Of a neighbour that we have let go of; a look at the pool harms nobody.
             return PoolChanged()
-        if heard.frame is None:
+        if heard.error is not None:
             event: Event | Pay = Lost(side)
         else:
             try:

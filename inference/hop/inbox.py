@@ -48,8 +48,9 @@ class Heard(Generic[K]):
     """What a stream brought."""
 
     source: Source[K]
-    frame: bytes | None
-    """None when the stream has ended."""
+    frame: bytes = b""
+    error: P2PChainError | None = None
+    """Why the stream is over."""
 
 
 class Inbox(Generic[P, K]):
@@ -148,9 +149,9 @@ class Inbox(Generic[P, K]):
             return None
         try:
             frame = source.stream.receive_now()
-        except P2PChainError:
+        except P2PChainError as error:
             self.forget(source.stream)
-            return Heard(source, None)
+            return Heard(source, error=error)
         if frame is None:
             return None
         # It may have more; then its turn comes again behind the others.

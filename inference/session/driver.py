@@ -3,7 +3,7 @@ Drives one requester session: a route's streams, our own worker, and the reader.
 
     hop 0 stream --+
     hop n stream --+--> inbox --> RequesterMachine.handle --> effects
-    worker tasks --+
+    our worker   --+
 
 `RequesterSession.run` is shielded: a reader that goes away or a caller that is
 cancelled turns into the event Cancelled, so the step under way is still paid and every
@@ -17,10 +17,12 @@ from typing import assert_never
 import trio
 
 from inference.hop.driver import compute_now_us
+from inference.hop.inbox import Heard, Inbox
 from inference.hop.ports import Stream
 from inference.protocol.errors import BadMessage, PaymentFailed, StepTimeout
 from inference.protocol.messages import (
     HOP_PROTOCOL,
+    Data,
     Message,
     Open,
     PageSource,
@@ -62,13 +64,11 @@ from inference.session.ports import RequesterPorts
 from inference.session.purse import SessionPurse
 from inference.session.reader import Reader, TakeToken
 from inference.session.session import RequesterMachine
-from inference.session.worker import embed, sample
+from inference.session.worker import begin_sample, embed
 from primitives.errors import P2PChainError
 
 log = logging.getLogger(__name__)
 
-INBOX_EVENTS = 16
-"""Each hop has at most a receipt and an answer to say per step."""
 CLEANUP_S = 5.0
 """For our own worker to forget the session."""
 LAST_WORDS_S = 1.0
@@ -101,13 +101,11 @@ class RequesterSession:
         self._streams: dict[int, Stream] = {}
         self._purse = SessionPurse(ports.payer, plan.session_id)
         self._max_body = plan.wire.compute_size(plan.max_step_tokens)
-        self._sender, self._receiver = trio.open_memory_channel[Event](INBOX_EVENTS)
+        self._inbox: Inbox[Event, int] = Inbox()
         self._reader = Reader()
-        self._waiting = trio.CancelScope()
         self._openings: list[trio.CancelScope] = []
         self._driving = trio.CancelScope(shield=True)
         self._is_cancelled = False
-        self._is_told = False
         self._end: End | None = None
         self._machine: RequesterMachine
         self._nursery: trio.Nursery
@@ -154,7 +152,7 @@ class RequesterSession:
         self._is_cancelled = True
         self._driving.deadline = trio.current_time() + self._timeouts.close_s
         self._reader.cancel()
-        self._waiting.cancel()
+        self._inbox.post(Cancelled())
 
     async def _watch_cancellation(self) -> None:
         try:
@@ -184,10 +182,11 @@ class RequesterSession:
             return
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._inbox.run_alarm)
             await self._do_all(self._machine.open())
             while self._machine.phase is not Phase.ENDED:
                 await self._apply(await self._receive())
-            self._receiver.close()
+            self._inbox.close()
             for opening in self._openings:
                 opening.cancel()
             with trio.move_on_after(self._timeouts.close_s):
@@ -214,21 +213,21 @@ class RequesterSession:
             log.info("session %s: %s", self._name, error)
 
     async def _receive(self) -> Event:
-        if not self._must_tell():
-            try:
-                return self._receiver.receive_nowait()
-            except trio.WouldBlock:
-                deadline = self._machine.deadline_us / 1_000_000
-                with trio.CancelScope(deadline=deadline) as self._waiting:
-                    return await self._receiver.receive()
-        if self._must_tell():
-            self._is_told = True
-            return Cancelled()
-        return Expired()
+        item = await self._inbox.receive(self._machine.deadline_us / 1_000_000)
+        if item is None:
+            return Expired()
+        return self._read(item) if isinstance(item, Heard) else item
 
-    def _must_tell(self) -> bool:
-        """Tell whether the machine does not know yet that the reader has left."""
-        return self._is_cancelled and not self._is_told
+    def _read(self, heard: Heard[int]) -> Event:
+        """Return the event that a hop's frame is, or its stream's end."""
+        hop = heard.source.key
+        if heard.error is not None:
+            return HopGone(hop, str(heard.error))
+        try:
+            return Received(hop, *decode_frame(heard.frame, self._max_body))
+        except BadMessage as error:
+            self._inbox.forget(heard.source.stream)
+            return HopGone(hop, str(error), is_fault=True)
 
     async def _apply(self, event: Event) -> None:
         """Do what the state machine asks for, until it asks for nothing more."""
@@ -250,7 +249,7 @@ class RequesterSession:
             case Embed():
                 self._nursery.start_soon(self._embed, effect)
             case Sample():
-                self._nursery.start_soon(self._sample, effect)
+                return self._sample(effect)
             case Emit(token):
                 await self._show(token)
             case OpenHop():
@@ -265,12 +264,6 @@ class RequesterSession:
             case _:
                 assert_never(effect)
         return None
-
-    async def _post(self, event: Event) -> None:
-        try:
-            await self._sender.send(event)
-        except trio.BrokenResourceError:
-            return  # The session is over; nobody reads any more.
 
     # Hops
 
@@ -289,13 +282,13 @@ class RequesterSession:
                     stream.abort()
                     raise
             except PaymentFailed as error:
-                await self._post(LocalFailed(error))
+                self._inbox.post(LocalFailed(error))
             except P2PChainError as error:
-                await self._post(HopGone(hop, str(error)))
+                self._inbox.post(HopGone(hop, str(error)))
             else:
                 # Only now can anything else be sent: Open is the first message.
                 self._streams[hop] = stream
-                self._nursery.start_soon(self._pump, hop, stream)
+                self._inbox.listen(hop, stream)
 
     async def _find_hops(self, effect: FindHops) -> None:
         assert self._ports.finder is not None
@@ -306,7 +299,7 @@ class RequesterSession:
                 event = HopsFound(effect.search, await self._ports.finder.find(effect))
             except P2PChainError as error:
                 event = NoHops(effect.search, str(error))
-            await self._post(event)
+            self._inbox.post(event)
 
     def _build_open(self, effect: OpenHop) -> Open:
         hop = self._machine.route.everyone[effect.hop]
@@ -336,11 +329,12 @@ class RequesterSession:
         if stream is None:
             return None
         frame = encode_frame(message, body)
-        is_over = self._machine.phase is Phase.ENDED
-        wait_s = LAST_WORDS_S if is_over else self._timeouts.send_s
-        deadline = trio.current_time() + wait_s
         try:
-            with trio.CancelScope(deadline=deadline) as sending:
+            if stream.send_now(frame, is_urgent=isinstance(message, Data)):
+                return None
+            is_over = self._machine.phase is Phase.ENDED
+            wait_s = LAST_WORDS_S if is_over else self._timeouts.send_s
+            with trio.CancelScope(deadline=trio.current_time() + wait_s) as sending:
                 await stream.send(frame)
         except P2PChainError as error:
             return HopGone(hop, str(error))
@@ -355,24 +349,15 @@ class RequesterSession:
         pay = Pay(self.plan.session_id, effect.step, effect.units, payment)
         return await self._send(effect.hop, pay, b"")
 
-    async def _pump(self, hop: int, stream: Stream) -> None:
-        """Turn a hop's frames into events until its stream ends."""
-        try:
-            while True:
-                message, body = decode_frame(await stream.receive(), self._max_body)
-                await self._post(Received(hop, message, body))
-        except BadMessage as error:
-            await self._post(HopGone(hop, str(error), is_fault=True))
-        except P2PChainError as error:
-            await self._post(HopGone(hop, str(error)))
-
     # Our own worker, and the reader
 
     async def _embed(self, effect: Embed) -> None:
-        await self._post(await embed(self._ports.worker, self.plan.session_id, effect))
+        event = await embed(self._ports.worker, self.plan.session_id, effect)
+        self._inbox.post(event)
 
-    async def _sample(self, effect: Sample) -> None:
-        await self._post(await sample(self._ports.worker, self.plan.session_id, effect))
+    def _sample(self, effect: Sample) -> Event | None:
+        worker, session_id = self._ports.worker, self.plan.session_id
+        return begin_sample(worker, session_id, effect, self._inbox.post)
 
     async def _show(self, token: TokenEvent) -> None:
         try:

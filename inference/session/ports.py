@@ -9,6 +9,7 @@ from inference.hop.ports import Dialer, Signer
 from inference.sampling.params import Choice, SamplingParams
 from inference.session.events import FindHops
 from inference.session.plan import HopPlan
+from primitives.errors import P2PChainError
 
 
 class RequesterWorker(Protocol):
@@ -24,15 +25,16 @@ class RequesterWorker(Protocol):
     ) -> bytes:
         """Return the hidden states of tokens."""
 
-    async def choose(
+    def begin_choose(
         self,
         session_id: bytes,
         hidden: bytes,
         tokens: int,
         drafts: Sequence[int],
         wanted: int,
-    ) -> Choice:
-        """Choose the tokens that follow from the answer to a step.
+        on_done: Callable[[Choice | P2PChainError], None],
+    ) -> None:
+        """Begin to choose the tokens that follow from the answer to a step.
 
         Args:
             session_id: Of the session.
@@ -40,9 +42,11 @@ class RequesterWorker(Protocol):
             tokens: Of the step.
             drafts: Guesses that it carried.
             wanted: Guesses that the next one may carry.
+            on_done: Gets what was chosen, or BadAnswer where they have a wrong length
+                or are not finite, or what else went wrong; later.
 
         Raises:
-            BadAnswer: They have a wrong length or are not finite.
+            WorkerError, RemoteError: It cannot begin.
         """
 
     async def close(self, session_id: bytes) -> None:

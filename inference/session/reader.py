@@ -28,7 +28,10 @@ class Reader:
         Raises:
             trio.BrokenResourceError: The reader is gone.
         """
-        await self._tokens.send(token)
+        try:
+            self._tokens.send_nowait(token)
+        except trio.WouldBlock:
+            await self._tokens.send(token)
 
     def close(self) -> None:
         """No more tokens come."""

@@ -1,6 +1,9 @@
 """Our own worker's part in a session: what is asked of it, and what it says."""
 
+from collections.abc import Callable
+
 from inference.errors import BadAnswer
+from inference.sampling.params import Choice
 from inference.session.events import (
     AnswerRejected,
     Embed,
@@ -24,16 +27,41 @@ async def embed(
     return Embedded(effect.step, body)
 
 
-async def sample(
-    worker: RequesterWorker, session_id: bytes, effect: Sample
-) -> Sampled | AnswerRejected | LocalFailed:
-    """Choose tokens from the answer to a step."""
+def begin_sample(
+    worker: RequesterWorker,
+    session_id: bytes,
+    effect: Sample,
+    post: Callable[[Sampled | AnswerRejected | LocalFailed], None],
+) -> LocalFailed | None:
+    """Let tokens be chosen from the answer to a step.
+
+    Args:
+        worker: Ours.
+        session_id: Of the session.
+        effect: The answer.
+        post: Gets what comes of it; later.
+
+    Returns:
+        Why it cannot begin, if so.
+    """
+
+    def on_done(choice: Choice | P2PChainError) -> None:
+        if isinstance(choice, BadAnswer):
+            post(AnswerRejected(str(choice)))
+        elif isinstance(choice, P2PChainError):
+            post(LocalFailed(choice))
+        else:
+            post(Sampled(choice))
+
     try:
-        choice = await worker.choose(
-            session_id, effect.body, effect.tokens, effect.drafts, effect.wanted
+        worker.begin_choose(
+            session_id,
+            effect.body,
+            effect.tokens,
+            effect.drafts,
+            effect.wanted,
+            on_done,
         )
-    except BadAnswer as error:
-        return AnswerRejected(str(error))
     except P2PChainError as error:
         return LocalFailed(error)
-    return Sampled(choice)
+    return None

@@ -1,6 +1,6 @@
 """A worker process that holds a model's ends, as the node sees it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -21,6 +21,7 @@ from inference.worker.wire import (
     Sampled,
     TokenIds,
 )
+from primitives.errors import P2PChainError
 
 
 class RequesterWorker(SupervisedWorker):
@@ -111,10 +112,42 @@ class RequesterWorker(SupervisedWorker):
             BadAnswer: A wrong length, or NaN or infinity: nobody is paid for it.
         """
         guesses = tuple(drafts)
-        answer, payload = await self._call(
-            Sampled, lambda n: Sample(n, session_id, tokens, guesses, wanted), hidden
+        return _build_choice(
+            await self._call(
+                Sampled,
+                lambda n: Sample(n, session_id, tokens, guesses, wanted),
+                hidden,
+            )
         )
-        return Choice(answer.tokens, answer.drafts, payload)
+
+    def begin_choose(
+        self,
+        session_id: bytes,
+        hidden: bytes | memoryview,
+        tokens: int,
+        drafts: Sequence[int],
+        wanted: int,
+        on_done: Callable[[Choice | P2PChainError], None],
+    ) -> None:
+        """Begin what `choose` does; `on_done` gets what it returns or raises.
+
+        Raises:
+            Busy, WorkerLost, WorkerFailed: It cannot begin.
+        """
+        guesses = tuple(drafts)
+
+        def take(answer: tuple[Sampled, bytes] | P2PChainError) -> None:
+            if isinstance(answer, P2PChainError):
+                on_done(answer)
+            else:
+                on_done(_build_choice(answer))
+
+        self._begin(
+            Sampled,
+            lambda n: Sample(n, session_id, tokens, guesses, wanted),
+            hidden,
+            take,
+        )
 
     async def sample(
         self, session_id: bytes, hidden: bytes | memoryview, tokens: int
@@ -127,3 +160,9 @@ class RequesterWorker(SupervisedWorker):
         choice = await self.choose(session_id, hidden, tokens)
         [token] = choice.tokens
         return replace(token, embedding=token.embedding or choice.embedding)
+
+
+def _build_choice(answer: tuple[Sampled, bytes]) -> Choice:
+    """Return what was chosen: the payload is the next step's input."""
+    sampled, payload = answer
+    return Choice(sampled.tokens, sampled.drafts, payload)

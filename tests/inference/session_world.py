@@ -361,6 +361,27 @@ class SumSampler:
         await trio.lowlevel.checkpoint()
         return embed(position, token_ids).tobytes()
 
+    def begin_choose(
+        self,
+        session_id: bytes,
+        hidden: bytes,
+        tokens: int,
+        drafts: Sequence[int],
+        wanted: int,
+        on_done: Callable[[Choice | P2PChainError], None],
+    ) -> None:
+        """Run `choose` beside the caller, as a process does."""
+
+        async def run() -> None:
+            try:
+                choice = await self.choose(session_id, hidden, tokens, drafts, wanted)
+            except P2PChainError as error:
+                on_done(error)
+            else:
+                on_done(choice)
+
+        trio.lowlevel.spawn_system_task(run)
+
     async def choose(
         self,
         session_id: bytes,
