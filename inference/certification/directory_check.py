@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from inference.errors import BadWeights
-from inference.model.split import (
-    TORCH_DTYPES,
+from inference.model.lazy_tensors import TORCH_DTYPES
+from inference.model.library import (
     find_class,
     get_build_arguments,
     quiet_library,

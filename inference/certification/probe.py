@@ -60,15 +60,15 @@ from inference.certification.ragged_probe import probe_ragged
 from inference.certification.tiny_config import LAYERS, VOCAB, build_tiny_config
 from inference.errors import ModelError, UnsupportedModel
 from inference.model.ghost_cache import GhostCache
-from inference.model.local_pipeline import EncoderPipeline, LocalPipeline, load_stages
-from inference.model.split import (
-    Part,
+from inference.model.library import (
     find_class,
     get_build_arguments,
     get_cache_argument,
-    load_ends,
     quiet_library,
 )
+from inference.model.local_pipeline import EncoderPipeline, LocalPipeline, load_stages
+from inference.model.part import Part
+from inference.model.split import load_ends
 from inference.weights.model_info import is_encoder, validate_config
 from inference.weights.pieces import CONFIG_FILE
 from inference.weights.weights import read_json

@@ -15,7 +15,7 @@ from inference.engine.pages import PageRun
 from inference.engine.ragged import TEST_TOKENS, TOLERANCE, RaggedExecutor, build_ragged
 from inference.errors import UnsupportedModel
 from inference.model.ghost_cache import GhostCache
-from inference.model.split import Part
+from inference.model.part import Part
 
 _SESSION = b"probe"
 _PAGES = (PageRun(0, TEST_PAGES),)

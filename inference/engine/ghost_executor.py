@@ -13,7 +13,7 @@ from inference.engine.scheduler import Work
 from inference.errors import BadAnswer
 from inference.model.ghost_cache import GhostCache
 from inference.model.ghost_pass import run_pass
-from inference.model.split import Part
+from inference.model.part import Part
 
 
 class GhostExecutor:

@@ -33,7 +33,7 @@ from transformers.pytorch_utils import Conv1D
 from inference.device.precision import Precision
 from inference.engine.kernels import Kernel, build_kernel
 from inference.errors import UnsupportedModel
-from inference.model.split import Part
+from inference.model.part import Part
 
 NATIVE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """How far the same numbers may be off when they are added up in another order, of the

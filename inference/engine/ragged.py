@@ -34,7 +34,7 @@ from inference.engine.ragged_attention import (
 )
 from inference.engine.scheduler import Work
 from inference.errors import BadAnswer, UnsupportedModel
-from inference.model.split import Part
+from inference.model.part import Part
 
 _FITTING_CACHES = (DynamicLayer, DynamicSlidingWindowLayer)
 _UNFIT_ROPE = frozenset({"dynamic", "longrope"})

@@ -10,7 +10,7 @@ import torch
 from inference.device.memory import CacheCost
 from inference.engine.scheduler import Work
 from inference.errors import BadAnswer, UnsupportedModel, WrongPosition
-from inference.model.split import Part
+from inference.model.part import Part
 
 
 class TextExecutor:

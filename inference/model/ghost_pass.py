@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from inference.model.ghost_cache import GhostCache
-from inference.model.split import Part
+from inference.model.part import Part
 
 
 def run_pass(

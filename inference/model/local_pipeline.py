@@ -14,7 +14,8 @@ import torch
 
 from inference.model.ghost_cache import GhostCache
 from inference.model.ghost_pass import run_pass
-from inference.model.split import Part, load_ends, load_stage
+from inference.model.part import Part
+from inference.model.split import load_ends, load_stage
 
 
 class LocalPipeline:

@@ -21,8 +21,9 @@ from inference.errors import (
     UnknownSession,
     UnsupportedModel,
 )
+from inference.model.part import Part
 from inference.model.pooling import Pooling, read_pooling
-from inference.model.split import Part, load_ends
+from inference.model.split import load_ends
 from inference.model.tokenizer import Tokenizer
 from inference.requester.requester import MAX_SESSIONS, Turn
 from inference.sampling.params import ChatMessage, Choice, SampledToken, SamplingParams

@@ -9,7 +9,7 @@ from inference.device.precision import AUTO, Precision
 from inference.engine.executor import draw_hidden
 from inference.engine.stage import StageEngine
 from inference.errors import UnsupportedModel
-from inference.model.split import CPU
+from inference.model.stand_ins import CPU
 from inference.requester.requester import RequesterEngine
 from inference.worker.service import StageService, choose_device, get_bytes
 

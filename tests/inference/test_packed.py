@@ -13,7 +13,8 @@ from inference.engine import packed
 from inference.engine.kernels import build_kernel
 from inference.engine.packed import PackedLayer, SharedProduct, pack, watch_inputs
 from inference.engine.stage import StageEngine
-from inference.model.split import Part, load_stage
+from inference.model.part import Part
+from inference.model.split import load_stage
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

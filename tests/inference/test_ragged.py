@@ -28,7 +28,8 @@ from inference.engine.ragged import TEST_TOKENS, RaggedExecutor, build_ragged
 from inference.engine.ragged_attention import find_window
 from inference.engine.stage import StageEngine
 from inference.errors import UnsupportedModel
-from inference.model.split import Part, load_stage
+from inference.model.part import Part
+from inference.model.split import load_stage
 from inference.requester.requester import RequesterEngine, Turn
 from inference.sampling.params import ChatMessage, SamplingParams
 

@@ -18,8 +18,9 @@ from tiny_models import (
 
 from inference.engine.stage import StageEngine
 from inference.errors import BadWeights, UnsupportedModel, WrongPosition
+from inference.model.library import get_cache_argument
 from inference.model.local_pipeline import LocalPipeline, load_pipeline
-from inference.model.split import get_cache_argument, load_ends, load_stage
+from inference.model.split import load_ends, load_stage
 from inference.weights.safetensors_file import read_entries
 
 INEXACT = {"deepseek-v4": "keeps a state"}
