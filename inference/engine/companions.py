@@ -85,8 +85,11 @@ class Companions:
             if len(members) > 1:
                 self._groups[session_id] = group
 
-    def on_refusal(self, call: int) -> None:
-        """Note that a request failed: what its session does next is not known."""
+    def drop(self, call: int) -> None:
+        """Note that a request waits for no pass: it failed, or was answered without.
+
+        What its session does next is not known; nobody waits for it.
+        """
         waiting = self._waiting.pop(call, None)
         if waiting is not None:
             self._leave(waiting.session_id)

@@ -21,12 +21,14 @@ from inference.errors import (
 from inference.weights.model_info import Model
 from inference.worker.supervisor import SupervisedWorker
 from inference.worker.wire import (
+    Counts,
     Forward,
     HiddenStates,
     KeepPages,
     Opened,
     OpenSession,
     Pages,
+    ReadCounts,
     ReadPages,
     Ready,
     WritePages,
@@ -139,6 +141,15 @@ class StageWorker(SupervisedWorker):
         """What a page of a session takes; 0 until the worker is ready."""
         report = self._report
         return 0 if report is None else PAGE_TOKENS * report.position_bytes
+
+    async def count_passes(self) -> tuple[int, int]:
+        """Return how many passes there were, and how many requests they answered.
+
+        Raises:
+            Busy, WorkerLost, WorkerFailed: Not now; died during it; never.
+        """
+        answer, _ = await self._call(Counts, ReadCounts)
+        return answer.passes, answer.answers
 
     async def read_pages(self, keys: Sequence[bytes]) -> bytes:
         """Return what named pages hold, one after another, as far as they are there.

@@ -120,6 +120,12 @@ class WritePages(Record, tag=11):
     pages: U32
 
 
+class ReadCounts(Record, tag=12):
+    """To either: how many passes were there?"""
+
+    call: U32
+
+
 Request = (
     OpenSession
     | Forward
@@ -132,6 +138,7 @@ Request = (
     | KeepPages
     | ReadPages
     | WritePages
+    | ReadCounts
 )
 
 
@@ -215,7 +222,19 @@ class Pages(Record, tag=39):
     pages: U32
 
 
-Answer = Ready | Done | HiddenStates | TokenIds | Sampled | Refused | Opened | Pages
+class Counts(Record, tag=40):
+    """What a worker has done since it is ready."""
+
+    call: U32
+    passes: U63
+    answers: U63
+    """Requests that these passes answered: as many as sessions shared them, but for
+    chunks of prompts."""
+
+
+Answer = (
+    Ready | Done | HiddenStates | TokenIds | Sampled | Refused | Opened | Pages | Counts
+)
 
 
 def encode_frame(message: Request | Answer, payload_bytes: int = 0) -> bytes:

@@ -48,9 +48,10 @@ from inference.worker.service import (
 )
 from inference.worker.wire import (
     PREFIX_BYTES,
-    Answer,
     CloseSession,
+    Counts,
     Forward,
+    ReadCounts,
     Ready,
     Refused,
     Request,
@@ -112,6 +113,7 @@ def _run(link: socket.socket, options: argparse.Namespace) -> int:
 def _serve(link: socket.socket, service: Service) -> None:
     """Take requests and run passes until the node's end closes."""
     companions = Companions()
+    passes = answers = 0
     while True:
         # With nothing to do, wait for the node; else look what has come, or for those
         # with whom the pass is shared.
@@ -121,15 +123,22 @@ def _serve(link: socket.socket, service: Service) -> None:
                 return
             header, payload = frame
             request = decode_request(header)
-            _note_request(companions, request)
+            if isinstance(request, ReadCounts):
+                _send(link, [(Counts(request.call, passes, answers), b"")])
+                continue
+            _note(companions, request)
             replies = _handle(service, request, payload)
-            _note_refusals(companions, replies)
+            for call in _list_calls(replies):
+                companions.drop(call)
             _send(link, replies)
         started_s = time.monotonic()
         replies = service.step()
         took_s = time.monotonic() - started_s
-        _note_refusals(companions, replies)
-        companions.on_pass([_get_call(answer) for answer, _ in replies], took_s)
+        done = [reply for reply in replies if not isinstance(reply[0], Refused)]
+        companions.on_pass(_list_calls(done), took_s)
+        for call in _list_calls(replies):
+            companions.drop(call)
+        passes, answers = passes + 1, answers + len(done)
         _send(link, replies)
 
 
@@ -146,7 +155,7 @@ def _has_come(link: socket.socket, companions: Companions) -> bool:
     return bool(select.select([link], [], [], wait_s)[0])
 
 
-def _note_request(companions: Companions, request: Request) -> None:
+def _note(companions: Companions, request: Request) -> None:
     match request:
         case Forward(call, session_id, _, tokens):
             is_step = tokens <= MAX_DECODE_TOKENS
@@ -157,14 +166,8 @@ def _note_request(companions: Companions, request: Request) -> None:
             companions.forget(session_id)
 
 
-def _note_refusals(companions: Companions, replies: list[Reply]) -> None:
-    for answer, _ in replies:
-        if isinstance(answer, Refused):
-            companions.on_refusal(answer.call)
-
-
-def _get_call(answer: Answer) -> int:
-    return 0 if isinstance(answer, Ready) else answer.call
+def _list_calls(replies: list[Reply]) -> list[int]:
+    return [answer.call for answer, _ in replies if not isinstance(answer, Ready)]
 
 
 def _send(link: socket.socket, replies: list[Reply]) -> None:

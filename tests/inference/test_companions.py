@@ -72,7 +72,7 @@ def test_nobody_waits_for_who_was_refused() -> None:
     companions = Companions()
     share_a_pass(companions, b"a", b"b")
     companions.on_request(10, b"b", 1.0)
-    companions.on_refusal(10)
+    companions.drop(10)
     companions.on_request(11, b"a", 1.0)
     assert companions.compute_wait_s(1.0) == 0
 
@@ -110,7 +110,7 @@ def test_groups_that_wait_for_one_pass_join() -> None:
 def test_a_call_that_was_not_told_of_changes_nothing() -> None:
     companions = Companions()
     companions.on_pass([99], PASS_S)
-    companions.on_refusal(98)
+    companions.drop(98)
     companions.forget(b"nobody")
     assert companions.compute_wait_s(0.0) == 0
 

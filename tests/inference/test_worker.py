@@ -36,6 +36,7 @@ from inference.worker.wire import (
     PREFIX_BYTES,
     Answer,
     CloseSession,
+    Counts,
     Done,
     EncodeChat,
     EncodeText,
@@ -45,6 +46,7 @@ from inference.worker.wire import (
     OpenAnswer,
     Opened,
     OpenSession,
+    ReadCounts,
     ReadPages,
     Ready,
     Refused,
@@ -218,6 +220,7 @@ def test_sessions_that_share_passes_get_their_own_answers(stage: RawWorker) -> N
     calls = {10 + number: name for number, name in enumerate(inputs)}
     for call, name in calls.items():
         stage.ask(OpenSession(call, name, 10, ()))
+    before, _ = stage.ask(ReadCounts(9))
     frames = b""
     for call, name in calls.items():
         tokens = len(inputs[name]) // TOKEN_BYTES
@@ -229,6 +232,14 @@ def test_sessions_that_share_passes_get_their_own_answers(stage: RawWorker) -> N
         name = calls[answer.call]
         ours, theirs = (np.frombuffer(x, np.float32) for x in (output, expected[name]))
         assert np.allclose(ours, theirs, atol=1e-4)
+    after, _ = stage.ask(ReadCounts(9))
+    assert isinstance(before, Counts)
+    assert isinstance(after, Counts)
+    passes, answers = after.passes - before.passes, after.answers - before.answers
+    assert (passes, answers) == (1, len(calls))
+    # Those who shared a pass are not held up for good by who does not come back.
+    [name, *_] = inputs
+    assert stage.ask(Forward(11, name, 1, 1), inputs[name])[0] == HiddenStates(11, 1)
     for name in inputs:
         stage.ask(CloseSession(9, name))
 
@@ -319,6 +330,7 @@ messages = [
     KeepPages(2, b"s", 3, (b"k" * 32,)),
     ReadPages(2, (b"k" * 32,)),
     WritePages(2, b"s", 3),
+    ReadCounts(2),
     Forward(2, b"s", 0, 1),
     CloseSession(3, b"s"),
     EncodeChat(4, (ChatMessage("user", "é"),)),

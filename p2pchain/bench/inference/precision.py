@@ -111,7 +111,8 @@ def _run_plain(reference: LineProcess, sessions: int) -> Trial:
     prompt = draw_prompt(PROMPT_TOKENS)
     request = {"prompt": prompt, "tokens": TOKENS, "copies": sessions}
     answer = reference.ask(request)
-    return Trial(sessions * TOKENS / answer["seconds"], answer["cpu_seconds"])
+    speed = sessions * TOKENS / answer["seconds"]
+    return Trial(speed, answer["cpu_seconds"], sessions)
 
 
 def _describe(trials: Trials, name: str, sessions: int) -> list[Figure]:
@@ -129,4 +130,7 @@ def _describe(trials: Trials, name: str, sessions: int) -> list[Figure]:
             summarise(f"{title}: to {other}", speeds, "x", goal=goal),
             summarise(f"{title}: to {other} in CPU seconds", costs, "x"),
         ]
+    if sessions > 1 and name != PLAIN:
+        shared = [trial.shared for trial in found]
+        figures.append(summarise(f"{title}: in a pass of a stage", shared, "sessions"))
     return figures

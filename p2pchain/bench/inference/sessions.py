@@ -28,6 +28,8 @@ class Trial:
     """Tokens per second of all together."""
     cpu_s: float
     """Of all workers."""
+    shared: float
+    """Sessions in a pass of a stage, on average."""
 
 
 async def run_trial(
@@ -35,12 +37,16 @@ async def run_trial(
 ) -> Trial:
     """Answer short prompts of so many sessions at once."""
     prompts = [draw_prompt(prompt_tokens, number) for number in range(sessions)]
+    before = await swarm.count_passes()
     started, cpu_started = time.perf_counter(), swarm.read_cpu_s()
     async with trio.open_nursery() as nursery:
         for number, prompt in enumerate(prompts):
             nursery.start_soon(swarm.answer, bytes([number]), prompt, tokens)
     speed = sessions * tokens / (time.perf_counter() - started)
-    return Trial(speed, swarm.read_cpu_s() - cpu_started)
+    cpu_s = swarm.read_cpu_s() - cpu_started
+    after = await swarm.count_passes()
+    passes, answers = (b - a for a, b in zip(before, after, strict=True))
+    return Trial(speed, cpu_s, answers / passes)
 
 
 def run_sessions(lab: Lab) -> list[Figure]:
@@ -65,6 +71,8 @@ def run_sessions(lab: Lab) -> list[Figure]:
                   [SESSIONS * a.cpu_s / b.cpu_s for a, b in pairs], "x"),
         summarise("one session", [trial.speed for trial in one], "tokens/s"),
         summarise("eight together", [trial.speed for trial in many], "tokens/s"),
+        summarise("eight together: in a pass of a stage",
+                  [trial.shared for trial in many], "sessions"),
     ]  # fmt: skip
 
 

@@ -72,6 +72,11 @@ class WorkerSwarm:
         workers = (self.requester, *self.stages)
         return sum(read_cpu_s(worker.pid) for worker in workers if worker.pid)
 
+    async def count_passes(self) -> tuple[int, int]:
+        """Return the passes of all stages so far, and the requests they answered."""
+        counts = [await stage.count_passes() for stage in self.stages]
+        return sum(passes for passes, _ in counts), sum(done for _, done in counts)
+
     async def _run(
         self, name: bytes, position: int, hidden: bytes, tokens: int
     ) -> bytes:
