@@ -105,6 +105,8 @@ class HopDriver:
         on_computed: Callable[[int, int], None] = lambda tokens, spent_us: None,
     ) -> None:
         self.session = session
+        self.ended = trio.Event()
+        """Set when nothing of the session is held any more."""
         self._ports = ports
         self._limits = limits
         self._max_body = max_body
@@ -142,6 +144,7 @@ class HopDriver:
                 await self._apply(GivingUp())
                 self._inbox.close()
                 await self._release()
+            self.ended.set()
 
     async def _accept_session(self) -> None:
         session = self.session

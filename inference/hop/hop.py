@@ -36,7 +36,7 @@ that we had computed, and go on when it is paid.
 Spec: docs/protocol/07-inference.md
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -75,7 +75,7 @@ from inference.hop.prefix import HopPrefix
 from inference.protocol.activations import compute_digest, is_finite
 from inference.protocol.codes import AbortCode
 from inference.protocol.errors import BadMessage, ReceiptMismatch
-from inference.protocol.messages import Leaving, Note, Relink
+from inference.protocol.messages import Fetch, Leaving, Note, Relink
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,10 +85,12 @@ class HopSession(HopLife):
     Args:
         prepaid_steps: Steps at the beginning that are paid before they are computed.
         prefix: What it shares with sessions before and after it; None for nothing.
+        may_tell: Whether so many bytes may be said again to this account now.
     """
 
     prepaid_steps: int
     prefix: HopPrefix | None = None
+    may_tell: Callable[[int], bool] = lambda size: True
     _made: Deliveries = field(default_factory=Deliveries)
     _relink: Relink | None = None
     """A change of the route that waits for the computation under way."""
@@ -139,7 +141,7 @@ class HopSession(HopLife):
             case Reached():
                 return self._on_reached(event)
             case FetchArrived(fetch):
-                return [Send(Side.REQUESTER, *build_kept(fetch, self.kept))]
+                return self._on_fetch(fetch)
             case LeavingSoon():
                 return [Send(Side.REQUESTER, Leaving(self.terms.session))]
             case Violated(side, code, text):
@@ -152,6 +154,17 @@ class HopSession(HopLife):
                 return self._abort(code, text, self.terms.provider)
             case _:
                 assert_never(event)
+
+    def _on_fetch(self, fetch: Fetch) -> list[Effect]:
+        """Say again what was sent on, for who replaces the next hop."""
+        if self.phase is Phase.WAITING:
+            # It waits for the others, and not for a requester that has left.
+            self._set_deadline(self.limits.idle_s)
+        kept, body = build_kept(fetch, self.kept)
+        if not self.may_tell(len(body)):
+            text = "more is fetched than this hop tells again"
+            return self._abort(AbortCode.TOO_MUCH, text, None)
+        return [Send(Side.REQUESTER, kept, body)]
 
     # Data and payment
 

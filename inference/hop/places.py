@@ -9,26 +9,30 @@ not buy all places, and nothing must be worth holding for nothing:
 
     asking      each peer may ask so often; more is refused before its signature is
                 looked at, the dearest part of a refusal
-    holding     bounds per channel, per account, per peer, and in all
+    holding     nobody takes a place who holds as many as are free: an account alone
+                has half of all, n accounts that want all they can get have a part of
+                n + 1 each, and one part is free for whoever comes next; the same for
+                peers, of which one may serve several accounts
     newcomers   channels that have never paid a step share three quarters of the
                 places, so whoever opens many new channels leaves room for payers
     idling      when all places are taken, the session that has waited longest for a
                 step, and long enough, gives way; with nobody waiting it may wait for
                 `HopLimits.idle_s`
 
+So a place is free until there are as many accounts as places.  What sessions hold of
+the stage is its memory's affair, which is admitted by a formula of its own.
+
 Refusals are BUSY: the requester takes another provider, or comes again.
 
 Pure: no streams, no clock, no signatures.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from inference.hop.allowances import Allowances
 from inference.hop.ports import HopLimits
-
-MAX_PEERS = 1024
-"""Peers whose questions are counted; many times what is connected at once."""
 
 
 class NoPlace(Exception):
@@ -64,8 +68,8 @@ class Places:
         self._places: dict[bytes, _Place] = {}
         self._of_peer: Counter[bytes] = Counter()
         self._of_account: Counter[bytes] = Counter()
-        self._allowances: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
-        """By peer: questions that it may still ask, and when that was so, in us."""
+        self._questions = Allowances(limits.opens_per_s, limits.open_burst)
+        """By peer."""
 
     def __len__(self) -> int:
         return len(self._places)
@@ -74,9 +78,19 @@ class Places:
         return session in self._places
 
     @property
+    def free(self) -> int:
+        """Places that nobody holds."""
+        return self._limits.max_sessions - len(self._places)
+
+    @property
     def is_full(self) -> bool:
         """Whether somebody has to give way before anybody comes."""
-        return len(self._places) >= self._limits.max_sessions
+        return self.free <= 0
+
+    def may_displace(self, holder: Holder) -> bool:
+        """Tell whether somebody may give way to this holder: it has no place yet."""
+        has_place = self._of_peer[holder.peer] or self._of_account[holder.account]
+        return self.is_full and not has_place
 
     def ask(self, peer: bytes, now_us: int) -> None:
         """Count a question, before anything about it is looked at.
@@ -84,17 +98,10 @@ class Places:
         Raises:
             NoPlace: The peer asks too often, or holds its share.
         """
-        limits = self._limits
-        allowed, asked_us = self._allowances.pop(peer, (limits.open_burst, now_us))
-        allowed += (now_us - asked_us) * limits.opens_per_s / 1e6
-        allowed = min(allowed, limits.open_burst)
-        is_allowed = allowed >= 1
-        self._allowances[peer] = (allowed - is_allowed, now_us)
-        if len(self._allowances) > MAX_PEERS:
-            self._allowances.popitem(last=False)
-        if not is_allowed:
+        if not self._questions.take(peer, 1, now_us):
             raise NoPlace("too many sessions are asked for")
-        self._check_peer(peer)
+        if not self.is_full:
+            self._check_share("peer", self._of_peer[peer])
 
     def enter(
         self, session: bytes, holder: Holder, has_paid: Callable[[], bool]
@@ -104,16 +111,13 @@ class Places:
         Raises:
             NoPlace: All are taken, or those that this holder may have.
         """
-        limits = self._limits
         if self.is_full:
             raise NoPlace(f"{len(self)} sessions are open")
-        self._check_peer(holder.peer)
-        taken = self._of_account[holder.account]
-        if taken >= limits.max_sessions_per_account:
-            raise NoPlace(f"{taken} sessions are open for the account")
+        self._check_share("peer", self._of_peer[holder.peer])
+        self._check_share("account", self._of_account[holder.account])
         if not has_paid():
             newcomers = sum(not place.has_paid() for place in self._places.values())
-            if newcomers >= limits.max_newcomers:
+            if newcomers >= self._limits.max_newcomers:
                 raise NoPlace(f"{newcomers} sessions that never paid are open")
         self._places[session] = _Place(holder, has_paid)
         self._of_peer[holder.peer] += 1
@@ -132,7 +136,8 @@ class Places:
             if not count[key]:
                 del count[key]
 
-    def _check_peer(self, peer: bytes) -> None:
-        taken = self._of_peer[peer]
-        if taken >= self._limits.max_sessions_per_peer:
-            raise NoPlace(f"{taken} sessions of this peer are open")
+    def _check_share(self, whose: str, taken: int) -> None:
+        if taken >= self.free:
+            raise NoPlace(
+                f"{taken} sessions of this {whose} are open, and {self.free} places"
+            )

@@ -201,23 +201,28 @@ class HopOffer:
 class HopLimits:
     """What one provider takes on at once, and how long it waits, in seconds."""
 
-    max_sessions: int = 64
-    """The worker's own limit of memory is usually lower and says Busy."""
-    max_sessions_per_channel: int = 8
-    """Each of them may leave one step unpaid."""
-    max_sessions_per_account: int = 16
-    """A quarter: it takes four deposits, and their owners, to hold all places."""
-    max_sessions_per_peer: int = 32
-    """One gateway may serve several accounts."""
-    max_newcomers: int = 48
+    max_sessions: int = 128
+    """Half of them for a gateway alone.  They cost 19 kB each here; what they cost the
+    stage, its own limit of memory says, which is often lower."""
+    max_newcomers: int = 96
     """Sessions on channels that have never paid; a quarter is left to the others."""
+    max_trusting: int = 8
+    """Sessions of one channel that pay a step when they have its answer: so many steps
+    a channel can leave unpaid.  Those beyond pay each step ahead."""
+    all_ahead: int = 1000
+    """Steps that those pay ahead; the most that requesters agree to."""
     opens_per_s: float = 16.0
     open_burst: int = 64
     """Sessions that one peer may ask for, in the long run and at once; a refusal costs
     half a millisecond."""
-    max_silent_pushes: int = 64
+    max_silent_pushes: int = 128
     """Streams of one neighbour that have not named their session yet: one for each
     that may be opening."""
+    tell_bytes_per_s: float = 32 * 1024 * 1024
+    tell_burst_bytes: float = DEFAULT_LIMIT_BYTES
+    """What an account may have said again to it (Fetch), in the long run and at once:
+    all that can be kept, once, as when the next hop dies under all its sessions; then a
+    quarter of a link of a gigabit."""
     crowded_idle_s: float = 20.0
     """After which a session that waits for its next step gives way, if all places are
     taken; a step of another stage may take five seconds, so it is not merely slow."""

@@ -23,6 +23,7 @@ from inference.hop.admission import (
     validate_funds,
     validate_open,
 )
+from inference.hop.allowances import Allowances
 from inference.hop.channel_account import ChannelAccount
 from inference.hop.driver import CLEANUP_S, HopDriver, compute_now_us
 from inference.hop.events import Expired, GivingUp, PoolChanged
@@ -73,6 +74,10 @@ class HopService:
         self._giver = PageGiver(ports, self._budget)
         self._drivers: dict[bytes, HopDriver] = {}
         self._places = Places(self._limits)
+        self._telling = Allowances(
+            self._limits.tell_bytes_per_s, self._limits.tell_burst_bytes
+        )
+        """Bytes that are said again, by account."""
         self._silent: Counter[bytes] = Counter()
         """Streams of neighbours that have not said which session they are for."""
         self._accounts: dict[bytes, ChannelAccount] = {}
@@ -185,8 +190,12 @@ class HopService:
         self._validate(message, stream.peer_id)
         with (
             self._hold_account(message) as account,
-            self._hold_place(terms, stream.peer_id, account),
+            self._hold_place(terms, stream.peer_id, account) as displaced,
         ):
+            if displaced is not None:
+                # It still holds the memory that this one needs.
+                with trio.move_on_after(CLEANUP_S):
+                    await displaced.ended.wait()
             prefix, keys = self._name_prefix(message)
             async with (
                 self._hold_stage(terms, keys) as positions,
@@ -199,9 +208,7 @@ class HopService:
                     outputs += await self._take_pages(message, keys, len(outputs))
                 cached = len(outputs) * PAGE_TOKENS
                 offer = self._ports.get_offer()
-                trusted = account.standing.paid_steps
-                fewest = 1 if has_one_step(terms, cached) else 0
-                ahead = max(fewest, self._limits.trust_after - trusted)
+                ahead = self._count_ahead(account, terms, cached)
                 schedule = get_schedule(
                     terms,
                     cached=cached,
@@ -217,6 +224,9 @@ class HopService:
                     now_us=compute_now_us(),
                     budget=self._budget,
                     prefix=prefix,
+                    may_tell=lambda size: self._telling.take(
+                        terms.client, size, compute_now_us()
+                    ),
                 )
                 session.begin_with(outputs, keys)
                 driver = HopDriver(
@@ -256,11 +266,12 @@ class HopService:
     @contextmanager
     def _hold_place(
         self, terms: SessionTerms, peer_id: bytes, account: ChannelAccount
-    ) -> Iterator[None]:
-        """Hold a place, from the admission on."""
+    ) -> Iterator[HopDriver | None]:
+        """Hold a place, from the admission on; yields the session that gave way."""
         holder = Holder(peer_id, terms.client, terms.channel_id)
-        if self._places.is_full:
-            self._dismiss_idle()
+        displaced = None
+        if self._places.may_displace(holder):
+            displaced = self._dismiss_idle()
         try:
             self._places.enter(
                 terms.session, holder, lambda: account.standing.paid_steps > 0
@@ -268,11 +279,11 @@ class HopService:
         except NoPlace as error:
             raise Refusal(RefuseCode.BUSY, str(error)) from error
         try:
-            yield
+            yield displaced
         finally:
             self._places.leave(terms.session)
 
-    def _dismiss_idle(self) -> None:
+    def _dismiss_idle(self) -> HopDriver | None:
         """End the session that has waited longest for a step, if long enough."""
         idle = [
             (driver.session.deadline_us, session_id)
@@ -282,13 +293,16 @@ class HopService:
             and driver.is_quiet
         ]
         if not idle:
-            return
+            return None
         deadline_us, session_id = min(idle)
         spare_s = self._limits.idle_s - self._limits.crowded_idle_s
-        if deadline_us - compute_now_us() <= spare_s * 1e6:
-            log.info("session %s gives way: it is idle", session_id.hex()[:8])
-            self._places.leave(session_id)
-            self._drivers[session_id].post(Expired())
+        if deadline_us - compute_now_us() > spare_s * 1e6:
+            return None
+        log.info("session %s gives way: it is idle", session_id.hex()[:8])
+        self._places.leave(session_id)
+        driver = self._drivers[session_id]
+        driver.post(Expired())
+        return driver
 
     @contextmanager
     def _hold_account(self, message: Open) -> Iterator[ChannelAccount]:
@@ -300,9 +314,6 @@ class HopService:
             account = ChannelAccount.load(
                 terms.channel_id, channel.standing, channel.paid_units
             )
-        if account.sessions >= self._limits.max_sessions_per_channel:
-            text = f"{account.sessions} sessions are open on the channel"
-            raise Refusal(RefuseCode.BUSY, text)
         self._accounts[terms.channel_id] = account
         account.sessions += 1
         try:
@@ -319,6 +330,15 @@ class HopService:
             if account.sessions == 0:
                 # Standing and book say everything that is needed to load it again.
                 del self._accounts[terms.channel_id]
+
+    def _count_ahead(
+        self, account: ChannelAccount, terms: SessionTerms, cached: int
+    ) -> int:
+        """Return how many steps of a session are paid before they are computed."""
+        if account.sessions > self._limits.max_trusting:
+            return self._limits.all_ahead
+        fewest = 1 if has_one_step(terms, cached) else 0
+        return max(fewest, self._limits.trust_after - account.standing.paid_steps)
 
     def _name_prefix(self, message: Open) -> tuple[HopPrefix | None, tuple[bytes, ...]]:
         """Return what a session may share, and the keys of its prompt's full pages."""

@@ -47,6 +47,8 @@ class AbortCode(IntEnum):
     INTERNAL = 10
     PROTOCOL = 11
     """A message that has no place in this state."""
+    TOO_MUCH = 12
+    """More was asked for than is given for nothing."""
 
 
 class Activity(IntEnum):
