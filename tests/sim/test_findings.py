@@ -138,3 +138,9 @@ def test_a_shard_that_was_not_followed_may_go():
                 except ShardNotFollowed:
                     refused += 1
     assert refused
+
+
+def test_a_run_may_end_before_the_followers_of_a_shard_have_its_last_block():
+    """Storm 21867: others had the block for 24 ms; the judge missed an execution."""
+    outcome = run_job(Job(21867, "storm", "tree", False))
+    assert not outcome.failure, outcome.failure

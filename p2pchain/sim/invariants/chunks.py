@@ -105,8 +105,9 @@ class ChunksAsExecuted(Invariant):
         super().__init__(world)
         self._cache = VerifiedCache()
         self._right: set[bytes] = set()
-        self._open: set[bytes] = set()
-        """Included ones that somebody made final who does not follow the shard."""
+        self._open: dict[bytes, tuple[int, int]] = {}
+        """Height and shard of included ones that somebody made final who does not
+        follow the shard."""
 
     def on_certified(self, node: "Node", certified: CertifiedChunk) -> None:
         header = certified.header
@@ -133,11 +134,29 @@ class ChunksAsExecuted(Invariant):
             if header.shard in parent.followed:
                 self._check(node, parent, header)
             else:
-                self._open.add(compute_chunk_hash(header))
+                self._open[compute_chunk_hash(header)] = held.height, header.shard
 
     def on_end(self) -> None:
-        if left := self._open - self._right - self.world.judge.wrong:
-            self.fail(f"nobody executed {len(left)} chunks")
+        known = self._right | self.world.judge.wrong
+        left = [
+            place
+            for chunk_hash, place in self._open.items()
+            if chunk_hash not in known and not self._is_on_the_way(*place)
+        ]
+        if left:
+            self.fail(f"nobody executed {len(left)} chunks: {left}")
+
+    def _is_on_the_way(self, height: int, shard: int) -> bool:
+        """Tell whether there are followers, and the block is not final at any yet.
+
+        The run may end between the moment at which others have it and theirs.
+        """
+        heights = [
+            node.desk.tree.final_height
+            for node in self.world.honest
+            if node.desk is not None and shard in node.desk.tree.followed
+        ]
+        return bool(heights) and max(heights) < height
 
     def _check(self, node: "Node", parent: HeldBlock, header: ChunkHeader) -> None:
         chunk_hash = compute_chunk_hash(header)
