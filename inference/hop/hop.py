@@ -77,6 +77,9 @@ from inference.protocol.codes import AbortCode
 from inference.protocol.errors import BadMessage, ReceiptMismatch
 from inference.protocol.messages import Fetch, Leaving, Note, Relink
 
+FETCH_BYTES = 1024
+"""What the work for a Fetch counts, if nothing is there to be told."""
+
 
 @dataclass(slots=True, kw_only=True)
 class HopSession(HopLife):
@@ -161,7 +164,7 @@ class HopSession(HopLife):
             # It waits for the others, and not for a requester that has left.
             self._set_deadline(self.limits.idle_s)
         kept, body = build_kept(fetch, self.kept)
-        if not self.may_tell(len(body)):
+        if not self.may_tell(max(len(body), FETCH_BYTES)):
             text = "more is fetched than this hop tells again"
             return self._abort(AbortCode.TOO_MUCH, text, None)
         return [Send(Side.REQUESTER, kept, body)]

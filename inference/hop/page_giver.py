@@ -1,4 +1,10 @@
-"""Gives kept pages to hops of the same layers, where their owner wants it."""
+"""
+Gives kept pages to hops of the same layers, where their owner wants it.
+
+Nobody pays for it, so it is bounded: how many are served at once, how often a taker
+asks, and how many bytes of an account are given in the long run.  Takers are keys that
+cost nothing; accounts have a channel and what was kept for them was paid.
+"""
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -7,6 +13,8 @@ from itertools import takewhile
 import trio
 
 from inference.device.memory import PAGE_TOKENS
+from inference.hop.allowances import Allowances
+from inference.hop.driver import compute_now_us
 from inference.hop.kept_outputs import OutputBudget
 from inference.hop.ports import HopOffer, HopPorts, Stream
 from inference.hop.prefix import derive_keys
@@ -35,6 +43,14 @@ ASK_S = 5.0
 """For the question, which comes first on its stream."""
 GIVE_S = 10.0
 """For all pages; whoever takes longer computes them in less."""
+ASKS_PER_S = 2.0
+ASKS_BURST = 16
+"""Of one taker: it asks once for a session that opens behind another hop than before,
+and a refusal costs a signature."""
+GIVE_BYTES_PER_S = 16 * 1024 * 1024
+GIVE_BURST_BYTES = 1024 * 1024 * 1024
+"""Of one account's pages: a long chat at once (4,096 positions of an 8B model are half
+of that), then an eighth of a link of a gigabit."""
 
 Send = Callable[[bytes], Awaitable[None]]
 
@@ -61,6 +77,10 @@ class PageGiver:
         self._ports = ports
         self._budget = budget
         self._takers: set[bytes] = set()
+        self._asks = Allowances(ASKS_PER_S, ASKS_BURST)
+        """By taker."""
+        self._bytes = Allowances(GIVE_BYTES_PER_S, GIVE_BURST_BYTES)
+        """By account."""
         self.given = 0
         """Pages in all."""
 
@@ -102,6 +122,8 @@ class PageGiver:
     def _validate(self, ask: AskPages, taker: bytes) -> HopOffer:
         """Return our offer, if the grant is for it; raises _Refusal."""
         grant, offer = ask.grant, self._ports.get_offer()
+        if not self._asks.take(taker, 1, compute_now_us()):
+            raise _Refusal(RefusePagesCode.TOO_OFTEN, "pages are asked for too often")
         if grant.chain_id != self._ports.chain_id:
             raise _Refusal(RefusePagesCode.INVALID, "a grant of another chain")
         if (grant.giver, grant.taker) != (self._ports.key.public_key, taker):
@@ -133,6 +155,11 @@ class PageGiver:
             if outputs:
                 content = await self._ports.worker.read_pages(wanted[: len(outputs)])
             pages = len(content) // page_bytes if page_bytes else 0
+            if not self._bytes.take(grant.client, pages * size, compute_now_us()):
+                text = "so much was given of the account's pages already"
+                refuse = RefusePages(RefusePagesCode.TOO_MUCH, text)
+                await send(encode_page_frame(refuse))
+                return
             body = content + b"".join(outputs[:pages])
             await send(encode_page_frame(self._sign(grant, first, pages, body), body))
             first += pages

@@ -42,6 +42,10 @@ class RefusePagesCode(IntEnum):
     """Other layers or another profile are served here, or nothing is shared."""
     BUSY = 3
     """Others are being given pages."""
+    TOO_OFTEN = 4
+    """The taker asks more often than it opens sessions."""
+    TOO_MUCH = 5
+    """So much of the account's pages was given lately."""
 
 
 class PageGrant(Record):

@@ -23,6 +23,7 @@ from session_world import (
 
 from inference.hop.allowances import MAX_NAMES, Allowances
 from inference.hop.events import PoolChanged
+from inference.hop.hop import FETCH_BYTES
 from inference.hop.places import Holder, NoPlace, Places
 from inference.hop.ports import HopLimits
 from inference.protocol.activations import compute_digest
@@ -33,7 +34,9 @@ from inference.protocol.messages import (
     Abort,
     Accept,
     Data,
+    Fetch,
     Linked,
+    Note,
     Open,
     Refuse,
     Relink,
@@ -256,6 +259,15 @@ class Flooder:
         message, _ = decode_frame(await stream.receive())
         return stream, message
 
+    def build_step(self, terms, value: int) -> bytes:
+        body = np.full((3, HIDDEN), value, np.float32).tobytes()
+        step = Step(0, 0, 3, is_prefill=True, closes_range=True)
+        work = Range().add(step, 0, compute_digest(body), b"")
+        key = self.key
+        said = sign_input(CHAIN_ID, terms.session, work, key.public_key, key.sign)
+        data = Data(terms.session, terms.attempt, 0, 0, 3, HIDDEN, 1, (), said, None)
+        return encode_frame(data, body)
+
 
 def test_a_payer_is_served_in_a_flood():
     async def test():
@@ -416,15 +428,6 @@ class Cheat(Flooder):
             while not isinstance(message, Linked):
                 message, _ = decode_frame(await stream.receive(), 10**6)
 
-    def build_step(self, terms, value: int) -> bytes:
-        body = np.full((3, HIDDEN), value, np.float32).tobytes()
-        step = Step(0, 0, 3, is_prefill=True, closes_range=True)
-        work = Range().add(step, 0, compute_digest(body), b"")
-        key = self.key
-        said = sign_input(CHAIN_ID, terms.session, work, key.public_key, key.sign)
-        data = Data(terms.session, terms.attempt, 0, 0, 3, HIDDEN, 1, (), said, None)
-        return encode_frame(data, body)
-
 
 @pytest.mark.parametrize("way", ["takes", "differs"])
 def test_sessions_of_one_deposit_that_all_leave_without_paying(way):
@@ -447,6 +450,39 @@ def test_sessions_of_one_deposit_that_all_leave_without_paying(way):
             assert standing.arrears_units == 8 * compute_prefill_units(3)
 
     run(test)
+
+
+def test_who_has_the_same_told_again_and_again_is_stopped():
+    async def test():
+        async with open_world(hops=1) as world:
+            hop, greedy = world.hops[0], Flooder(world, 0)
+            size = 3 * HIDDEN * 4
+            hop.limits = HopLimits(
+                tell_bytes_per_s=FETCH_BYTES, tell_burst_bytes=5 * FETCH_BYTES
+            )
+            hop.start_service()
+            stream, _ = await greedy.ask()
+            session = greedy.last.terms.session
+            await stream.send(greedy.build_step(greedy.last.terms, 1))
+            while not isinstance((await receive(stream))[0], Note):
+                pass
+            told = 0
+            while True:
+                await stream.send(encode_frame(Fetch(session, 0, 3)))
+                message, body = await receive(stream)
+                if isinstance(message, Abort):
+                    break
+                assert len(body) == size
+                told += 1
+            assert (told, message.code) == (5, AbortCode.TOO_MUCH)
+            # That is no fault, and the account's other sessions go on.
+            assert not hop.faults
+
+    run(test)
+
+
+async def receive(stream):
+    return decode_frame(await stream.receive(), 10**6)
 
 
 def test_a_gateway_alone_has_more_than_32_sessions_at_each_hop():

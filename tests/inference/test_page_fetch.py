@@ -5,7 +5,9 @@ from random import Random
 
 import msgspec
 import pytest
+import trio
 from session_world import (
+    HIDDEN,
     HopNode,
     StreamOver,
     build_key,
@@ -16,7 +18,8 @@ from session_world import (
 )
 
 from inference.device.memory import PAGE_TOKENS
-from inference.hop.page_giver import MAX_TAKERS
+from inference.hop.allowances import Allowances
+from inference.hop.page_giver import ASKS_BURST, ASKS_PER_S, MAX_TAKERS
 from inference.hop.page_taker import PrefillPace
 from inference.protocol.errors import BadMessage
 from inference.protocol.messages import Data, Open
@@ -396,6 +399,54 @@ def test_a_giver_has_few_takers_at_once() -> None:
             frame = encode_page_frame(AskPages(grant, 0))
             (refusal,) = await hear(world, giver, taker.key.public_key, frame)
             assert refusal.code == RefusePagesCode.BUSY
+
+    run(main)
+
+
+def test_a_taker_that_asks_again_and_again() -> None:
+    async def main():
+        async with open_world(3, spares=range(3)) as world:
+            taker, giver = await prepare(world)
+            frame = encode_page_frame(AskPages(build_signed_grant(world, giver), 0))
+
+            async def count(name: bytes, questions: int) -> int:
+                heard = [
+                    await hear(world, giver, name, frame) for _ in range(questions)
+                ]
+                assert all(
+                    messages[0].code == RefusePagesCode.TOO_OFTEN
+                    for messages in heard
+                    if isinstance(messages[0], RefusePages)
+                )
+                return sum(isinstance(m[0], GivePages) for m in heard)
+
+            key = taker.key.public_key
+            assert await count(key, 100) == ASKS_BURST
+            await trio.sleep(2)
+            assert await count(key, 100) == 2 * ASKS_PER_S
+            assert not giver.faults
+
+    run(main)
+
+
+def test_many_takers_of_one_accounts_pages() -> None:
+    """Keys cost nothing; what is given is bounded by whose it is."""
+
+    async def main():
+        async with open_world(3, spares=range(3)) as world:
+            _, giver = await prepare(world)
+            page_bytes = giver.stage.page_bytes + PAGE_TOKENS * HIDDEN * 4
+            giver.service._giver._bytes = Allowances(page_bytes, 10 * page_bytes)
+            for number in range(20):
+                key = build_key(f"taker {number}")
+                grant = build_signed_grant(world, giver, taker=key.public_key)
+                frame = encode_page_frame(AskPages(grant, 0))
+                *_, last = await hear(world, giver, key.public_key, frame)
+                if number:
+                    assert last.code == RefusePagesCode.TOO_MUCH
+            assert giver.service._giver.given == PAGES
+            # An opening waits no longer for it than for any other refusal.
+            assert (await ask(world)).cached_tokens == 0
 
     run(main)
 
