@@ -25,7 +25,9 @@ from inference.certification.certify import (
     run_probe,
     run_sweep,
 )
+from inference.certification.tiny_model import CHUNK, PREFILL
 from inference.errors import BadWeights, NotCertified, UnsupportedModel
+from inference.model.local_pipeline import LocalPipeline
 from inference.weights.model_info import validate_config
 from primitives.codec import decode, encode
 
@@ -107,16 +109,16 @@ def test_certificates_have_one_encoding_and_a_name(
 def test_a_division_that_is_off_in_the_last_bit_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    right = probe.LocalPipeline.run
+    right = LocalPipeline.run
 
     def run(self, token_ids, **kwargs):  # type: ignore[no-untyped-def]
         logits = right(self, token_ids, **kwargs).clone()
-        if self.length > probe.PREFILL + probe.CHUNK:
+        if self.length > PREFILL + CHUNK:
             with torch.inference_mode():
                 logits[0, -1, 0].nextafter_(torch.tensor(9e9))
         return logits
 
-    monkeypatch.setattr(probe.LocalPipeline, "run", run)
+    monkeypatch.setattr(LocalPipeline, "run", run)
     found = probe.certify_type("llama")
     assert found.engines == ()
     assert found.refusal.startswith("decode: ")
