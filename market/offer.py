@@ -123,5 +123,8 @@ class Request:
 
     def compute_layer_price(self, offer: Offer) -> int:
         """Return the atoms that one layer costs for the whole request."""
-        decoded = max(0, self.output_tokens - 1)
-        return self.input_tokens * offer.input_price + decoded * offer.output_price
+        full, rest = divmod(self.input_tokens, PREFILL_TOKENS)
+        # No step costs less than an output token.
+        prompt = full * max(PREFILL_TOKENS * offer.input_price, offer.output_price)
+        prompt += max(rest * offer.input_price, offer.output_price) if rest else 0
+        return prompt + max(0, self.output_tokens - 1) * offer.output_price

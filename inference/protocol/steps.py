@@ -22,6 +22,10 @@ paid like one output token, each further token like an input token: guessing rig
 no way to buy answers at the price of prompts, for it takes the answer to know it, and
 guessing wrong is paid as well.
 
+No visit costs less than an output token, the prompt's neither: its last step chooses a
+token as well, and behind kept pages it may be a single token long.  Else an answer
+could be had in sessions of one token each, at the price of prompts.
+
 A text that is only to be encoded is one step, whatever its length: every token of it
 looks at all the others.
 """
@@ -200,9 +204,10 @@ class Prices:
 
     def compute_units(self, step: Step) -> int:
         """Return the whole units that `step` costs, rounded up, for the provider."""
-        outputs = step.output_tokens
-        price = outputs * self.output_price
-        price += (step.tokens - outputs) * self.input_price
+        if step.is_prefill:
+            price = max(step.tokens * self.input_price, self.output_price)
+        else:
+            price = self.output_price + (step.tokens - 1) * self.input_price
         return -(-self.layers * price // self.unit_price)
 
     def compute_dearest(self, schedule: Schedule) -> int:

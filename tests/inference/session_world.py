@@ -65,7 +65,8 @@ DECODE_UNITS = -(-LAYERS_PER_HOP * OUTPUT_PRICE // UNIT_PRICE)
 
 def compute_prefill_units(tokens: int) -> int:
     """Return what a prefill step of `tokens` tokens costs."""
-    return -(-tokens * LAYERS_PER_HOP * INPUT_PRICE // UNIT_PRICE)
+    price = max(tokens * INPUT_PRICE, OUTPUT_PRICE)
+    return -(-LAYERS_PER_HOP * price // UNIT_PRICE)
 
 
 def build_key(name: str) -> SecretKey:

@@ -59,8 +59,9 @@ def test_units_are_rounded_up(layers, input_price, output_price, unit_price):
     for _ in range(4):
         step = schedule.propose(tokens=5)
         schedule = schedule.advance(step)
-        outputs = 0 if step.is_prefill else 1
-        price = outputs * output_price + (step.tokens - outputs) * input_price
+        price = output_price + (step.tokens - 1) * input_price
+        if step.is_prefill:
+            price = max(step.tokens * input_price, output_price)
         exact = layers * price
         units = prices.compute_units(step)
         assert units * unit_price >= exact > (units - 1) * unit_price

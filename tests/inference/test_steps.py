@@ -48,6 +48,29 @@ def test_without_guesses_every_position_is_computed_once(prompt, pages, data):
     assert schedule.number == -(-(prompt - start) // PREFILL_TOKENS) + 40
 
 
+@given(
+    st.integers(0, 50), st.integers(0, 500), st.integers(1, 300), st.integers(1, 40)
+)
+def test_an_answer_in_sessions_of_one_token_costs_no_less(inp, out, prompt, tokens):
+    """Each of them begins behind the pages that the one before it has left."""
+    prices = Prices(layers=3, input_price=inp, output_price=out, unit_price=7)
+    schedule = Schedule(prompt_tokens=prompt, max_positions=prompt + tokens)
+    whole = split = 0
+    while schedule.end < prompt + tokens - 1:
+        step = schedule.propose()
+        whole += prices.compute_units(step)
+        schedule = schedule.advance(step)
+    for length in range(prompt, prompt + tokens):
+        cached = (length - 1) // PAGE_TOKENS * PAGE_TOKENS if length > prompt else 0
+        one = Schedule(prompt_tokens=length, max_positions=length + 1, cached=cached)
+        position = cached
+        while position < length:
+            step = one.propose(position)
+            split += prices.compute_units(step)
+            one, position = one.advance(step), step.end
+    assert split >= whole
+
+
 @st.composite
 def walks(draw):
     """Return a schedule after some honest steps, and the steps."""

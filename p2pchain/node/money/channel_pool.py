@@ -67,10 +67,14 @@ class Need:
     def compute_cost(self, unit_price: int) -> int:
         """Return it in atoms, each step rounded up to units."""
         offer = self.registration
-        steps = -(-self.prompt_tokens // PREFILL_TOKENS) + self.max_tokens
+        full, rest = divmod(self.prompt_tokens, PREFILL_TOKENS)
+        steps = full + (rest > 0) + self.max_tokens
+        # No visit costs less than an output token (inference/protocol/steps.py).
+        price = full * max(PREFILL_TOKENS * offer.input_price, offer.output_price)
+        price += max(rest * offer.input_price, offer.output_price) if rest else 0
+        price += self.max_tokens * offer.output_price
         # Guesses save what they cost, but for the first ones (speculation.py).
-        inputs = self.prompt_tokens + (FREE_GUESSES if self.max_tokens else 0)
-        price = inputs * offer.input_price + self.max_tokens * offer.output_price
+        price += FREE_GUESSES * offer.input_price if self.max_tokens else 0
         return price * (offer.end - offer.start) + steps * unit_price
 
 
