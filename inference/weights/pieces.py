@@ -207,7 +207,7 @@ def select_parts(
     Raises:
         UnsupportedModel: The names do not tell which tensors are a layer's.
     """
-    owners = assign_layers(outline.tensors, layer_count)
+    owners = assign_layers((each.name for each in outline.tensors), layer_count)
     chosen = []
     for piece in outline.pieces:
         owner = owners.get(piece.name)
@@ -228,17 +228,17 @@ def list_parts(pieces: Iterable[Piece]) -> tuple[Part, ...]:
     return tuple(found.values())
 
 
-def assign_layers(tensors: Iterable[Piece], layer_count: int) -> dict[str, int]:
+def assign_layers(names: Iterable[str], layer_count: int) -> dict[str, int]:
     """Return which layer a tensor is of, by name; tensors of no layer are left out.
 
     Raises:
         UnsupportedModel: No beginning of names counts through all the layers.
     """
     by_prefix: dict[str, dict[str, int]] = {}
-    for piece in tensors:
-        if found := _find_number(piece.name):
+    for name in names:
+        if found := _find_number(name):
             prefix, number = found
-            by_prefix.setdefault(prefix, {})[piece.name] = number
+            by_prefix.setdefault(prefix, {})[name] = number
     wanted = set(range(layer_count))
     fitting = [each for each in by_prefix.values() if wanted <= set(each.values())]
     if not fitting:
@@ -257,7 +257,7 @@ def count_layer_bytes(
         number_bytes: Of a number in the memory of a stage; None: as in the files.
     """
     sizes = [0] * layer_count
-    owners = assign_layers(outline.tensors, layer_count)
+    owners = assign_layers((each.name for each in outline.tensors), layer_count)
     for piece in outline.tensors:
         owner = owners.get(piece.name)
         if owner is not None and owner < layer_count:

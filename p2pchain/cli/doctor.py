@@ -8,6 +8,7 @@ what others compute at the same time, and the prompt, are not in it.
 """
 
 from argparse import Namespace
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from p2pchain.cli.options import add_command
 from p2pchain.cli.output import Output, format_table
 from p2pchain.cli.session import get_home_path, open_client
 from p2pchain.client import RpcError
-from p2pchain.errors import ConfigError
+from p2pchain.errors import ConfigError, HomeError
 
 if TYPE_CHECKING:
     from inference.capacity.forecast import Alone, Forecast
@@ -192,27 +193,34 @@ def _find_sizes(args: Namespace, model: dict[str, Any]) -> _Sizes:
     """Return a model's sizes: from files of the home, or from the chain's numbers."""
     from inference.errors import ModelError
     from inference.weights.pieces import assign_layers
-    from inference.weights.pieces_folder import (
-        MODELS_FOLDER,
-        OUTLINE_FILE,
-        read_outline,
-    )
+    from inference.weights.weights import open_weights
 
-    name = model["model_id"].removeprefix("0x")
-    folder = get_home_path(args) / "weights" / MODELS_FOLDER / name
-    if (Path(folder) / OUTLINE_FILE).is_file():
-        try:
-            tensors = read_outline(folder).tensors
+    for folder in _list_folders(get_home_path(args), model):
+        with suppress(ModelError):
+            tensors = open_weights(folder).entries
             owners = assign_layers(tensors, model["layers"])
-        except ModelError:
-            pass
-        else:
-            layers = sum(each.size for each in tensors if each.name in owners)
-            total = sum(each.size for each in tensors)
+            total = sum(each.length for each in tensors.values())
+            layers = sum(tensors[name].length for name in owners)
             return _Sizes(layers, total - layers, True)
     width = _DTYPE_BYTES.get(model["dtype"], 4)
     layers = _MATRICES * model["hidden_size"] ** 2 * model["layers"] * width
     return _Sizes(layers, model["vocab_size"] * model["hidden_size"] * width, False)
+
+
+def _list_folders(path: Path, model: dict[str, Any]) -> list[Path]:
+    """Return where a home may have a model: from peers, or as its settings say."""
+    from inference.weights.pieces_folder import MODELS_FOLDER, OUTLINE_FILE
+    from p2pchain.node.home.home import Home
+    from p2pchain.node.home.initialise import get_model_name, resolve_model_dir
+
+    name = model["model_id"].removeprefix("0x")
+    fetched = path / "weights" / MODELS_FOLDER / name
+    folders = [fetched] if (fetched / OUTLINE_FILE).is_file() else []
+    with suppress(ConfigError, HomeError):
+        setting = Home.open(path).load_config().model
+        if get_model_name(setting) == model["name"]:
+            folders.append(resolve_model_dir(setting))
+    return folders
 
 
 def _describe(

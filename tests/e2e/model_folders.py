@@ -66,6 +66,42 @@ def save_model(
     return directory
 
 
+def save_wide_model(directory: Path) -> Path:
+    """Save a model of four layers that computes long and remembers little.
+
+    Its last two layers add little to what comes in, so that the first two alone guess
+    well what it says (`save_first_layers`).
+    """
+    torch.manual_seed(3)
+    sizes = _SIZES | {
+        "hidden_size": 128,
+        "intermediate_size": 8192,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 512,
+    }
+    config = hf.LlamaConfig(**sizes, num_hidden_layers=4)
+    model = hf.AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        noise = torch.randn_like(parameter)
+        parameter.data = noise * 0.3 if parameter.ndim > 1 else 1 + noise * 0.1
+    for layer in model.model.layers[2:]:
+        layer.self_attn.o_proj.weight.data *= 0.3
+        layer.mlp.down_proj.weight.data *= 0.3
+    model.save_pretrained(directory)
+    _save_tokenizer(directory)
+    return directory
+
+
+def save_first_layers(directory: Path, whole: Path, layers: int) -> Path:
+    """Save a model's first layers as a model of their own; return the directory."""
+    model = hf.AutoModelForCausalLM.from_pretrained(whole)
+    model.model.layers = model.model.layers[:layers]
+    model.config.num_hidden_layers = layers
+    model.save_pretrained(directory)
+    _save_tokenizer(directory)
+    return directory
+
+
 def save_encoder(directory: Path) -> Path:
     """Save a random BERT whose vectors are normalised means; return the directory."""
     torch.manual_seed(1)

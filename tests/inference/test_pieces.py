@@ -223,7 +223,7 @@ def name_tensors(*names: str) -> list[Piece]:
 
 
 def test_layers_are_found_by_their_names() -> None:
-    names = name_tensors(
+    names = (
         "model.embed.weight",
         "model.layers.0.mlp.experts.0.w",
         "model.layers.0.mlp.experts.1.w",
@@ -256,7 +256,7 @@ def test_layers_are_counted_in_the_numbers_of_files_or_of_a_stage() -> None:
 )
 def test_names_that_tell_no_layers_are_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(UnsupportedModel):
-        assign_layers(name_tensors(*names), 2)
+        assign_layers(names, 2)
 
 
 @given(st.sets(st.integers(0, LAYERS - 1)), st.booleans())

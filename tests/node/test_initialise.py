@@ -125,6 +125,9 @@ def test_the_gateway_alone_guesses(create, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         create(2, draft_model=str(folder))
     folder.mkdir()
+    with pytest.raises(ConfigError, match=r"a folder without config\.json"):
+        create(2, draft_model=str(folder))
+    (folder / "config.json").write_text("{}")
     *nodes, gateway = load_configs(create(2, draft_model=str(folder)))
     assert gateway.draft_model == str(folder)
     assert not any(config.draft_model for config in nodes)

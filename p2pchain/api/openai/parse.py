@@ -282,7 +282,7 @@ def _parse_salt(salt: Any) -> str:
         return ""
     if not isinstance(salt, str) or len(salt) > MAX_SALT_CHARACTERS:
         raise InvalidParams(
-            f"cache_salt must be at most {MAX_SALT_CHARACTERS} characters",
+            f"cache_salt must be text of at most {MAX_SALT_CHARACTERS} characters",
             param="cache_salt",
         )
     return salt

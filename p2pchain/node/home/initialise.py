@@ -38,6 +38,7 @@ from inference.certification.certify import (
     require_certificate,
 )
 from inference.weights.model_info import ModelInfo, load_model_info
+from inference.weights.weights import CONFIG_FILE
 from network.endpoint import Endpoint
 from p2pchain.errors import ConfigError
 from p2pchain.node.home.config import Config
@@ -124,6 +125,8 @@ def resolve_model_dir(setting: str) -> Path:
     path = Path(setting).expanduser().absolute()
     if not path.is_dir():
         raise ConfigError(f"model {setting}: no such folder")
+    if not (path / CONFIG_FILE).is_file():
+        raise ConfigError(f"model {setting}: a folder without {CONFIG_FILE}")
     return path
 
 
