@@ -50,7 +50,6 @@ from consensus.scheme import SignatureScheme
 from consensus.validators import ValidatorSet, decode_bitmap
 from primitives.codec import Record, decode, encode
 from primitives.errors import DecodeError
-from primitives.hashing import compute_hash
 
 MAX_EVIDENCE_BYTES = 1024
 """Two certificates of the largest set, each below 300 bytes, and some room."""
@@ -157,11 +156,6 @@ def get_equivocation(evidence: Evidence) -> Equivocation:
         InvalidEvidence: The two statements may stand beside each other.
     """
     return _classify(evidence.first, evidence.second)
-
-
-def compute_evidence_id(evidence: Evidence) -> bytes:
-    """Return the 32 bytes that name a piece of evidence."""
-    return compute_hash("evidence", encode(evidence))
 
 
 def find_accused(evidence: Evidence, validators: ValidatorSet) -> tuple[int, ...]:

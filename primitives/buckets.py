@@ -237,17 +237,6 @@ def compute_multiproof_nodes(
     return siblings
 
 
-def compute_multiproof_root(
-    leaves: Mapping[int, bytes], siblings: Sequence[bytes], levels: int
-) -> bytes:
-    """Return the root over bucket hashes and the siblings of `build_multiproof`.
-
-    Raises:
-        InvalidMultiproof: Too many or too few siblings, or no such bucket.
-    """
-    return PartialTree(leaves, siblings, levels).root
-
-
 class PartialTree:
     """A tree of which only some buckets are known, and the way from them to the root.
 

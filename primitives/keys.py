@@ -12,8 +12,6 @@ from nacl.signing import SigningKey, VerifyKey
 
 from primitives.hashing import compute_hash
 
-SEED_BYTES = 32
-
 
 @dataclass(frozen=True, slots=True)
 class SecretKey:

@@ -22,9 +22,8 @@ from enum import StrEnum
 
 from consensus.scheme import SignatureScheme
 from consensus.validators import ValidatorSet, decode_bitmap, encode_bitmap
-from primitives.codec import Record, decode, encode
+from primitives.codec import Record, decode
 from primitives.errors import DecodeError
-from primitives.hashing import compute_hash
 from primitives.types import U16, BlsSignature, Hash32
 from shards.certificate import (
     ChunkCertificate,
@@ -163,11 +162,6 @@ def get_misconduct(evidence: ShardEvidence) -> Misconduct:
             return Misconduct.DOUBLE_ENDORSE
         case DoubleProduction():
             return Misconduct.DOUBLE_PRODUCE
-
-
-def compute_shard_evidence_id(evidence: ShardEvidence) -> bytes:
-    """Return the 32 bytes that name a piece of evidence."""
-    return compute_hash("evidence", encode(evidence))
 
 
 def find_shard_accused(

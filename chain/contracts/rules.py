@@ -172,8 +172,3 @@ def compute_fee(params: ChainParams, payload: Payload, signed_length: int) -> in
         signed_length: Bytes of the signed transaction.
     """
     return params.base_fee * (signed_length + compute_work(payload))
-
-
-def get_kind_name(payload: Payload) -> str:
-    """Return the payload's kind in a word."""
-    return RULES[type(payload)].name

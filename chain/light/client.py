@@ -36,7 +36,6 @@ from msgspec import Meta
 
 from chain.errors import (
     InvalidProof,
-    LightError,
     OtherEpoch,
     ProvenFork,
     StaleAnswer,
@@ -54,7 +53,6 @@ from consensus.messages import Certificate, Kind, Proposal, compute_finalize_byt
 from consensus.scheme import SignatureScheme
 from consensus.validators import ValidatorSet, decode_bitmap
 from primitives.codec import Record
-from primitives.errors import MissingError
 from primitives.types import U8, Epoch, Hash32, Height, ShardId
 
 MAX_LINKS = 64
@@ -212,17 +210,6 @@ def validate_block(
                 raise ProvenFork(fault, state.shown, block)
 
 
-def verify_header(
-    state: LightState, block: LightBlock, scheme: SignatureScheme
-) -> bool:
-    """Tell whether a block of the trusted epoch is final."""
-    try:
-        validate_block(state, block, scheme)
-    except (LightError, MissingError):
-        return False
-    return True
-
-
 def validate_state(
     state: LightState,
     shard: ShardId,
@@ -247,21 +234,6 @@ def validate_state(
     if not verify_membership(proof, state.chain.bucket_levels):
         raise InvalidProof("the value does not belong to the header")
     validate_block(state, _build_block(state, proof), scheme)
-
-
-def verify_state(
-    state: LightState,
-    shard: ShardId,
-    key: bytes,
-    proof: StateProof,
-    scheme: SignatureScheme,
-) -> bool:
-    """Tell whether `validate_state` finds nothing wrong."""
-    try:
-        validate_state(state, shard, key, proof, scheme)
-    except (LightError, MissingError):
-        return False
-    return True
 
 
 def adopt_state(

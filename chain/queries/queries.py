@@ -214,10 +214,6 @@ class Queries:
         """Return the account in every shard that is followed, the root shard first."""
         return tuple(self.get_account(shard, address) for shard in self.followed)
 
-    def get_balance_total(self, address: bytes) -> int:
-        """Return the atoms that can be spent, over all shards that are followed."""
-        return sum(account.balance for account in self.list_accounts(address))
-
     # ------------------------------------------------------- shards, packets
 
     def list_shards(self) -> tuple[FoundShard, ...]:

@@ -13,11 +13,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from chain.records.header import Header, compute_block_hash
-from consensus.certificates import verify_certificate
-from consensus.messages import Certificate, Kind
-from consensus.scheme import SignatureScheme
-from consensus.validators import ValidatorSet
+from chain.records.header import Header
+from consensus.messages import Certificate
 from primitives.buckets import BucketProof, verify_proof
 from primitives.codec import Record, encode
 from primitives.merkle import MAX_PATH, verify_path
@@ -52,27 +49,6 @@ class StateProof(Record):
     """From its child up to the certified one, where it has no certificate itself."""
 
 
-def verify_state_proof(
-    proof: StateProof,
-    chain_id: bytes,
-    levels: int,
-    validators: ValidatorSet,
-    scheme: SignatureScheme,
-) -> bool:
-    """Tell whether the proof holds for a final block of the chain.
-
-    Args:
-        proof: Untrusted.
-        chain_id: The chain that the caller trusts.
-        levels: Of its bucket trees, a parameter of its genesis.
-        validators: Its validator set.
-        scheme: Verifies the certificate.
-    """
-    if proof.header.chain_id != chain_id or not verify_membership(proof, levels):
-        return False
-    return _verify_final(proof, chain_id, validators, scheme)
-
-
 def verify_membership(proof: StateProof, levels: int) -> bool:
     """Tell whether the header binds the value; says nothing of the header.
 
@@ -87,24 +63,3 @@ def verify_membership(proof: StateProof, levels: int) -> bool:
     leaf = encode((proof.shard, proof.shard_root))
     roots_root = proof.header.roots_root
     return verify_path(roots_root, proof.count, proof.index, leaf, proof.path)
-
-
-def _verify_final(
-    proof: StateProof,
-    chain_id: bytes,
-    validators: ValidatorSet,
-    scheme: SignatureScheme,
-) -> bool:
-    certificate = proof.certificate
-    if certificate is None or certificate.kind != Kind.FINALIZATION:
-        return False
-    if certificate.proposal is None:
-        return False
-    block_hash = compute_block_hash(proof.header)
-    for header in proof.descendants:
-        if header.parent_hash != block_hash:
-            return False
-        block_hash = compute_block_hash(header)
-    if certificate.proposal.block_hash != block_hash:
-        return False
-    return verify_certificate(certificate, validators, chain_id, scheme)

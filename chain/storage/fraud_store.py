@@ -7,7 +7,6 @@ judged yet costs memory only, and little of it.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
 
 from chain.storage.store import build_key
 from primitives.codec import encode
@@ -71,13 +70,6 @@ class FraudStore:
         self._kv.write({build_key(b"j", proof_hash): data}, sync=True)
         self._epochs[proof_hash] = proof.header.epoch
         self._unjudged.pop(proof_hash, None)
-
-    def iterate_kept(self) -> Iterator[FraudProof]:
-        """Yield the proofs on disk."""
-        for proof_hash in list(self._epochs):
-            proof = self.get(proof_hash)
-            if proof is not None:
-                yield proof
 
     def forget_before(self, epoch: Epoch) -> None:
         """Delete proofs of chunks of older epochs."""

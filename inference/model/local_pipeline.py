@@ -15,7 +15,7 @@ import torch
 from inference.model.ghost_cache import GhostCache
 from inference.model.ghost_pass import run_pass
 from inference.model.part import Part
-from inference.model.split import load_ends, load_stage
+from inference.model.split import load_stage
 
 
 class LocalPipeline:
@@ -86,8 +86,3 @@ def load_stages(directory: Path, cuts: Sequence[int], layers: int) -> tuple[Part
     """Load all layers, divided at `cuts`; raises BadWeights, UnsupportedModel."""
     ranges = itertools.pairwise((0, *cuts, layers))
     return tuple(load_stage(directory, range(a, b)) for a, b in ranges)
-
-
-def load_pipeline(directory: Path, cuts: Sequence[int], layers: int) -> LocalPipeline:
-    """Load a whole decoder, divided at `cuts`."""
-    return LocalPipeline(load_stages(directory, cuts, layers), load_ends(directory))

@@ -3,12 +3,13 @@
 import pytest
 from chain_backend import ChainNode
 from chain_world import ALICE, CAROL, COIN, DAVE
+from proof_checks import verify_state_proof
 from serving import get, serve
 
 from chain.queries.queries import Queries
 from chain.records.keys import build_account_key, build_registration_key
 from chain.records.transfer import Transfer
-from chain.state.proofs import StateProof, verify_membership, verify_state_proof
+from chain.state.proofs import StateProof, verify_membership
 from p2pchain.api.views import committees
 from primitives import bls
 from primitives.address import encode_address

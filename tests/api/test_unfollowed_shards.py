@@ -4,6 +4,7 @@ import pytest
 import trio
 from chain_backend import ChainNode
 from chain_world import ALICE, COIN, DAVE
+from proof_checks import verify_state_proof
 from serving import TOKEN, get, serve
 
 from chain.mempool import Mempool
@@ -12,7 +13,7 @@ from chain.queries.queries import Queries
 from chain.records.account import Account
 from chain.records.keys import build_account_key
 from chain.records.transfer import Transfer
-from chain.state.proofs import StateProof, verify_state_proof
+from chain.state.proofs import StateProof
 from chain.tree.following import Follow
 from chain.tree.opening import open_tree
 from p2pchain.cli.main import main

@@ -7,7 +7,7 @@ from functools import lru_cache
 import msgspec
 
 from chain.execution.held import HeldBlock
-from chain.records.block import NO_ATTENDANCE, Attendance
+from chain.records.block import NO_ATTENDANCE, Attendance, Block
 from chain.records.model import ModelRecord, compute_model_id
 from chain.records.registration import Register
 from chain.records.spec import ChainSpec
@@ -38,6 +38,7 @@ from primitives.bls import ORDER, SECRET_BYTES, BlsSecretKey
 from primitives.codec import encode
 from primitives.keys import SecretKey
 from primitives.kv import KeyValueStore, MemoryStore
+from shards.chunk import compute_chunk_hash
 
 COIN = 10**9
 START_MS = 1_700_000_000_000
@@ -261,3 +262,11 @@ class World:
     def tip(self) -> HeldBlock:
         """The highest block that the tree holds."""
         return max((self.tree.final, *self.tree.pending), key=lambda held: held.height)
+
+
+def copy_bodies(block: Block, source: BlockTree, target: BlockTree) -> None:
+    """Give a tree the bodies that a block names from those of another one."""
+    for certified in block.body.chunks:
+        body = source.get_body(compute_chunk_hash(certified.header))
+        if body is not None:
+            target.keep_body(certified.header, body)

@@ -12,7 +12,15 @@ from typing import Any
 
 import msgspec
 
-from chain.light.client import EpochProof, LightBlock, LightChain, LightState
+from chain.errors import LightError
+from chain.light.client import (
+    EpochProof,
+    LightBlock,
+    LightChain,
+    LightState,
+    validate_block,
+    validate_state,
+)
 from chain.records.account import Account
 from chain.records.block import compute_root_path, compute_roots_root
 from chain.records.header import (
@@ -31,6 +39,7 @@ from consensus.messages import (
     compute_notarize_bytes,
     compute_nullify_bytes,
 )
+from consensus.scheme import SignatureScheme
 from consensus.validators import Validator, ValidatorSet, encode_bitmap
 from primitives import bls
 from primitives.bls import BlsSecretKey
@@ -43,7 +52,9 @@ from primitives.buckets import (
     encode_bucket,
 )
 from primitives.codec import encode
+from primitives.errors import MissingError
 from primitives.merkle import EMPTY_ROOT
+from primitives.types import ShardId
 
 CHAIN_ID = bytes([7]) * 32
 START_MS = 1_700_000_000_000
@@ -281,3 +292,29 @@ def list_mutations(header: Header) -> list[Header]:
             ]
         mutated += [change(header, **{name: other}) for other in others]
     return [other for other in mutated if other != header]
+
+
+def verify_header(
+    state: LightState, block: LightBlock, scheme: SignatureScheme
+) -> bool:
+    """Tell whether a block of the trusted epoch is final."""
+    try:
+        validate_block(state, block, scheme)
+    except (LightError, MissingError):
+        return False
+    return True
+
+
+def verify_state(
+    state: LightState,
+    shard: ShardId,
+    key: bytes,
+    proof: StateProof,
+    scheme: SignatureScheme,
+) -> bool:
+    """Tell whether `validate_state` finds nothing wrong."""
+    try:
+        validate_state(state, shard, key, proof, scheme)
+    except (LightError, MissingError):
+        return False
+    return True

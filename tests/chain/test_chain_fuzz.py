@@ -6,6 +6,7 @@ from channel_helpers import build_opening
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from mangling import HOSTILE, bounded_memory, judge, mangled, many, values_of
+from proof_checks import verify_state_proof
 
 from chain.errors import InvalidBlock, InvalidTransaction, MissingParent
 from chain.mempool import Mempool
@@ -23,7 +24,7 @@ from chain.records.transaction import (
     verify_transaction,
 )
 from chain.records.transfer import Transfer
-from chain.state.proofs import StateProof, verify_state_proof
+from chain.state.proofs import StateProof
 from consensus.validators import Validator, ValidatorSet
 from p2pchain.sim.chains.committee import hand_bodies
 from primitives import bls

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mini_chain import MiniChain
 from test_register import build_offer
 
-from chain.contracts.rules import RULES, compute_fee, compute_work, get_kind_name
+from chain.contracts.rules import RULES, compute_fee, compute_work
 from chain.errors import (
     BadSignature,
     CannotPay,
@@ -82,7 +82,7 @@ def build(payload=PAYLOADS[0], **changes) -> Transaction:
     return Transaction(**fields)
 
 
-@pytest.mark.parametrize("payload", PAYLOADS, ids=get_kind_name)
+@pytest.mark.parametrize("payload", PAYLOADS, ids=lambda p: RULES[type(p)].name)
 def test_every_kind_round_trips(payload):
     signed = sign_transaction(build(payload), ALICE)
     data = encode(signed)

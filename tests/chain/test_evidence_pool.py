@@ -9,10 +9,11 @@ from slashing_world import EVIDENCE_EPOCHS, SlashingWorld
 
 from chain.errors import InvalidBlock, UselessEvidence
 from chain.records.block import MAX_EVIDENCE
+from chain.records.pieces import compute_piece_id
 from chain.rewarding.evidence import EvidenceJudge
 from chain.tree.evidence_pool import EvidencePool
 from consensus.errors import InvalidEvidence
-from consensus.evidence import build_evidence, compute_evidence_id, decode_evidence
+from consensus.evidence import build_evidence, decode_evidence
 from consensus.messages import Kind
 from primitives.codec import encode
 
@@ -30,7 +31,7 @@ def test_a_piece_waits_until_it_is_applied():
     evidence = world.votes(3)
     verdict = add(world, evidence)
     assert verdict.guilty == (world.court.keys[3].public_key,)
-    assert verdict.evidence_id == compute_evidence_id(evidence) in world.pool
+    assert verdict.evidence_id == compute_piece_id(evidence) in world.pool
     assert [piece.verdict for piece in world.pool.list_pieces()] == [verdict]
     assert pick(world) == (encode(evidence),)
     world.pool.revalidate(world.state.get)

@@ -5,13 +5,13 @@ from random import Random
 import msgspec
 import pytest
 from chain_world import ALICE, BOB, CAROL, COIN, DAVE, SPEC, World
+from proof_checks import verify_state_proof
 
 from chain.checks.conservation import compute_conservation, get_conservation
 from chain.errors import HistoryAbsent, PrunedState, StoreError
 from chain.queries.queries import Queries
 from chain.records.keys import build_account_key
 from chain.records.transfer import Transfer
-from chain.state.proofs import verify_state_proof
 from chain.storage import history as history_module
 from chain.storage.books import get_books
 from chain.storage.history import Undo, build_undo_key, get_undo

@@ -1,7 +1,7 @@
 """Layouts that change under a real chain: splits, models that come and go."""
 
 import pytest
-from chain_world import ALICE, BOB, CAROL, COIN, DAVE, MODEL, STAKERS
+from chain_world import ALICE, BOB, CAROL, COIN, DAVE, MODEL, STAKERS, copy_bodies
 from channel_helpers import build_claim, build_opening, build_work
 from reshard_world import EPOCH, GRACE, OTHER_MODEL, ReshardWorld
 from test_register import build_offer
@@ -27,7 +27,6 @@ from chain.records.registration import RegistrationStatus
 from chain.records.resharding import Reshard, ReshardVote
 from chain.records.transfer import Transfer
 from chain.storage.store import ChainStore
-from p2pchain.sim.chains.committee import copy_bodies
 from primitives.kv import MemoryStore
 
 ACTIVE, PENDING = RegistrationStatus.ACTIVE, RegistrationStatus.PENDING

@@ -14,6 +14,8 @@ from light_world import (
     list_mutations,
     make_key,
     sign_certificate,
+    verify_header,
+    verify_state,
 )
 
 from chain.errors import (
@@ -35,8 +37,6 @@ from chain.light.client import (
     skip,
     validate_block,
     validate_state,
-    verify_header,
-    verify_state,
 )
 from chain.light.fork import find_evidence
 from chain.records.account import Account

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from chain_world import COIN
 from epoch_world import EPOCH_BLOCKS, EpochWorld
-from light_world import list_mutations
+from light_world import list_mutations, verify_header, verify_state
 
 from chain.errors import OtherEpoch
 from chain.ledger.roster import get_validators
@@ -16,8 +16,6 @@ from chain.light.client import (
     adopt,
     adopt_state,
     advance,
-    verify_header,
-    verify_state,
 )
 from chain.light.sync import MAX_PROOFS, AskBlock, AskProofs, LightSync
 from chain.queries.light import LightQueries

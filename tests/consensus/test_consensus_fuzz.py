@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mangling import HOSTILE, bounded_memory, judge, mangled, many, values_of
 
+from chain.records.pieces import compute_piece_id
 from consensus.certificates import build_certificate, validate_certificate
 from consensus.errors import (
     CorruptWal,
@@ -15,7 +16,6 @@ from consensus.errors import (
 from consensus.evidence import (
     Evidence,
     build_evidence,
-    compute_evidence_id,
     decode_evidence,
     get_equivocation,
     get_place,
@@ -252,7 +252,7 @@ def test_damaged_evidence_convicts_nobody_else(signer, kind, data):
     changed = judge(decode_evidence, encode, InvalidEvidence, raw)
     if changed is not None and changed != evidence:
         assert convict(changed) == ()
-        assert compute_evidence_id(changed) != compute_evidence_id(evidence)
+        assert compute_piece_id(changed) != compute_piece_id(evidence)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -18,6 +18,7 @@ from evidence_court import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chain.records.pieces import compute_piece_id
 from consensus.errors import InvalidEvidence
 from consensus.evidence import (
     MAX_EVIDENCE_BYTES,
@@ -27,7 +28,6 @@ from consensus.evidence import (
     MixedEvidence,
     VoteEvidence,
     build_evidence,
-    compute_evidence_id,
     decode_evidence,
     find_accused,
     get_equivocation,
@@ -402,7 +402,7 @@ def test_changed_bytes_convict_nobody_else(data):
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(InvalidEvidence):
         changed = decode_evidence(bytes(raw))
-        assert compute_evidence_id(changed) != compute_evidence_id(evidence)
+        assert compute_piece_id(changed) != compute_piece_id(evidence)
         court.judge(changed)
         raise AssertionError("a changed byte that still convicts")
 
@@ -435,9 +435,9 @@ def test_the_largest_evidence_fits():
 def test_ids_are_names():
     court = Court()
     ids = {
-        compute_evidence_id(make_vote_pair(court, 0)),
-        compute_evidence_id(make_vote_pair(court, 1)),
-        compute_evidence_id(make_certificate_pair(court)),
+        compute_piece_id(make_vote_pair(court, 0)),
+        compute_piece_id(make_vote_pair(court, 1)),
+        compute_piece_id(make_certificate_pair(court)),
     }
     assert len(ids) == 3
     assert all(len(name) == 32 for name in ids)
@@ -457,7 +457,7 @@ def test_vectors():
     assert of_certificates.first is certificates[1]
     of_both = build_evidence(certificates[0], votes[1])
     names = {
-        len(encode(evidence)): compute_evidence_id(evidence).hex()
+        len(encode(evidence)): compute_piece_id(evidence).hex()
         for evidence in (of_votes, of_certificates, of_both)
     }
     page = (Path(__file__).parents[2] / "docs/protocol/11-staking.md").read_text()

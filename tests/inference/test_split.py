@@ -19,7 +19,7 @@ from tiny_models import (
 from inference.engine.stage import StageEngine
 from inference.errors import BadWeights, UnsupportedModel, WrongPosition
 from inference.model.library import get_cache_argument
-from inference.model.local_pipeline import LocalPipeline, load_pipeline
+from inference.model.local_pipeline import LocalPipeline, load_stages
 from inference.model.split import load_ends, load_stage
 from inference.weights.safetensors_file import read_entries
 
@@ -35,7 +35,7 @@ EXACT = [
 
 
 def load(directory: Path, cuts: tuple[int, ...] = (1, 2, 3)) -> LocalPipeline:
-    return load_pipeline(directory, cuts, LAYERS)
+    return LocalPipeline(load_stages(directory, cuts, LAYERS), load_ends(directory))
 
 
 def run_reference(model: hf.PreTrainedModel, pieces: list[torch.Tensor]):

@@ -11,7 +11,17 @@ import threading
 
 import msgspec
 import pytest
-from chain_world import ALICE, BOB, CAROL, COIN, SIGNER, SPEC, ListPicker, World
+from chain_world import (
+    ALICE,
+    BOB,
+    CAROL,
+    COIN,
+    SIGNER,
+    SPEC,
+    ListPicker,
+    World,
+    copy_bodies,
+)
 from channel_helpers import build_claim, build_work
 from chunk_lab import NO_LIMITS, ChunkLab
 from reshard_world import MODEL, ReshardWorld
@@ -50,7 +60,7 @@ from p2pchain.node.chunks.wire import (
 )
 from p2pchain.node.chunks.worker import SuppliedState
 from p2pchain.node.chunks.workers import ChunkWorkers, compute_default_workers
-from p2pchain.sim.chains.committee import copy_bodies, hand_bodies
+from p2pchain.sim.chains.committee import hand_bodies
 from primitives import bls
 from primitives.codec import encode
 from primitives.errors import DecodeError

@@ -17,7 +17,6 @@ from primitives.buckets import (
     compute_empty_tree,
     compute_leaf_node,
     compute_multiproof_nodes,
-    compute_multiproof_root,
     compute_tree,
     compute_update,
 )
@@ -47,7 +46,7 @@ def prove(numbers) -> tuple[dict[int, bytes], tuple[bytes, ...]]:
 @given(sets)
 def test_any_set_of_buckets_leads_to_the_root(numbers):
     leaves, siblings = prove(numbers)
-    assert compute_multiproof_root(leaves, siblings, LEVELS) == ROOT
+    assert PartialTree(leaves, siblings, LEVELS).root == ROOT
     assert build_multiproof(TREE.__getitem__, sorted(numbers), LEVELS) == siblings
     # Minimal: no hash that the buckets give already, none twice.
     known = {TREE[0]} if numbers else set()
@@ -87,24 +86,22 @@ def test_extra_and_missing_hashes(numbers, data):
     place = data.draw(st.integers(0, len(siblings)))
     longer = (*siblings[:place], bytes(32), *siblings[place:])
     with pytest.raises(InvalidMultiproof, match="hashes beside"):
-        compute_multiproof_root(leaves, longer, LEVELS)
+        PartialTree(leaves, longer, LEVELS)
     if siblings:
         shorter = siblings[: place - 1] + siblings[place:] if place else siblings[1:]
         with pytest.raises(InvalidMultiproof, match="hashes beside"):
-            compute_multiproof_root(leaves, shorter, LEVELS)
+            PartialTree(leaves, shorter, LEVELS)
 
 
 @given(st.sets(indices, min_size=1, max_size=8), st.data())
 def test_a_wrong_hash_gives_another_root(numbers, data):
     leaves, siblings = prove(numbers)
     number = data.draw(st.sampled_from(sorted(numbers)))
-    assert compute_multiproof_root(leaves | {number: bytes(32)}, siblings, LEVELS) != (
-        ROOT
-    )
+    assert PartialTree(leaves | {number: bytes(32)}, siblings, LEVELS).root != ROOT
     if siblings:
         place = data.draw(st.integers(0, len(siblings) - 1))
         wrong = (*siblings[:place], bytes(32), *siblings[place + 1 :])
-        assert compute_multiproof_root(leaves, wrong, LEVELS) != ROOT
+        assert PartialTree(leaves, wrong, LEVELS).root != ROOT
 
 
 @given(st.sets(indices, min_size=1, max_size=8), indices)
@@ -112,35 +109,35 @@ def test_a_bucket_left_out_or_put_in_is_noticed(numbers, other):
     leaves, siblings = prove(numbers)
     fewer = dict(list(leaves.items())[1:])
     with suppress(InvalidMultiproof):
-        assert compute_multiproof_root(fewer, siblings, LEVELS) != ROOT
+        assert PartialTree(fewer, siblings, LEVELS).root != ROOT
     if other not in leaves:
         more = leaves | {other: build_leaf(other)}
         with suppress(InvalidMultiproof):
-            assert compute_multiproof_root(more, siblings, LEVELS) != ROOT
+            assert PartialTree(more, siblings, LEVELS).root != ROOT
 
 
 def test_no_bucket_and_every_bucket():
     assert prove(())[1] == (ROOT,)
     assert prove(range(COUNT))[1] == ()
-    assert compute_multiproof_root({0: ROOT}, (), 0) == ROOT
+    assert PartialTree({0: ROOT}, (), 0).root == ROOT
 
 
 @pytest.mark.parametrize("number", [-1, COUNT, 2**40])
 def test_buckets_that_do_not_exist(number):
     with pytest.raises(InvalidMultiproof, match=f"bucket {number} of {COUNT}"):
-        compute_multiproof_root({number: bytes(32)}, (), LEVELS)
+        PartialTree({number: bytes(32)}, (), LEVELS)
 
 
 @pytest.mark.parametrize("levels", [-1, MAX_LEVELS + 1])
 def test_levels_that_no_tree_has(levels):
     with pytest.raises(InvalidMultiproof, match="levels"):
-        compute_multiproof_root({}, (ROOT,), levels)
+        PartialTree({}, (ROOT,), levels)
 
 
 @pytest.mark.parametrize("digest", [bytes(1), bytes(31), bytes(33)])
 def test_hashes_of_another_length(digest):
     with pytest.raises(InvalidMultiproof, match=f"of {len(digest)} bytes"):
-        compute_multiproof_root({}, (digest,), LEVELS)
+        PartialTree({}, (digest,), LEVELS)
 
 
 @given(st.dictionaries(indices, digests, max_size=3), sets)
@@ -159,14 +156,14 @@ def test_empty_subtrees_take_no_bytes(filled, numbers):
     siblings = build_multiproof(get_node, numbers, levels)
     assert sum(map(bool, siblings)) <= len(filled) * (levels + 1)
     leaves = {n: filled.get(n, EMPTY_BUCKET_HASH) for n in numbers}
-    assert compute_multiproof_root(leaves, siblings, levels) == get_node(0)
+    assert PartialTree(leaves, siblings, levels).root == get_node(0)
     for place, sibling in enumerate(siblings):
         if not sibling:
             (_, height) = compute_multiproof_nodes(numbers, levels)[place]
             longer = list(siblings)
             longer[place] = EMPTY_HASHES[height]
             with pytest.raises(InvalidMultiproof, match="written out"):
-                compute_multiproof_root(leaves, longer, levels)
+                PartialTree(leaves, longer, levels)
             break
 
 

@@ -1,5 +1,6 @@
 """The vectors of docs/protocol/06-shards.md, so that no rewrite moves them."""
 
+from chain.records.pieces import compute_piece_id
 from primitives.codec import encode
 from primitives.hashing import compute_hash
 from shards.certificate import (
@@ -13,7 +14,6 @@ from shards.evidence import (
     DoubleProduction,
     Endorsed,
     Produced,
-    compute_shard_evidence_id,
 )
 from shards.fraud import FraudNotice, build_halt, compute_proof_hash
 from shards.producers import Hosting
@@ -79,11 +79,11 @@ def test_evidence():
         SLOT, Endorsed(ONE, certificate), Endorsed(TWO, certificate)
     )
     assert len(encode(double)) == DOUBLE_BYTES
-    assert compute_shard_evidence_id(double).hex() == DOUBLE
+    assert compute_piece_id(double).hex() == DOUBLE
     both = Produced(ONE, bytes(96)), Produced(TWO, bytes(96))
     pair = DoubleProduction(SLOT, 5, *both)
     assert len(encode(pair)) == PAIR_BYTES
-    assert compute_shard_evidence_id(pair).hex() == PAIR
+    assert compute_piece_id(pair).hex() == PAIR
 
 
 def test_hosting():

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shard_world import CHAIN, Chain, Town, make_next, name, replace
 
+from chain.records.pieces import compute_piece_id
 from primitives.codec import encode
 from shards.certificate import compute_producer_bytes
 from shards.chunk import compute_chunk_hash
@@ -18,7 +19,6 @@ from shards.evidence import (
     Produced,
     build_double_endorsement,
     build_double_production,
-    compute_shard_evidence_id,
     decode_shard_evidence,
     find_shard_accused,
     get_endorsed,
@@ -176,7 +176,7 @@ def test_names():
     one = build_double_production(produce(HEADER), produce(OTHER))
     two = build_double_endorsement(SLOT, endorsed(HEADER, 1), endorsed(OTHER, 1))
     three = build_double_endorsement(SLOT, endorsed(HEADER, 1, 2), endorsed(OTHER, 1))
-    assert len({compute_shard_evidence_id(e) for e in (one, two, three)}) == 3
+    assert len({compute_piece_id(e) for e in (one, two, three)}) == 3
 
 
 def test_the_largest_evidence_fits():

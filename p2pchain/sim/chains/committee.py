@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from chain.execution.held import HeldBlock
 from chain.ledger.epochs import EpochState
-from chain.records.block import Block
 from chain.tree.blocktree import BlockTree
 from chain.tree.building import Picker
 from consensus.scheme import SignatureScheme, Signer
@@ -83,11 +82,3 @@ def hand_bodies(held: HeldBlock, tree: BlockTree) -> None:
         body = held.bodies.get(compute_chunk_hash(certified.header))
         if body is not None:
             tree.keep_body(certified.header, body)
-
-
-def copy_bodies(block: Block, source: BlockTree, target: BlockTree) -> None:
-    """Give a tree the bodies that a block names from those of another one."""
-    for certified in block.body.chunks:
-        body = source.get_body(compute_chunk_hash(certified.header))
-        if body is not None:
-            target.keep_body(certified.header, body)
