@@ -77,6 +77,8 @@ class Scheduler:
         """Tell whether `take_batch` would return anything."""
         if self._control:
             return True
+        if not self._scheduled:
+            return False
         # A source may have lost what it had; it leaves its ring when its turn comes.
         return any(source.is_ready() for ring in self._rings for source in ring)
 

@@ -180,7 +180,8 @@ class Stream:
             self.abort()
 
     def _wake_all(self) -> None:
-        self._changed.unpark_all()
+        if self._changed:
+            self._changed.unpark_all()
         if self._watcher is not None and self._state.has_news:
             self._watcher()
 

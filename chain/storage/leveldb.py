@@ -68,6 +68,12 @@ class LevelStore:
         if self._failure is not None:
             raise FailedWrite(f"no write after one that failed: {self._failure}")
         try:
+            if len(changes) == 1:
+                # Most writes of a session are: without a batch they cost half.
+                ((key, value),) = changes.items()
+                if value is not None:
+                    self._db.put(key, value, sync=sync)
+                    return
             with self._db.write_batch(transaction=True, sync=sync) as batch:
                 for key, value in changes.items():
                     if value is None:

@@ -18,7 +18,6 @@ from inference.protocol.messages import (
 from inference.protocol.receipts import Range, validate_input, validate_predecessor
 from inference.protocol.steps import Schedule, Step
 from inference.protocol.terms import get_wire
-from inference.protocol.wire_form import WireForm
 from primitives.types import EMPTY_HASH
 
 
@@ -59,7 +58,7 @@ def check_data(
         raise BadMessage(f"step {data.step} where {schedule.number} is due")
     step = schedule.check(data.position, data.tokens)
     form = get_wire(terms)
-    if WireForm(data.hidden_size, data.dtype, data.codec) != form:
+    if not form.is_of(data):
         raise BadMessage("hidden states of another shape or form")
     size = form.compute_size(step.tokens)
     if len(body) != size:

@@ -279,18 +279,23 @@ class HopDriver:
 
     async def _apply(self, event: Event) -> None:
         """Do what the state machine asks for, until it asks for nothing more."""
-        # Another session's payment may have come while the inbox was full.
-        pending: deque[Event] = deque([event, PoolChanged()])
+        await self._handle(event)
         if self._must_leave:
             self._must_leave = False
-            pending.append(LeavingSoon())
+            await self._handle(LeavingSoon())
+        if self.session.phase is Phase.HELD:
+            # Another session's payment may have come while the inbox was not empty.
+            await self._handle(PoolChanged())
+        if isinstance(event, PayArrived) or self.session.phase is Phase.ENDED:
+            self._on_pool(self)
+
+    async def _handle(self, event: Event) -> None:
+        pending: deque[Event] = deque([event])
         while pending:
             for effect in self.session.handle(pending.popleft(), compute_now_us()):
                 follow_up = await self._do(effect)
                 if follow_up is not None:
                     pending.append(follow_up)
-        if isinstance(event, PayArrived) or self.session.phase is Phase.ENDED:
-            self._on_pool(self)
 
     async def _do(self, effect: Effect) -> Event | None:
         match effect:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from inference.protocol.activations import Dtype, compute_size, is_finite
 from inference.protocol.codec import Codec
+from inference.protocol.messages import Data
 
 BLOCK = 64
 """Numbers of a scale: 6 % of a byte each, and few enough that an outlier stays among
@@ -43,6 +44,11 @@ class WireForm:
     dtype: int
     """A value of `Dtype`: in which they are computed."""
     codec: int = Codec.RAW
+
+    def is_of(self, data: Data) -> bool:
+        """Tell whether a header announces hidden states of this form."""
+        said = data.hidden_size, data.dtype, data.codec
+        return said == (self.hidden_size, self.dtype, self.codec)
 
     def compute_size(self, tokens: int) -> int:
         """Return the bytes of `tokens` rows on the way."""

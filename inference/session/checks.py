@@ -3,7 +3,6 @@
 from inference.protocol.errors import WrongAnswer
 from inference.protocol.messages import Data
 from inference.protocol.steps import Step
-from inference.protocol.wire_form import WireForm
 from inference.session.plan import SessionPlan
 
 
@@ -34,7 +33,7 @@ def check_answer(
         text = f"an answer to step {data.step} where {step.number} is due"
         raise WrongAnswer(text, peer_id=peer_id)
     form = plan.wire
-    if WireForm(data.hidden_size, data.dtype, data.codec) != form:
+    if not form.is_of(data):
         raise WrongAnswer("an answer of another shape or form", peer_id=peer_id)
     size = form.compute_size(step.tokens)
     if len(body) != size:
