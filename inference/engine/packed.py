@@ -75,6 +75,10 @@ class PackedLayer(nn.Module):
         """Return (..., outputs) of (..., inputs)."""
         return self._product.take(given, self._index)
 
+    # The library's own call looks for hooks first, which takes as long as a small
+    # operation; whatever hooks a plain layer had are gone.
+    __call__ = forward
+
 
 class SharedProduct:
     """One product for layers that are given the same tensor."""

@@ -45,9 +45,23 @@ class PagedStore:
             slots, shape.heads, shape.value_width, dtype=dtype, device=device
         )
 
+        # Views: (1, heads, slots, width), of which a range is one cheap view more.
+        self._read_keys = self.keys.transpose(0, 1).unsqueeze(0)
+        self._read_values = self.values.transpose(0, 1).unsqueeze(0)
+
+    def read_range(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values of slots that lie together, as `read` does."""
+        count = last - first
+        return (
+            self._read_keys.narrow(2, first, count),
+            self._read_values.narrow(2, first, count),
+        )
+
     def read(self, ranges: Ranges) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values of some slots, (1, heads, positions, width) each."""
-        return _read(self.keys, ranges), _read(self.values, ranges)
+        if len(ranges) == 1:
+            return self.read_range(*ranges[0])
+        return _gather(self.keys, ranges), _gather(self.values, ranges)
 
     def copy_page(self, source: int, target: int) -> None:
         """Write what one page holds to another one."""
@@ -92,10 +106,6 @@ class PagedStore:
             content = content[place.nbytes :]
 
 
-def _read(store: torch.Tensor, ranges: Ranges) -> torch.Tensor:
-    if len(ranges) == 1:
-        first, last = ranges[0]
-        found = store[first:last]
-    else:
-        found = torch.cat([store[first:last] for first, last in ranges])
+def _gather(store: torch.Tensor, ranges: Ranges) -> torch.Tensor:
+    found = torch.cat([store[first:last] for first, last in ranges])
     return found.transpose(0, 1).unsqueeze(0)

@@ -247,6 +247,8 @@ class RaggedPass:
         self._stores = stores
         self._device = device
         self._spans: list[_Span] = []
+        self._steps: dict[int | None, Ranges | None] = {}
+        """By window."""
         positions: list[int] = []
         slots: list[tuple[int, int]] = []
         row = 0
@@ -287,6 +289,8 @@ class RaggedPass:
             and store.shape.key_width == store.shape.value_width
         )
         window = store.shape.window
+        if is_plain and (steps := self._find_steps(window)) is not None:
+            return _attend_steps(query, store, steps, scale)
         outputs = []
         for span in self._spans:
             ranges = self._get_ranges(span, window)
@@ -308,6 +312,16 @@ class RaggedPass:
                 )
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
         return joined.transpose(1, 2)
+
+    def _find_steps(self, window: int | None) -> Ranges | None:
+        """Return what each session reads, if all are at one token and one place."""
+        if window not in self._steps:
+            ranges = [self._get_ranges(span, window) for span in self._spans]
+            is_each_one = all(len(each) == 1 for each in ranges)
+            are_steps = all(span.is_single for span in self._spans)
+            places = [each[0] for each in ranges] if is_each_one else []
+            self._steps[window] = places if is_each_one and are_steps else None
+        return self._steps[window]
 
     def _can_attend_apart(self, ranges: Ranges) -> bool:
         return 1 < len(ranges) <= MAX_PLACES and self._device.type == "cpu"
@@ -333,6 +347,31 @@ class RaggedPass:
                 seen &= keys > rows - window
             span.masks[window] = seen
         return span.masks[window]
+
+
+def _attend_steps(
+    query: torch.Tensor, store: PagedStore, places: Ranges, scale: float | None
+) -> torch.Tensor:
+    """Attend one token of each of T sessions to all that it has kept.
+
+    Args:
+        query: (1, Q, T, W), where Q is a multiple of the heads that are kept.
+        store: Of the layer.
+        places: Where the keys and values of each session lie.
+        scale: Of the scores.
+
+    Returns:
+        (1, T, Q, W)
+    """
+    heads, width = store.shape.heads, store.shape.key_width
+    # The heads of a group are rows of one query.
+    rows = query[0].transpose(0, 1).reshape(len(places), heads, -1, width)
+    outputs = []
+    for row, place in zip(rows.split(1), places, strict=True):
+        keys, values = store.read_range(*place)
+        outputs.append(scaled_dot_product_attention(row, keys, values, scale=scale))
+    joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return joined.view(1, len(places), -1, width)
 
 
 def _attend_triangle(
