@@ -298,13 +298,13 @@ class HopSession(HopLife):
     # Another route
 
     def _on_relink(self, relink: Relink) -> list[Effect]:
-        if relink.terms.attempt <= self.terms.attempt:
+        is_late = self.phase is Phase.FINISHED
+        if is_late or relink.terms.attempt <= self.terms.attempt:
+            # Our last receipt has crossed it.
             return []
         undone = self._get_undone()
         position = None if undone is None else undone.step.position
         try:
-            if self.phase is Phase.FINISHED:
-                raise BadMessage("a change of the route after the last step")
             self.route.check(relink, position)
         except BadMessage as error:
             return self._refuse_input(AbortCode.PROTOCOL, str(error), Side.REQUESTER)

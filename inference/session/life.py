@@ -97,6 +97,8 @@ class SessionLife:
         self._is_owed = False
         """The last step waits for its range to be attested."""
         self._is_lap_done = False
+        self._settling: SessionError | None = None
+        """Why the last lap broke; hops that have not signed sign alone now."""
         self._faults = 0
         """Hops that did wrong."""
         self._is_unlinked = False

@@ -39,7 +39,7 @@ class Losses:
         Args:
             hops: The route.
             gap: Who is missing.
-            positions: To be computed anew.
+            positions: That they compute at the input price.
 
         Raises:
             SessionError: It is one too many.

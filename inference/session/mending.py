@@ -4,6 +4,12 @@ What a requester's session makes of losses: which can be mended, and when.
 A hop that is lost, or has done wrong, is replaced where somebody looks for others and
 no token that follows from it is shown or chosen already; else the session ends.
 Mending itself is in inference/session/recovery.py.
+
+In the last lap the answer is complete and nobody is replaced, for a replacement would
+compute it all again to sign for its end.  Whoever has not signed is told to go on
+alone, signs for the range that this cuts off, and is paid.
+
+While the session opens nothing was computed: whoever asked chooses another route.
 """
 
 from inference.protocol.errors import (
@@ -11,6 +17,7 @@ from inference.protocol.errors import (
     SessionError,
 )
 from inference.protocol.messages import (
+    Linked,
     Progress,
     Unlinked,
 )
@@ -19,7 +26,7 @@ from inference.session.events import (
     Effect,
 )
 from inference.session.life import Phase, SessionLife
-from inference.session.recovery import Recovery
+from inference.session.recovery import Recovery, build_relink
 from inference.session.route import RouteHop
 from inference.session.verdicts import (
     MAX_FAULTS,
@@ -81,7 +88,7 @@ class SessionMending(SessionLife):
         hop.is_gone = True
         hop.error = error
         if not can_mend:
-            return self._fail(error)
+            return self._settle(error)
         if self.phase is Phase.SAMPLING:
             # The tokens are on their way, and do not need the hop.
             return []
@@ -93,6 +100,9 @@ class SessionMending(SessionLife):
         peer = self.route.find(message.peer)
         if message.attempt != self.route.attempt or peer is None:
             return []
+        if message.code and self.phase is Phase.OPENING:
+            # No data came from anybody yet.
+            return self._miss(hop, "an accusation out of place", is_fault=True)
         if self.phase is Phase.FINISHING and self._is_lap_done:
             return []
         if message.code:
@@ -101,14 +111,57 @@ class SessionMending(SessionLife):
         if not self._can_recover or self.phase is Phase.FINISHING:
             text = f"{peer.name} is lost to {hop.name}"
             return self._lose(peer, HopLost(text, peer_id=peer.peer_id))
+        if peer.is_suspect:
+            # It was there, and lost to two of its neighbours in a row.
+            text = f"{peer.name} is lost to one neighbour after the other"
+            return self._lose(peer, HopLost(text, peer_id=peer.peer_id))
         hop.unlinks += 1
         if hop.unlinks > MAX_UNLINKS:
+            peer.is_suspect = True
             text = f"{hop.name} loses its neighbours again and again"
             return self._lose(hop, HopLost(text, peer_id=hop.peer_id))
         self._is_unlinked = True
         if self.phase in (Phase.OPENING, Phase.SAMPLING):
             return []
         return self._recover()
+
+    # The last lap
+
+    def _settle(self, error: SessionError) -> list[Effect]:
+        """End a last lap that has broken hop by hop; any other session fails."""
+        if self._settling is not None:
+            return self._end_settling()
+        hops = [hop for hop in self.route.hops if self._has_to_sign(hop)]
+        if not self._is_owed or not hops:
+            return self._fail(error)
+        self._settling = error
+        self._deadline_us = self._now_us + LAST_LAP_US
+        position = self.turns.position
+        self.route.leave_alone(hops, max(len(self.plan.prompt), position))
+        return [
+            build_relink(hop, position, self._sign, comes_again=False) for hop in hops
+        ]
+
+    def _on_settled(self, hop: RouteHop, message: Linked) -> list[Effect]:
+        """Pay a hop that has signed for the last range alone."""
+        assert self._settling is not None
+        assert self._track.step is not None
+        if message.attempt != self.route.attempt or not self._has_to_sign(hop):
+            return []
+        hop.take_cut_off(message.receipt)
+        hop.is_settled = True
+        return [*hop.pay_after(self._track.step), *self._end_settling()]
+
+    def _end_settling(self) -> list[Effect]:
+        """End the session when nobody has to sign any more."""
+        if self._settling is None or any(map(self._has_to_sign, self.route.hops)):
+            return []
+        return self._fail(self._settling)
+
+    def _has_to_sign(self, hop: RouteHop) -> bool:
+        return not hop.is_gone and not hop.is_settled and hop.receipt is None
+
+    # Mending
 
     def _recover(self) -> list[Effect]:
         """Begin to mend the route; the session goes on behind what is complete."""

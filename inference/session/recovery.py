@@ -210,7 +210,8 @@ class Recovery:
     # Other hops
 
     def _search(self, gap: Gap) -> list[Effect]:
-        find = self._losses.build_search(self._route.hops, gap, self._position)
+        positions = self._route.prompt_tokens
+        find = self._losses.build_search(self._route.hops, gap, positions)
         self._gap = gap
         self._wait_us = self._after(self._timeouts.search_s)
         return [find]
@@ -349,11 +350,9 @@ class Recovery:
         for hop in route.hops:
             hop.is_linked = False
             again = hop.comes_again
-            signed = compute_relink_message(
-                hop.terms, self._position, comes_again=again
+            effects.append(
+                build_relink(hop, self._position, self._sign, comes_again=again)
             )
-            relink = Relink(hop.terms, self._position, again, self._sign(signed))
-            effects.append(SendTo(hop.number, relink))
         self._watch = self._build_watch(route.hops, 0)
         return effects
 
@@ -400,3 +399,19 @@ class Recovery:
 
     def _after(self, seconds: float) -> int:
         return self._now_us + int(seconds * 1_000_000)
+
+
+def build_relink(
+    hop: RouteHop, position: int, sign: Sign, *, comes_again: bool
+) -> Effect:
+    """Return what tells a hop its terms of a new attempt.
+
+    Args:
+        hop: With these terms.
+        position: Where it goes on.
+        sign: Signs with the channels' signer.
+        comes_again: Whether what it takes back comes again as it was.
+    """
+    signed = compute_relink_message(hop.terms, position, comes_again=comes_again)
+    relink = Relink(hop.terms, position, comes_again, sign(signed))
+    return SendTo(hop.number, relink)

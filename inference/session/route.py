@@ -48,6 +48,8 @@ class RouteHop:
     """Nothing more can be sent to it, or nothing more is expected of it."""
     is_leaving: bool = False
     """It has asked to be replaced, and somebody can."""
+    is_settled: bool = False
+    """It has signed for the last range alone, and was paid."""
     is_retired: bool = False
     """It is not in the route any more."""
     error: SessionError | None = None
@@ -69,6 +71,8 @@ class RouteHop:
     """Times that it could not reach its next hop."""
     unlinks: int = 0
     """Times that it said that a neighbour was lost, since a step was complete."""
+    is_suspect: bool = False
+    """Somebody was replaced who said so, and may have been right."""
     accusations: int = 0
     """Times in this session that it said that a neighbour did wrong."""
     prepaid_steps: int = 0
@@ -307,6 +311,13 @@ class Route:
             previous=previous,
             following=following,
         )
+
+    def leave_alone(self, hops: Sequence[RouteHop], prompt_tokens: int) -> None:
+        """Give some hops, in an attempt of their own, terms without neighbours."""
+        self.attempt += 1
+        self.prompt_tokens = prompt_tokens
+        for hop in hops:
+            hop.terms = self._build_terms(hop.plan, None, None)
 
     def set_neighbours(self) -> None:
         """Give every hop the terms that belong to its place in this attempt."""

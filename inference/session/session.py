@@ -33,7 +33,7 @@ The last step is paid after the last receipts, since nobody waits for it any mor
 A loss changes nothing that the reader has: tokens are shown when their step is
 complete, and a step that is made again either had no token yet or keeps the one that
 was chosen.  A loss in OPENING ends the session, for whoever asked can still choose
-another route; one in FINISHING harms only the last receipts.
+another route; in one in FINISHING the others sign for the last range alone.
 
 Spec: docs/protocol/07-inference.md
 """
@@ -43,6 +43,7 @@ from typing import assert_never
 from chain.records.proof import Receipt
 from inference.errors import WorkerLost
 from inference.protocol.errors import (
+    BrokenChain,
     HopLost,
     ReceiptMismatch,
     SessionError,
@@ -171,6 +172,8 @@ class RequesterMachine(SessionMending):
                     return self._on_progress(hop, message)
                 case Kept() if self._recovery is not None:
                     return self._recovery.on_kept(hop, message, body, self._now_us)
+                case Linked() if self._settling is not None:
+                    return self._on_settled(hop, message)
                 case Linked() if self._recovery is not None:
                     return self._recovery.on_linked(hop, message, self._now_us)
                 case Unlinked():
@@ -253,7 +256,7 @@ class RequesterMachine(SessionMending):
         if self.phase is Phase.ATTESTING:
             return self._attest()
         if self.phase is Phase.FINISHING:
-            return self._finish_if_done()
+            return self._end_settling() or self._finish_if_done()
         return []
 
     def _attest(self) -> list[Effect]:
@@ -302,8 +305,13 @@ class RequesterMachine(SessionMending):
     def _reject(self, error: SessionError) -> list[Effect]:
         """Replace a hop that did wrong, where that helps."""
         hop = self.route.find(error.peer_id)
-        if hop is None or hop.is_gone or not self._can_mend(error):
+        if hop is None or hop.is_gone:
             return self._fail(error)
+        if not self._can_mend(error):
+            hop.is_gone, hop.error = True, error
+            if isinstance(error, BrokenChain):
+                return self._fail(error)
+            return self._settle(error)
         try:
             mended = [*self._lose(hop, error), *self._resume()]
         except (SessionError, WorkerLost) as second:
@@ -335,5 +343,9 @@ class RequesterMachine(SessionMending):
                 return self._on_slow_step()
             case Phase.RECOVERING if self._recovery is not None:
                 return self._recovery.expire(self._now_us)
+            case Phase.FINISHING:
+                if self._settling is not None:
+                    return self._fail(self._settling)
+                return self._settle(self._build_late_error())
             case _:
                 raise self._build_late_error()

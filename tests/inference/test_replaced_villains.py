@@ -18,8 +18,22 @@ from session_world import (
 
 from inference.hop.events import Side
 from inference.protocol.codes import AbortCode
-from inference.protocol.errors import HopAborted, ReceiptMismatch, WrongAnswer
-from inference.protocol.messages import Abort, Data, Note, Unlinked, encode_frame
+from inference.protocol.errors import (
+    HopAborted,
+    ReceiptMismatch,
+    SessionError,
+    WrongAnswer,
+)
+from inference.protocol.messages import (
+    Abort,
+    Accept,
+    Data,
+    Finish,
+    HopTiming,
+    Note,
+    Unlinked,
+    encode_frame,
+)
 from inference.protocol.receipts import compute_receipt_message
 from inference.session.verdicts import MAX_FAULTS
 
@@ -400,3 +414,104 @@ def use_spares(world):
     for hop in world.hops:
         hop.stage = RunningStage(hop.index)
         hop.start_service()
+
+
+# The last lap
+
+
+class LapVillain(HopNode):
+    """Does wrong when the answer is complete."""
+
+    way = "swallows"
+
+    def tamper(self, message, body):
+        is_last = isinstance(message, Note) and message.receipt.first_position > 3
+        if isinstance(message, Finish):
+            match self.way:
+                case "swallows":
+                    return None
+                case "dies":
+                    self.kill()
+                    return None
+                case "aborts":
+                    message = Abort(message.session, AbortCode.INTERNAL, "no", None)
+                case "talks":
+                    message = Unlinked(message.session, 0, bytes(32))
+        elif is_last and self.way == "forges":
+            return Forger.tamper(self, message, body)
+        elif is_last and self.way == "signs nothing":
+            return None
+        return message, body
+
+
+@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize(
+    "way", ["swallows", "dies", "aborts", "talks", "forges", "signs nothing"]
+)
+def test_who_breaks_the_last_lap_harms_nobody(way, index):
+    async def test():
+        kind = type("Lap", (LapVillain,), {"way": way})
+        async with open_world(4, {index: kind}) as world:
+            session = world.session(PROMPT, 8)
+            tokens = [event.token_id for event in await collect(session)]
+            assert tokens == world.expect(PROMPT, 8)
+            assert session.summary.finish_reason == "length"
+            await world.rest()
+            for hop in world.hops[:index] + world.hops[index + 1 :]:
+                standing = hop.payee.standings[hop.channel_id]
+                assert not standing.arrears_units
+                (account,) = hop.payee.closed
+                assert account.claimed_units == account.billed_units
+                attested = sum(r.price_units for r in account.receipts)
+                assert attested == account.billed_units
+                assert hop.payee.get_paid(hop.channel_id) == UNIT_PRICE * (
+                    compute_units(8)
+                )
+                villain = world.hops[index].key.public_key
+                assert {peer for peer, _ in hop.faults} <= {villain}
+
+    run(test)
+
+
+class EarlyVillain(HopNode):
+    """Does wrong while the session opens."""
+
+    way = ""
+
+    def tamper(self, message, body):
+        if isinstance(message, Accept):
+            session = message.session
+            match self.way:
+                case "aborts":
+                    message = Abort(session, AbortCode.INTERNAL, "no", None)
+                case "accuses":
+                    peer = self.world.hops[0].key.public_key
+                    code = AbortCode.BAD_DATA
+                    message = Unlinked(session, 0, peer, code, "it does wrong")
+                case "has what nobody named":
+                    message = replace(message, cached=16)
+                case "answers":
+                    message = Data(
+                        session, 0, 0, 0, 1, HIDDEN, 1, (HopTiming(0, 0),), None, None
+                    )
+                    body = bytes(4 * HIDDEN)
+        return message, body
+
+
+@pytest.mark.parametrize(
+    "way", ["aborts", "accuses", "has what nobody named", "answers"]
+)
+@pytest.mark.parametrize("index", [1, 2])
+def test_who_does_wrong_at_the_opening_is_named(way, index):
+    """Nothing was computed or paid: whoever asked takes another route."""
+
+    async def test():
+        kind = type("Early", (EarlyVillain,), {"way": way})
+        async with open_world(3, {index: kind}, spares=[0, 1, 2]) as world:
+            session = world.session(PROMPT, 8)
+            with pytest.raises(SessionError) as caught:
+                await collect(session)
+            assert caught.value.peer_id == world.hops[index].key.public_key
+            assert not any(hop.units for hop in session.summary.hops)
+
+    run(test)

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ import transformers as hf
 import trio
 from session_world import (
     UNIT_PRICE,
+    HopNode,
     SumSampler,
     collect,
     compute_prefill_units,
@@ -20,12 +22,19 @@ from session_world import (
 from tiny_models import HIDDEN, LAYERS, VOCAB, save_encoder
 
 from inference.engine.stage import StageEngine
-from inference.errors import BadPrompt, BadRequest, BadWeights, UnsupportedModel
+from inference.errors import (
+    BadPrompt,
+    BadRequest,
+    BadWeights,
+    UnsupportedModel,
+    WorkerLost,
+)
 from inference.model.local_pipeline import EncoderPipeline, load_stages
 from inference.model.pooling import Pooling, read_pooling
 from inference.protocol.codec import Codec
-from inference.protocol.codes import RefuseCode
+from inference.protocol.codes import AbortCode, RefuseCode
 from inference.protocol.errors import HopAborted, HopLost, HopRefused
+from inference.protocol.messages import Abort, Data
 from inference.requester.text_encoder import TextEncoder
 from inference.sampling.params import ChatMessage, Choice, SampledToken, SamplingParams
 from inference.session.driver import RequesterSession
@@ -50,7 +59,7 @@ class MeanSampler(SumSampler):
 
 def make_encoder(world):
     world.worker = MeanSampler()
-    for hop in world.hops:
+    for hop in (*world.hops, *world.spares):
         hop.is_encoder = True
 
 
@@ -129,18 +138,64 @@ def test_encoders_take_texts_and_decoders_do_not(is_encoder, max_tokens):
     run(test)
 
 
-def test_a_lost_hop_ends_a_text_without_a_wrong_vector():
+class Mortal(HopNode):
+    """Has its own end of a text."""
+
+    way = ""
+
+    def tamper(self, message, body):
+        if isinstance(message, Data):
+            match self.way:
+                case "dies":
+                    self.kill()
+                    return None
+                case "sends half":
+                    return message, body[: len(body) // 2]
+                case "aborts":
+                    return Abort(message.session, AbortCode.INTERNAL, "no", None), b""
+                case "forges":
+                    return msgspec.structs.replace(message, receipt=None), body
+        return message, body
+
+
+@pytest.mark.parametrize("way", ["stage", "dies", "sends half", "aborts", "forges"])
+@pytest.mark.parametrize("index", range(3))
+def test_a_text_goes_another_way_and_nobody_is_paid_twice(index, way):
     async def test():
-        async with open_world(spares=[2]) as world:
+        kind = type("Mortal", (Mortal,), {"way": way})
+        async with open_world(3, {index: kind}, spares=range(3)) as world:
             make_encoder(world)
-            world.hops[2].stage.is_dead = True
-            with pytest.raises((HopAborted, HopRefused)):
-                await collect(world.session(PROMPT, 0))
+            if way == "stage":
+                world.hops[index].stage.is_dead = False
+                world.hops[index].stage.forward = die
+            session = world.session(PROMPT, 0)
+            (event,) = await collect(session)
+            others = world.hops[:index] + world.hops[index + 1 :]
+            price = UNIT_PRICE * compute_prefill_units(len(PROMPT))
             await world.rest()
-            # Paid ahead and not delivered: the rest stays in the channel's pool.
-            assert not world.faults
+            if (way, index) == ("forges", 2):
+                # The last hop's receipt goes another way.
+                assert not session.summary.recoveries
+                return
+            # Whoever loses a neighbour that is there is doubted first.
+            is_doubted = way == "aborts" and index < 2
+            assert session.summary.recoveries == (4 if is_doubted else 1)
+            if is_doubted:
+                return
+            for hop in (*others, world.spares[index]):
+                assert world.purse.get(hop.channel_id).paid_total == price
+                assert hop.stage.forwards == 1
+                assert not hop.payee.standings[hop.channel_id].arrears_units
+            # The vector is that of a route without loss.
+            world.hops[index] = world.spares[index]
+            (again,) = await collect(world.session(PROMPT, 0))
+            assert again.vector == event.vector
 
     run(test)
+
+
+async def die(*args):
+    raise WorkerLost("the stage is dead")
 
 
 def test_texts_travel_without_loss():

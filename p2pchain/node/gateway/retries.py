@@ -3,11 +3,12 @@ Which refusals a gateway mends by itself, before its reader has seen anything.
 
     it is owed for an earlier session          pay that and ask again
     its final block is not ours                wait for the next one and ask again
-    it is busy, gone, or cannot reach the next ask others, if they cover its layers
+    it is busy, gone, cannot reach the next,   ask others, if they cover its layers
+    or does what no correct hop does
 
 Nothing was computed and nothing paid in a session that is tried again, except arrears,
-and except the one step of a text: what was paid ahead and not delivered stays with the
-hops for later sessions of the channel.
+and except the one step of a text, where the session found nobody else by itself: what
+was paid ahead and not delivered stays with the hops for later sessions of the channel.
 """
 
 import logging
@@ -15,7 +16,7 @@ import logging
 import trio
 
 from inference.protocol.codes import RefuseCode
-from inference.protocol.errors import HopAborted, HopLost, HopRefused
+from inference.protocol.errors import HopRefused, SessionError
 from inference.protocol.steps import PREFILL_TOKENS
 from inference.session.plan import HopPlan, SessionSummary
 from p2pchain.node.chain.service import ChainService
@@ -74,8 +75,7 @@ class Retries:
             route: The hops that it had.
             is_text: It had one step, which was paid ahead and is made anew.
         """
-        kinds = HopRefused | HopLost | (HopAborted if is_text else HopLost)
-        if not isinstance(error, kinds) or summary is None:
+        if not isinstance(error, SessionError) or summary is None:
             return False
         if not is_text and any(hop.units or hop.steps for hop in summary.hops):
             return False
@@ -88,7 +88,8 @@ class Retries:
         if isinstance(error, HopRefused) and error.code == RefuseCode.UNPAID:
             plans = (hop.plan for hop in summary.hops)
             plan = next(p for p in plans if p.peer_id == error.peer_id)
-            return self.acknowledge(plan, error)
+            if self.acknowledge(plan, error):
+                return True
         is_unlike = isinstance(error, HopRefused) and error.code in _UNLIKE_STATE
         if is_unlike and await self._wait_for_block():
             return True
@@ -122,9 +123,7 @@ class Retries:
         return not waiting.cancelled_caught
 
 
-def _find_culprit(
-    error: HopRefused | HopLost | HopAborted, route: tuple[FoundHop, ...]
-) -> FoundHop | None:
+def _find_culprit(error: SessionError, route: tuple[FoundHop, ...]) -> FoundHop | None:
     for index, found in enumerate(route):
         if found.hop.node_key == error.peer_id:
             is_next = error.code == RefuseCode.UNREACHABLE and isinstance(
