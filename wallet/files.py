@@ -1,11 +1,10 @@
 """
-Files that hold secrets: readable by their owner only, whole or absent.
+Files that are whole or absent; those with secrets are readable by their owner only.
 
-A key is written under a temporary name, synced, and then given its name in one step, so
-that a crash leaves the old file, the new file or no file, never half of one.
+A file is written under a temporary name, synced, and then given its name in one step,
+so that a crash leaves the old file, the new file or no file, never half of one.
 """
 
-import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -27,24 +26,25 @@ def save_secret_file(path: Path, data: bytes, *, replace: bool = False) -> None:
     Raises:
         KeystoreExists: `path` exists and `replace` is false.
     """
+    if replace:
+        _replace(path, data, 0o600)
+        return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            temporary.replace(path)
-        else:
-            # A link fails where the name is taken; a rename would replace it.
-            os.link(temporary, path)
+        _write_and_sync(descriptor, data)
+        # A link fails where the name is taken; a rename would replace it.
+        os.link(temporary, path)
     except FileExistsError:
         raise KeystoreExists(path) from None
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def write_atomically(path: Path, text: str, mode: int) -> None:
+    """Replace `path` by `text`; a crash leaves the old file or the new one."""
+    _replace(path, text.encode(), mode)
 
 
 def load_secret_file(path: Path) -> bytes:
@@ -59,6 +59,25 @@ def load_secret_file(path: Path) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise CorruptKeystore(f"{path} is longer than {MAX_FILE_BYTES} bytes")
     return data
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
+    temporary = path.with_name(path.name + ".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        os.fchmod(descriptor, mode)  # a crash may have left one with another mode
+        _write_and_sync(descriptor, data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _write_and_sync(descriptor: int, data: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,8 +15,8 @@ from chain.light.client import LightBlock
 from chain.light.fork import find_evidence
 from chain.records.header import compute_block_hash
 from consensus.evidence import find_accused, get_equivocation
-from p2pchain.node.home.home import write_atomically
 from primitives.codec import encode
+from wallet.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from p2pchain.errors import TrustError
 from p2pchain.light.trust import Trust
-from p2pchain.node.home.home import write_atomically
 from primitives.codec import decode, encode
 from primitives.errors import DecodeError
 from primitives.hashing import compute_hash
+from wallet.files import write_atomically
 
 VERSION = 2
 """Version 1 kept the newest header without its certificate."""

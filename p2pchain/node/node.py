@@ -49,7 +49,7 @@ from p2pchain.node.chunks.workers import ChunkWorkers, compute_default_workers
 from p2pchain.node.consensus.bodies import BodyExchange
 from p2pchain.node.consensus.driver import ConsensusDriver
 from p2pchain.node.home.config import Config
-from p2pchain.node.home.home import Home, write_atomically
+from p2pchain.node.home.home import Home
 from p2pchain.node.hosting.hosting import Hosting, HostingPorts
 from p2pchain.node.money.channel_pool import ChannelPool
 from p2pchain.node.money.provider_book import ProviderBook
@@ -67,6 +67,7 @@ from primitives.bls import BlsSecretKey
 from primitives.keys import SecretKey
 from primitives.kv import KeyValueStore
 from wallet.book import PayerBook
+from wallet.files import write_atomically
 from wallet.payer import derive_session_key
 
 log = logging.getLogger(__name__)

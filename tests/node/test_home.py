@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from p2pchain.errors import ConfigError, HomeError
 from p2pchain.node.home.config import AUTO, Config, build_config, parse_layers
-from p2pchain.node.home.home import Home, write_atomically, write_secret
+from p2pchain.node.home.home import Home, write_secret
 from primitives.keys import SecretKey
+from wallet.files import write_atomically
 
 KEY = SecretKey(bytes([5]) * 32)
 

@@ -32,6 +32,7 @@ from pathlib import Path
 from p2pchain.errors import ConfigError, HomeError
 from p2pchain.node.home.config import Config, build_config
 from primitives.keys import SecretKey
+from wallet.files import write_atomically
 
 DEFAULT_HOME = Path("~/.p2pchain")
 
@@ -210,15 +211,3 @@ def require_empty(folder: Path) -> None:
 def write_secret(path: Path, text: str) -> None:
     """Write a file that only its owner can read."""
     write_atomically(path, text + "\n", 0o600)
-
-
-def write_atomically(path: Path, text: str, mode: int) -> None:
-    """Replace `path` by `text`; a crash leaves the old file or the new one."""
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        os.fchmod(descriptor, mode)  # a crash may have left one with another mode
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

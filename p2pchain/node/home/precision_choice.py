@@ -16,8 +16,8 @@ from chain.records.model import ModelRecord
 from chain.records.registration import Registration, RegistrationStatus
 from inference.device.hardware import Hardware, advise, choose_precision
 from inference.device.precision import Precision
-from p2pchain.node.home.home import write_atomically
 from p2pchain.node.home.profile import get_profile_hash
+from wallet.files import write_atomically
 
 PRECISION_FILE = "chosen-precision.json"
 

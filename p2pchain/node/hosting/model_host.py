@@ -33,7 +33,6 @@ from inference.weights.pieces import Outline, count_layer_bytes
 from p2pchain.errors import ConfigError
 from p2pchain.node.chain.service import ChainService
 from p2pchain.node.home.config import AUTO
-from p2pchain.node.home.home import write_atomically
 from p2pchain.node.home.precision_choice import (
     choose_for,
     count_served,
@@ -48,6 +47,7 @@ from p2pchain.node.hosting.placement_watch import (
     take_next,
 )
 from p2pchain.node.weights.fetcher import Share, WeightsFetcher
+from wallet.files import write_atomically
 
 LOOK_S = 0.5
 """How often it is looked whether the chain has been caught up with."""

@@ -22,8 +22,8 @@ import trio
 from chain.records.model import ModelRecord
 from chain.records.registration import Registration, RegistrationStatus
 from inference.capacity.moving import COOL_DOWN_S, Chances, Host, Move, consider_move
-from p2pchain.node.home.home import write_atomically
 from p2pchain.node.weights.fetcher import Share
+from wallet.files import write_atomically
 
 NEXT_FILE = "next-layers.json"
 LOOK_S = 3600.0
