@@ -22,6 +22,7 @@ from typing import Any
 
 import trio
 
+from p2pchain.api.status import StageState
 from p2pchain.client import RpcClient, RpcError
 from p2pchain.errors import NodeFailed
 from p2pchain.node.home.config import Config
@@ -101,7 +102,8 @@ async def open_devnet(homes: list[Path], report: Report) -> AsyncIterator[Devnet
         report: Takes one line of progress at a time.
 
     Raises:
-        NodeFailed: A node ended or was not READY in time; quotes its log.
+        NodeFailed: A node ended, never will be READY or was not in time; quotes its
+            log.
     """
     read_end, write_end = os.pipe()
     devnet = Devnet([])
@@ -174,6 +176,12 @@ async def _get_unready_reason(node: NodeProcess) -> str:
         return str(error)
     for stage in status["stages"]:
         node.stage_pid = stage["pid"]
+        if stage["state"] == StageState.FAILED:
+            # Of its model, so that no restart mends it.
+            raise NodeFailed(
+                f"{node.name}: its {stage['role']} worker cannot start: "
+                f"{stage['detail']}"
+            )
     return "" if status["ready"] else status["waiting_for"] or "the first final block"
 
 

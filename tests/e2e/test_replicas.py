@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from devnet_process import (
     ANSWER_S,
+    START_S,
     RunningDevnet,
     is_running,
     run_cli,
@@ -284,3 +285,13 @@ def lose_for_a_while(swarm: Swarm, name: str) -> bool:
         os.kill(pid, signal.SIGCONT)
     assert answer.text == swarm.expect(prompt, 120)
     return route[-1] == name and bool(swarm.get_stage(name))
+
+
+def test_a_model_of_another_vocabulary_cannot_guess(swarm, tmp_path: Path) -> None:
+    home = str(tmp_path / "net")
+    options = ("--validators", "1", "--draft-model", str(swarm.model))
+    done = run_cli("--home", home, "devnet", *options, timeout=START_S)
+    assert done.returncode == 1
+    reason = "gateway: its requester worker cannot start: the model that guesses has"
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
