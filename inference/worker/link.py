@@ -31,9 +31,10 @@ from inference.worker.wire import (
 )
 from primitives.errors import DecodeError, P2PChainError
 
-MAX_CALLS = 64
-"""Calls waiting for one worker, as many as a provider has sessions.  They share passes,
-but more would only wait longer."""
+MAX_CALLS = 1024
+"""Calls waiting for one worker: one for each session that the larger of the workers,
+the requester, takes.  How many sessions there are is bounded where they are opened, and
+each has one step under way; this is for callers that went wrong."""
 
 _READ_BYTES = 64 * 1024
 """Asked for at once: a decode step's answer of any model, prefix and all."""

@@ -28,10 +28,12 @@ from inference.errors import (
     Busy,
     UnknownSession,
 )
+from inference.hop.ports import HopLimits
 from inference.model.split import load_stage
 from inference.model.tokenizer import Tokenizer, build_transcript
 from inference.requester.requester import MAX_SESSIONS, RequesterEngine, Turn
 from inference.sampling.params import ChatMessage, Choice, SampledToken, SamplingParams
+from inference.worker.link import MAX_CALLS
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 
@@ -395,6 +397,10 @@ def test_the_number_of_sessions_is_bounded(requester: RequesterEngine) -> None:
         requester.open_session(b"one more", GREEDY, [5])
     for name in names:
         requester.close_session(name)
+
+
+def test_every_session_may_have_a_call_under_way() -> None:
+    assert max(MAX_SESSIONS, HopLimits().max_sessions) <= MAX_CALLS
 
 
 def test_chat_follows_the_models_template(requester: RequesterEngine) -> None:
