@@ -56,11 +56,16 @@ class KeptPages:
 
     def __init__(self, budget: OutputBudget, limit_bytes: int) -> None:
         self._budget = budget
-        self._free = limit_bytes
+        self._limit = self._free = limit_bytes
         self._pages: OrderedDict[bytes, bytes] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._pages)
+
+    @property
+    def size(self) -> int:
+        """Bytes that they take."""
+        return self._limit - self._free
 
     def put(self, key: bytes, outputs: bytes) -> None:
         """Keep a page, if there is room beside the open sessions."""

@@ -73,6 +73,8 @@ class HopService:
         self._taker = PageTaker(ports, self.pace)
         self._giver = PageGiver(ports, self._budget)
         self._drivers: dict[bytes, HopDriver] = {}
+        self.pages_found = 0
+        """Pages that sessions had when they began, and did not pay for."""
         self._places = Places(self._limits)
         self._telling = Allowances(
             self._limits.tell_bytes_per_s, self._limits.tell_burst_bytes
@@ -96,6 +98,16 @@ class HopService:
     def pages_taken(self) -> int:
         """Those that we have got from others."""
         return self._taker.taken
+
+    @property
+    def pages_kept(self) -> int:
+        """Pages of beginnings with which later sessions can begin."""
+        return len(self._budget.pages)
+
+    @property
+    def kept_bytes(self) -> int:
+        """What their outputs take in this process; the worker has the pages."""
+        return self._budget.pages.size
 
     def leave(self) -> None:
         """Take no new sessions and ask the open ones to move to another provider."""
@@ -203,10 +215,12 @@ class HopService:
             ):
                 # Who replaces our next hop needs the outputs of what is not computed.
                 outputs = self._budget.pages.find(keys[: positions // PAGE_TOKENS])
-                if len(outputs) * PAGE_TOKENS == positions:
+                found = len(outputs)
+                if found * PAGE_TOKENS == positions:
                     # What is fetched goes behind what the stage has.
                     outputs += await self._take_pages(message, keys, len(outputs))
                 cached = len(outputs) * PAGE_TOKENS
+                self.pages_found += found
                 offer = self._ports.get_offer()
                 ahead = self._count_ahead(account, terms, cached)
                 schedule = get_schedule(

@@ -148,6 +148,9 @@ def render_stage(stage: StageStatus) -> Json:
         "pid": stage.pid,
         "detail": stage.detail,
         "sessions": stage.sessions,
+        "pages_kept": stage.pages_kept,
+        "kept_bytes": stage.kept_bytes,
+        "pages_found": stage.pages_found,
         "pages_given": stage.pages_given,
         "pages_taken": stage.pages_taken,
     }

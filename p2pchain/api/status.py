@@ -37,6 +37,12 @@ class StageStatus:
     """Why it failed, or what it is doing."""
     sessions: int = 0
     """Sessions with a cache in it now."""
+    pages_kept: int = 0
+    """Pages of kept beginnings that it has now."""
+    kept_bytes: int = 0
+    """What their outputs take in the node's memory, beside the worker's pages."""
+    pages_found: int = 0
+    """Pages that sessions began with, and that nobody computed for them."""
     pages_given: int = 0
     """Pages of kept beginnings that other providers have got of it."""
     pages_taken: int = 0

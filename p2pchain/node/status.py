@@ -188,6 +188,9 @@ def _list_stages(node: "NodeBackend") -> tuple[StageStatus, ...]:
         stage = _describe_worker("stage", model_id, provider.worker)
         counts = {
             "sessions": hops.sessions,
+            "pages_kept": hops.pages_kept,
+            "kept_bytes": hops.kept_bytes,
+            "pages_found": hops.pages_found,
             "pages_given": hops.pages_given,
             "pages_taken": hops.pages_taken,
         }

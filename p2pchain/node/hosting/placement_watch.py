@@ -8,6 +8,10 @@ A node that stopped in mid-session to take other layers would cost its customers
 mended route and itself the wait for its worker, so it goes when it starts anew anyway;
 until then others see the old layers served.  What was written down is looked at once
 more then: others may have come.
+
+How fast a node is, it says itself.  One that said too much would make a layer seem to
+have plenty, and be alone with it when others have left; so nobody counts for more than
+a machine can do, or than many times what is usual among those who say something.
 """
 
 import json
@@ -16,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random, SystemRandom
+from statistics import median
 
 import trio
 
@@ -32,6 +37,13 @@ LOAD_S = 60.0
 FETCH_BYTES_PER_S = 10_000_000
 """What a move is thought to take, beside the bytes: from peers
 they came at 11 to 12 MB/s (docs/adr/0033-weights-from-peers.md)."""
+
+MAX_BYTES_PER_S = 10e12
+"""Of weights, as every step reads them all: above the memory of any accelerator."""
+MAX_TIMES_USUAL = 16
+"""What a node may be faster than the median of all, byte for byte: an accelerator
+beside processors.  A faster one counts for less than it is, which draws others to its
+layers and harms nobody."""
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +63,19 @@ class Place:
 def list_hosts(
     place: Place, registrations: Iterable[Registration], account: bytes
 ) -> tuple[Host | None, list[Host]]:
-    """Return this node and all others, as the chain has registered them."""
+    """Return this node and all others, as the chain has registered them.
+
+    What they say of their speed counts as far as it is plausible.
+    """
     own: Host | None = None
     others = []
-    for each in registrations:
-        is_same = each.model_id == place.record.model_id
-        is_refused = each.status is RegistrationStatus.REFUSED
-        if not is_same or each.profile != place.profile or is_refused:
-            continue
+    known = [each for each in registrations if _is_of_place(each, place)]
+    said = [_compute_bytes_per_s(each, place) for each in known]
+    most = min(MAX_BYTES_PER_S, MAX_TIMES_USUAL * median(said)) if said else 0.0
+    for each, bytes_per_s in zip(known, said, strict=True):
         host = Host(
             range(each.start, each.end),
-            1e6 / max(1, each.measured_us),
+            min(bytes_per_s, most) / _count_bytes(each, place),
             is_joining=each.status is RegistrationStatus.PENDING,
         )
         if each.account != account:
@@ -69,6 +83,20 @@ def list_hosts(
         elif (each.start, each.end) == place.layers:
             own = host
     return own, others
+
+
+def _is_of_place(each: Registration, place: Place) -> bool:
+    is_same = each.model_id == place.record.model_id
+    is_refused = each.status is RegistrationStatus.REFUSED
+    return is_same and each.profile == place.profile and not is_refused
+
+
+def _compute_bytes_per_s(each: Registration, place: Place) -> float:
+    return _count_bytes(each, place) * 1e6 / max(1, each.measured_us)
+
+
+def _count_bytes(each: Registration, place: Place) -> int:
+    return max(1, sum(place.sizes[each.start : each.end]))
 
 
 class PlacementWatch:
