@@ -548,6 +548,29 @@ class HopNode:
         for stream in self.streams:
             stream.abort()
 
+    def die(self, way: str) -> bool:
+        """Die in one of several ways; return whether the present message still leaves.
+
+        Args:
+            way: `before` or `after` the message; `silent` as a machine that vanishes,
+                so that no stream ends; `stage` as the process that holds the layers.
+        """
+        match way:
+            case "before":
+                self.kill()
+            case "after":
+                self.world.nursery.start_soon(self._die_soon)
+            case "silent":
+                self.is_alive = False
+                self.scope.cancel()
+            case "stage":
+                self.stage.is_dead = True
+        return way in ("after", "stage")
+
+    async def _die_soon(self) -> None:
+        await trio.sleep(0)
+        self.kill()
+
     def revive(self) -> None:
         """Start again with the same book."""
         self.is_alive = True

@@ -222,21 +222,7 @@ class Mortal(HopNode):
         self.count += 1
         if self.count != self.dies_at:
             return message, body
-        match self.way:
-            case "before":
-                self.kill()
-                return None
-            case "after":
-                self.world.nursery.start_soon(self.die_soon)
-            case "silent":
-                self.is_alive = False
-                self.scope.cancel()
-                return None
-        return message, body
-
-    async def die_soon(self):
-        await trio.sleep(0)
-        self.kill()
+        return (message, body) if self.die(self.way) else None
 
 
 async def lose(index, way, dies_at, share, seed, tokens=40):

@@ -37,26 +37,7 @@ class Mortal(HopNode):
         if not isinstance(message, Data) or message.position != self.dies_at:
             return message, body
         self.dies_at = -1
-        match self.way:
-            case "before":
-                # Computed and billed, and nobody gets it.
-                self.kill()
-                return None
-            case "after":
-                self.world.nursery.start_soon(self.die_soon)
-            case "silent":
-                # The machine has vanished: no stream ends.
-                self.is_alive = False
-                self.scope.cancel()
-                return None
-            case "stage":
-                # The process that holds the layers dies; this answer still leaves.
-                self.stage.is_dead = True
-        return message, body
-
-    async def die_soon(self):
-        await trio.sleep(0)
-        self.kill()
+        return (message, body) if self.die(self.way) else None
 
 
 def compute_units(prompt_tokens, first, end):
