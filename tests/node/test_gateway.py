@@ -359,6 +359,8 @@ def test_many_readers_at_once() -> None:
     async def test() -> None:
         async with open_network() as net:
             answers = []
+            for provider in net.providers:
+                provider.stage.max_sessions = 100
 
             async def ask(length: int) -> None:
                 prompt = tuple(range(1, length))
@@ -367,9 +369,9 @@ def test_many_readers_at_once() -> None:
                 answers.append(answered)
 
             async with trio.open_nursery() as nursery:
-                for length in range(3, 10):
+                for length in range(3, 36):
                     nursery.start_soon(ask, length)
-            assert len(answers) == 7
+            assert len(answers) == 33
             assert len(net.channels()) == 2
             await net.wait_until(net.is_settled)
 
