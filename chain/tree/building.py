@@ -59,20 +59,6 @@ class Picker(Protocol):
         """
 
 
-class NothingWaits:
-    """A picker for blocks without transactions."""
-
-    def get_waiting(self, shard: ShardId) -> int:
-        """Return 0."""
-        return 0
-
-    def pick(
-        self, shard: ShardId, read: ReadState
-    ) -> Iterator[tuple[bytes, SignedTransaction]]:
-        """Yield nothing."""
-        return iter(())
-
-
 def build_chunks(
     spec: ChainSpec,
     base: BlockBase,

@@ -18,7 +18,7 @@ from chain.records.transaction import (
     sign_transaction,
 )
 from chain.tree.blocktree import BlockTree
-from chain.tree.building import NothingWaits, Picker
+from chain.tree.building import Picker
 from chain.tree.opening import open_tree
 from consensus.leader import compute_leader
 from consensus.messages import (
@@ -33,6 +33,7 @@ from genesis.genesis import Genesis, GenesisParams, GenesisValidator
 from genesis.presets import DEVNET_PARAMS, build_devnet_genesis
 from genesis.state import build_chain_spec
 from p2pchain.sim.chains.committee import certify_chunks
+from p2pchain.sim.chains.people import NothingWaits
 from primitives import bls
 from primitives.bls import ORDER, SECRET_BYTES, BlsSecretKey
 from primitives.codec import encode

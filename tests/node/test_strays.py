@@ -9,11 +9,11 @@ from chain.errors import MissingFraudProof
 from chain.execution.chunk import ChunkBody
 from chain.queries.queries import Queries
 from chain.records.pieces import decode_piece
-from chain.tree.building import NothingWaits
 from chain.tree.following import Follow
 from chain.tree.opening import open_tree
 from network.topics import Topic
 from p2pchain.node.chain.evidence_desk import EvidenceDesk
+from p2pchain.sim.chains.people import NothingWaits
 from primitives import bls
 from primitives.codec import encode
 from primitives.kv import MemoryStore

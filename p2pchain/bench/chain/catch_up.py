@@ -15,7 +15,6 @@ import trio
 from chain.mempool import Mempool
 from chain.records.transfer import Transfer
 from chain.storage.leveldb import LevelStore
-from chain.tree.building import NothingWaits
 from consensus.participant import ParticipantConfig
 from network.endpoint import Endpoint
 from network.network import Network
@@ -25,6 +24,7 @@ from p2pchain.bench.report import Figure
 from p2pchain.node.chain.service import ChainService
 from p2pchain.node.consensus.bodies import BodyExchange
 from p2pchain.node.consensus.driver import ConsensusDriver
+from p2pchain.sim.chains.people import NothingWaits
 from primitives import bls
 from primitives.codec import encode
 from primitives.keys import SecretKey

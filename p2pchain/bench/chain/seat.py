@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from chain.records.block import Attendance
 from chain.tree.blocktree import BlockTree
-from chain.tree.building import NothingWaits, Picker
+from chain.tree.building import Picker
 from consensus import effects as fx
 from consensus import events as ev
 from consensus.messages import MAX_PROPOSE_BYTES, Message, Propose
@@ -23,6 +23,7 @@ from consensus.params import ConsensusParams
 from consensus.participant import Participant, ParticipantConfig
 from consensus.randao import compute_reveal_bytes
 from consensus.records import WalRecord
+from p2pchain.sim.chains.people import NothingWaits
 from primitives import bls
 from primitives.bls import BlsSecretKey
 from primitives.codec import decode

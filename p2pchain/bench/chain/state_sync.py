@@ -29,7 +29,6 @@ from chain.records.account import Account
 from chain.records.keys import build_account_key
 from chain.records.spec import ChainSpec
 from chain.storage.leveldb import LevelStore
-from chain.tree.building import NothingWaits
 from chain.tree.opening import open_tree
 from network.endpoint import Endpoint
 from network.network import Network
@@ -42,6 +41,7 @@ from p2pchain.node.state_sync.files import PartFiles
 from p2pchain.node.state_sync.install import settle_database
 from p2pchain.node.state_sync.server import StateSyncServer
 from p2pchain.node.state_sync.state_sync import StateSync
+from p2pchain.sim.chains.people import NothingWaits
 from primitives import bls
 from primitives.codec import encode
 from primitives.hashing import compute_hash

@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import median
 
 from chain.execution.held import HeldBlock
-from chain.tree.building import NothingWaits
 from consensus.leader import compute_leader
 from consensus.messages import Certificate, Finalize, Kind, Notarize, Propose
 from consensus.records import WalRecord
@@ -25,6 +24,7 @@ from p2pchain.bench.chain.validators import Validators, get_past_ms
 from p2pchain.bench.lab.lab import BenchError, Lab
 from p2pchain.bench.report import Figure, compute_quantile, format_number, summarise
 from p2pchain.node.home.wal_file import WalFile, create_wal
+from p2pchain.sim.chains.people import NothingWaits
 from primitives.codec import encode
 
 SIZES = {4: 40, 32: 16, 100: 8}

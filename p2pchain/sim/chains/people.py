@@ -28,6 +28,7 @@ from chain.tree.building import ReadState
 from p2pchain.sim.chains.genesis import COIN, PEOPLE, STAKE, build_model, get_account
 from p2pchain.sim.signatures import make_real_key
 from primitives.codec import decode, encode
+from primitives.types import ShardId
 from shards.layout import ROOT_SHARD, ShardSpec
 
 if TYPE_CHECKING:
@@ -164,3 +165,17 @@ class RandomPicker:
         if kind == 1:
             return AddModel(build_model(luck.randrange(MODELS)), luck.randint(1, 2))
         return SplitShard(luck.choice(self._shards), luck.randint(1, 7))
+
+
+class NothingWaits:
+    """A picker for blocks without transactions."""
+
+    def get_waiting(self, shard: ShardId) -> int:
+        """Return 0."""
+        return 0
+
+    def pick(
+        self, shard: ShardId, read: ReadState
+    ) -> Iterator[tuple[bytes, SignedTransaction]]:
+        """Yield nothing."""
+        return iter(())
