@@ -26,6 +26,7 @@ from inference.worker.requester_worker import RequesterWorker
 from p2pchain.api.errors import ShuttingDown
 from p2pchain.node.chain.service import ChainService
 from p2pchain.node.gateway.channel_filler import ChannelFiller
+from p2pchain.node.gateway.debts import Debts
 from p2pchain.node.gateway.hop_plans import plan_hop
 from p2pchain.node.gateway.open_sessions import OpenSessions, RunningSession
 from p2pchain.node.gateway.refusals import translate_error
@@ -87,6 +88,7 @@ class Answering:
         self._filler = filler
         self._codec = codec
         self._choice = RouteChoice(routes, sessions)
+        self._debts = Debts()
 
     async def answer(
         self, question: Question, report: Report
@@ -104,7 +106,7 @@ class Answering:
             ApiError: There is no answer, or no more of it.
         """
         prompt, max_tokens = question.prompt, question.max_tokens
-        retries = Retries(self._routes, self._chain)
+        retries = Retries(self._routes, self._chain, self._debts)
         while True:
             if self._sessions.is_stopping:
                 raise ShuttingDown("the node stops")
@@ -124,17 +126,20 @@ class Answering:
                     running = self._sessions.start(plan, question.sampling, rerouting)
                     if not plan.is_text:
                         self._filler.prepare(route, needs[0])
-                    async with running.listening() as tokens:
-                        async for token in tokens:
-                            report.add(token)
-                            yield plan, route, token
-            error = running.error
+                    try:
+                        async with running.listening() as tokens:
+                            async for token in tokens:
+                                report.add(token)
+                                yield plan, route, token
+                    finally:
+                        self._debts.note(running.session.summary)
+            error, ended = running.error, running.session.summary
             if error is None:
                 self._praise(running.summary, rerouting)
                 self._choice.note(plan, running.summary, report)
                 break
             if report.laps or not await retries.allow(
-                error, running.session.summary, route, is_text=plan.is_text
+                error, ended, route, is_text=plan.is_text
             ):
                 raise translate_error(error) from error
             log.info("trying again: %s", error)

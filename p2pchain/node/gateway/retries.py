@@ -17,9 +17,9 @@ import trio
 
 from inference.protocol.codes import RefuseCode
 from inference.protocol.errors import HopRefused, SessionError
-from inference.protocol.steps import PREFILL_TOKENS
 from inference.session.plan import HopPlan, SessionSummary
 from p2pchain.node.chain.service import ChainService
+from p2pchain.node.gateway.debts import Debts
 from p2pchain.node.gateway.route_finder import FoundHop, RouteFinder
 
 log = logging.getLogger(__name__)
@@ -41,12 +41,14 @@ _UNLIKE_STATE = (
 class Retries:
     """The tries of one request."""
 
-    def __init__(self, routes: RouteFinder, chain: ChainService) -> None:
+    def __init__(self, routes: RouteFinder, chain: ChainService, debts: Debts) -> None:
         """
         Args:
             routes: Told whom to avoid.
             chain: Brings the next block.
+            debts: Knows what may be owed.
         """
+        self._debts = debts
         self._routes = routes
         self._chain = chain
         self._waits = 0
@@ -97,18 +99,12 @@ class Retries:
         return self._routes.avoid(culprit.registration) and self._others <= MAX_OTHERS
 
     def acknowledge(self, plan: HopPlan, error: HopRefused) -> bool:
-        """Plan to pay arrears, where they can be true.
-
-        An ended session leaves at most one step unpaid, so nobody owes more than the
-        dearest step: a full prefill step.
-        """
+        """Plan to pay arrears, once, where they can be true."""
         if plan.peer_id in self._acknowledged:
             return False
         self._acknowledged.add(plan.peer_id)
         owed_units = error.owed_units
-        layers = plan.end - plan.start
-        price = PREFILL_TOKENS * layers * max(plan.input_price, plan.output_price)
-        if not 0 < owed_units <= -(-price // plan.unit_price):
+        if not self._debts.is_plausible(plan, owed_units):
             return False
         log.info("paying %s arrears of %d units", plan.node_name, owed_units)
         self._arrears[plan.peer_id] = owed_units
