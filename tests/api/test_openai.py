@@ -245,6 +245,12 @@ def test_how_likely_tokens_of_plain_completions_were(client):
         {"one": -0.5, "other": -1.0},
         {" two": -0.5, "other": -1.0},
     ]
+    assert logprobs.text_offset == [0, len("one")]
+    chunks = client.completions.create(
+        model="toy", prompt="one two", temperature=0, logprobs=2, stream=True
+    )
+    parts = [c.choices[0].logprobs for c in chunks if c.choices[0].logprobs]
+    assert [each.text_offset for each in parts] == [[0], [len("one")]]
 
 
 def test_plain_completions(client):

@@ -7,6 +7,7 @@ price and what each hop did, so that a person can look the payment up.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 from inference.sampling.params import TokenLogprob
@@ -83,11 +84,17 @@ class AnswerFrame:
             return None
         return self._build_chunk(index, {"role": "assistant", "content": ""}, None)
 
-    def build_chunk(self, index: int, delta: Delta) -> Json | None:
-        """Return the chunk of some more text; None when there is nothing to say."""
+    def build_chunk(self, index: int, delta: Delta, offset: int) -> Json | None:
+        """Return the chunk of some more text; None when there is nothing to say.
+
+        Args:
+            index: Of the answer.
+            delta: The text.
+            offset: Characters of the answer before it.
+        """
         if not delta.text and not delta.logprobs:
             return None
-        logprobs = build_logprobs(self.shape, [delta])
+        logprobs = build_logprobs(self.shape, [delta], offset)
         return self._build_chunk(index, {"content": delta.text}, None, logprobs)
 
     def build_last_chunk(self, index: int, choice: Choice) -> Json:
@@ -150,9 +157,19 @@ def build_usage(answers: Sequence[Finished]) -> Json:
 
 
 def build_logprobs(
-    shape: Literal["chat", "text"], tokens: Sequence[Delta]
+    shape: Literal["chat", "text"], tokens: Sequence[Delta], offset: int = 0
 ) -> Json | None:
-    """Return how likely tokens were, in the shape of the endpoint; None unasked."""
+    """Return how likely tokens were, in the shape of the endpoint; None unasked.
+
+    Args:
+        shape: Of the endpoint.
+        tokens: Parts of an answer, one after the other.
+        offset: Characters of the answer before them.
+    """
+    starts = accumulate((len(token.text) for token in tokens), initial=offset)
+    offsets = [
+        start for token, start in zip(tokens, starts, strict=False) if token.logprobs
+    ]
     tokens = [token for token in tokens if token.logprobs]
     if not tokens:
         return None
@@ -165,7 +182,7 @@ def build_logprobs(
         "top_logprobs": [
             {each.text: each.logprob for each in token.logprobs[1:]} for token in tokens
         ],
-        "text_offset": [],
+        "text_offset": offsets,
     }
 
 

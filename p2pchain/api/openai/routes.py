@@ -144,13 +144,17 @@ async def _stream(
         if first := frame.build_first_chunk(answer.index):
             await _send(response, first)
     choices: list[Choice] = []
+    said = [0] * len(answers)
     async with aclosing(merge(answers)) as events:
         async for answer, event in events:
             if isinstance(event, Finished):
                 choice = answer.build_choice(event, keeps_tokens=False)
                 choices.append(choice)
                 await _send(response, frame.build_last_chunk(answer.index, choice))
-            elif chunk := frame.build_chunk(answer.index, event):
+                continue
+            offset = said[answer.index]
+            said[answer.index] += len(event.text)
+            if chunk := frame.build_chunk(answer.index, event, offset):
                 await _send(response, chunk)
     if include_usage:
         await _send(response, frame.build_usage_chunk(choices))
