@@ -80,7 +80,7 @@ class Reader:
         torch.set_num_threads(1)
         self._torch = torch
         info = load_model(directory).info
-        self._ends = RequesterEngine.load(directory, info.max_positions, precision)
+        self._requester = RequesterEngine.load(directory, info.max_positions, precision)
         ends = [info.layers * hop // hops for hop in range(hops + 1)]
         self._stages = [
             StageEngine.load(directory, range(*pair), precision=precision)
@@ -101,7 +101,7 @@ class Reader:
         if "draw" in request:
             ids = self.draw(prompt, request["tokens"], request["draw"], request["seed"])
         else:
-            ids = prompt + self._ends.encode_text(request["answer"])
+            ids = prompt + self._requester.encode_text(request["answer"])
         return {"ids": ids, "first": len(prompt)}
 
     def compute_loss(self, ids: list[int], first: int) -> float:
@@ -109,7 +109,7 @@ class Reader:
         self._open(len(ids))
         output = self._run(0, ids)
         self._close()
-        logits = self._ends.finish(
+        logits = self._requester.ends.finish(
             output[:, first - 1 : -1], range(first - 1, len(ids) - 1)
         )
         chances = self._torch.log_softmax(logits, dim=1)
@@ -125,7 +125,7 @@ class Reader:
         self._open(len(prompt) + tokens)
         for _ in range(tokens):
             last = self._run(len(ids) - len(given), given)[:, -1:]
-            scores = self._ends.finish(last, [len(ids) - 1])[0].double()
+            scores = self._requester.ends.finish(last, [len(ids) - 1])[0].double()
             chances = self._torch.softmax(scores / temperature, dim=0)
             drawn = self._torch.multinomial(chances, 1, generator=generator)
             given = [int(drawn)]
@@ -138,7 +138,7 @@ class Reader:
         torch = self._torch
         positions = torch.arange(position, position + len(ids))[None]
         with torch.inference_mode():
-            hidden = self._ends.part.run_front(
+            hidden = self._requester.part.run_front(
                 torch.tensor([ids]), position_ids=positions
             )
         hidden = self._travel(hidden)
@@ -168,7 +168,7 @@ class Reader:
     def _encode(self, question: str) -> list[int]:
         from inference.sampling.params import ChatMessage
 
-        return self._ends.encode_chat([ChatMessage("user", question)])
+        return self._requester.encode_chat([ChatMessage("user", question)])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from inference.engine.stage import StageEngine
 from inference.errors import Busy, UnsupportedModel
 from inference.model.tokenizer import Tokenizer
-from inference.requester.requester import RequesterEngine
+from inference.requester.ends import Ends
 from inference.weights.model_info import read_model_shape
 
 WINDOW_TOKENS = 256
@@ -25,7 +25,7 @@ CACHE_BYTES = 256 * 1024 * 1024
 class DraftModel:
     """A decoder in one piece, greedy."""
 
-    def __init__(self, ends: RequesterEngine, stage: StageEngine) -> None:
+    def __init__(self, ends: Ends, stage: StageEngine) -> None:
         """Take the loaded parts."""
         self.ends = ends
         self.stage = stage
@@ -56,7 +56,7 @@ class DraftModel:
         )
         if stage.cost.state_bytes:
             raise UnsupportedModel("the model that guesses keeps states")
-        return cls(RequesterEngine.load(directory, shape.max_positions), stage)
+        return cls(Ends.load(directory, shape.max_positions), stage)
 
     def open(
         self, session_id: bytes, token_ids: Sequence[int]

@@ -18,21 +18,16 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from inference.device.precision import Precision
-from inference.engine.executor import draw_hidden
-from inference.engine.packed import is_same_when_packed
 from inference.errors import (
     BadAnswer,
     BadPrompt,
     BadRequest,
     Busy,
     UnknownSession,
-    UnsupportedModel,
 )
-from inference.model.ghost_cache import GhostCache
-from inference.model.part import Part
-from inference.model.split import load_ends
 from inference.model.stand_ins import CPU
 from inference.model.tokenizer import Tokenizer
+from inference.requester.ends import Ends
 from inference.sampling.detokenizer import Detokenizer, StopScanner
 from inference.sampling.drafts import Drafter, DraftSource, FirstDrafter, NgramDrafter
 from inference.sampling.params import (
@@ -50,8 +45,6 @@ MAX_SESSIONS = 1024
 """A session holds token ids only; the gateway's own limit is lower."""
 _CONTEXT_TOKENS = 8
 """Tokens of the prompt that are decoded along with the first ones of the answer."""
-_FLAT_RUNS = ((0, (1, 2)), (5, (3,)), (2, (1, 4, 2)))
-"""Positions and tokens by which a front is tested: some again elsewhere, and back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +82,16 @@ class _Answer:
 class RequesterEngine:
     """Tokenizer, embedding, final norm, head and sampler of one model."""
 
-    def __init__(self, part: Part, tokenizer: Tokenizer, max_positions: int) -> None:
-        """Take the loaded ends of a model and test them.
-
-        Raises:
-            UnsupportedModel: The test did not give what it must.
-        """
-        self.part = part
+    def __init__(self, ends: Ends, tokenizer: Tokenizer) -> None:
+        """Take what was loaded."""
+        self.ends = ends
+        self.part = ends.part
         self.tokenizer = tokenizer
-        self.max_positions = max_positions
-        self.hidden_size: int = part.config.hidden_size
-        self._device = part.device
+        self.max_positions = ends.max_positions
+        self.hidden_size: int = ends.part.config.hidden_size
         self.draft_source: DraftSource | None = None
         """Guesses better than the text so far, where there is one."""
         self._answers: dict[bytes, _Answer] = {}
-        # All its layers are ghosts: it only tells the library the position.
-        self._cache = GhostCache(part.config, range(0))
-        self.self_test()
-        self._embeds_flat = self._can_embed_flat()
 
     @classmethod
     def load(
@@ -121,24 +106,14 @@ class RequesterEngine:
         Args:
             directory: Of the model.
             max_positions: Of prompt and answer together.
-            precision: Of the layers that are bought.  A quantised model's head is in
-                int8, which loses less than its layers do.
+            precision: Of the layers that are bought.
             device: Where the ends compute.
 
         Raises:
             BadWeights, UnsupportedModel: Says why.
         """
         tokenizer = Tokenizer(directory)
-        part = load_ends(directory, precision=precision, device=device)
-        engine = cls(part, tokenizer, max_positions)
-        if device != CPU:
-            return engine
-        hidden = draw_hidden(1, engine.hidden_size, part.dtype, device)
-        is_native = precision.packing is Precision.NATIVE
-        head = Precision.NATIVE if is_native else Precision.INT8
-        if is_same_when_packed(engine.part, head, lambda: engine.finish(hidden, [0])):
-            return engine
-        return cls(load_ends(directory, precision=precision), tokenizer, max_positions)
+        return cls(Ends.load(directory, max_positions, precision, device), tokenizer)
 
     def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Return the token ids of a conversation; raises BadPrompt."""
@@ -198,7 +173,7 @@ class RequesterEngine:
                 f"{len(token_ids)} tokens at {position}; the model holds "
                 f"{self.max_positions}"
             )
-        return self.look_up(position, token_ids)
+        return self.ends.look_up(position, token_ids)
 
     def embed_next(self, session_id: bytes, drafts: Sequence[int]) -> torch.Tensor:
         """Return what enters layer 0 for the last token and D guesses, (1, 1 + D, H).
@@ -218,83 +193,9 @@ class RequesterEngine:
             nexts: Sessions and the guesses of their next steps.
         """
         answers = [(self._find(session_id), drafts) for session_id, drafts in nexts]
-        return self.look_up_all(
+        return self.ends.look_up_all(
             [(answer.position, [answer.tokens[-1], *d]) for answer, d in answers]
         )
-
-    def look_up_all(
-        self, runs: Sequence[tuple[int, Sequence[int]]]
-    ) -> list[torch.Tensor]:
-        """Return what enters layer 0 for several runs of tokens, (1, T, H) each.
-
-        Args:
-            runs: The first position of each, and its valid tokens.
-        """
-        if len(runs) == 1 or not self._embeds_flat:
-            return [self.look_up(*run) for run in runs]
-        return self._look_up_flat(runs)
-
-    def look_up(self, position: int, token_ids: Sequence[int]) -> torch.Tensor:
-        """Return what enters layer 0 for T valid tokens, (1, T, H)."""
-        positions = range(position, position + len(token_ids))
-        return self._run_front(position, positions, token_ids)
-
-    def _look_up_flat(
-        self, runs: Sequence[tuple[int, Sequence[int]]]
-    ) -> list[torch.Tensor]:
-        """Look up runs of tokens as if they were one: for models that do not mind."""
-        positions = [at + index for at, ids in runs for index in range(len(ids))]
-        flat = [token_id for _, ids in runs for token_id in ids]
-        hidden = self._run_front(max(positions), positions, flat)
-        return list(hidden.split([len(ids) for _, ids in runs], dim=1))
-
-    def _run_front(
-        self, past: int, positions: Sequence[int], token_ids: Sequence[int]
-    ) -> torch.Tensor:
-        """Run what stands before the layers; `past` is what a cache would hold."""
-        self._cache.truncate(0)
-        self._cache.advance(past)
-        with torch.inference_mode():
-            return self.part.run_front(
-                torch.tensor([list(token_ids)], device=self._device),
-                position_ids=torch.tensor([list(positions)], device=self._device),
-                past_key_values=self._cache,
-            )
-
-    def _can_embed_flat(self) -> bool:
-        """Whether the front takes tokens of several sequences in one run.
-
-        Most do: they look every token up by itself.  Those that count positions from
-        what the cache holds, or look at neighbours, give something else.
-        """
-        vocab, longest = self.part.config.vocab_size, self.max_positions
-        runs = [
-            (at, [token_id % vocab for token_id in ids])
-            for at, ids in _FLAT_RUNS
-            if at + len(ids) <= longest
-        ]
-        try:
-            flat = self._look_up_flat(runs)
-        except Exception:
-            # Whatever the model's own code raises: one after another it works.
-            return False
-        return all(map(torch.equal, flat, [self.look_up(*run) for run in runs]))
-
-    def finish(self, hidden: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
-        """Return the logits (N, V) for what left the last layer, (1, N, H).
-
-        Nothing behind the layers looks at other tokens, so N sessions share a pass.
-        """
-        self._cache.truncate(0)
-        self._cache.advance(max(positions))
-        position_ids = torch.tensor([positions], device=self._device)
-        with torch.inference_mode():
-            logits = self.part.run_back(
-                hidden.to(self._device),
-                position_ids=position_ids,
-                past_key_values=self._cache,
-            )
-        return logits[0].float()
 
     def sample(self, session_id: bytes, hidden: torch.Tensor) -> SampledToken:
         """Choose the next token from the last row of an answer, (1, T, H).
@@ -337,7 +238,7 @@ class RequesterEngine:
             rows.append(turn.hidden[:, -count:])
             valid.append(turn)
         if valid:
-            logits = self.finish(torch.cat(rows, dim=1), positions)
+            logits = self.ends.finish(torch.cat(rows, dim=1), positions)
             parts = logits.split([1 + len(turn.drafts) for turn in valid])
             for turn, part in zip(valid, parts, strict=True):
                 try:
@@ -407,25 +308,6 @@ class RequesterEngine:
             TokenLogprob(each, self.tokenizer.decode([each]), logprob)
             for each, logprob in compute_logprobs(scores, token_id, params.logprobs)
         )
-
-    def self_test(self) -> None:
-        """Embed a token and take it through the head.
-
-        Raises:
-            UnsupportedModel: A wrong shape, or not finite.
-        """
-        try:
-            hidden = self.look_up(0, [0])
-            logits = self.finish(hidden, [0])[0]
-        except Exception as error:
-            # Whatever the model's own code raises, it is not fit to serve.
-            raise UnsupportedModel(f"the self-test failed: {error}") from error
-        if hidden.shape != (1, 1, self.hidden_size):
-            raise UnsupportedModel(f"embeddings of shape {tuple(hidden.shape)}")
-        if logits.shape != (self.part.config.vocab_size,):
-            raise UnsupportedModel(f"logits of shape {tuple(logits.shape)}")
-        if not bool(torch.isfinite(logits).all()):
-            raise UnsupportedModel("the head gives NaN or infinity")
 
     def _accept(self, answer: _Answer, token_id: int) -> SampledToken:
         answer.tokens.append(token_id)

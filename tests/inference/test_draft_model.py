@@ -31,7 +31,7 @@ def test_it_guesses_as_the_whole_model_would(
     directory: Path, model: DraftModel
 ) -> None:
     reference = load_reference(directory)
-    said = model.ends.encode_text("one two one")
+    said = Tokenizer(directory).encode_text("one two one")
     drafter = model.open(b"s", said)
     assert drafter is not None
     for turn in range(4):

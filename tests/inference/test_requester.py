@@ -31,6 +31,7 @@ from inference.errors import (
 from inference.hop.ports import HopLimits
 from inference.model.split import load_stage
 from inference.model.tokenizer import Tokenizer, build_transcript
+from inference.requester.ends import Ends
 from inference.requester.requester import MAX_SESSIONS, RequesterEngine, Turn
 from inference.sampling.params import ChatMessage, Choice, SampledToken, SamplingParams
 from inference.worker.link import MAX_CALLS
@@ -122,8 +123,8 @@ def requester(swarm: Swarm) -> Iterator[RequesterEngine]:
 def test_a_quantised_head_is_close(directory: Path, swarm: Swarm) -> None:
     engine = RequesterEngine.load(directory, POSITIONS, Precision.INT4)
     hidden = torch.randn(1, 3, HIDDEN, generator=torch.Generator().manual_seed(3))
-    expected = swarm.requester.finish(hidden, [0, 5, 9])
-    found = engine.finish(hidden, [0, 5, 9])
+    expected = swarm.requester.ends.finish(hidden, [0, 5, 9])
+    found = engine.ends.finish(hidden, [0, 5, 9])
     error = (found - expected).norm() / expected.norm()
     assert 1e-4 < error < 0.1
 
@@ -155,11 +156,11 @@ def test_sessions_that_share_the_head_get_their_own_tokens(
 def test_sessions_that_go_on_together_get_the_inputs_of_each_alone(
     tmp_path: Path, family: str
 ) -> None:
-    engine = RequesterEngine.load(save_model(tmp_path, family, tokenizer=True), 40)
+    ends = Ends.load(save_model(tmp_path, family), 40)
     runs = [(7, [3]), (0, [5, 6, 7]), (30, [3, 1]), (7, [3]), (39, [2])]
-    together = engine.look_up_all(runs)
+    together = ends.look_up_all(runs)
     for found, run in zip(together, runs, strict=True):
-        assert torch.equal(found, engine.look_up(*run))
+        assert torch.equal(found, ends.look_up(*run))
 
 
 @pytest.mark.parametrize("family", MUST_BE_EXACT)
