@@ -144,3 +144,9 @@ def test_a_run_may_end_before_the_followers_of_a_shard_have_its_last_block():
     """Storm 21867: others had the block for 24 ms; the judge missed an execution."""
     outcome = run_job(Job(21867, "storm", "tree", False))
     assert not outcome.failure, outcome.failure
+
+
+def test_one_of_four_that_bonds_more_takes_the_quorum_along():
+    """One offline, seed 8: down, it came to hold two fifths, and nothing was final."""
+    outcome = run_job(Job(8, "one-offline", "tree", False))
+    assert not outcome.failure, outcome.failure
