@@ -26,7 +26,13 @@ from inference.protocol.codec import CODEC_OF_NAME, Codec
 from inference.protocol.codes import AbortCode, RefuseCode
 from inference.protocol.errors import HopAborted, HopRefused, WrongAnswer
 from inference.protocol.messages import Data
-from inference.protocol.wire_form import BLOCK, WireForm, _read_floats
+from inference.protocol.wire_form import (
+    BLOCK,
+    PART_NUMBERS,
+    WireForm,
+    _read_floats,
+    _write_floats,
+)
 from inference.session.driver import RequesterSession
 
 PROMPT = [3, 1, 4, 1, 5]
@@ -70,6 +76,22 @@ def test_every_number_is_off_by_half_a_scale_at_most(data, dtype, shape):
         assert (off <= greatest * (1 / 253 + 2.0**-digits) + 1e-6).all()
     # The same bytes everywhere, again and again.
     assert form.encode(raw) == body
+
+
+@pytest.mark.parametrize("hidden", [1, 63, 1000, 4096, PART_NUMBERS + 1])
+@pytest.mark.parametrize("dtype", list(Dtype))
+def test_parts_are_the_whole(hidden, dtype):
+    """Rows know nothing of each other, however many are coded at once."""
+    form = WireForm(hidden, dtype, Codec.INT8)
+    tokens = max(3, 2 * PART_NUMBERS // hidden + 1) if hidden > 999 else 3
+    numbers = np.random.default_rng(hidden).standard_normal(tokens * hidden)
+    raw = _write_floats(numbers.astype(np.float32), dtype)
+    body = form.encode(raw)
+    assert len(body) == form.compute_size(tokens)
+    row = form.compute_raw_size(1)
+    rows = [form.encode(raw[i * row : (i + 1) * row]) for i in range(tokens)]
+    assert body == b"".join(rows)
+    assert form.decode(body) == b"".join(map(form.decode, rows))
 
 
 def test_lossless_touches_nothing():
