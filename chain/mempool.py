@@ -34,8 +34,8 @@ from chain.errors import (
     WrongNonce,
     WrongShard,
 )
-from chain.execution.chunk_run import validate_static, verify_once
 from chain.execution.context import build_context
+from chain.execution.envelope import validate_static, verify_once
 from chain.execution.held import HeldBlock
 from chain.execution.verified import VerifiedCache
 from chain.ledger.context import Context

@@ -43,6 +43,13 @@ def read(path: str) -> str:
     return (ROOT / path).read_text()
 
 
+@cache
+def list_nodes(path: str) -> tuple[ast.AST, ...]:
+    """Return the strings in a Python file, and the expressions that stand alone."""
+    nodes = ast.walk(ast.parse(read(path)))
+    return tuple(node for node in nodes if isinstance(node, ast.Expr | ast.Constant))
+
+
 def test_prose_names_files_and_modules_that_exist() -> None:
     wrong = []
     for path in sorted(list_files() - PAST):
@@ -63,9 +70,27 @@ def test_docstrings_name_files_and_modules_that_exist() -> None:
     assert wrong == []
 
 
+def test_modules_named_in_code_exist() -> None:
+    """What is started with `-m`, and what tests replace in a module."""
+    wrong = []
+    for path in sorted(list_files()):
+        if path.endswith(".py"):
+            for node in list_nodes(path):
+                match node:
+                    case ast.Constant(value=str(text)) if MODULE.fullmatch(text):
+                        # Half a name is put together by an f-string.
+                        if (
+                            text not in OTHERS
+                            and text[-1] != "_"
+                            and not is_known(text)
+                        ):
+                            wrong.append(f"{path}: {text}")
+    assert wrong == []
+
+
 def iterate_docstrings(path: str) -> Iterator[str]:
     """Yield the strings of a file that stand alone: docstrings, those of fields too."""
-    for node in ast.walk(ast.parse(read(path))):
+    for node in list_nodes(path):
         match node:
             case ast.Expr(value=ast.Constant(value=str(text))):
                 yield text

@@ -31,45 +31,31 @@ from chain.contracts.rules import (
     compute_work,
 )
 from chain.errors import (
-    BadSignature,
-    CannotPay,
-    Expired,
-    FeeAboveLimit,
     InvalidTransaction,
     RuleError,
-    ShardClosed,
-    ShardHalted,
-    WrongChain,
-    WrongNonce,
-    WrongShard,
-    WrongVersion,
 )
+from chain.execution.envelope import validate_envelope, verify_once
 from chain.execution.steps import run_step
 from chain.execution.verified import VerifiedCache
 from chain.ledger.context import Call, Context
 from chain.ledger.ledger import (
     Archived,
     Count,
-    Ledger,
     ShardLedger,
     burn,
     charge_fee,
-    get_account,
     get_count,
     send_packet,
 )
-from chain.ledger.phase import Phase, get_phase
 from chain.records.keys import (
     build_consumed_key,
     build_emitted_key,
 )
 from chain.records.outcome import Event, Outcome
 from chain.records.transaction import (
-    TRANSACTION_VERSION,
     SignedTransaction,
     compute_tx_id,
     decode_transaction,
-    verify_transaction,
 )
 from chain.state.chunk_state import ChunkState
 from primitives.codec import Record, decode, encode
@@ -378,65 +364,3 @@ class ChunkRun:
             (shard, get_count(self._ledger, build_key(shard))) for shard in shards
         ]
         return tuple(Counter(shard, count) for shard, count in counts if count)
-
-
-def validate_envelope(
-    ledger: Ledger, context: Context, signed: SignedTransaction, fee: int
-) -> None:
-    """Check everything but the signature.
-
-    Raises:
-        InvalidTransaction: WrongVersion, WrongChain, WrongShard, Expired,
-            FeeAboveLimit, WrongNonce or CannotPay.
-    """
-    transaction = signed.transaction
-    validate_static(context, signed, fee)
-    account = get_account(ledger, transaction.sender, context.height)
-    if transaction.nonce != account.nonce:
-        raise WrongNonce(f"nonce {transaction.nonce}, {account.nonce} is next")
-    if account.balance < fee:
-        raise CannotPay(f"balance {account.balance} < fee {fee}")
-
-
-def validate_static(context: Context, signed: SignedTransaction, fee: int) -> None:
-    """Check what does not depend on the sender's account.
-
-    Raises:
-        InvalidTransaction: WrongVersion, WrongChain, WrongShard, ShardHalted,
-            ShardClosed, Expired or FeeAboveLimit.
-    """
-    transaction = signed.transaction
-    if transaction.version != TRANSACTION_VERSION:
-        raise WrongVersion(f"version {transaction.version}, not {TRANSACTION_VERSION}")
-    if transaction.chain_id != context.chain_id:
-        raise WrongChain(
-            f"for chain {transaction.chain_id.hex()[:16]}, "
-            f"this is {context.chain_id.hex()[:16]}"
-        )
-    if transaction.shard != context.shard:
-        raise WrongShard(f"for shard {transaction.shard}, this is {context.shard}")
-    if context.shard in context.halted:
-        raise ShardHalted(f"shard {context.shard} is halted")
-    if get_phase(context) == Phase.SWEEPING:
-        raise ShardClosed(f"shard {context.shard} is being emptied")
-    if transaction.valid_until_height < context.height:
-        raise Expired(
-            f"valid until height {transaction.valid_until_height}, now {context.height}"
-        )
-    if fee > transaction.fee_limit:
-        raise FeeAboveLimit(f"fee {fee} > limit {transaction.fee_limit}")
-
-
-def verify_once(
-    verified: VerifiedCache, tx_id: bytes, signed: SignedTransaction
-) -> None:
-    """Check the signature unless it was checked before.
-
-    Raises:
-        BadSignature: The sender did not sign this.
-    """
-    if tx_id in verified:
-        return
-    if not verify_transaction(signed):
-        raise BadSignature("the sender did not sign this transaction")
-    verified.add(tx_id)

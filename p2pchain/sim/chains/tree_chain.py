@@ -32,10 +32,6 @@ from chain.queries.light import LightQueries
 from chain.records.block import Attendance, decode_block
 from chain.records.header import Header, build_proposal, compute_block_hash
 from chain.rewarding.slashing import SLASH_EVENT
-from chain.snapshots.building import build_frontier
-from chain.snapshots.part import read_part
-from chain.snapshots.snapshot import iterate_places
-from chain.storage.store import ChainReader
 from chain.tree.blocktree import BlockTree
 from chain.tree.evidence_pool import EvidencePool
 from chain.tree.opening import open_tree
@@ -50,13 +46,13 @@ from p2pchain.sim.chains.genesis import (
     build_spec,
     get_account,
 )
+from p2pchain.sim.chains.kept_states import KeptStates
 from p2pchain.sim.chains.people import RandomPicker
 from p2pchain.sim.machine.evidence_desk import EvidenceDesk
 from p2pchain.sim.machine.questions import ShardState
 from p2pchain.sim.machine.store import SimStore
-from primitives.buckets import EMPTY_HASHES
 from primitives.codec import encode
-from primitives.kv import FrozenStore, MemoryStore
+from primitives.kv import MemoryStore
 from shards.certificate import ChunkCertificate
 from shards.chunk import ChunkHeader, compute_chunk_hash
 from shards.errors import InvalidShardEvidence
@@ -70,8 +66,6 @@ if TYPE_CHECKING:
     from p2pchain.sim.world import World
 
 
-KEPT_STATES = 3
-"""One more than a node that is a little behind asks for."""
 MAX_PACKETS = 8
 """In an answer; few, so that some have to be asked for twice."""
 
@@ -114,8 +108,7 @@ class TreeChain:
         self._node = node
         self._pool = EvidencePool(tree.judge, EVIDENCE_EPOCHS)
         self.evidence = EvidenceDesk(node, self._take_evidence)
-        self._kept: dict[bytes, FrozenStore] = {}
-        """The database as it was after the last boundaries, by block hash."""
+        self._kept = KeptStates(chains.spec)
         self._early: list[FraudNotice] = []
         """Of chunks that stand on blocks that are not final here yet."""
 
@@ -406,41 +399,17 @@ class TreeChain:
         """Make a block and its ancestors final."""
         self._show_blocks(certificate)
         if self.tree.finalize(certificate):
-            self._keep_state()
+            if self._chains.world.setup.is_adopting and self.tree.final.is_epoch_root:
+                self._kept.keep(self.final_hash, self.tree.store.kv.freeze())
             self._repeat_denouncing()
             self._pool.revalidate(self._read_root)
             if self.final_height % REPEAT_BLOCKS == 0:
                 for piece in self._pool.list_pieces():
                     self.evidence.tell(piece.data)
 
-    def _keep_state(self) -> None:
-        """Keep the state at a boundary, for whoever begins to follow a shard."""
-        if self._chains.world.setup.is_adopting and self.tree.final.is_epoch_root:
-            self._kept[self.final_hash] = self.tree.store.kv.freeze()
-            while len(self._kept) > KEPT_STATES:
-                del self._kept[next(iter(self._kept))]
-
     def collect_state(self, block_hash: bytes, shard: int) -> ShardState | None:
         """Return the state of a shard after a boundary, if it is kept."""
-        store = self._kept.get(block_hash)
-        if store is None:
-            return None
-        reader = ChainReader(store)
-        if shard not in reader.get_followed():
-            return None
-        making = build_frontier(self._chains.spec, reader, shard)
-        frontier = None
-        while frontier is None:
-            try:
-                next(making)
-            except StopIteration as stop:
-                frontier = stop.value
-        parts = []
-        for place in iterate_places(frontier):
-            if place.digest != EMPTY_HASHES[place.levels - place.depth]:
-                *_, data = read_part(store, shard, place.first, place.count)
-                parts.append(data)
-        return ShardState(frontier, tuple(parts))
+        return self._kept.collect(block_hash, shard)
 
     def _repeat_denouncing(self) -> None:
         """Try again what was early; and what executed differently here is new."""
