@@ -6,7 +6,7 @@ writer sends what the scheduler picks, a batch at a time; the watcher pings.  Wh
 ends the connection, everybody who waits on one of its streams learns the reason.
 
 What cannot wait for the writer's turn, a step of a session, goes in its sender's
-(`flush`): the next batch, as far as the kernel takes it.  The writer sends the rest.
+(`_flush`): the next batch, as far as the kernel takes it.  The writer sends the rest.
 """
 
 import logging
@@ -172,9 +172,11 @@ class Link:
             raise PeerLost(self.peer_id, self.reason)
         return self._build_stream(self._mux.open_stream(protocol, bounds))
 
-    def wake(self, state: StreamState) -> None:
-        """`state` has something to send."""
+    def wake(self, state: StreamState, *, is_urgent: bool = False) -> None:
+        """`state` has something to send; what is urgent leaves at once, if it can."""
         self._mux.wake(state)
+        if is_urgent:
+            self._flush()
         self.poke()
 
     def poke(self) -> None:
@@ -182,7 +184,7 @@ class Link:
         if self._mux.has_output():
             self._wanted.set()
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         """Send the next batch in the caller's own turn, if nothing is in the way."""
         if (
             self._prompt is None

@@ -25,14 +25,11 @@ class Connection(Protocol):
     def peer_id(self) -> PeerId:
         """The node at the other end."""
 
-    def wake(self, state: StreamState) -> None:
-        """`state` has something to send."""
+    def wake(self, state: StreamState, *, is_urgent: bool = False) -> None:
+        """`state` has something to send; what is urgent leaves at once, if it can."""
 
     def poke(self) -> None:
         """Control frames may wait to be sent."""
-
-    def flush(self) -> None:
-        """Send what waits in the caller's own turn, as far as that is possible."""
 
 
 class Stream:
@@ -110,9 +107,7 @@ class Stream:
         if self._state.queued_bytes + len(message) > SEND_AHEAD:
             return False
         self._state.push(message)
-        self._connection.wake(self._state)
-        if is_urgent:
-            self._connection.flush()
+        self._connection.wake(self._state, is_urgent=is_urgent)
         return True
 
     def receive_now(self) -> bytes | None:

@@ -54,7 +54,6 @@ from inference.protocol.errors import BadMessage
 from inference.protocol.messages import (
     PUSH_PROTOCOL,
     Accept,
-    Data,
     Message,
     Pay,
     decode_frame,
@@ -334,7 +333,7 @@ class HopDriver:
             return None
         frame = encode_frame(message, body)
         try:
-            if stream.send_now(frame, is_urgent=isinstance(message, Data)):
+            if stream.send_now(frame, is_urgent=True):
                 return None
             deadline = trio.current_time() + self._limits.send_s
             with trio.CancelScope(deadline=deadline) as sending:

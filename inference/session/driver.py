@@ -12,6 +12,7 @@ stage freed, within `close_s`; only then does the cancellation go on its way.
 
 import logging
 from collections import deque
+from itertools import zip_longest
 from typing import assert_never
 
 import trio
@@ -22,7 +23,6 @@ from inference.hop.ports import Stream
 from inference.protocol.errors import BadMessage, PaymentFailed, StepTimeout
 from inference.protocol.messages import (
     HOP_PROTOCOL,
-    Data,
     Message,
     Open,
     PageSource,
@@ -237,13 +237,19 @@ class RequesterSession:
             pending.extend(await self._do_all(effects))
 
     async def _do_all(self, effects: list[Effect]) -> list[Event]:
-        events = [await self._do(effect) for effect in effects]
-        return [event for event in events if event is not None]
+        events = []
+        for effect, following in zip_longest(effects, effects[1:]):
+            event = await self._do(effect, following)
+            if event is not None:
+                events.append(event)
+        return events
 
-    async def _do(self, effect: Effect) -> Event | None:
+    async def _do(self, effect: Effect, following: Effect | None) -> Event | None:
         match effect:
             case SendTo(hop, message, body):
-                return await self._send(hop, message, body)
+                # A step is of no use without its payment: they leave together.
+                is_joined = isinstance(following, PayHop) and following.hop == hop
+                return await self._send(hop, message, body, is_urgent=not is_joined)
             case PayHop():
                 return await self._pay(effect)
             case Embed():
@@ -324,13 +330,15 @@ class RequesterSession:
         signature = self._ports.signer.sign(compute_grant_message(grant))
         return PageSource(giver, signature)
 
-    async def _send(self, hop: int, message: Message, body: bytes) -> Event | None:
+    async def _send(
+        self, hop: int, message: Message, body: bytes, *, is_urgent: bool = True
+    ) -> Event | None:
         stream = self._streams.get(hop)
         if stream is None:
             return None
         frame = encode_frame(message, body)
         try:
-            if stream.send_now(frame, is_urgent=isinstance(message, Data)):
+            if stream.send_now(frame, is_urgent=is_urgent):
                 return None
             is_over = self._machine.phase is Phase.ENDED
             wait_s = LAST_WORDS_S if is_over else self._timeouts.send_s

@@ -57,6 +57,8 @@ class WorkerLink:
         self._end = end
         self._socket = trio.socket.from_stdlib_socket(end)
         self._received = bytearray()
+        self._missing = PREFIX_BYTES
+        """Bytes without which there is no whole frame."""
         self._waiting: dict[int, TakeAnswer] = {}
         self._numbers = count(1)
         # Bounded by `call`, so that `post` always finds room.
@@ -215,33 +217,42 @@ class WorkerLink:
 
     async def _receive(self) -> tuple[Answer, bytes]:
         try:
-            prefix = await self._receive_exactly(PREFIX_BYTES)
-            header_bytes, payload_bytes = decode_prefix(prefix)
-            answer = decode_answer(await self._receive_exactly(header_bytes))
-            payload = await self._receive_exactly(payload_bytes)
+            while (frame := self._cut_frame()) is None:
+                await self._read_more()
         except DecodeError as error:
             # The worker is ours: out of step means broken, and it is started anew.
             raise WorkerLost(f"the worker's stream is broken: {error}") from error
+        return frame
+
+    def _cut_frame(self) -> tuple[Answer, bytes] | None:
+        """Take the next frame off what was received, when it is whole."""
+        received = self._received
+        self._missing = PREFIX_BYTES - len(received)
+        if self._missing > 0:
+            return None
+        header_bytes, payload_bytes = decode_prefix(received)
+        start = PREFIX_BYTES + header_bytes
+        end = start + payload_bytes
+        self._missing = end - len(received)
+        if self._missing > 0:
+            return None
+        answer = decode_answer(received[PREFIX_BYTES:start])
+        payload = bytes(memoryview(received)[start:end])
+        del received[:end]
         return answer, payload
 
-    async def _receive_exactly(self, length: int) -> bytes:
-        received = self._received
-        while len(received) < length:
-            wanted = max(length - len(received), _READ_BYTES)
-            try:
-                # Nearly always nothing is there yet: wait first.
-                await trio.lowlevel.wait_readable(self._end)
-                part = self._end.recv(wanted)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise WorkerLost("the worker closed its socket") from error
-            if not part:
-                raise WorkerLost("the worker closed its socket")
-            received += part
-        taken = bytes(memoryview(received)[:length])
-        del received[:length]
-        return taken
+    async def _read_more(self) -> None:
+        # Nearly always nothing is there yet: wait first.
+        await trio.lowlevel.wait_readable(self._end)
+        try:
+            part = self._end.recv(max(self._missing, _READ_BYTES))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise WorkerLost("the worker closed its socket") from error
+        if not part:
+            raise WorkerLost("the worker closed its socket")
+        self._received += part
 
 
 def open_pair() -> tuple[socket.socket, socket.socket]:

@@ -392,6 +392,8 @@ class SumSampler:
         wanted: int,
     ) -> Choice:
         await trio.lowlevel.checkpoint()
+        if session_id not in self.sessions:
+            raise UnknownSession("it is closed")
         rows = np.frombuffer(hidden, np.float32)
         if rows.size != tokens * HIDDEN or not np.isfinite(rows).all():
             raise BadAnswer("not finite numbers")
