@@ -66,3 +66,23 @@ def test_the_last_hop_hears_who_has_what_it_lacks() -> None:
         (*ROUTE[:2], replace(new[2], profile=b"int8")),
     ):
         assert kept.add_sources(NAMES, unfit) == unfit
+
+
+def test_a_replacement_hears_who_had_a_turn_before() -> None:
+    kept = KeptRoutes()
+    third = (plan(0), plan(1, "c"), plan(2))
+    kept.note(NAMES[:5], third)
+    kept.note(NAMES, ROUTE)
+    kept.note(NAMES, ROUTE)
+    lost, new = ROUTE[1].peer_id, plan(1, "new")
+    assert kept.find_source(NAMES, ROUTE[:1], new, {lost}) == third[1].peer_id
+    # Most of it is where the last turn was.
+    assert kept.find_source(NAMES, ROUTE[:1], new, ()) == lost
+    assert kept.find_source(NAMES, ROUTE[:1], third[1], {lost}) is None
+    assert kept.find_source((), ROUTE[:1], new, {lost}) is None
+    # Behind another hop, or of other layers, nothing of it can be used.
+    assert kept.find_source(NAMES, (plan(0, "x"),), new, {lost}) is None
+    wide = replace(new, end=new.end + 4)
+    assert kept.find_source(NAMES, ROUTE[:1], wide, {lost}) is None
+    gone = {lost, third[1].peer_id}
+    assert kept.find_source(NAMES, ROUTE[:1], new, gone) is None

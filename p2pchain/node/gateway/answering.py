@@ -12,9 +12,10 @@ before the generator's close returns.
 
 import logging
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from chain.records.channel import Channel
 from inference.protocol.activations import DTYPE_OF_NAME
@@ -121,7 +122,7 @@ class Answering:
                     # Pages of coarse sessions are not given.
                     hops = self._choice.add_sources(names, plan.hops)
                     plan = replace(plan, hops=hops)
-                rerouting = self._build_rerouting(route, plan, retries)
+                rerouting = self._build_rerouting(route, plan, retries, names)
                 with closing(rerouting):
                     running = self._sessions.start(plan, question.sampling, rerouting)
                     if not plan.is_text:
@@ -169,8 +170,14 @@ class Answering:
         )
 
     def _build_rerouting(
-        self, route: tuple[FoundHop, ...], plan: SessionPlan, retries: Retries
+        self,
+        route: tuple[FoundHop, ...],
+        plan: SessionPlan,
+        retries: Retries,
+        names: Sequence[bytes],
     ) -> Rerouting:
+        # Pages of coarse sessions are not given.
+        known = names if plan.codec is Codec.RAW else ()
         return Rerouting(
             self._routes,
             self._pool,
@@ -180,6 +187,7 @@ class Answering:
             route=route,
             plans=plan.hops,
             build_plan=plan_hop,
+            find_source=partial(self._choice.find_source, known),
         )
 
     def _praise(self, summary: SessionSummary | None, rerouting: Rerouting) -> None:

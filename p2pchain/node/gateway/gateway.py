@@ -48,7 +48,7 @@ from primitives.keys import SecretKey
 log = logging.getLogger(__name__)
 
 TEXTS_AT_ONCE = 4
-"""Of one request to encode: half of what a provider takes from one channel."""
+"""Of one request to encode: the other places of a provider are for other requests."""
 
 
 class Gateway:

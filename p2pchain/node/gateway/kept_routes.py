@@ -3,13 +3,14 @@ Who has kept which beginnings for us: what a gateway remembers of its own sessio
 
 Names of beginnings (inference/protocol/prefix_keys.py) lead to the hops that computed
 them.  So a further turn of a chat goes the way of the last one, where that is still
-open, and a hop that comes in the place of another one hears who has what it lacks.
+open, and a hop that comes in the place of another one hears who has what it lacks:
+when a session begins, and when a lost hop is replaced.
 
 It is a memory and no promise: hops forget as they like.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from inference.session.plan import HopPlan
@@ -18,11 +19,17 @@ MAX_NAMES = 65_536
 """Beginnings that are remembered: a few hundred long chats, some ten megabytes."""
 
 
+MAX_ROUTES = 2
+"""Of a name: the latest, and the one before it for when a hop of that is lost."""
+
+
 class KeptRoutes:
-    """Routes by name, the latest of each."""
+    """Routes by name, the latest first."""
 
     def __init__(self) -> None:
-        self._routes: OrderedDict[bytes, tuple[HopPlan, ...]] = OrderedDict()
+        self._routes: OrderedDict[bytes, tuple[tuple[HopPlan, ...], ...]] = (
+            OrderedDict()
+        )
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -35,19 +42,52 @@ class KeptRoutes:
             hops: In order.
         """
         # Longest first, so that what many begin with is forgotten last.
+        peers = [hop.peer_id for hop in hops]
         for name in reversed(names):
-            self._routes[name] = hops
-            self._routes.move_to_end(name)
+            others = (
+                route
+                for route in self._routes.pop(name, ())
+                if [hop.peer_id for hop in route] != peers
+            )
+            self._routes[name] = (hops, *others)[:MAX_ROUTES]
         while len(self._routes) > MAX_NAMES:
             self._routes.popitem(last=False)
 
     def find(self, names: Sequence[bytes]) -> tuple[HopPlan, ...]:
         """Return the hops that have kept most of a beginning; none if nobody has."""
         for name in reversed(names):
-            hops = self._routes.get(name)
-            if hops is not None:
-                return hops
+            routes = self._routes.get(name)
+            if routes is not None:
+                return routes[0]
         return ()
+
+    def find_source(
+        self,
+        names: Sequence[bytes],
+        before: Sequence[HopPlan],
+        hop: HopPlan,
+        gone: Container[bytes],
+    ) -> bytes | None:
+        """Return who has kept most of what a replacement lacks.
+
+        Args:
+            names: Of the session's beginnings.
+            before: The hops before it, from the first one on.
+            hop: The replacement.
+            gone: Node keys of those that cannot be asked.
+        """
+        ways = [(each.peer_id, *_get_layers(each)) for each in before]
+        place = len(ways)
+        for name in reversed(names):
+            for route in self._routes.get(name, ()):
+                others = [(each.peer_id, *_get_layers(each)) for each in route[:place]]
+                if len(route) <= place or others != ways:
+                    continue
+                giver = route[place]
+                is_other = giver.peer_id != hop.peer_id and giver.peer_id not in gone
+                if is_other and _get_layers(giver) == _get_layers(hop):
+                    return giver.peer_id
+        return None
 
     def add_sources(
         self, names: Sequence[bytes], hops: tuple[HopPlan, ...]

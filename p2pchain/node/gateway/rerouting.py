@@ -9,8 +9,9 @@ over.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from chain.records.channel import Channel
 from inference.protocol.codes import RefuseCode
@@ -25,6 +26,9 @@ from p2pchain.node.money.channel_pool import ChannelPool, Need
 log = logging.getLogger(__name__)
 
 BuildPlan = Callable[[FoundHop, Channel, int], HopPlan]
+FindSource = Callable[[Sequence[HopPlan], HopPlan, Container[bytes]], bytes | None]
+"""Returns who has kept what a hop lacks, of the hops before it, the hop, and those that
+cannot be asked."""
 
 
 class Rerouting:
@@ -41,6 +45,7 @@ class Rerouting:
         route: tuple[FoundHop, ...],
         plans: tuple[HopPlan, ...],
         build_plan: BuildPlan,
+        find_source: FindSource = lambda before, hop, gone: None,
     ) -> None:
         """
         Args:
@@ -52,6 +57,7 @@ class Rerouting:
             route: What the session begins with.
             plans: The same, with channels.
             build_plan: Makes a hop's plan of provider, channel and arrears.
+            find_source: Finds who has pages for a replacement.
         """
         self._routes = routes
         self._pool = pool
@@ -59,6 +65,9 @@ class Rerouting:
         self._layers = layers
         self._answer_tokens = answer_tokens
         self._build_plan = build_plan
+        self._find_source = find_source
+        self._hops = plans
+        """Those of the session now, as far as we know."""
         self._found = {found.hop.node_key: found for found in route}
         self._plans = {plan.peer_id: plan for plan in plans}
         self._held = ExitStack()
@@ -96,7 +105,22 @@ class Rerouting:
             self._found[plan.peer_id] = found
             self._plans[plan.peer_id] = plan
             plans.append(plan)
-        return tuple(plans)
+        return self._put_in_place(plans, excluded)
+
+    def _put_in_place(
+        self, plans: list[HopPlan], gone: Container[bytes]
+    ) -> tuple[HopPlan, ...]:
+        """Note the session's hops; the first new one hears who has what it lacks.
+
+        Those behind it would need what came through it.
+        """
+        start, end = plans[0].start, plans[-1].end
+        before = tuple(hop for hop in self._hops if hop.end <= start)
+        behind = tuple(hop for hop in self._hops if hop.start >= end)
+        source = self._find_source(before, plans[0], gone)
+        found = (replace(plans[0], source=source), *plans[1:])
+        self._hops = (*before, *found, *behind)
+        return found
 
     def _judge(self, peer_id: bytes, error: Exception) -> set[bytes]:
         """Note a loss; returns the provider if it is not to be asked again."""

@@ -56,6 +56,16 @@ class RouteChoice:
         """Return hops that know where to fetch what they may lack."""
         return self._kept.add_sources(names, hops)
 
+    def find_source(
+        self,
+        names: Sequence[bytes],
+        before: Sequence[HopPlan],
+        hop: HopPlan,
+        gone: Container[bytes],
+    ) -> bytes | None:
+        """Return who has what a replacement lacks; see `KeptRoutes.find_source`."""
+        return self._kept.find_source(names, before, hop, gone)
+
     def note(
         self, plan: SessionPlan, summary: SessionSummary | None, report: Report
     ) -> None:
