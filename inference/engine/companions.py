@@ -21,7 +21,9 @@ groups join again where two of them wait for the same pass.
 
 The wait counts from when the oldest request came: what came during a pass has waited.
 A chunk of a prompt waits for nobody, and nobody beside it: there is work to do, and
-whoever comes meanwhile shares the next pass.
+whoever comes meanwhile shares the next pass.  Nobody waits for the next chunk either,
+which is a lap away, and steps that shared a pass with a chunk wait for each other as
+long as before it, for the chunk made that pass long.
 """
 
 import math
@@ -45,6 +47,10 @@ class _Group:
 class _Waiting(NamedTuple):
     session_id: bytes
     since_s: float
+
+    @property
+    def waits(self) -> bool:
+        return self.since_s > -math.inf
 
 
 class Companions:
@@ -77,9 +83,15 @@ class Companions:
             calls: Their numbers.
             took_s: Seconds of the pass.
         """
-        found = (self._waiting.pop(call, None) for call in calls)
-        members = {waiting.session_id for waiting in found if waiting is not None}
-        group = _Group(members, WAIT_SHARE * took_s)
+        popped = (self._waiting.pop(call, None) for call in calls)
+        answered = [waiting for waiting in popped if waiting is not None]
+        members = {waiting.session_id for waiting in answered if waiting.waits}
+        if all(waiting.waits for waiting in answered):
+            wait_s = WAIT_SHARE * took_s
+        else:
+            known = (self._groups.get(session_id) for session_id in members)
+            wait_s = max((group.wait_s for group in known if group), default=0.0)
+        group = _Group(members, wait_s)
         for session_id in members:
             self._leave(session_id)
             if len(members) > 1:

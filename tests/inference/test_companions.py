@@ -95,6 +95,26 @@ def test_nobody_waits_beside_a_prompt() -> None:
     assert companions.compute_wait_s(1.0) == 0
 
 
+def test_nobody_waits_for_the_next_chunk_of_a_prompt() -> None:
+    companions = Companions()
+    companions.on_request(0, b"p", 0.0, waits=False)
+    companions.on_request(1, b"a", 0.0)
+    companions.on_pass([0, 1], 100 * PASS_S)
+    companions.on_request(2, b"a", 1.0)
+    assert companions.compute_wait_s(1.0) == 0
+
+
+def test_a_chunk_makes_no_wait_of_steps_longer() -> None:
+    companions = Companions()
+    share_a_pass(companions, b"a", b"b")
+    for call, name in enumerate((b"a", b"b")):
+        companions.on_request(10 + call, name, 1.0)
+    companions.on_request(12, b"p", 1.0, waits=False)
+    companions.on_pass([10, 11, 12], 100 * PASS_S)
+    companions.on_request(20, b"a", 4.0)
+    assert companions.compute_wait_s(4.0) == pytest.approx(WAIT_S)
+
+
 def test_groups_that_wait_for_one_pass_join() -> None:
     companions = Companions()
     share_a_pass(companions, b"a", b"b")
