@@ -251,9 +251,7 @@ def test_one_sender_gets_no_more_than_its_window(scene):
 
 def test_a_block_from_the_pool_needs_no_second_signature_check(scene, monkeypatch):
     scene.add(scene.pay())
-    monkeypatch.setattr(
-        "chain.execution.envelope.verify_transaction", refuse_to_verify
-    )
+    monkeypatch.setattr("chain.execution.envelope.verify_transaction", refuse_to_verify)
     block = scene.world.build(picker=scene.pool)
     assert block.chunks[0].header.tx_count == 1
 

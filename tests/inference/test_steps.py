@@ -48,9 +48,7 @@ def test_without_guesses_every_position_is_computed_once(prompt, pages, data):
     assert schedule.number == -(-(prompt - start) // PREFILL_TOKENS) + 40
 
 
-@given(
-    st.integers(0, 50), st.integers(0, 500), st.integers(1, 300), st.integers(1, 40)
-)
+@given(st.integers(0, 50), st.integers(0, 500), st.integers(1, 300), st.integers(1, 40))
 def test_an_answer_in_sessions_of_one_token_costs_no_less(inp, out, prompt, tokens):
     """Each of them begins behind the pages that the one before it has left."""
     prices = Prices(layers=3, input_price=inp, output_price=out, unit_price=7)

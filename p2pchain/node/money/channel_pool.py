@@ -73,7 +73,7 @@ class Need:
         price = full * max(PREFILL_TOKENS * offer.input_price, offer.output_price)
         price += max(rest * offer.input_price, offer.output_price) if rest else 0
         price += self.max_tokens * offer.output_price
-        # Guesses save what they cost, but for the first ones (speculation.py).
+        # Guesses save what they cost, but for the first ones (`FREE_GUESSES`).
         price += FREE_GUESSES * offer.input_price if self.max_tokens else 0
         return price * (offer.end - offer.start) + steps * unit_price
 
