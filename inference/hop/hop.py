@@ -97,6 +97,8 @@ class HopSession(HopLife):
     _made: Deliveries = field(default_factory=Deliveries)
     _relink: Relink | None = None
     """A change of the route that waits for the computation under way."""
+    _told: int = 0
+    """Up to where the outputs were fetched, since the last step or change."""
     _comes_again: bool = True
     """Whether the step that was taken back must come as it was."""
 
@@ -160,12 +162,14 @@ class HopSession(HopLife):
 
     def _on_fetch(self, fetch: Fetch) -> list[Effect]:
         """Say again what was sent on, for who replaces the next hop."""
-        if self.phase is Phase.WAITING:
-            # It waits for the others, and not for a requester that has left.
-            self._set_deadline(self.limits.idle_s)
         kept, body = build_kept(fetch, self.kept)
+        if self.phase is Phase.WAITING and body and fetch.position >= self._told:
+            # It waits for the others; the same once more is no sign of it.
+            self._told = fetch.position + fetch.tokens
+            self._set_deadline(self.limits.idle_s)
         if not self.may_tell(max(len(body), FETCH_BYTES)):
             text = "more is fetched than this hop tells again"
+            self._bill_unawaited()
             return self._abort(AbortCode.TOO_MUCH, text, None)
         return [Send(Side.REQUESTER, kept, body)]
 
@@ -268,6 +272,7 @@ class HopSession(HopLife):
         self._made.note_sent(Delivery(step, held.in_digest, body, compute_us))
         self._token_us = compute_us // step.tokens
         self._held = None
+        self._told = 0
         self.route.schedule = self.schedule.advance(step)
         self.phase = Phase.WAITING
         self._set_deadline(self.limits.idle_s)
@@ -335,6 +340,7 @@ class HopSession(HopLife):
         if self.prefix is not None:
             self.prefix.stop()
         self._relink = self._held = None
+        self._told = 0
         self._has_accused = False
         self.phase = Phase.WAITING
         self._set_deadline(self.limits.idle_s)

@@ -156,6 +156,7 @@ class HopLife:
         peer_id = self.route.get_peer(side)
         blame = Blame(peer_id, text)
         if side is Side.REQUESTER or self.phase is Phase.FINISHED:
+            self._bill_unawaited()
             return [blame, *self._abort(code, text, peer_id)]
         if self._has_accused:
             return []

@@ -349,10 +349,11 @@ class HopService:
         self, account: ChannelAccount, terms: SessionTerms, cached: int
     ) -> int:
         """Return how many steps of a session are paid before they are computed."""
-        if account.sessions > self._limits.max_trusting:
+        is_crowded = account.sessions > self._limits.max_trusting
+        if is_crowded or has_one_step(terms, cached):
+            # Of one step, made again or not, no later one brings the payment.
             return self._limits.all_ahead
-        fewest = 1 if has_one_step(terms, cached) else 0
-        return max(fewest, self._limits.trust_after - account.standing.paid_steps)
+        return max(0, self._limits.trust_after - account.standing.paid_steps)
 
     def _name_prefix(self, message: Open) -> tuple[HopPrefix | None, tuple[bytes, ...]]:
         """Return what a session may share, and the keys of its prompt's full pages."""

@@ -105,10 +105,14 @@ class SessionMending(SessionLife):
             return self._miss(hop, "an accusation out of place", is_fault=True)
         if self.phase is Phase.FINISHING and self._is_lap_done:
             return []
+        if self.phase is Phase.FINISHING:
+            # Nobody goes on another's word: who is there can sign.
+            text = f"{peer.name} is lost to {hop.name}"
+            return self._settle(HopLost(text, peer_id=peer.peer_id))
         if message.code:
             error = build_accusation(hop, peer, message)
             return self._lose(self.route.find(error.peer_id) or hop, error)
-        if not self._can_recover or self.phase is Phase.FINISHING:
+        if not self._can_recover:
             text = f"{peer.name} is lost to {hop.name}"
             return self._lose(peer, HopLost(text, peer_id=peer.peer_id))
         if peer.is_suspect:

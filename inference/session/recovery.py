@@ -114,7 +114,6 @@ class Recovery:
         for hop in route.hops:
             hop.position = position
             hop.complaints = 0
-            hop.comes_again = True
             if hop.error is not None:
                 self._losses.note(hop.error)
 

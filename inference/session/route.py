@@ -128,6 +128,7 @@ class RouteHop:
         units = self.prices.compute_units(step)
         self.sent_units = 0
         self.dropped = None
+        self.comes_again = True
         self.due_units += units
         self._work_before = self.work
         self.work = self.work.add(step, units, b"", b"")

@@ -13,9 +13,11 @@ STEP = 4 * 128 * 10 // 20
 """Units of a full prefill step."""
 
 
-def build_summary(unpaid, paid=0, peer=b"a"):
+def build_summary(unpaid, paid=0, peer=b"a", steps=1):
     plan = SimpleNamespace(peer_id=peer)
-    hop = SimpleNamespace(plan=plan, unpaid_units=unpaid, arrears_units=paid)
+    hop = SimpleNamespace(
+        plan=plan, unpaid_units=unpaid, arrears_units=paid, steps=steps
+    )
     return SimpleNamespace(hops=(hop,))
 
 
@@ -35,11 +37,20 @@ def test_what_sessions_left_unpaid_together():
     assert debts.is_plausible(PLAN, 3 * STEP)
     assert not debts.is_plausible(PLAN, 3 * STEP + 1)
     debts.note(build_summary(0, paid=3 * STEP))
-    assert not debts.is_plausible(PLAN, STEP + 1)
+    # It was paid, and asks again: now we know better.
+    assert not debts.is_plausible(PLAN, 1)
     # What it asked for beyond that is no credit for later.
     debts.note(build_summary(0, paid=STEP))
     debts.note(build_summary(STEP + 1))
     assert debts.is_plausible(PLAN, STEP + 1)
+
+
+def test_a_hop_that_refuses_has_not_served():
+    debts = Debts()
+    debts.note(build_summary(0, steps=0))
+    assert debts.is_plausible(PLAN, STEP)
+    debts.note(build_summary(0))
+    assert not debts.is_plausible(PLAN, 1)
 
 
 def test_few_hops_are_remembered():

@@ -2,8 +2,9 @@
 What hops may think that we owe them, from sessions that did not end in order.
 
 A session may leave a step unpaid at a hop; several that break at once leave several.
-The hop asks for them at the next opening.  What it may ask for is what we know of, or
-one full step where we know of nothing: our memory ends with the process, its does not.
+The hop asks for them at the next opening.  What it may ask for is what we know of; of a
+hop that has not served us since we began, one full step, for our memory ends with the
+process and its does not.
 """
 
 from collections import OrderedDict
@@ -28,9 +29,9 @@ class Debts:
             summary: None where it never began.
         """
         for hop in summary.hops if summary is not None else ():
-            change = hop.unpaid_units - hop.arrears_units
-            if change:
-                units = self._units.pop(hop.plan.peer_id, 0) + change
+            if hop.steps or hop.unpaid_units or hop.arrears_units:
+                units = self._units.pop(hop.plan.peer_id, 0)
+                units += hop.unpaid_units - hop.arrears_units
                 self._units[hop.plan.peer_id] = max(0, units)
         while len(self._units) > MAX_HOPS:
             self._units.popitem(last=False)
@@ -40,4 +41,4 @@ class Debts:
         layers = plan.end - plan.start
         price = layers * max(PREFILL_TOKENS * plan.input_price, plan.output_price)
         step = -(-price // plan.unit_price)
-        return 0 < units <= max(step, self._units.get(plan.peer_id, 0))
+        return 0 < units <= self._units.get(plan.peer_id, step)
