@@ -1,5 +1,7 @@
 """Real sockets: a handful of checks that memory streams cannot make."""
 
+import itertools
+
 import pytest
 import trio
 
@@ -7,6 +9,8 @@ from network.endpoint import Endpoint
 from network.errors import ListenFailed, PeerLost, PeerUnreachable
 from network.network import Network
 from network.params import NetworkParams
+from network.stream import Stream
+from network.tcp_stream import TcpStream
 from network.topics import MIB, Priority, Topic, Verdict
 from primitives.keys import SecretKey
 
@@ -153,6 +157,46 @@ def test_connecting_again_and_again_leaves_nothing_behind() -> None:
             assert not bob._connections._all
             assert not bob._gossip._budgets
             assert not bob._serving._running
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+class ShortOfRoom(TcpStream):
+    """A socket that takes a few bytes at once, and sometimes none."""
+
+    lengths = itertools.cycle((0, 1, 7, 40))
+
+    def send_now(self, data: bytes) -> int:
+        return super().send_now(data[: next(self.lengths)])
+
+
+def test_what_is_urgent_arrives_in_order_though_little_is_taken_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("network.transport.TcpStream", ShortOfRoom)
+
+    async def main() -> None:
+        alice, bob = build("a"), build("b")
+        heard: list[bytes] = []
+
+        async def listen(peer_id: bytes, stream: Stream) -> None:
+            for _ in range(300):
+                heard.append(await stream.receive())
+            await stream.send(b"thanks")
+
+        bob.handle("talk", listen)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(alice.run, "127.0.0.1", 0)
+            alice.add_endpoint(await nursery.start(bob.run, "127.0.0.1", 0))
+            async with await alice.open_stream(bob.peer_id, "talk") as stream:
+                said = [b"%d" % number * (number % 50 + 1) for number in range(300)]
+                for number, message in enumerate(said):
+                    assert stream.send_now(message, is_urgent=number % 3 > 0)
+                    if number % 5 == 0:
+                        await trio.lowlevel.checkpoint()
+                assert await stream.receive() == b"thanks"
+            assert heard == said
             nursery.cancel_scope.cancel()
 
     run(main)
