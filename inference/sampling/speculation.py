@@ -157,7 +157,8 @@ class Pace:
             self._smooth_share(0.0)
         if self._plain_us:
             self._saved_us += (1 + right) * self._plain_us - turn_us
-            extra = (min(turn_us, 4 * self._plain_us) - self._plain_us) / sent
+            # A hiccup is cut off at each guess: a turn of many may rightly be long.
+            extra = min((turn_us - self._plain_us) / sent, 3 * self._plain_us)
             before = self._slope_us or self._plain_us * _FIRST_SLOPE
             # A turn that was faster than usual does not make guesses a gift.
             self._slope_us = max(before + _MEMORY * (extra - before), 1.0)

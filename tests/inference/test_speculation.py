@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inference.sampling.drafts import (
@@ -116,6 +116,7 @@ def test_where_answers_repeat_it_pays(seed):
     st.floats(0, 1), st.floats(0, 2), st.floats(0, 0.3), st.integers(0, 1000),
     st.integers(64, 400),
 )  # fmt: skip
+@example(0.875, 1.0, 0.25, 64, 64)
 def test_it_never_costs_much(share, slope, noise, seed, tokens):
     link = Link(build_pace(), share, 10_000, int(10_000 * slope), seed, noise)
     link.run(tokens)
