@@ -107,8 +107,7 @@ class SessionMending(SessionLife):
             return []
         if self.phase is Phase.FINISHING:
             # Nobody goes on another's word: who is there can sign.
-            text = f"{peer.name} is lost to {hop.name}"
-            return self._settle(HopLost(text, peer_id=peer.peer_id))
+            return self._settle(HopLost(f"{peer.name} is lost to {hop.name}"))
         if message.code:
             error = build_accusation(hop, peer, message)
             return self._lose(self.route.find(error.peer_id) or hop, error)
