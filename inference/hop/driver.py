@@ -63,9 +63,6 @@ from primitives.errors import P2PChainError, RemoteError
 
 log = logging.getLogger(__name__)
 
-OVERDUE_S = 5.0
-"""What waits in the inbox is heard before a deadline strikes, but not for ever, or a
-neighbour could hold a session open with idle talk."""
 LAST_PAYMENT_S = 2.0
 """For a payment on its way when a session ends; the requester closes its stream when
 it hears of the end, so nearly always that comes sooner."""
@@ -119,6 +116,8 @@ class HopDriver:
         """Gives the computation under way up."""
         self._is_released = False
         self._must_leave = False
+        self._looks_again = False
+        """A look at the pool waits to be taken."""
         self._has_left = False
         """The requester has said its last word."""
         self._nursery: trio.Nursery
@@ -196,27 +195,25 @@ class HopDriver:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether what is posted now is heard next."""
+        """Whether nothing waits to be heard."""
         return self._inbox.is_empty
 
     def post(self, event: PoolChanged | GivingUp | Expired) -> None:
-        """Hand in an event from outside.
-
-        A look at the pool may be dropped when events are being handled: each of them
-        looks again.
-        """
-        if not isinstance(event, PoolChanged) or self._inbox.is_empty:
-            self._inbox.post(event)
+        """Hand in an event from outside; one look at the pool stands for many."""
+        if isinstance(event, PoolChanged):
+            if self._looks_again:
+                return
+            self._looks_again = True
+        self._inbox.post(event)
 
     # In
 
     async def _receive(self) -> Event:
-        deadline = self.session.deadline_us / 1_000_000
-        if trio.current_time() > deadline + OVERDUE_S:
-            return Expired()
-        item = await self._inbox.receive(deadline)
+        item = await self._inbox.receive(self.session.deadline_us / 1_000_000)
         if item is None:
             return Expired()
+        if isinstance(item, PoolChanged):
+            self._looks_again = False
         return self._read(item) if isinstance(item, Heard) else item
 
     def _read(self, heard: Heard[Side]) -> Event:
@@ -282,9 +279,6 @@ class HopDriver:
         if self._must_leave:
             self._must_leave = False
             await self._handle(LeavingSoon())
-        if self.session.phase is Phase.HELD:
-            # Another session's payment may have come while the inbox was not empty.
-            await self._handle(PoolChanged())
         if isinstance(event, PayArrived) or self.session.phase is Phase.ENDED:
             self._on_pool(self)
 

@@ -27,6 +27,9 @@ P = TypeVar("P")
 K = TypeVar("K")
 """What streams are known by."""
 
+OVERDUE_S = 5.0
+"""What waits is heard before a deadline strikes, but not for ever, or a neighbour could
+stop every deadline with idle talk."""
 MAX_IN_A_ROW = 8
 """Items taken without letting other tasks run: a millisecond or two of work."""
 
@@ -67,7 +70,7 @@ class Inbox(Generic[P, K]):
 
     @property
     def is_empty(self) -> bool:
-        """Whether what is posted now is heard next."""
+        """Whether nothing waits to be heard."""
         return not self._line
 
     # Sources
@@ -120,7 +123,13 @@ class Inbox(Generic[P, K]):
     # The reader
 
     async def receive(self, deadline_s: float) -> P | Heard[K] | None:
-        """Return what is next, or None when there is nothing until `deadline_s`."""
+        """Return what is next, or None when there is nothing until `deadline_s`.
+
+        None too when there is always something, and the deadline is long over.
+        """
+        if trio.current_time() > deadline_s + OVERDUE_S:
+            await trio.lowlevel.checkpoint()
+            return None
         if self._in_a_row >= MAX_IN_A_ROW:
             self._in_a_row = 0
             await trio.lowlevel.checkpoint()

@@ -3,8 +3,9 @@
 import pytest
 import trio
 from session_world import open_pair, run
+from trio.testing import MockClock
 
-from inference.hop.inbox import MAX_IN_A_ROW, Heard, Inbox
+from inference.hop.inbox import MAX_IN_A_ROW, OVERDUE_S, Heard, Inbox
 
 LATE_S = 1000.0
 
@@ -104,3 +105,32 @@ def test_a_talker_lets_others_run():
             nursery.cancel_scope.cancel()
 
     run(test)
+
+
+class Chatterbox:
+    """A stream that always has another frame, a millisecond later."""
+
+    peer_id = b"them"
+
+    def __init__(self, clock):
+        self.clock = clock
+
+    def watch(self, on_news):
+        on_news()
+
+    def receive_now(self):
+        self.clock.jump(0.001)
+        return b"talk"
+
+
+def test_a_deadline_strikes_though_the_line_is_never_empty():
+    clock = MockClock()
+
+    async def main():
+        inbox: Inbox[int, str] = Inbox()
+        inbox.listen("x", Chatterbox(clock))
+        while await inbox.receive(1.0) is not None:
+            pass
+        return trio.current_time()
+
+    assert 1.0 <= trio.run(main, clock=clock) < 1.1 + OVERDUE_S
