@@ -29,12 +29,13 @@ from inference.errors import (
     UnsupportedModel,
     WorkerLost,
 )
+from inference.hop.ports import HopLimits
 from inference.model.local_pipeline import EncoderPipeline, load_stages
 from inference.model.pooling import Pooling, read_pooling
 from inference.protocol.codec import Codec
 from inference.protocol.codes import AbortCode, RefuseCode
 from inference.protocol.errors import HopAborted, HopLost, HopRefused
-from inference.protocol.messages import Abort, Data
+from inference.protocol.messages import Abort, Accept, Data
 from inference.requester.text_encoder import TextEncoder
 from inference.sampling.params import ChatMessage, Choice, SampledToken, SamplingParams
 from inference.session.driver import RequesterSession
@@ -87,6 +88,26 @@ def test_a_text_is_one_step_that_is_paid_ahead(tokens):
                 assert account.billed_units == account.claimed_units == units
 
     run(test)
+
+
+def test_another_text_in_its_place_is_paid_ahead_as_well():
+    said = []
+
+    class Teller(HopNode):
+        def tamper(self, message, body):
+            if isinstance(message, Accept):
+                said.append(message.prepaid_steps)
+            return message, body
+
+    async def test():
+        async with open_world(1, {0: Teller}) as world:
+            make_encoder(world)
+            await collect(world.session(PROMPT, 0))
+            await world.rest()
+
+    run(test)
+    # Not one step: the first text of the session would pay for the second one.
+    assert said == [HopLimits().all_ahead]
 
 
 def test_nothing_is_computed_for_whoever_does_not_pay_ahead():
